@@ -1,0 +1,92 @@
+"""What a client-side defence may change, and the registry that names them."""
+
+import difflib
+from abc import ABC
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fedinverse.config import Section, parse
+from fedinverse.errors import ConfigError
+from fedinverse.models import Classifier
+
+
+class NoSettings(Section):
+    """A defence without parameters."""
+
+
+class Defence(ABC):
+    """Changes a client's local training: its loss, its model, its optimiser. Stateless between rounds.
+
+    A defence is made from its settings at the start of every round. The base class is plain cross-entropy training;
+    a defence overrides what it changes. The weights a client sends back always fit the global model.
+    """
+
+    name: ClassVar[str] = "none"
+    Settings: ClassVar[type[Section]] = NoSettings
+
+    def __init__(self, settings: Any) -> None:
+        self.settings = settings
+
+    @classmethod
+    def check(cls, settings: Any, model: Classifier) -> None:  # noqa: B027 - most defences fit every model
+        """Raise ``ConfigError`` naming the fix if this defence cannot work with ``model``. Runs before anything."""
+
+    def prepare(self, model: Classifier, examples: int, generator: torch.Generator) -> Classifier:
+        """Return the model to train, sharing ``model``'s weights; called once a round, before the optimiser."""
+        del examples, generator
+        return model
+
+    def wrap_optimizer(self, optimizer: torch.optim.Optimizer, training: Any, examples: int) -> torch.optim.Optimizer:
+        """Return the optimiser to step with."""
+        del training, examples
+        return optimizer
+
+    def loss(self, model: Classifier, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (scalar loss, logits [B, K]) of a batch: images [B, C, H, W] in [0, 1], labels int64 [B]."""
+        logits = model(images)
+        return F.cross_entropy(logits, labels), logits
+
+    def finish(self, model: Classifier) -> None:  # noqa: B027 - most defences leave nothing behind
+        """Undo what ``prepare`` attached, after the last epoch."""
+
+    def report(self) -> dict[str, float]:
+        """Return figures of this round worth telling the operator (a spent epsilon, say)."""
+        return {}
+
+
+_REGISTRY: dict[str, type[Defence]] = {}
+
+
+def register(name: str) -> Callable[[type[Defence]], type[Defence]]:
+    """Register a defence under ``name``."""
+
+    def wrap(defence: type[Defence]) -> type[Defence]:
+        defence.name = name
+        _REGISTRY[name] = defence
+        return defence
+
+    return wrap
+
+
+def defence_names() -> list[str]:
+    """Return the registered names, sorted."""
+    return sorted(_REGISTRY)
+
+
+def defence_class(name: str) -> type[Defence]:
+    """Return the defence called ``name``; ``ConfigError`` names the nearest valid one."""
+    if name not in _REGISTRY:
+        near = difflib.get_close_matches(name, _REGISTRY, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        raise ConfigError(f"defence '{name}' is unknown{hint} (known: {', '.join(defence_names())})")
+    return _REGISTRY[name]
+
+
+def make_defence(name: str, table: dict[str, Any], origin: str) -> Defence:
+    """Build the defence ``name`` from its config table; ``origin`` is named in errors."""
+    chosen = defence_class(name)
+    return chosen(parse(chosen.Settings, table, f"defence {name}", origin))

@@ -1,0 +1,125 @@
+"""Local training: what every client, honest or malicious, does with the global model it receives."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from clients.defences.defence import Defence
+from fedinverse.config import Section
+from fedinverse.data.source import unit
+from fedinverse.errors import FedInverseError
+from fedinverse.models import Classifier
+from fedinverse.shard import Shard
+
+
+class Training(Section):
+    """Hyper-parameters of local training, sent to the clients with every train message."""
+
+    epochs: int = Field(1, ge=1, description="local epochs E")
+    batch_size: int = Field(16, ge=1, description="local batch size B")
+    optimizer: Literal["sgd", "adam"] = Field("sgd", description="local optimiser, fresh every round")
+    lr: float = Field(0.01, gt=0, description="learning rate")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum (sgd)")
+    weight_decay: float = Field(0.0, ge=0, description="L2 penalty on the weights")
+
+
+class TrainingDivergedError(FedInverseError):
+    """The local loss became NaN or infinite."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Averages over the last local epoch.
+
+    Attributes:
+        examples: number of images of the shard, the client's weight in FedAvg.
+        loss: mean loss per image, penalties of the defence included.
+        accuracy: share of images classified right while training.
+    """
+
+    examples: int
+    loss: float
+    accuracy: float
+
+
+def train(
+    model: Classifier,
+    shard: Shard,
+    settings: Training,
+    defence: Defence,
+    generator: torch.Generator,
+    device: str | torch.device = "cpu",
+) -> TrainResult:
+    """Train ``model`` in place on ``shard``.
+
+    Args:
+        model: the global model's weights, on ``device``.
+        shard: the client's images.
+        settings: hyper-parameters.
+        defence: changes the loss, the model or the step; ``clients.defences.none`` is plain training.
+        generator: CPU generator of the batch order and of the defence's noise; the whole result follows from it.
+        device: where to train.
+
+    Raises:
+        TrainingDivergedError: the loss is NaN or infinite.
+    """
+    model.train()
+    images, labels = shard.images.to(device), shard.labels.to(device)
+    trained = defence.prepare(model, len(shard), generator)
+    optimizer = defence.wrap_optimizer(_optimizer(trained, settings), settings, len(shard))
+    total, right = torch.zeros(2, device=device, dtype=torch.float64)
+    for _ in range(settings.epochs):
+        total.zero_()
+        right.zero_()
+        for rows in _batches(len(shard), settings.batch_size, generator):
+            batch, truth = unit(images[rows], device), labels[rows]
+            optimizer.zero_grad(set_to_none=True)
+            loss, logits = defence.loss(trained, batch, truth)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            total += loss.detach() * len(rows)
+            right += (logits.argmax(1) == truth).sum()
+    if not torch.isfinite(total):
+        raise TrainingDivergedError(
+            f"local training with defence '{defence.name}' diverged (loss {float(total):g}); "
+            "lower training.lr or the defence's weights"
+        )
+    defence.finish(trained)
+    return TrainResult(len(shard), float(total) / len(shard), float(right) / len(shard))
+
+
+def _batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Yield shuffled index batches; a last batch of one image is joined to the one before (BatchNorm needs two)."""
+    chunks = list(torch.randperm(count, generator=generator).split(size))
+    if len(chunks) > 1 and len(chunks[-1]) == 1:
+        chunks[-2:] = [torch.cat(chunks[-2:])]
+    yield from chunks
+
+
+def _optimizer(model: nn.Module, settings: Training) -> torch.optim.Optimizer:
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    if settings.optimizer == "adam":
+        return torch.optim.Adam(weights, settings.lr, weight_decay=settings.weight_decay)
+    return torch.optim.SGD(
+        weights, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay, foreach=True
+    )
+
+
+@torch.inference_mode()
+def evaluate(
+    model: Classifier, shard: Shard, device: str | torch.device = "cpu", batch_size: int = 256
+) -> tuple[float, float]:
+    """Return (mean cross-entropy, accuracy) of ``model`` in eval mode on ``shard``."""
+    model.eval()
+    loss, right = 0.0, 0
+    for rows in torch.arange(len(shard)).split(batch_size):
+        logits = model(unit(shard.images[rows], device))
+        truth = shard.labels[rows].to(device)
+        loss += float(F.cross_entropy(logits, truth, reduction="sum"))
+        right += int((logits.argmax(1) == truth).sum())
+    return loss / len(shard), right / len(shard)

@@ -1,0 +1,211 @@
+"""TOML into frozen, strict, typed sections, with errors that name file, key and fix.
+
+Each role owns its section of the file (``federation`` is the server's, ``training`` the clients', ``attacks`` the
+attacker's, ``audit`` the auditor's); the sections every role needs are here. ``parse`` turns one table into one
+section and is the only place where pydantic's messages become ours.
+"""
+
+import difflib
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fedinverse.errors import ConfigError
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+Table = dict[str, Any]
+
+
+class Section(BaseModel):
+    """A strict, frozen part of the configuration: unknown keys and wrong types are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+
+
+class Data(Section):
+    """Where the private images and the attacker's public images come from."""
+
+    private: str = Field("mnist", description="source of the clients' images")
+    private_root: str = Field("", description="directory that holds it; empty: the offline default")
+    private_limit: int = Field(0, ge=0, description="use at most this many private images; 0: all")
+    public: str = Field("glyphs", description="source of the attacker's public images")
+    public_root: str = Field("", description="directory that holds it; empty: the offline default")
+    public_limit: int = Field(6000, ge=0, description="use (or draw) this many public images; 0: all")
+    allow_overlap: bool = Field(
+        False, description="let public and victim classes overlap; every output is then marked"
+    )
+
+
+class Split(Section):
+    """How the images of every class are divided: at the clients, in the evaluator's vault, in reserve."""
+
+    train: float = Field(0.5, gt=0, lt=1, description="share held by clients")
+    vault: float = Field(0.3, gt=0, lt=1, description="share the evaluators train on; at no client")
+    reserve: float = Field(0.2, gt=0, lt=1, description="share in no training set: utility, thresholds, ceiling")
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> "Split":
+        if abs(self.train + self.vault + self.reserve - 1) > 1e-9:
+            raise ValueError(f"train + vault + reserve is {self.train + self.vault + self.reserve:g}; make it 1")
+        return self
+
+
+class Population(Section):
+    """Who takes part and who holds what."""
+
+    clients: int = Field(20, ge=2, description="number of clients")
+    victim: int = Field(0, ge=0, description="the client who alone holds the victim classes")
+    victim_classes: tuple[int, ...] = Field((0, 1, 2, 3, 4), description="classes only the victim holds")
+    malicious: int = Field(1, ge=0, description="how many clients capture and attack: the last ones")
+    partition: Literal["iid", "dirichlet", "shards", "pathological"] = Field(
+        "iid", description="how the other classes are spread over all clients"
+    )
+    alpha: float = Field(0.5, gt=0, description="dirichlet: concentration; small is uneven")
+    classes_per_client: int = Field(2, ge=1, description="shards, pathological: classes a client holds")
+
+    @property
+    def attackers(self) -> tuple[int, ...]:
+        """Partition ids of the malicious clients."""
+        return tuple(range(self.clients - self.malicious, self.clients))
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Population":
+        if self.victim >= self.clients:
+            raise ValueError(f"victim is {self.victim} but clients run from 0 to {self.clients - 1}; lower victim")
+        if self.malicious >= self.clients:
+            raise ValueError(
+                f"malicious is {self.malicious} of {self.clients} clients; at least the victim must be honest: "
+                f"set it to {self.clients - 1} or less"
+            )
+        if self.victim in self.attackers:
+            raise ValueError(
+                f"victim {self.victim} is one of the malicious clients {list(self.attackers)}; choose a lower one"
+            )
+        if len(set(self.victim_classes)) != len(self.victim_classes) or not self.victim_classes:
+            raise ValueError("victim_classes must name at least one class, each once")
+        return self
+
+
+class Model(Section):
+    """The global model."""
+
+    name: str = Field("mcnn", description="network: see 'fedinverse models'")
+    width: float = Field(1.0, gt=0, le=4, description="multiplies every hidden width; 1 is the published size")
+
+
+S = TypeVar("S", bound=BaseModel)
+
+
+def parse(section: type[S], table: Any, where: str, origin: str) -> S:
+    """Turn ``table`` into ``section``.
+
+    Args:
+        section: the pydantic class.
+        table: what the file holds there.
+        where: dotted path of the table in the file, for messages; empty at the top.
+        origin: the file, for messages.
+
+    Raises:
+        ConfigError: one line per problem, each naming file, key and fix.
+    """
+    try:
+        # Through JSON, so that strict mode takes TOML's arrays for tuples and nothing else for anything else.
+        return section.model_validate_json(json.dumps(table))
+    except ValidationError as error:
+        lines = [_explain(section, problem, where, origin) for problem in error.errors()]
+        raise ConfigError("\n".join(dict.fromkeys(lines))) from None
+    except TypeError as error:  # a TOML date, which JSON has not
+        raise ConfigError(f"{origin}: [{where}] holds a value that is no string, number, list or table ({error})") from error
+
+
+def _explain(section: type[BaseModel], problem: Any, where: str, origin: str) -> str:
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join([*filter(None, [where]), *location]) or "(top)"
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        known = _fields_at(section, location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1)
+        fix = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(sorted(known))}"
+        return f"{origin}: unknown key '{key}'; {fix}"
+    if problem["type"] == "missing":
+        return f"{origin}: key '{key}' is required"
+    value = problem["input"]
+    shown = f" (got {json.dumps(value)})" if isinstance(value, str | int | float | bool | list) else ""
+    return f"{origin}: '{key}': {message}{shown}"
+
+
+def _fields_at(section: type[BaseModel], location: list[str]) -> list[str]:
+    current: Any = section
+    for part in location:
+        fields = getattr(current, "model_fields", {})
+        current = fields[part].annotation if part in fields else None
+    return list(getattr(current, "model_fields", {}))
+
+
+def find_config(name: str) -> Path:
+    """Return the file called ``name``: a path, or the name of a file in ``configs/``.
+
+    Raises:
+        ConfigError: there is none; names the nearest one.
+    """
+    for path in (Path(name), CONFIGS / name, CONFIGS / f"{name}.toml"):
+        if path.is_file():
+            return path
+    names = [path.stem for path in sorted(CONFIGS.glob("*.toml"))]
+    near = difflib.get_close_matches(Path(name).stem, names, n=1)
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    raise ConfigError(f"config '{name}' not found{hint} (in configs/: {', '.join(names)})")
+
+
+def read_table(path: Path, assignments: list[str] | tuple[str, ...] = ()) -> Table:
+    """Read a TOML file and apply ``section.key=value`` assignments in order.
+
+    A value is read as TOML (``3``, ``0.5``, ``true``, ``[1, 2]``); what is not TOML is a string.
+
+    Raises:
+        ConfigError: unreadable file, invalid TOML (with its line), malformed assignment.
+    """
+    try:
+        table: Table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    for assignment in assignments:
+        assign(table, assignment)
+    return table
+
+
+def assign(table: Table, assignment: str) -> None:
+    """Apply one ``section.key=value`` to ``table`` in place."""
+    key, equals, text = assignment.partition("=")
+    parts = [part.strip() for part in key.split(".")]
+    if not equals or not all(parts):
+        raise ConfigError(f"--set {assignment}: write it as section.key=value, e.g. --set training.epochs=2")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    place: Any = table
+    for part in parts[:-1]:
+        place = _child(place, part, assignment)
+    if isinstance(place, list):
+        place[_index(place, parts[-1], assignment)] = value
+    else:
+        place[parts[-1]] = value
+
+
+def _child(place: Any, part: str, assignment: str) -> Any:
+    if isinstance(place, list):
+        return place[_index(place, part, assignment)]
+    child = place.setdefault(part, {})
+    if not isinstance(child, dict | list):
+        raise ConfigError(f"--set {assignment}: '{part}' is a value, not a section")
+    return child
+
+
+def _index(place: list[Any], part: str, assignment: str) -> int:
+    if not part.isdigit() or int(part) >= len(place):
+        raise ConfigError(f"--set {assignment}: '{part}' must be an index from 0 to {len(place) - 1}")
+    return int(part)

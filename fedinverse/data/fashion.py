@@ -1,0 +1,30 @@
+"""Fashion-MNIST from Debian's ``dataset-fashion-mnist`` package or a torchvision root."""
+
+from pathlib import Path
+
+import numpy as np
+
+from fedinverse.data.idx import read_pair
+from fedinverse.data.source import Images, Request, fit_gray, register
+from fedinverse.errors import DataError
+
+GARMENTS = (
+    "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
+)  # fmt: skip
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+
+
+@register("fmnist", 1, "apt-get install dataset-fashion-mnist, or set the root to torchvision's FashionMNIST directory")
+def load(request: Request) -> Images:
+    """Return the 70,000 garments of Debian's package, or of ``root``."""
+    root = Path(request.root) if request.root else DEBIAN
+    folders = [root, root / "raw", root / "FashionMNIST" / "raw"]
+    found = [part for part in (read_pair(folders, split) for split in ("train", "t10k")) if part is not None]
+    if not found:
+        raise DataError(
+            f"fmnist: no train-images-idx3-ubyte(.gz) under {root}. Run 'apt-get install dataset-fashion-mnist' "
+            "or give a root with torchvision's FashionMNIST/raw"
+        )
+    images = np.concatenate([pair[0] for pair in found])
+    labels = np.concatenate([pair[1] for pair in found]).astype(np.int64)
+    return Images(fit_gray(images, request.shape, "fmnist"), labels, GARMENTS, "MIT (Zalando)", str(root))

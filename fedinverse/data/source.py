@@ -1,0 +1,212 @@
+"""A source: a name behind which images, labels, class names, a licence and a provenance stand.
+
+A source decodes and preprocesses once; the result is a ``Pool``, two ``.npy`` files in the cache that every process
+memory-maps. The pool's key is the hash of the request, so another seed, size or root makes another pool.
+"""
+
+import difflib
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedinverse.errors import ConfigError, DataError
+from fedinverse.storage import atomic_write, content_sha256, file_sha256, read_json, write_json
+
+FORMAT = 1  # raise when a loader's output changes: old pools are then made anew
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a source.
+
+    Attributes:
+        source: registered name.
+        shape: (channels, height, width) the images are brought to.
+        root: directory that holds the data; empty: the source's offline default, if it has one.
+        limit: at most this many images (generated sources: exactly this many); 0: all.
+        seed: for generated sources and for the choice under ``limit``.
+    """
+
+    source: str
+    shape: tuple[int, int, int]
+    root: str = ""
+    limit: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Images:
+    """Decoded images of a source.
+
+    Attributes:
+        images: uint8 [N, C, H, W].
+        labels: int64 [N], indices into ``class_names``.
+        class_names: one name per class; sources that show the same thing give it the same name.
+        licence: short licence note.
+        origin: where the bytes came from, for people.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    class_names: tuple[str, ...]
+    licence: str
+    origin: str
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A decoded source on disk, memory-mapped on first use. Safe to send between processes: it is only a path."""
+
+    path: Path
+
+    @cached_property
+    def images(self) -> NDArray[np.uint8]:
+        """Memory-mapped uint8 [N, C, H, W]."""
+        return np.load(self.path / "images.npy", mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        """int64 [N]."""
+        return np.load(self.path / "labels.npy", allow_pickle=False)  # type: ignore[no-any-return]
+
+    @cached_property
+    def about(self) -> dict[str, object]:
+        """Source, licence, origin, class names and file hashes."""
+        return read_json(self.path / "pool.json")  # type: ignore[no-any-return]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name per class."""
+        return tuple(self.about["class_names"])  # type: ignore[arg-type]
+
+    def tensor(self, rows: NDArray[np.int64] | None = None) -> Tensor:
+        """Return images as uint8 [n, C, H, W], channels-last: all, or ``rows`` in their order."""
+        picked = self.images[:] if rows is None else self.images[rows]
+        return torch.from_numpy(np.array(picked)).contiguous(memory_format=torch.channels_last)
+
+    def verify(self) -> None:
+        """Raise ``DataError`` naming the file if a byte of the pool changed since it was made."""
+        for name, sha in self.about["files"].items():  # type: ignore[attr-defined]
+            if file_sha256(self.path / name) != sha:
+                raise DataError(f"{self.path / name}: altered since it was prepared; delete {self.path}")
+
+
+def unit(images: Tensor, device: str | torch.device = "cpu") -> Tensor:
+    """Return uint8 images as float32 in [0, 1] on ``device``, channels-last."""
+    return (
+        images.to(device=device, dtype=torch.float32).div_(255).contiguous(memory_format=torch.channels_last)
+    )
+
+
+@dataclass(frozen=True)
+class Source:
+    """A registered source. ``obtain`` tells a user without the data how to get it."""
+
+    name: str
+    channels: int
+    obtain: str
+    load: Callable[[Request], Images]
+
+
+_REGISTRY: dict[str, Source] = {}
+
+
+def register(
+    name: str, channels: int, obtain: str
+) -> Callable[[Callable[[Request], Images]], Callable[[Request], Images]]:
+    """Register a loader ``Request -> Images`` as the source ``name``."""
+
+    def wrap(load: Callable[[Request], Images]) -> Callable[[Request], Images]:
+        _REGISTRY[name] = Source(name, channels, obtain, load)
+        return load
+
+    return wrap
+
+
+def source_names() -> list[str]:
+    """Return the registered names, sorted."""
+    return sorted(_REGISTRY)
+
+
+def source_of(name: str) -> Source:
+    """Return the source called ``name``; ``ConfigError`` names the nearest valid one."""
+    if name not in _REGISTRY:
+        near = difflib.get_close_matches(name, _REGISTRY, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        raise ConfigError(f"data source '{name}' is unknown{hint} (known: {', '.join(source_names())})")
+    return _REGISTRY[name]
+
+
+def cache_directory() -> Path:
+    """Return where decoded data and trained priors are kept: $FEDINVERSE_CACHE or ~/.cache/fedinverse."""
+    return Path(os.environ.get("FEDINVERSE_CACHE") or Path.home() / ".cache" / "fedinverse")
+
+
+def open_source(request: Request) -> Pool:
+    """Return the decoded pool of ``request``, preparing it on first use.
+
+    Raises:
+        ConfigError: unknown source.
+        DataError: the data is absent (the message says how to obtain it) or malformed.
+    """
+    source = source_of(request.source)
+    key = content_sha256(asdict(request) | {"format": FORMAT})[:16]
+    pool = Pool(cache_directory() / "data" / f"{source.name}-{key}")
+    if not (pool.path / "pool.json").exists():  # written last: its presence means the pool is whole
+        _prepare(source, request, pool.path)
+    return pool
+
+
+def _prepare(source: Source, request: Request, path: Path) -> None:
+    loaded = source.load(request)
+    images, labels = loaded.images, loaded.labels.astype(np.int64)
+    if images.dtype != np.uint8 or images.shape[1:] != request.shape or len(images) != len(labels):
+        raise DataError(
+            f"source '{source.name}' gave images {images.dtype} {images.shape} and {len(labels)} labels; "
+            f"uint8 (N, {', '.join(map(str, request.shape))}) and N labels were expected"
+        )
+    if request.limit and len(images) > request.limit:
+        rows = np.sort(np.random.default_rng(request.seed).permutation(len(images))[: request.limit])
+        images, labels = images[rows], labels[rows]
+    for name, array in (("images.npy", images), ("labels.npy", labels)):
+        atomic_write(path / name, _npy(array))
+    write_json(
+        path / "pool.json",
+        {
+            "source": source.name,
+            "request": asdict(request),
+            "count": len(images),
+            "class_names": list(loaded.class_names),
+            "licence": loaded.licence,
+            "origin": loaded.origin,
+            "files": {name: file_sha256(path / name) for name in ("images.npy", "labels.npy")},
+        },
+    )
+
+
+def _npy(array: NDArray[np.generic]) -> bytes:
+    import io
+
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def fit_gray(images: NDArray[np.uint8], shape: tuple[int, int, int], name: str) -> NDArray[np.uint8]:
+    """Bring grey images [N, 28, 28] to [N, 1, H, W] by a black border, as the MNIST attacks of the papers do."""
+    channels, height, width = shape
+    if channels != 1 or height < 28 or width < 28:
+        raise ConfigError(
+            f"source '{name}' holds 1x28x28 images; the model takes {channels}x{height}x{width}. "
+            "Choose a model for 1x32x32 images (mcnn, lenet5) or another source"
+        )
+    top, left = (height - 28) // 2, (width - 28) // 2
+    padding = ((0, 0), (top, height - 28 - top), (left, width - 28 - left))
+    return np.pad(images, padding)[:, None]

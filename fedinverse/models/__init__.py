@@ -1,0 +1,10 @@
+"""Networks by name: ``build("mcnn", classes=10, width=0.5)``. One file per network, one registry.
+
+Every network is a ``Classifier``: logits from ``forward``, hidden taps from ``features``.
+"""
+
+from fedinverse.models import lenet5, mcnn, scnn  # noqa: F401 - registers them
+from fedinverse.models.classifier import Classifier, Features, ModelSpec, build, model_names, spec_of
+from fedinverse.models.inference import for_inference
+
+__all__ = ["Classifier", "Features", "ModelSpec", "build", "for_inference", "model_names", "spec_of"]

@@ -1,0 +1,137 @@
+"""What every target and evaluator network offers, and the registry that names them."""
+
+import difflib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fedinverse.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a forward pass saw.
+
+    Attributes:
+        taps: the hidden representations a dependence penalty may act on, in depth order, each [B, ...].
+        penultimate: the flat features the last linear layer reads, [B, F].
+        logits: [B, K].
+    """
+
+    taps: tuple[Tensor, ...]
+    penultimate: Tensor
+    logits: Tensor
+
+
+class Classifier(nn.Module, ABC):
+    """A network for images in [0, 1], NCHW. ``input_shape`` is (C, H, W) and is met exactly.
+
+    Hidden taps come from ``features``, never from another forward signature for defended models.
+    """
+
+    input_shape: tuple[int, int, int]
+    classes: int
+
+    @abstractmethod
+    def features(self, images: Tensor) -> Features:
+        """Return taps, penultimate features and logits of ``images`` [B, C, H, W]."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits [B, K] of ``images`` [B, C, H, W] in [0, 1]."""
+        return self.features(images).logits
+
+
+class BlockClassifier(Classifier):
+    """The common shape: blocks in sequence, then a head on the flattened (or pooled) output. Taps: every block's."""
+
+    blocks: nn.ModuleList
+    pool: nn.Module
+    head: nn.Module
+
+    def features(self, images: Tensor) -> Features:
+        """Return the output of every block as taps."""
+        taps = []
+        hidden = images
+        for block in self.blocks:
+            hidden = block(hidden)
+            taps.append(hidden)
+        flat = self.pool(hidden).flatten(1)
+        return Features(tuple(taps), flat, self.head(flat))
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A registered network: its constructor, the image shape it takes and where it comes from."""
+
+    name: str
+    input_shape: tuple[int, int, int]
+    source: str
+    construct: Callable[[int, float], Classifier]
+
+
+_REGISTRY: dict[str, ModelSpec] = {}
+
+
+def register(
+    name: str, input_shape: tuple[int, int, int], source: str
+) -> Callable[[Callable[[int, float], Classifier]], Callable[[int, float], Classifier]]:
+    """Register a constructor ``(classes, width) -> Classifier`` under ``name``."""
+
+    def wrap(construct: Callable[[int, float], Classifier]) -> Callable[[int, float], Classifier]:
+        _REGISTRY[name] = ModelSpec(name, input_shape, source, construct)
+        return construct
+
+    return wrap
+
+
+def model_names() -> list[str]:
+    """Return the registered names, sorted."""
+    return sorted(_REGISTRY)
+
+
+def spec_of(name: str) -> ModelSpec:
+    """Return the registered network called ``name``; ``ConfigError`` names the nearest valid one."""
+    if name not in _REGISTRY:
+        near = difflib.get_close_matches(name, _REGISTRY, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        raise ConfigError(f"model '{name}' is unknown{hint} (known: {', '.join(model_names())})")
+    return _REGISTRY[name]
+
+
+def build(name: str, classes: int, width: float = 1.0, seed: int | None = None) -> Classifier:
+    """Build the network ``name`` with ``classes`` outputs.
+
+    Args:
+        name: a registered name.
+        classes: number of logits K, at least 2.
+        width: multiplies every hidden width; 1 is the published size.
+        seed: seeds the initial weights without touching the global generator; None uses the global one.
+
+    Returns:
+        The network in train mode, on the CPU, float32, channels-last.
+    """
+    spec = spec_of(name)
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        model = spec.construct(classes, width)
+    model.input_shape, model.classes = spec.input_shape, classes
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def scaled(channels: int, width: float) -> int:
+    """Return ``channels * width`` rounded to an integer of at least 4."""
+    return max(4, round(channels * width))
+
+
+def conv_block(fan_in: int, fan_out: int, kernel: int, padding: int = 0, pool: bool = False) -> nn.Sequential:
+    """Convolution, BatchNorm, LeakyReLU(.2), optional 2x2 max-pooling: the block of MCNN and SCNN."""
+    layers: list[nn.Module] = [
+        nn.Conv2d(fan_in, fan_out, kernel, padding=padding),
+        nn.BatchNorm2d(fan_out),
+        nn.LeakyReLU(0.2),
+    ]
+    return nn.Sequential(*layers, *([nn.MaxPool2d(2)] if pool else []))

@@ -1,0 +1,32 @@
+"""Prepare a network for inference: eval, frozen, BatchNorm folded into its convolution where exact."""
+
+import copy
+from typing import TypeVar
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def for_inference(model: M, device: str | torch.device = "cpu") -> M:
+    """Return a copy of ``model`` in eval mode on ``device``: no gradients to weights, BN folded, channels-last.
+
+    Folding (Conv2d directly followed by BatchNorm2d in an ``nn.Sequential``) is exact up to rounding because BN in
+    eval mode is affine. ``model`` itself stays bit-identical.
+    """
+    ready = copy.deepcopy(model).eval().requires_grad_(False)
+    for module in ready.modules():
+        if isinstance(module, nn.Sequential):
+            _fold(module)
+    return ready.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def _fold(layers: nn.Sequential) -> None:
+    for index in range(len(layers) - 1):
+        first, second = layers[index], layers[index + 1]
+        if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
+            layers[index] = fuse_conv_bn_eval(first, second)
+            layers[index + 1] = nn.Identity()

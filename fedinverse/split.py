@@ -1,0 +1,76 @@
+"""The split manifest: for every private image its hash, class, part and client. Made once, from one seed.
+
+Parts (spec: audit): ``train`` images are at clients, ``vault`` images train the evaluators and are at no client,
+``reserve`` images are in no training set at all. The victim classes' train images are all at the victim.
+"""
+
+import hashlib
+
+import numpy as np
+import pandas as pd
+
+from fedinverse.config import Population, Split
+from fedinverse.data import Pool
+from fedinverse.errors import ConfigError
+from fedinverse.partition import spread
+from fedinverse.seeds import numpy_generator
+
+PARTS = ("train", "vault", "reserve")
+NOBODY = -1
+
+
+def make_split(pool: Pool, split: Split, population: Population, seed: int) -> pd.DataFrame:
+    """Divide the images of ``pool``.
+
+    Returns:
+        One row per image: ``row`` (index into the pool), ``sha256`` of its pixels, ``label``, ``part`` and
+        ``client`` (-1: at no client). Byte-identical images share one part and one client, so that no copy of a
+        training image waits in the vault.
+
+    Raises:
+        ConfigError: unknown victim class, or a class too small to be divided.
+    """
+    labels = np.asarray(pool.labels)
+    unknown = sorted(set(population.victim_classes) - set(range(len(pool.class_names))))
+    if unknown:
+        raise ConfigError(
+            f"population.victim_classes: {unknown} not among the {len(pool.class_names)} classes of the private "
+            f"source (0 to {len(pool.class_names) - 1})"
+        )
+    if len(set(population.victim_classes)) == len(pool.class_names):
+        raise ConfigError("population.victim_classes: the victim cannot hold every class; leave some to the others")
+    images = pool.images
+    table = pd.DataFrame(
+        {
+            "row": np.arange(len(labels)),
+            "sha256": [hashlib.sha256(image.tobytes()).hexdigest() for image in images],
+            "label": labels,
+        }
+    )
+    table["part"] = _parts(table, split, seed)
+    table["client"] = NOBODY
+    train = table["part"] == "train"
+    exclusive = table["label"].isin(population.victim_classes)
+    table.loc[train & exclusive, "client"] = population.victim
+    shared = table.index[train & ~exclusive]
+    table.loc[shared, "client"] = spread(table.loc[shared, "label"].to_numpy(), population, seed)
+    # A duplicate follows its first copy. (Copies under two labels would otherwise cross from client to vault.)
+    first = table.drop_duplicates("sha256").set_index("sha256")
+    table["part"] = table["sha256"].map(first["part"])
+    table["client"] = table["sha256"].map(first["client"])
+    return table
+
+
+def _parts(table: pd.DataFrame, split: Split, seed: int) -> pd.Series:  # type: ignore[type-arg]
+    parts = pd.Series("train", index=table.index)
+    for label, rows in table.groupby("label").groups.items():
+        order = numpy_generator(seed, "split", int(label)).permutation(np.asarray(rows))  # type: ignore[call-overload]
+        vault, reserve = round(len(order) * split.vault), round(len(order) * split.reserve)
+        if min(vault, reserve, len(order) - vault - reserve) < 1:
+            raise ConfigError(
+                f"class {label} has {len(order)} images: too few for split {split.train}/{split.vault}/{split.reserve}; "
+                "raise data.private_limit or change [split]"
+            )
+        parts.loc[order[:vault]] = "vault"
+        parts.loc[order[vault : vault + reserve]] = "reserve"
+    return parts

@@ -1,0 +1,181 @@
+"""Files that survive a kill: atomic writes, hashed weights, append-only JSON lines. No pickle anywhere.
+
+Weights are safetensors whose metadata carries the SHA-256 of their content; reading verifies it. The same hash is
+what the server's ledger records of a broadcast and what the capture mod records of a receipt.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as _serialise
+
+from fedinverse.errors import IntegrityError
+
+Weights = Mapping[str, NDArray[Any]]
+
+
+def atomic_write(path: Path, content: bytes | str) -> None:
+    """Write ``content`` to ``path`` so that a reader sees the old file or the whole new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # noqa: PTH101 - mkstemp makes it private
+        os.replace(temporary, path)  # noqa: PTH105 - atomic within one directory
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` atomically as indented JSON."""
+    atomic_write(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON; a damaged file raises ``IntegrityError`` that names it."""
+    try:
+        return json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise IntegrityError(f"{path}: not valid JSON ({error}); delete it to have it made again") from error
+
+
+def append_jsonl(path: Path, *records: Mapping[str, Any]) -> None:
+    """Append ``records``, one JSON object a line, durably. A line torn by an earlier kill is cut off first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        _cut_torn_line(file.fileno())
+        file.write("".join(json.dumps(record, sort_keys=True) + "\n" for record in records).encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _cut_torn_line(handle: int) -> None:
+    size = os.fstat(handle).st_size
+    tail = os.pread(handle, min(size, 1 << 16), max(0, size - (1 << 16)))
+    if tail and not tail.endswith(b"\n"):
+        os.ftruncate(handle, size - len(tail) + tail.rfind(b"\n") + 1)
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Read JSON lines; a torn last line is left out, any other damage raises ``IntegrityError``."""
+    if not path.exists():
+        return []
+    *lines, last = path.read_text().split("\n")
+    del last  # text after the last newline: empty, or torn
+    try:
+        return [json.loads(line) for line in lines]
+    except json.JSONDecodeError as error:
+        raise IntegrityError(f"{path}: a line is not valid JSON ({error})") from error
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def content_sha256(value: Any) -> str:
+    """Return the SHA-256 of a JSON-serialisable value in canonical form: the cache key of a configuration."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def weights_sha256(weights: Weights) -> str:
+    """Return the SHA-256 of named arrays: name, dtype, shape and bytes of each, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        array = np.asarray(weights[name])
+        digest.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def save_weights(path: Path, weights: Weights, metadata: Mapping[str, str | int | float] | None = None) -> str:
+    """Write named arrays atomically as safetensors with ``metadata`` and their SHA-256; return the hash."""
+    arrays = {name: np.asarray(array, order="C") for name, array in weights.items()}
+    sha = weights_sha256(arrays)
+    header = {key: str(value) for key, value in (metadata or {}).items()} | {"sha256": sha}
+    atomic_write(path, _serialise(arrays, metadata=header))
+    return sha
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the metadata of a safetensors file (no array is read)."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise IntegrityError(f"{path}: not a readable safetensors file ({error})") from error
+
+
+def load_weights(path: Path, *, finite: bool = True) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """Read arrays and metadata; verify the stored SHA-256 and, unless ``finite`` is False, that all are finite.
+
+    Raises:
+        IntegrityError: unreadable, truncated, altered (hash mismatch), or holding NaN or infinity. A file without
+            a stored hash (made elsewhere) is accepted; its hash is computed and put into the metadata.
+    """
+    metadata = read_metadata(path)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError) as error:
+        raise IntegrityError(f"{path}: not a readable safetensors file ({error})") from error
+    sha = weights_sha256(weights)
+    if metadata.setdefault("sha256", sha) != sha:
+        raise IntegrityError(
+            f"{path}: content hash {sha[:12]} does not match the recorded {metadata['sha256'][:12]}; "
+            "the file was altered, delete it"
+        )
+    if finite:
+        check_finite(weights, str(path))
+    return weights, metadata
+
+
+def check_finite(weights: Weights, origin: str) -> None:
+    """Raise ``IntegrityError`` naming ``origin`` and the array if any value is NaN or infinite."""
+    for name, array in weights.items():
+        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+            raise IntegrityError(f"{origin}: array '{name}' holds NaN or infinite values")
+
+
+def to_weights(module: torch.nn.Module) -> dict[str, NDArray[Any]]:
+    """Return a module's parameters and buffers as named numpy arrays (copies, on the CPU, contiguous)."""
+    return {
+        name: np.array(value.detach().cpu().contiguous().numpy()) for name, value in module.state_dict().items()
+    }
+
+
+def into_module(module: torch.nn.Module, weights: Weights, origin: str) -> None:
+    """Copy ``weights`` into ``module`` in place, strictly.
+
+    Raises:
+        IntegrityError: names or shapes differ; the message names ``origin``, the array and both shapes.
+    """
+    state = module.state_dict()
+    missing, extra = sorted(state.keys() - weights.keys()), sorted(weights.keys() - state.keys())
+    if missing or extra:
+        raise IntegrityError(
+            f"{origin}: arrays do not fit {type(module).__name__}: missing {missing[:3]}, unexpected {extra[:3]}"
+        )
+    with torch.no_grad():
+        for name, tensor in state.items():
+            array = np.asarray(weights[name])
+            if tuple(array.shape) != tuple(tensor.shape):
+                raise IntegrityError(
+                    f"{origin}: array '{name}' has shape {tuple(array.shape)}, "
+                    f"{type(module).__name__} needs {tuple(tensor.shape)}"
+                )
+            tensor.copy_(torch.from_numpy(np.array(array)))
