@@ -1,0 +1,69 @@
+"""DCGAN generator and critic of the inversion papers (attacks spec, "Priors"), 32x32 grey or 64x64 colour.
+
+G64: Linear 100 -> 512x4x4, then 5x5 stride-2 deconvolutions 512-256-128-64-3. D64: 5x5 stride-2 convolutions
+3-64-128-256-512, then 4x4 -> 1, with affine InstanceNorm from the second on (never BatchNorm under a gradient penalty).
+The 32-pixel pair starts one stage later. ``width`` multiplies every hidden width.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from fedinverse.errors import ConfigError
+from fedinverse.models.classifier import scaled
+
+LATENT = 100
+
+
+def _stages(shape: tuple[int, int, int], width: float) -> list[int]:
+    """Return the hidden widths from 4x4 up to half the image size: [256, 128, 64] at 32 pixels, width 1."""
+    channels, height, side = shape
+    if height != side or side not in (32, 64, 128):
+        raise ConfigError(f"DCGAN priors make square images of 32, 64 or 128 pixels, not {channels}x{height}x{side}")
+    doublings = side.bit_length() - 3  # 32: 3, 64: 4
+    return [scaled(64 * 2**power, width) for power in reversed(range(doublings))]
+
+
+class Generator(nn.Module):
+    """z [N, 100] -> images [N, C, H, W] in (0, 1)."""
+
+    def __init__(self, shape: tuple[int, int, int], width: float = 1.0) -> None:
+        super().__init__()
+        widths = _stages(shape, width)
+        self.first = widths[0]
+        self.project = nn.Sequential(
+            nn.Linear(LATENT, widths[0] * 16, bias=False), nn.BatchNorm1d(widths[0] * 16), nn.ReLU()
+        )
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in zip(widths[:-1], widths[1:], strict=True):
+            layers += [
+                nn.ConvTranspose2d(fan_in, fan_out, 5, 2, 2, output_padding=1, bias=False),
+                nn.BatchNorm2d(fan_out),
+                nn.ReLU(),
+            ]
+        layers += [nn.ConvTranspose2d(widths[-1], shape[0], 5, 2, 2, output_padding=1), nn.Sigmoid()]
+        self.deconvolve = nn.Sequential(*layers)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Generate one image per row of ``z``."""
+        hidden = self.project(z).view(len(z), self.first, 4, 4)
+        return self.deconvolve(hidden.contiguous(memory_format=torch.channels_last))  # type: ignore[no-any-return]
+
+
+class Critic(nn.Module):
+    """images [N, C, H, W] -> realness [N]."""
+
+    def __init__(self, shape: tuple[int, int, int], width: float = 1.0) -> None:
+        super().__init__()
+        widths = _stages(shape, width)[::-1]
+        layers: list[nn.Module] = [nn.Conv2d(shape[0], widths[0], 5, 2, 2), nn.LeakyReLU(0.2)]
+        for fan_in, fan_out in zip(widths[:-1], widths[1:], strict=True):
+            layers += [
+                nn.Conv2d(fan_in, fan_out, 5, 2, 2),
+                nn.InstanceNorm2d(fan_out, affine=True),
+                nn.LeakyReLU(0.2),
+            ]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 4))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Score every image."""
+        return self.layers(images).flatten()  # type: ignore[no-any-return]
