@@ -1,0 +1,86 @@
+"""The ClientApp: the same for honest and malicious clients. A node's own operator may wrap it in one more mod."""
+
+from functools import lru_cache
+from importlib import import_module
+from typing import Any, cast
+
+import torch
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from clients.node import Node, node_of
+from clients.training import Training, evaluate, train
+from fedinverse.config import parse
+from fedinverse.flower import ARRAYS, CLIENT, CONFIG, METRICS, from_record, to_record
+from fedinverse.models import Classifier, build
+from fedinverse.seeds import generator
+from fedinverse.storage import check_finite, into_module, to_weights
+
+# What a role adds to the honest client. Found by name, so that honest code never imports the attacker, and chosen by
+# the node's own configuration, never by a message from the server.
+ROLE_MODS = {"malicious": "attacker.capture:capture"}
+
+
+def role_mod(message: Message, context: Context, call_next: Any) -> Message:
+    """Flower mod: run the mod of this node's role around the honest app."""
+    path = ROLE_MODS.get(node_of(context).role)
+    if path is None:
+        return cast(Message, call_next(message, context))
+    module, name = path.split(":")
+    return cast(Message, getattr(import_module(module), name)(message, context, call_next))
+
+
+app = ClientApp(mods=[role_mod])
+
+
+@lru_cache(maxsize=2)
+def _network(name: str, classes: int, width: float) -> Classifier:
+    """One network per process; every message overwrites its weights."""
+    return build(name, classes, width, seed=0)
+
+
+def _receive(message: Message) -> tuple[Classifier, Any]:
+    """Return the network holding the received weights, and the server's config; NaN and misfits are refused."""
+    config = message.content[CONFIG]
+    weights = from_record(message.content[ARRAYS])
+    check_finite(weights, "the received global model")
+    network = _network(config["model"], config["classes"], config["width"])
+    into_module(network, weights, "the received global model")
+    return network, config
+
+
+@app.query("who")
+def who(message: Message, context: Context) -> Message:
+    """Tell the server which partition this node is, so that it can sample and sort by it."""
+    return Message(RecordDict({CLIENT: ConfigRecord({"partition": node_of(context).partition})}), reply_to=message)
+
+
+@app.train()
+def train_round(message: Message, context: Context) -> Message:
+    """Train the received model on this node's shard and send it back with its example count."""
+    node = node_of(context)
+    network, config = _receive(message)
+    settings = parse(Training, {key: config[key] for key in Training.model_fields}, "training", "train message")
+    random = generator(config["seed"], "client", config["server-round"], node.partition)
+    network.requires_grad_(True).to(node.device)
+    result = train(network, node.shard, settings, node.defence(), random, node.device)
+    metrics = {"num-examples": result.examples, "train-loss": result.loss, "train-accuracy": result.accuracy}
+    return _reply(message, node, MetricRecord(metrics), network)
+
+
+@app.evaluate()
+def evaluate_round(message: Message, context: Context) -> Message:
+    """Evaluate the received model on this node's shard."""
+    node = node_of(context)
+    network, _ = _receive(message)
+    with torch.random.fork_rng(devices=[]):
+        loss, accuracy = evaluate(network.to(node.device), node.shard, node.device)
+    metrics = {"num-examples": len(node.shard), "eval-loss": loss, "eval-accuracy": accuracy}
+    return _reply(message, node, MetricRecord(metrics), None)
+
+
+def _reply(message: Message, node: Node, metrics: MetricRecord, network: Classifier | None) -> Message:
+    content = RecordDict({METRICS: metrics, CLIENT: ConfigRecord({"partition": node.partition})})
+    if network is not None:
+        content[ARRAYS] = to_record(to_weights(network))
+    return Message(content, reply_to=message)
