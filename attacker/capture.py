@@ -1,0 +1,61 @@
+"""The capture mod: keep the weights of every message this node receives. Wraps the honest ClientApp, changes nothing.
+
+A Flower client sees the global model in train messages and, because FedAvg's ``fraction_evaluate`` is 1.0 by default,
+in the evaluate messages of rounds it was not sampled for. The train message of round t carries the model after round
+t - 1, the evaluate message of round t the model after round t.
+
+The spool: ``round-0007.safetensors`` is the model after round 7, ``receipts.jsonl`` has one line per message. Inverting
+is another process's work (``attacker.worker``): files survive a ClientApp that is torn down after every message.
+"""
+
+import time
+from pathlib import Path
+from typing import Any, cast
+
+from flwr.app import Context, Message, MessageType
+
+from fedinverse.flower import ARRAYS, CONFIG, from_record, run_directory, world_of
+from fedinverse.run import Run
+from fedinverse.storage import append_jsonl, read_metadata, save_weights, weights_sha256
+
+
+def capture(message: Message, context: Context, call_next: Any) -> Message:
+    """Flower mod: store the received weights, then let the honest app answer."""
+    kind = message.metadata.message_type
+    if kind in (MessageType.TRAIN, MessageType.EVALUATE) and ARRAYS in message.content:
+        store(spool_of(context), message, kind)
+    return cast(Message, call_next(message, context))
+
+
+def spool_of(context: Context) -> Path:
+    """Return the spool of this node: its own ``spool`` setting, or the run directory's in a simulation."""
+    own = context.node_config.get("spool")
+    return Path(str(own)) if own else Run(run_directory(context)).spool(world_of(context))
+
+
+def store(spool: Path, message: Message, kind: str) -> None:
+    """Write the weights of ``message`` to the spool, unless they lie there, and note the receipt."""
+    weights = from_record(message.content[ARRAYS])
+    config = message.content[CONFIG]
+    server_round = int(config["server-round"])
+    model_round = server_round if kind == MessageType.EVALUATE else server_round - 1
+    sha = weights_sha256(weights)
+    path = spool / f"round-{model_round:04d}.safetensors"
+    if path.exists() and read_metadata(path).get("sha256") != sha:
+        # The server sent other weights for the same round: it was restarted, or sends each node its own.
+        path = path.with_stem(f"{path.stem}-{sha[:8]}")
+    if not path.exists():
+        network = {key: config[key] for key in ("model", "width", "classes")}
+        save_weights(path, weights, {"model-round": model_round, **network})
+    append_jsonl(
+        spool / "receipts.jsonl",
+        {
+            "round": server_round,
+            "model-round": model_round,
+            "message-type": kind,
+            "sha256": sha,
+            "file": path.name,
+            "time": time.time(),
+            "node": str(message.metadata.dst_node_id),  # as text: it exceeds what JSON numbers hold exactly
+        },
+    )

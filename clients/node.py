@@ -1,0 +1,101 @@
+"""What a node knows of itself: its partition, its shard, its role and its defence. All of it is the node's own."""
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context
+
+from clients.cohorts import UNDEFENDED, Cohort, assign
+from clients.defences import Defence, make_defence
+from fedinverse.config import parse
+from fedinverse.errors import ConfigError
+from fedinverse.flower import run_directory, world_of
+from fedinverse.run import Run, World
+from fedinverse.shard import Shard, open_shard, shard_of
+
+ROLES = ("honest", "malicious")
+
+
+@dataclass(frozen=True)
+class Node:
+    """One client, as its operator configured it.
+
+    Attributes:
+        partition: partition id, the client's name in the split manifest.
+        path: the run directory of a simulation, or the node's own data directory in a deployment.
+        world: the world a simulated client lives in; None for a node with its own data directory.
+        role: ``honest`` or ``malicious``.
+        device: where it trains.
+        defence_name: its defence, with ``defence_settings``.
+    """
+
+    partition: int
+    path: Path
+    world: World | None
+    role: str
+    device: str
+    defence_name: str
+    defence_settings: dict[str, Any]
+
+    @cached_property
+    def shard(self) -> Shard:
+        """The node's images; read once per process."""
+        if self.world is None:
+            return open_shard(self.path)
+        return shard_of(_run(self.path), self.partition, self.world)
+
+    def defence(self) -> Defence:
+        """Return the node's defence, fresh for one round."""
+        return make_defence(self.defence_name, self.defence_settings, f"client {self.partition}")
+
+
+def node_of(context: Context) -> Node:
+    """Return the node that ``context`` belongs to.
+
+    In a deployment the operator's ``--node-config`` says everything: ``partition-id``, ``data-path``, ``role``,
+    ``device``, ``defence``. A simulated node has a partition id only; the run directory tells the rest.
+
+    Raises:
+        ConfigError: no partition id, or an unknown role.
+    """
+    own = context.node_config
+    if "partition-id" not in own:
+        raise ConfigError("node config has no 'partition-id'; start the SuperNode with --node-config 'partition-id=0 …'")
+    partition = int(own["partition-id"])
+    role = str(own.get("role", "honest"))
+    if role not in ROLES:
+        raise ConfigError(f"node config: role '{role}' is unknown; use one of {', '.join(ROLES)}")
+    device = str(own.get("device", "cpu"))
+    if "data-path" in own:
+        defence = str(own.get("defence", UNDEFENDED[0]))
+        return _own_data(partition, Path(str(own["data-path"])), role, device, defence)
+    return _simulated(partition, run_directory(context), world_of(context), device)
+
+
+@lru_cache(maxsize=4)
+def _run(path: Path) -> Run:
+    return Run(path)
+
+
+@lru_cache(maxsize=4)
+def _defences(path: Path) -> dict[int, tuple[str, dict[str, Any]]]:
+    run, origin = _run(path), str(path / "config.json")
+    cohorts = [
+        parse(Cohort, table, f"cohorts.{index}", origin) for index, table in enumerate(run.table.get("cohorts", []))
+    ]
+    return assign(cohorts, run.population.clients, run.seed, run.population.attackers, origin)
+
+
+@lru_cache(maxsize=None)
+def _own_data(partition: int, path: Path, role: str, device: str, defence: str) -> Node:
+    return Node(partition, path, None, role, device, defence, {})
+
+
+@lru_cache(maxsize=None)
+def _simulated(partition: int, path: Path, world: World, device: str) -> Node:
+    run = _run(path)
+    role = "malicious" if partition in run.population.attackers else "honest"
+    name, settings = _defences(path)[partition]
+    return Node(partition, path, world, role, device, name, settings)

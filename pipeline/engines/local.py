@@ -1,0 +1,34 @@
+"""The ``local`` engine: clients answer one after the other in this process. Tests, debugging, one GPU, no Ray."""
+
+import logging
+
+from flwr.app import Message
+from flwr.common.constant import ErrorCode
+
+from clients.app import app as client_app
+from fedinverse.run import Run, World
+from pipeline.engines.simulated import SimulatedGrid, error_reply, explain, server_context
+from server.app import app as server_app
+
+log = logging.getLogger("fedinverse.engine")
+
+
+class LocalGrid(SimulatedGrid):
+    """Calls the ClientApp directly."""
+
+    def answer(self, messages: list[Message], timeout: float | None) -> list[Message]:
+        """Answer in order."""
+        del timeout
+        return [self._answer(message) for message in messages]
+
+    def _answer(self, message: Message) -> Message:
+        try:
+            return client_app(message, self.contexts[message.metadata.dst_node_id])
+        except Exception as error:  # a client may fail in any way; the federation goes on
+            log.warning("client %d failed: %s", message.metadata.dst_node_id - 1, explain(error))
+            return error_reply(message, ErrorCode.CLIENT_APP_RAISED_EXCEPTION, explain(error))
+
+
+def run_local(run: Run, world: World) -> None:
+    """Run the federation in this process."""
+    server_app(LocalGrid(run, world), server_context())

@@ -1,0 +1,94 @@
+"""A grid of simulated nodes: node ids, contexts and message ids; how messages are answered is the subclass's."""
+
+import itertools
+from abc import abstractmethod
+from collections.abc import Iterable
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run as FlowerRun
+
+from fedinverse.run import Run, World
+
+
+class SimulatedGrid(Grid):
+    """Nodes 1 to n stand for partitions 0 to n - 1. Messages are answered by ``answer``, in any order."""
+
+    def __init__(self, run: Run, world: World) -> None:
+        clients = run.population.clients
+        self._run = FlowerRun.create_empty(run_id=1)
+        self._ids = itertools.count(1)
+        self._pending: dict[str, Message] = {}
+        self.contexts = {
+            partition + 1: Context(
+                run_id=1,
+                node_id=partition + 1,
+                node_config={
+                    "partition-id": partition,
+                    "num-partitions": clients,
+                    "run-dir": str(run.path.resolve()),
+                    "world": world,
+                },
+                state=RecordDict(),
+                run_config={},
+            )
+            for partition in range(clients)
+        }
+
+    @abstractmethod
+    def answer(self, messages: list[Message], timeout: float | None) -> list[Message]:
+        """Return the replies that came in time; a client's exception is an error reply."""
+
+    def get_node_ids(self) -> list[int]:
+        """Return the ids of all simulated nodes."""
+        return list(self.contexts)
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        """Answer ``messages``."""
+        numbered = list(messages)
+        for message in numbered:
+            message.metadata.__dict__["_message_id"] = str(next(self._ids))
+        return self.answer(numbered, timeout)
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Keep ``messages`` until they are pulled."""
+        numbered = list(messages)
+        for message in numbered:
+            message.metadata.__dict__["_message_id"] = str(next(self._ids))
+            self._pending[message.metadata.message_id] = message
+        return [message.metadata.message_id for message in numbered]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """Answer the kept messages with these ids."""
+        return self.answer([self._pending.pop(key) for key in message_ids if key in self._pending], None)
+
+    def set_run(self, run: FlowerRun) -> None:
+        """Set Flower's run information."""
+        self._run = run
+
+    @property
+    def run(self) -> FlowerRun:
+        """Flower's run information."""
+        return self._run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """Create a message (Flower's older interface)."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+
+def server_context() -> Context:
+    """Return the ServerApp's context: the run directory reaches it through the environment."""
+    return Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config={})
+
+
+def error_reply(message: Message, code: int, reason: str) -> Message:
+    """Return the reply of a client that failed."""
+    return Message(Error(code=code, reason=reason), reply_to=message)
+
+
+def explain(error: BaseException) -> str:
+    """Return a client's exception as one line."""
+    return f"{type(error).__name__}: {error}"
+

@@ -1,0 +1,129 @@
+"""The ServerApp: builds or resumes the global model, runs the strategy, evaluates and stores every round."""
+
+import logging
+import time
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid, ServerApp
+
+from clients.training import Training
+from fedinverse.config import Table, find_config, read_table
+from fedinverse.errors import StageError
+from fedinverse.flower import CLIENT, WHO_QUERY, from_record, run_directory, to_record, world_of
+from fedinverse.models import build
+from fedinverse.private import part_of
+from fedinverse.run import Run, prepare
+from fedinverse.seeds import derive
+from fedinverse.storage import check_finite, into_module, to_weights
+from server.checkpoints import latest_round, save_round
+from server.settings import Federation
+from server.utility import utility
+from strategies import Ledger, Selection, make_strategy
+
+log = logging.getLogger("fedinverse.server")
+app = ServerApp()
+
+# Keys of `flwr run --run-config`, and the config keys they override.
+_OVERRIDES = {
+    "num-server-rounds": "federation.rounds",
+    "fraction-train": "federation.fraction_train",
+    "local-epochs": "training.epochs",
+    "batch-size": "training.batch_size",
+    "learning-rate": "training.lr",
+}
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the rounds that are still to run."""
+    run, world = _open(context), world_of(context)
+    federation, training = run.section("federation", Federation), run.section("training", Training)
+    classes = len(run.class_names)
+    network = build(run.model.name, classes, run.model.width, derive(run.seed, "global model"))
+    held_out = part_of(run, "reserve")
+
+    stored = latest_round(run, world)
+    done, weights = stored if stored is not None else (-1, to_weights(network))
+    into_module(network, weights, f"the checkpoint of round {done}")
+    if done >= federation.rounds:
+        return
+
+    def after_round(strategy_round: int, arrays: ArrayRecord) -> MetricRecord | None:
+        """Evaluate and store the model; Flower calls this with 0 before the first round."""
+        server_round = strategy_round + max(done, 0)
+        if server_round <= done:  # resumed: this model is stored already
+            return None
+        received = from_record(arrays)
+        check_finite(received, f"the global model of round {server_round}")
+        into_module(network, received, f"the global model of round {server_round}")
+        scores = utility(network, held_out, run.population.victim_classes)
+        save_round(run, world, server_round, received, scores)
+        return MetricRecord({"accuracy": scores["accuracy"], "victim-accuracy": scores["victim-accuracy"]})
+
+    strategy = make_strategy(federation.strategy, dict(federation.options), str(run.path / "config.json"))
+    partitions = ask_who(grid, run.population.clients, federation.timeout)
+    selection = Selection(federation, run.seed, partitions)
+    strategy.begin(selection, Ledger(run.ledger(world)), max(done, 0))
+    message = {**training.model_dump(), "seed": run.seed}
+    message |= {"model": run.model.name, "width": run.model.width, "classes": classes}
+    strategy.start(
+        grid=grid,
+        initial_arrays=to_record(weights),
+        num_rounds=federation.rounds - max(done, 0),
+        timeout=federation.timeout,
+        train_config=ConfigRecord(dict(message)),
+        evaluate_config=ConfigRecord(dict(message)),
+        evaluate_fn=after_round,
+    )
+
+
+def _open(context: Context) -> Run:
+    """Return the run; a plain ``flwr run .`` names none, so its config is read and prepared here."""
+    path = run_directory(context)
+    if (path / "config.json").exists() and not context.run_config.get("config"):
+        return Run(path)
+    name = context.run_config.get("config")
+    if not name:
+        raise StageError(f"{path} is not a run directory; start with fedinverse_sim.py, or 'flwr run .' with a config")
+    table: Table = read_table(find_config(str(name)))
+    for key, place in _OVERRIDES.items():
+        if key in context.run_config:
+            section, field = place.split(".")
+            table.setdefault(section, {})[field] = context.run_config[key]
+    return prepare(path, table)
+
+
+def ask_who(grid: Grid, expected: int, timeout: float) -> dict[int, int]:
+    """Ask every node which partition it is; wait until ``expected`` nodes have answered.
+
+    Returns:
+        Node id -> partition id.
+
+    Raises:
+        StageError: too few nodes answered in time, or two nodes claim one partition.
+    """
+    known: dict[int, int] = {}
+    deadline = time.monotonic() + timeout
+    while len(known) < expected:
+        new = [node for node in grid.get_node_ids() if node not in known]
+        questions = [Message(RecordDict(), node, WHO_QUERY) for node in new]
+        left = deadline - time.monotonic()
+        for reply in grid.send_and_receive(questions, timeout=max(left, 1.0)) if questions else ():
+            if reply.has_error():
+                log.warning("node %s did not say who it is: %s", reply.metadata.src_node_id, reply.error.reason)
+            else:
+                known[reply.metadata.src_node_id] = int(reply.content[CLIENT]["partition"])
+        if len(known) < expected:
+            if time.monotonic() > deadline:
+                raise StageError(
+                    f"{len(known)} of {expected} nodes answered within {timeout:g} s; start the missing ones "
+                    "or lower population.clients"
+                )
+            time.sleep(0.5)
+    duplicates = sorted({p for p in known.values() if list(known.values()).count(p) > 1})
+    if duplicates:
+        raise StageError(f"two nodes claim partition {duplicates[0]}; give each its own partition-id")
+    return known
+
+

@@ -1,0 +1,110 @@
+"""Who takes part in a round: sampled by partition id from a seeded stream, the same on every engine.
+
+Flower samples random node ids with the global random state; node ids differ from run to run. Here the nodes say once
+which partition they are, and rounds are drawn by partition.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.serverapp import Grid
+from pydantic import Field
+
+from fedinverse.config import Section
+from fedinverse.seeds import numpy_generator
+
+
+class Participation(Section):
+    """Participation policy."""
+
+    fraction_train: float = Field(0.5, gt=0, le=1, description="share C of the clients that train in a round")
+    fraction_evaluate: float = Field(
+        1.0, ge=0, le=1, description="share that evaluates the new model; Flower's default 1.0 sends it to everyone"
+    )
+    policy: Literal["sampled", "every_round"] = Field(
+        "sampled",
+        description="sampled: realistic; every_round: the always_train clients train in every round (an upper bound)",
+    )
+    always_train: tuple[int, ...] = Field((), description="every_round: partition ids that train in every round")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Draws the participants of a round.
+
+    Attributes:
+        participation: the policy.
+        seed: run seed.
+        partitions: node id -> partition id of the connected nodes.
+    """
+
+    participation: Participation
+    seed: int
+    partitions: Mapping[int, int]
+    _nodes: dict[int, int] = field(init=False, repr=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._nodes.update({partition: node for node, partition in self.partitions.items()})
+
+    def train(self, server_round: int) -> list[int]:
+        """Return the node ids that train in ``server_round``, in the order of their partitions."""
+        policy = self.participation
+        always = policy.always_train if policy.policy == "every_round" else ()
+        return self._draw("train", server_round, policy.fraction_train, [p for p in always if p in self._nodes])
+
+    def evaluate(self, server_round: int) -> list[int]:
+        """Return the node ids that evaluate after ``server_round``, in the order of their partitions."""
+        if self.participation.fraction_evaluate == 0:
+            return []
+        return self._draw("evaluate", server_round, self.participation.fraction_evaluate, [])
+
+    def _draw(self, purpose: str, server_round: int, fraction: float, always: list[int]) -> list[int]:
+        everyone = sorted(self._nodes)
+        count = max(1, len(always), round(fraction * len(everyone)))
+        rest = [partition for partition in everyone if partition not in always]
+        drawn = numpy_generator(self.seed, "participation", purpose, server_round).permutation(rest)
+        chosen = sorted([*always, *(int(partition) for partition in drawn[: count - len(always)])])
+        return [self._nodes[partition] for partition in chosen]
+
+
+class ChosenNodes(Grid):
+    """A grid that shows a strategy only the chosen nodes, so that whatever it samples, it samples them."""
+
+    def __init__(self, grid: Grid, nodes: list[int]) -> None:
+        self._grid, self._nodes = grid, nodes
+
+    def get_node_ids(self) -> list[int]:
+        """Return the chosen nodes."""
+        return list(self._nodes)
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        """Return the chosen nodes' information."""
+        chosen = set(self._nodes)
+        return [node for node in self._grid.get_nodes() if node.node_id in chosen]
+
+    def set_run(self, run: Any) -> None:
+        """Pass on."""
+        self._grid.set_run(run)
+
+    @property
+    def run(self) -> Any:
+        """Pass on."""
+        return self._grid.run
+
+    def create_message(self, *args: Any, **kwargs: Any) -> Any:
+        """Pass on."""
+        return self._grid.create_message(*args, **kwargs)
+
+    def push_messages(self, messages: Any) -> Any:
+        """Pass on."""
+        return self._grid.push_messages(messages)
+
+    def pull_messages(self, message_ids: Any) -> Any:
+        """Pass on."""
+        return self._grid.pull_messages(message_ids)
+
+    def send_and_receive(self, messages: Any, *, timeout: float | None = None) -> Any:
+        """Pass on."""
+        return self._grid.send_and_receive(messages, timeout=timeout)
