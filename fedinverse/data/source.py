@@ -173,7 +173,7 @@ def _prepare(source: Source, request: Request, path: Path) -> None:
             f"uint8 (N, {', '.join(map(str, request.shape))}) and N labels were expected"
         )
     if request.limit and len(images) > request.limit:
-        rows = np.sort(np.random.default_rng(request.seed).permutation(len(images))[: request.limit])
+        rows = sample(len(images), request.limit, request.seed)
         images, labels = images[rows], labels[rows]
     for name, array in (("images.npy", images), ("labels.npy", labels)):
         atomic_write(path / name, _npy(array))
@@ -189,6 +189,11 @@ def _prepare(source: Source, request: Request, path: Path) -> None:
             "files": {name: file_sha256(path / name) for name in ("images.npy", "labels.npy")},
         },
     )
+
+
+def sample(count: int, limit: int, seed: int) -> NDArray[np.int64]:
+    """Return which of ``count`` images a ``limit`` keeps, ascending: a seeded choice, or all when it is 0."""
+    return np.sort(np.random.default_rng(seed).permutation(count)[: limit or None])
 
 
 def _npy(array: NDArray[np.generic]) -> bytes:

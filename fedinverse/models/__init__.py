@@ -3,7 +3,7 @@
 Every network is a ``Classifier``: logits from ``forward``, hidden taps from ``features``.
 """
 
-from fedinverse.models import lenet5, mcnn, scnn  # noqa: F401 - registers them
+from fedinverse.models import groupnorm, improved_resnet, lenet5, mcnn, resnet18, scnn, vgg16, vib  # noqa: F401 - registers them
 from fedinverse.models.classifier import Classifier, Features, ModelSpec, build, model_names, spec_of
 from fedinverse.models.inference import for_inference
 

@@ -1,9 +1,11 @@
 """What every target and evaluator network offers, and the registry that names them."""
 
 import difflib
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +47,7 @@ class Classifier(nn.Module, ABC):
 
 
 class BlockClassifier(Classifier):
-    """The common shape: blocks in sequence, then a head on the flattened (or pooled) output. Taps: every block's."""
+    """The common shape: blocks in sequence, then a head on the flattened (or pooled) output. Taps: blocks."""
 
     blocks: nn.ModuleList
     pool: nn.Module
@@ -93,12 +95,30 @@ def model_names() -> list[str]:
 
 
 def spec_of(name: str) -> ModelSpec:
-    """Return the registered network called ``name``; ``ConfigError`` names the nearest valid one."""
-    if name not in _REGISTRY:
-        near = difflib.get_close_matches(name, _REGISTRY, n=1)
+    """Return the network called ``name``.
+
+    Args:
+        name: a registered name; ``package.module:name`` for one that a module of the user's registers with
+            ``register`` when it is imported; or ``torchvision:name`` for torchvision's.
+
+    Raises:
+        ConfigError: unknown name (names the nearest one), or a module that cannot be imported.
+    """
+    module, colon, registered = name.rpartition(":")
+    if module == "torchvision":
+        from fedinverse.models.torchvision_model import INPUT_SHAPE, TorchvisionClassifier
+
+        return ModelSpec(name, INPUT_SHAPE, "torchvision", partial(TorchvisionClassifier, registered))
+    if colon:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise ConfigError(f"model '{name}': module '{module}' cannot be imported ({error})") from error
+    if registered not in _REGISTRY:
+        near = difflib.get_close_matches(registered, _REGISTRY, n=1)
         hint = f"; did you mean '{near[0]}'?" if near else ""
         raise ConfigError(f"model '{name}' is unknown{hint} (known: {', '.join(model_names())})")
-    return _REGISTRY[name]
+    return _REGISTRY[registered]
 
 
 def build(name: str, classes: int, width: float = 1.0, seed: int | None = None) -> Classifier:
@@ -119,7 +139,7 @@ def build(name: str, classes: int, width: float = 1.0, seed: int | None = None) 
             torch.manual_seed(seed)
         model = spec.construct(classes, width)
     model.input_shape, model.classes = spec.input_shape, classes
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return model.to(memory_format=torch.channels_last)
 
 
 def scaled(channels: int, width: float) -> int:
@@ -135,3 +155,25 @@ def conv_block(fan_in: int, fan_out: int, kernel: int, padding: int = 0, pool: b
         nn.LeakyReLU(0.2),
     ]
     return nn.Sequential(*layers, *([nn.MaxPool2d(2)] if pool else []))
+
+
+def he_init(model: nn.Module) -> None:
+    """Initialise convolutions by He's normal rule over the fan-out, as torchvision does; biases at zero."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def projection(fan_in: int, fan_out: int, stride: int) -> nn.Sequential:
+    """Return the shortcut of a residual unit that changes shape: sampling, 1x1 convolution, BatchNorm.
+
+    Sampling every ``stride``-th pixel before a 1x1 convolution is what its stride does. It is a layer of its
+    own because the strided 1x1 convolution of few channels (under 8 or 16, by processor), channels-last on
+    the CPU, writes past its workspace when it computes the gradient of its weights: a crash or a wrong
+    gradient in narrow networks (oneDNN issue 6035, open; seen here with torch 2.15).
+    """
+    return nn.Sequential(
+        nn.AvgPool2d(1, stride), nn.Conv2d(fan_in, fan_out, 1, bias=False), nn.BatchNorm2d(fan_out)
+    )

@@ -5,17 +5,18 @@ from typing import TypeVar
 
 import torch
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
-
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 M = TypeVar("M", bound=nn.Module)
 
 
 def for_inference(model: M, device: str | torch.device = "cpu") -> M:
-    """Return a copy of ``model`` in eval mode on ``device``: no gradients to weights, BN folded, channels-last.
+    """Return a copy of ``model`` in eval mode on ``device``: frozen weights, BN folded, channels-last.
 
-    Folding (Conv2d directly followed by BatchNorm2d in an ``nn.Sequential``) is exact up to rounding because BN in
-    eval mode is affine. ``model`` itself stays bit-identical.
+    Folding (Conv2d directly followed by BatchNorm2d, or Linear by BatchNorm1d, in an ``nn.Sequential``) is
+    exact up to rounding because BN in eval mode is affine. BN *before* a padded convolution stays: the
+    padding is not shifted by its bias, so folding would change the border. ``model`` itself stays
+    bit-identical.
     """
     ready = copy.deepcopy(model).eval().requires_grad_(False)
     for module in ready.modules():
@@ -29,4 +30,7 @@ def _fold(layers: nn.Sequential) -> None:
         first, second = layers[index], layers[index + 1]
         if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
             layers[index] = fuse_conv_bn_eval(first, second)
+            layers[index + 1] = nn.Identity()
+        elif isinstance(first, nn.Linear) and isinstance(second, nn.BatchNorm1d):
+            layers[index] = fuse_linear_bn_eval(first, second)
             layers[index + 1] = nn.Identity()

@@ -11,7 +11,7 @@ from fedinverse.models.classifier import BlockClassifier, register, scaled
 
 @register("lenet5", (1, 32, 32), "LeCun et al. 1998; FedInverse target, with ReLU")
 class LeNet5(BlockClassifier):
-    """conv5 -> 6, pool; conv5 -> 16, pool; 400-120-84-K. Taps: both convolution blocks and the 84-d features."""
+    """conv5 -> 6, pool; conv5 -> 16, pool; 400-120-84-K. Taps: both convolution blocks, 84 features."""
 
     def __init__(self, classes: int, width: float = 1.0) -> None:
         super().__init__()

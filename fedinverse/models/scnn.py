@@ -7,7 +7,7 @@ from fedinverse.models.classifier import BlockClassifier, conv_block, register, 
 
 @register("scnn", (1, 32, 32), "KED-MI (ICCV 2021), MNIST evaluator")
 class SCNN(BlockClassifier):
-    """conv7 p1 -> 32, pool; conv5 -> 64, pool; conv5 p2 -> 128; conv3 p1 -> 256; conv3 p1 -> 512; mean; linear."""
+    """conv7 p1 -> 32, pool; conv5 -> 64, pool; conv5 p2 -> 128; conv3 p1 -> 256, 512; mean; linear."""
 
     def __init__(self, classes: int, width: float = 1.0) -> None:
         super().__init__()

@@ -7,8 +7,12 @@ from collections.abc import Iterable
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run as FlowerRun
+from flwr.supercore.task_identity import TaskIdentity
 
 from fedinverse.run import Run, World
+
+
+SERVER_NODE = 0
 
 
 class SimulatedGrid(Grid):
@@ -79,8 +83,9 @@ class SimulatedGrid(Grid):
 
 
 def server_context() -> Context:
-    """Return the ServerApp's context: the run directory reaches it through the environment."""
-    return Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config={})
+    """Become the server's process and return its context: the run directory reaches it through the environment."""
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, SERVER_NODE
+    return Context(run_id=1, node_id=SERVER_NODE, node_config={}, state=RecordDict(), run_config={})
 
 
 def error_reply(message: Message, code: int, reason: str) -> Message:

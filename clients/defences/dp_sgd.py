@@ -1,0 +1,122 @@
+"""DP-SGD (Abadi et al., CCS 2016) with Opacus: per-image gradients clipped and noised, epsilon accounted.
+
+The unit is one image of one client, neighbours differ by adding or removing it. Batches are Poisson
+samples, as the accountant assumes: every image is in a batch with probability B / N. Covered are the
+weights sent; the client's reported loss, accuracy and number of images are not.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from clients.defences.accounting import spent_epsilon
+from clients.defences.defence import Defence, register
+from clients.defences.noise import noise_generator
+from fedinverse.config import Section
+from fedinverse.errors import ConfigError
+from fedinverse.models import Classifier
+
+if TYPE_CHECKING:
+    from clients.training import Training
+
+
+class DpSgdSettings(Section):
+    """Noise and clipping; the epsilon that follows is in every round's report."""
+
+    noise_multiplier: float = Field(
+        1.0, ge=0, description="standard deviation of the noise over max_grad_norm"
+    )
+    max_grad_norm: float = Field(1.0, gt=0, description="L2 bound on one image's gradient")
+    delta: float = Field(
+        1e-5, gt=0, lt=1, description="delta of (epsilon, delta); below 1 / images of a client"
+    )
+
+
+@register("dp_sgd")
+class DpSgd(Defence):
+    """Opacus' hooks on the model and its optimiser around ours, for the time of a round."""
+
+    Settings = DpSgdSettings
+
+    def __init__(self, settings: DpSgdSettings) -> None:
+        super().__init__(settings)
+        self._hooks: Any = None
+        self._noise = torch.Generator()
+        self._sample_rate = 0.0
+        self._steps = 0
+
+    @classmethod
+    def check(cls, settings: DpSgdSettings, model: Classifier) -> None:
+        """Refuse BatchNorm, which mixes the images of a batch."""
+        if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+            raise ConfigError(
+                f"defence dp_sgd cannot work with the BatchNorm of {type(model).__name__} (it mixes the "
+                "images of a batch); set model.name to the GroupNorm form, e.g. 'mcnn_gn'"
+            )
+
+    def prepare(self, model: Classifier, examples: int, generator: torch.Generator) -> Classifier:
+        """Attach the hooks that keep per-image gradients, in NCHW.
+
+        Opacus (1.6) unfolds a channels-last activation with the strides of NCHW: the per-image gradients of
+        every convolution with more than one input channel are then wrong, without a word.
+        """
+        from opacus.grad_sample.grad_sample_module import GradSampleHooks  # seconds
+
+        del examples
+        self._noise = noise_generator(generator, next(model.parameters()).device)
+        model.to(memory_format=torch.contiguous_format)
+        self._hooks = GradSampleHooks(model)
+        return model
+
+    def wrap_optimizer(
+        self, optimizer: torch.optim.Optimizer, training: "Training", examples: int
+    ) -> torch.optim.Optimizer:
+        """Return Opacus' optimiser: clip, sum, add noise, divide by the expected batch size."""
+        from opacus.optimizers import DPOptimizer
+
+        self._sample_rate = min(1.0, training.batch_size / examples)
+        wrapped: torch.optim.Optimizer = DPOptimizer(
+            optimizer,
+            noise_multiplier=self.settings.noise_multiplier,
+            max_grad_norm=self.settings.max_grad_norm,
+            expected_batch_size=self._sample_rate * examples,
+            generator=self._noise,
+        )
+        return wrapped
+
+    def batches(self, examples: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+        """Yield ceil(N / B) Poisson samples; one may be empty, and is a step of noise alone."""
+        for _ in range(math.ceil(examples / size)):
+            self._steps += 1
+            yield (torch.rand(examples, generator=generator) < self._sample_rate).nonzero().flatten()
+
+    def loss(self, model: Classifier, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return plain cross-entropy and logits."""
+        if len(images):
+            return super().loss(model, images.contiguous(), labels)
+        # No image, no per-image gradient, which Opacus must see to add its noise.
+        total = images.new_zeros(())
+        for weight in model.parameters():
+            weight.grad_sample = weight.new_zeros((0, *weight.shape))  # type: ignore[attr-defined]
+            total = total + 0 * weight.sum()
+        return total, images.new_zeros((0, model.classes))
+
+    def finish(self, model: Classifier) -> None:
+        """Detach the hooks and go back to channels-last."""
+        self._hooks.cleanup()
+        model.to(memory_format=torch.channels_last)
+
+    def report(self) -> dict[str, float]:
+        """Return what this round cost; ``accounting.spent_epsilon`` composes rounds from the last three."""
+        s = self.settings
+        return {
+            "epsilon_round": spent_epsilon(s.noise_multiplier, self._sample_rate, self._steps, s.delta),
+            "delta": s.delta,
+            "dp_noise_multiplier": s.noise_multiplier,
+            "dp_sample_rate": self._sample_rate,
+            "dp_steps": float(self._steps),
+        }

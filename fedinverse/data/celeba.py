@@ -1,0 +1,97 @@
+"""CelebA, aligned (Liu et al., ICCV 2015), in torchvision's layout, cropped as the attacks' papers do.
+
+``celeba`` are 1,000 private identities, ``celeba_public`` all others. The private ones are those of KED-MI's
+published ``trainset.txt`` and ``testset.txt`` where these files lie in the root, else a seeded list.
+"""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from fedinverse.data.identities import Album, private_images, private_people, public_images
+from fedinverse.data.source import Images, Request, register
+from fedinverse.errors import DataError
+
+IDENTITIES = 1000
+AT_LEAST = 20
+ALIGNED = (178, 218)  # width, height of every aligned picture
+CROP = 108  # GMI (CVPR 2020), KED-MI (ICCV 2021): centre crop 108, resize 64
+OFFICIAL_LIST = "32bd1bd63d3c78cd57e08160ec5ed1e2"  # MD5 of identity_CelebA.txt, as torchvision knows it
+LICENCE = "CelebA agreement: non-commercial research only, no redistribution"
+OBTAIN = (
+    "download img_align_celeba.zip and identity_CelebA.txt from "
+    "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html (or torchvision.datasets.CelebA(root)), "
+    "unpack the zip, and set the root to the directory of both"
+)
+
+
+@register("celeba", 3, OBTAIN)
+def load(request: Request) -> Images:
+    """Return the private identities; ``limit`` leaves out whole people."""
+    folder = _folder(request)
+    album = _album(folder)
+    return private_images(album, _private(folder, album, request.seed), request)
+
+
+@register("celeba_public", 3, OBTAIN)
+def load_public(request: Request) -> Images:
+    """Return images of the identities that ``celeba`` with the same seed does not hold."""
+    folder = _folder(request)
+    album = _album(folder)
+    return public_images(album, _private(folder, album, request.seed), request)
+
+
+def _folder(request: Request) -> Path:
+    root = Path(request.root)
+    for folder in (root, root / "celeba"):
+        if (folder / "identity_CelebA.txt").is_file() and (folder / "img_align_celeba").is_dir():
+            return folder
+    where = f"under '{request.root}'" if request.root else "because no root is set"
+    raise DataError(f"{request.source}: no img_align_celeba/ with identity_CelebA.txt {where}; {OBTAIN}")
+
+
+def _album(folder: Path) -> Album:
+    listing = folder / "identity_CelebA.txt"
+    raw = listing.read_bytes()
+    fields = [line.split() for line in raw.decode("utf-8", "replace").splitlines() if line.strip()]
+    wrong = next(
+        (row for row, parts in enumerate(fields, 1) if len(parts) != 2 or not parts[1].isdigit()), None
+    )
+    if wrong is not None or not fields:
+        raise DataError(f"{listing}: line {wrong or 1} is not 'file identity'; download it again")
+    official = hashlib.md5(raw, usedforsecurity=False).hexdigest() == OFFICIAL_LIST
+    origin = f"{folder}, {'official' if official else 'other'} list of {len(fields)} images"
+    present = {path.name for path in (folder / "img_align_celeba").iterdir()}
+    absent = [name for name, _ in fields if name not in present]
+    if absent:
+        raise DataError(
+            f"{folder / 'img_align_celeba'}: {len(absent)} of {len(fields)} listed pictures are missing, "
+            f"first {absent[0]}; unpack img_align_celeba.zip again"
+        )
+    paths = [folder / "img_align_celeba" / name for name, _ in fields]
+    return Album(paths, np.array([f"celeba {person}" for _, person in fields]), _aligned, LICENCE, origin)
+
+
+def _aligned(path: Path, width: int, height: int) -> int:
+    if (width, height) != ALIGNED:
+        raise DataError(
+            f"{path}: {width}x{height} pixels; aligned CelebA pictures are 178x218 (img_align_celeba)"
+        )
+    return CROP
+
+
+def _private(folder: Path, album: Album, seed: int) -> list[str]:
+    """Return the identities of KED-MI's lists (lines ``file label``, any suffix), or the seeded ones."""
+    lists = [folder / f"{prefix}{split}set.txt" for split in ("train", "test") for prefix in ("", "celeba_")]
+    present = [path for path in lists if path.is_file()]
+    if not present:
+        return private_people(album, seed, IDENTITIES, AT_LEAST)
+    person_of = dict(zip((path.stem for path in album.paths), map(str, album.people), strict=True))
+    listed = {line.split()[0] for path in present for line in path.read_text().splitlines() if line.strip()}
+    unknown = sorted(name for name in listed if Path(name).stem not in person_of)
+    if unknown:
+        raise DataError(
+            f"{present[0]}: lists {unknown[0]}, which identity_CelebA.txt does not; remove one of them"
+        )
+    return sorted({person_of[Path(name).stem] for name in listed})
