@@ -1,0 +1,98 @@
+"""Inverting one target with one attack, and where the result is kept: once per (target hash, attack config hash)."""
+
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attacker.attack import Attack, Cost, Progress, PublicSet, Reconstructions, Stopwatch, Target, silent
+from fedinverse.seeds import generator
+from fedinverse.storage import content_sha256, load_weights, read_json, save_weights, write_json
+
+RECONSTRUCTIONS, PRIOR_ONLY, ABOUT = "reconstructions.safetensors", "prior-only.safetensors", "about.json"
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """A finished inversion on disk.
+
+    Attributes:
+        path: directory of ``reconstructions``, ``prior-only`` (unoptimised samples of the same prior, the same number
+            and labels: the control of every figure) and ``about.json``, which is written last.
+    """
+
+    path: Path
+
+    @property
+    def done(self) -> bool:
+        """Whether all of it was written."""
+        return (self.path / ABOUT).exists()
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Attack, target, costs, file hashes."""
+        return read_json(self.path / ABOUT)  # type: ignore[no-any-return]
+
+    def load(self, name: str = RECONSTRUCTIONS) -> Reconstructions:
+        """Read the reconstructions or the prior-only samples; damage raises ``IntegrityError``."""
+        arrays, _ = load_weights(self.path / name, finite=False)
+        tensors = {key: torch.from_numpy(value) for key, value in arrays.items()}
+        return Reconstructions(**tensors, cost=Cost(**self.about["cost"]))
+
+
+def place(store: Path, label: str, attack: dict[str, Any], target_sha: str, labels: Tensor, seed: int, public: str) -> Inversion:
+    """Return where the inversion of that target with that configuration lies, done or not."""
+    config = content_sha256({"attack": attack, "labels": labels.tolist(), "seed": seed, "public": public})
+    return Inversion(store / label / f"{target_sha[:16]}-{config[:16]}")
+
+
+def invert(
+    attack: Attack,
+    where: Inversion,
+    target: Target,
+    public: PublicSet,
+    labels: Tensor,
+    seed: int,
+    progress: Progress = silent,
+) -> None:
+    """Run ``attack`` on ``target`` and store the result in ``where``."""
+    watch = Stopwatch()
+    prior = attack.prior(target, public, seed, target.device, progress)
+    prior_seconds = watch.seconds
+    # The stream does not depend on the target, so that every target starts from the same latents: paired figures.
+    made = attack.invert(target, prior, public, labels, generator(seed, "attack", attack.name), progress)
+    plain = prior.sample(len(labels), generator(seed, "attack", attack.name), target.device)
+    shutil.rmtree(where.path, ignore_errors=True)
+    save_weights(where.path / RECONSTRUCTIONS, _arrays(made))
+    save_weights(where.path / PRIOR_ONLY, _arrays(_as_reconstructions(target, plain.cpu(), labels)))
+    write_json(
+        where.path / ABOUT,
+        {
+            "attack": attack.name,
+            "settings": attack.settings.model_dump(mode="json"),
+            "target-sha256": target.sha256,
+            "model-round": target.round,
+            "seed": seed,
+            "public": public.key,
+            "prior": prior.key,
+            "prior-seconds": round(prior_seconds, 3),
+            "cost": asdict(made.cost),
+            "failed": int(made.failed.sum()),
+        },
+    )
+
+
+@torch.inference_mode()
+def _as_reconstructions(target: Target, images: Tensor, labels: Tensor) -> Reconstructions:
+    logits = target.model(images.to(target.device)).cpu()
+    confidence = logits.softmax(1).gather(1, labels[:, None]).squeeze(1)
+    nothing = torch.zeros(len(labels), 1)
+    return Reconstructions(images, labels, nothing, nothing[:, 0], confidence, torch.zeros(len(labels), dtype=torch.bool))
+
+
+def _arrays(made: Reconstructions) -> dict[str, Any]:
+    names = ("images", "labels", "latent", "identity_loss", "confidence", "failed")
+    return {name: getattr(made, name).numpy() for name in names}

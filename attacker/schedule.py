@@ -1,0 +1,60 @@
+"""Which of the captured rounds are inverted."""
+
+from pathlib import Path
+
+import torch
+
+from attacker.settings import Attacker
+from fedinverse.errors import StageError
+from fedinverse.models import build
+from fedinverse.shard import Shard
+from fedinverse.storage import into_module, load_weights, read_metadata
+
+
+def captured(spool: Path) -> dict[int, Path]:
+    """Return the captured models by round; of several for one round, the one received last."""
+    found: dict[int, Path] = {}
+    for path in sorted(spool.glob("round-*.safetensors"), key=lambda path: path.stat().st_mtime_ns):
+        found[int(read_metadata(path)["model-round"])] = path
+    return dict(sorted(found.items()))
+
+
+def due(spool: Path, settings: Attacker, shard: Shard) -> dict[int, Path]:
+    """Return the captured models that the schedule asks for, by round.
+
+    Raises:
+        StageError: nothing was captured, or a listed round was not; the message says which were.
+    """
+    models = captured(spool)
+    if not models:
+        raise StageError(f"{spool} holds no capture; run the federation first, or point to another directory")
+    wanted = settings.rounds
+    last = max(models)
+    if isinstance(wanted, tuple):
+        missing = sorted(set(wanted) - models.keys())
+        if missing:
+            raise StageError(
+                f"attacker.rounds asks for {missing}, but the attacker received only the models of rounds "
+                f"{sorted(models)}: it is sent a model only when it takes part"
+            )
+        return {number: models[number] for number in wanted}
+    if wanted == "last":
+        return {last: models[last]}
+    if wanted == "new_best":
+        return _new_best(models, shard)
+    return {number: path for number, path in models.items() if number % settings.every_nth == 0 or number == last}
+
+
+def _new_best(models: dict[int, Path], shard: Shard) -> dict[int, Path]:
+    from fedinverse.data.source import unit
+
+    best, chosen = -1.0, {}
+    for number, path in models.items():
+        weights, about = load_weights(path)
+        network = build(about["model"], int(about["classes"]), float(about["width"]), seed=0).eval()
+        into_module(network, weights, str(path))
+        with torch.inference_mode():
+            accuracy = float((network(unit(shard.images)).argmax(1) == shard.labels).float().mean())
+        if accuracy > best:
+            best, chosen[number] = accuracy, path
+    return chosen

@@ -1,0 +1,23 @@
+"""The attacker's sections of the configuration: ``[attacker]`` and the named tables ``[attacks.NAME]``."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from fedinverse.config import Section
+
+
+class Attacker(Section):
+    """Which captures are inverted, for which classes, where."""
+
+    rounds: Literal["every", "last", "new_best"] | tuple[int, ...] = Field(
+        "last",
+        description="every captured round, the last, those better than all before on the attacker's own shard, or a list",
+    )
+    every_nth: int = Field(1, ge=1, description="with 'every': only rounds divisible by this, and the last")
+    classes: tuple[int, ...] = Field(
+        (), description="classes to reconstruct; empty: every class of which the attacker holds no image"
+    )
+    restarts: int = Field(10, ge=1, description="reconstructions per class")
+    device: str = Field("cpu", description="where the worker inverts: cpu, cuda, cuda:1")
+    threads: int = Field(0, ge=0, description="CPU threads of the worker; 0: one per core")
