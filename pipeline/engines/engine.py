@@ -1,6 +1,7 @@
 """Choosing an engine, and what its section of the configuration says."""
 
 import os
+import secrets
 from typing import Literal
 
 from pydantic import Field
@@ -29,6 +30,10 @@ def run_federation(run: Run, world: World, engine: Engine) -> None:
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray listens on every interface and runs what it is sent: only holders of the token may connect. It reads these
+    # when it is imported.
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     if engine.kind == "local":
         from pipeline.engines.local import run_local
 
