@@ -5,6 +5,7 @@ what the server's ledger records of a broadcast and what the capture mod records
 """
 
 import hashlib
+import io
 import json
 import os
 import tempfile
@@ -50,6 +51,13 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise IntegrityError(f"{path}: not valid JSON ({error}); delete it to have it made again") from error
+
+
+def save_array(path: Path, array: NDArray[Any]) -> None:
+    """Write one array atomically as ``.npy`` (no pickle), so that readers can memory-map it."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.asarray(array, order="C"), allow_pickle=False)
+    atomic_write(path, buffer.getvalue())
 
 
 def append_jsonl(path: Path, *records: Mapping[str, Any]) -> None:

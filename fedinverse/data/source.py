@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedinverse.errors import ConfigError, DataError
-from fedinverse.storage import atomic_write, content_sha256, file_sha256, read_json, write_json
+from fedinverse.storage import content_sha256, file_sha256, read_json, save_array, write_json
 
 FORMAT = 1  # raise when a loader's output changes: old pools are then made anew
 
@@ -176,7 +176,7 @@ def _prepare(source: Source, request: Request, path: Path) -> None:
         rows = sample(len(images), request.limit, request.seed)
         images, labels = images[rows], labels[rows]
     for name, array in (("images.npy", images), ("labels.npy", labels)):
-        atomic_write(path / name, _npy(array))
+        save_array(path / name, array)
     write_json(
         path / "pool.json",
         {
@@ -194,14 +194,6 @@ def _prepare(source: Source, request: Request, path: Path) -> None:
 def sample(count: int, limit: int, seed: int) -> NDArray[np.int64]:
     """Return which of ``count`` images a ``limit`` keeps, ascending: a seeded choice, or all when it is 0."""
     return np.sort(np.random.default_rng(seed).permutation(count)[: limit or None])
-
-
-def _npy(array: NDArray[np.generic]) -> bytes:
-    import io
-
-    buffer = io.BytesIO()
-    np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
-    return buffer.getvalue()
 
 
 def fit_gray(images: NDArray[np.uint8], shape: tuple[int, int, int], name: str) -> NDArray[np.uint8]:

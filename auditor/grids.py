@@ -1,0 +1,56 @@
+"""Pictures: each class's reconstructions beside the private image nearest to them."""
+
+import io
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from auditor.evaluator import Judge
+from auditor.evidence import Exhibit
+from fedinverse.data.source import unit
+from fedinverse.shard import Shard
+from fedinverse.storage import atomic_write
+
+
+def best_first(shown: Exhibit, label: int, count: int) -> Tensor:
+    """Return the ``count`` reconstructions of ``label`` the attacker would keep: highest target confidence first."""
+    rows = (shown.labels == label).nonzero().flatten()
+    order = shown.confidence[rows].argsort(descending=True, stable=True)
+    return shown.images[rows[order[:count]]]
+
+
+def nearest(images: Tensor, label: int, among: Shard, judge: Judge) -> Tensor:
+    """Return, for each of ``images``, the image of class ``label`` in ``among`` nearest in E1's features."""
+    own = unit(among.images[among.labels == label])
+    distance = torch.cdist(judge.features(images), judge.features(own))
+    return own[distance.argmin(1)]
+
+
+def row_of(shown: Exhibit, label: int, private: Shard, judge: Judge, count: int) -> tuple[Tensor, Tensor]:
+    """Return (reconstructions, nearest private images) of ``label``, ``count`` each."""
+    images = best_first(shown, label, count)
+    return images, nearest(images, label, private, judge)
+
+
+def png(images: Tensor, zoom: int = 2) -> bytes:
+    """Return images [N, C, H, W] in [0, 1] side by side as one PNG, enlarged without smoothing."""
+    strip = torch.cat(list(images), 2).mul(255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    picture = Image.fromarray(strip.squeeze(2) if strip.shape[2] == 1 else strip)
+    picture = picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def save_grid(path: Path, rows: list[tuple[Tensor, Tensor]], zoom: int = 3) -> None:
+    """Write a grid: one row per class, reconstructions left, a gap, their nearest private images right."""
+    lines = []
+    for made, real in rows:
+        gap = torch.ones(1, made.shape[1], made.shape[2], made.shape[3] // 4)
+        lines.append(torch.cat([torch.cat(list(made), 2), gap[0], torch.cat(list(real), 2)], 2))
+    sheet = torch.cat(lines, 1)[None]
+    atomic_write(path, png(sheet, zoom))
+
+

@@ -1,0 +1,112 @@
+"""The whole configuration: every role's section, checked one by one and against each other, before anything is written."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from attacker.registry import make_attack
+from attacker.settings import Attacker
+from auditor.settings import Audit
+from clients.cohorts import Cohort, assign
+from clients.cohorts import check as check_defences
+from clients.training import Training
+from fedinverse.config import Data, Model, Population, Section, Split, Table, find_config, parse, read_table
+from fedinverse.data import source_of
+from fedinverse.errors import ConfigError
+from fedinverse.models import build, spec_of
+from pipeline.engines import Engine
+from server.settings import Federation
+from strategies import make_strategy
+
+
+class Experiment(Section):
+    """A configuration file."""
+
+    name: str = Field(min_length=1, pattern=r"^[\w.-]+$", description="names the run directory")
+    seed: int = Field(0, ge=0, lt=2**31, description="every random number of the run derives from it")
+    out: str = Field("runs", description="directory of run directories")
+    data: Data = Data()
+    split: Split = Split()
+    population: Population = Population()
+    model: Model = Model()
+    training: Training = Training()
+    federation: Federation = Federation()
+    engine: Engine = Engine()
+    cohorts: tuple[Cohort, ...] = ()
+    attacker: Attacker = Attacker()
+    attacks: dict[str, dict[str, Any]] = Field(default_factory=dict, description="attacks by a label of your choice")
+    audit: Audit = Audit()
+
+    @model_validator(mode="after")
+    def _somebody_is_sampled(self) -> "Experiment":
+        clients, fraction = self.population.clients, self.federation.fraction_train
+        if round(clients * fraction) < 1:
+            raise ValueError(
+                f"federation.fraction_train {fraction:g} of {clients} clients samples nobody; "
+                f"make it at least {1 / clients:g}"
+            )
+        beyond = [client for client in self.federation.always_train if client >= clients]
+        if beyond:
+            raise ValueError(f"federation.always_train names {beyond}, but clients run from 0 to {clients - 1}")
+        if self.attacks and not self.population.malicious:
+            raise ValueError("attacks are configured but population.malicious is 0; make it 1 or remove the attacks")
+        return self
+
+
+def load_experiment(name: str, assignments: list[str], out: Path | None = None) -> Experiment:
+    """Read, override, check.
+
+    Args:
+        name: path of a TOML file, or the name of one in ``configs/``.
+        assignments: ``section.key=value`` overrides.
+        out: replaces the file's ``out``.
+
+    Raises:
+        ConfigError: names file, key and fix.
+    """
+    path = find_config(name)
+    table: Table = read_table(path, assignments)
+    if out is not None:
+        table["out"] = str(out)
+    experiment = parse(Experiment, table, "", str(path))
+    check(experiment, str(path))
+    return experiment
+
+
+def check(experiment: Experiment, origin: str) -> None:
+    """Check names and combinations that only the rooms themselves know."""
+    for key, source in (("private", experiment.data.private), ("public", experiment.data.public)):
+        _located(lambda source=source: source_of(source), f"{origin}: 'data.{key}'")  # type: ignore[misc]
+    _located(lambda: spec_of(experiment.model.name), f"{origin}: 'model.name'")
+    for label, table in experiment.attacks.items():
+        make_attack(table, f"attacks.{label}", origin)
+    make_strategy(experiment.federation.strategy, dict(experiment.federation.options), origin)
+    population = experiment.population
+    defences = assign(experiment.cohorts, population.clients, experiment.seed, population.attackers, origin)
+    if experiment.cohorts:
+        check_defences(defences, build(experiment.model.name, 2, experiment.model.width, seed=0), origin)
+    if experiment.audit.evaluator.model == experiment.model.name:
+        raise ConfigError(
+            f"{origin}: 'audit.evaluator.model' is '{experiment.model.name}', the target's own architecture: "
+            "it would share its mistakes; choose another one"
+        )
+
+
+def _located(act: Any, where: str) -> None:
+    try:
+        act()
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def resolved(experiment: Experiment) -> Table:
+    """Return the complete table that goes into the run directory: every default written out, no machine's choice."""
+    table = experiment.model_dump(mode="json")
+    table["attacks"] = {
+        label: {"kind": attack["kind"], **make_attack(attack, f"attacks.{label}", "config").settings.model_dump(mode="json")}
+        for label, attack in experiment.attacks.items()
+    }
+    for key in ("out", "engine"):  # where and on what it runs changes no result
+        del table[key]
+    return table

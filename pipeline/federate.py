@@ -1,0 +1,72 @@
+"""Stage 1: run the federation, or the rounds of it that are still to run."""
+
+import threading
+from contextlib import suppress
+from types import TracebackType
+
+from rich.progress import Progress
+
+from fedinverse.errors import IntegrityError, StageError
+from fedinverse.run import Run, World
+from fedinverse.storage import read_jsonl
+from pipeline.console import console, percent, progress_bar
+from pipeline.engines import Engine, run_federation
+
+TITLES = {"with_victim": "Federating", "without_victim": "Federating without the victim's images (control world)"}
+
+
+def federate(run: Run, world: World, engine: Engine) -> None:
+    """Bring the federation of ``world`` to its last round.
+
+    Raises:
+        StageError: the engine ended before the last round.
+    """
+    rounds = int(run.table["federation"]["rounds"])
+    done = _done(run, world)
+    if done >= rounds:
+        console.print(f"{TITLES[world]}: {rounds} rounds are done")
+        return
+    start = f"resuming after round {done}" if done >= 0 else f"{rounds} rounds"
+    console.print(f"[b]{TITLES[world]}[/b] on engine '{engine.kind}': {start}")
+    with progress_bar() as bar, _Watch(run, world, bar, rounds, done):
+        run_federation(run, world, engine)
+    if _done(run, world) < rounds:
+        raise StageError(f"the federation ended after round {_done(run, world)} of {rounds}; start again with --resume")
+
+
+def _done(run: Run, world: World) -> int:
+    lines = read_jsonl(run.rounds(world))
+    return int(lines[-1]["round"]) if lines else -1
+
+
+class _Watch:
+    """Shows rounds as the server records them. It reads files, so it watches every engine alike."""
+
+    def __init__(self, run: Run, world: World, bar: Progress, rounds: int, done: int) -> None:
+        self._run, self._world, self._bar, self._shown = run, world, bar, done
+        self._task = bar.add_task("starting clients", total=rounds, completed=max(done, 0))
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._show()
+
+    def _loop(self) -> None:
+        while not self._stop.wait(0.3):
+            self._show()
+
+    def _show(self) -> None:
+        with suppress(IntegrityError, OSError):  # a line being written right now
+            for line in read_jsonl(self._run.rounds(self._world)):
+                if line["round"] > self._shown:
+                    self._shown = line["round"]
+                    self._bar.update(self._task, completed=self._shown, description="rounds")
+                    self._bar.console.print(
+                        f"  round {self._shown:>3}   accuracy {percent(line['accuracy']):>7}"
+                        f"   victim's classes {percent(line['victim-accuracy']):>7}"
+                    )
