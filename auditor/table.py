@@ -1,0 +1,88 @@
+"""Reads one score of one arm out of the tidy score table, as cells for the statistics.
+
+The table has one row per seed x world x round x arm x attack x class x metric; see ``COLUMNS``. An arm
+belongs to one
+world: B2 to the federation without the victim, all others to the one with it. Three controls do not depend on
+    the
+round they are compared with and may stand in the table once, at any round: B1 (the untrained model is round
+0's), B3 (the attacker's own shard does not change) and CEIL (real images). CEIL may also stand there once for
+all attacks, under an empty attack.
+"""
+
+import numpy as np
+import pandas as pd
+
+from auditor.omitted import Omitted
+from auditor.statistics import Cells
+from fedinverse.errors import DataError
+
+COLUMNS = ("seed", "world", "round", "arm", "attack", "label", "metric", "value", "count")
+ARMS = ("A", "B0", "B1", "B2", "B3", "B4", "B5", "CEIL")
+ROUNDLESS = ("B1", "B3", "CEIL")
+EVERY_ATTACK = ""
+
+
+def check_table(scores: pd.DataFrame) -> None:
+    """Refuse a table that cannot be read without guessing.
+
+    Raises:
+        DataError: a column is missing, an arm is unknown, a value is infinite, or a cell has two rows; names
+            it.
+    """
+    missing = [column for column in COLUMNS if column not in scores.columns]
+    if missing:
+        raise DataError(f"the score table has no column {', '.join(missing)}")
+    unknown = sorted(set(scores["arm"]) - set(ARMS))
+    if unknown:
+        raise DataError(f"the score table names the arm {', '.join(unknown)}; known: {', '.join(ARMS)}")
+    if np.isinf(scores["value"].to_numpy(float)).any():
+        raise DataError("the score table holds an infinite value; leave out what could not be scored")
+    keys = [column for column in COLUMNS if column not in ("value", "count")]
+    twice = scores.duplicated(keys)
+    if twice.any():
+        row = ", ".join(f"{key} {value}" for key, value in scores.loc[twice, keys].iloc[0].items())
+        raise DataError(f"the score table holds two rows for {row}")
+
+
+def world_of(arm: str) -> str:
+    """Return the world whose rows an arm's score is read from."""
+    return "without_victim" if arm == "B2" else "with_victim"
+
+
+def cells(scores: pd.DataFrame, arm: str, attack: str, server_round: int, metric: str) -> Cells | Omitted:
+    """Return one value per seed and class, or why there is none.
+
+    Args:
+        scores: a table that ``check_table`` accepts. Rows without a value (NaN) are left out.
+        arm: see ``ARMS``.
+        attack: label of the attack.
+        server_round: round t compared.
+        metric: name of the score.
+    """
+    chosen = scores[(scores["arm"] == arm) & (scores["metric"] == metric) & scores["value"].notna()]
+    chosen = chosen[chosen["world"] == world_of(arm)]
+    mine = chosen[chosen["attack"] == attack]
+    if arm == "CEIL" and mine.empty:
+        mine = chosen[chosen["attack"] == EVERY_ATTACK]
+    here = mine[mine["round"] == server_round]
+    if arm in ROUNDLESS and here.empty and mine["round"].nunique() == 1:
+        here = mine
+    if here.empty:
+        return Omitted(f"arm {arm} has no {metric} for {attack} at round {server_round}")
+    wide = here.pivot(index="seed", columns="label", values="value").sort_index().sort_index(axis=1)
+    return Cells(
+        wide.to_numpy(np.float64),
+        tuple(int(seed) for seed in wide.index),
+        tuple(int(label) for label in wide.columns),
+    )
+
+
+def rounds_of(scores: pd.DataFrame, attack: str, metric: str) -> list[int]:
+    """Return the rounds at which ``attack`` was run on the federation with the victim, ascending."""
+    chosen = (scores["arm"] == "A") & (scores["metric"] == metric) & (scores["attack"] == attack)
+    return sorted(int(each) for each in scores.loc[chosen & scores["value"].notna(), "round"].unique())
+
+
+def attacks_of(scores: pd.DataFrame, metric: str) -> list[str]:
+    """Return the attacks that were run, sorted."""
+    return sorted(scores.loc[(scores["arm"] == "A") & (scores["metric"] == metric), "attack"].unique())

@@ -1,0 +1,28 @@
+"""The main job: one command, one config, a whole simulated experiment.
+
+``python fedinverse_sim.py [CONFIG] [--set section.key=value]... [--out DIR] [--resume]``
+"""
+
+import typer
+
+from pipeline.cli import EXAMPLES, ConfigArgument, OutOption, ResumeOption, SetOption, guarded, run
+
+
+def main(
+    config: ConfigArgument = "quickstart",
+    set_: SetOption = None,
+    out: OutOption = None,
+    resume: ResumeOption = False,
+) -> None:
+    """Simulate a federation with a malicious participant, invert what it captured, audit and report.
+
+    Flower runs the federation over Ray-simulated clients. One client keeps every global model it is sent and inverts
+    it afterwards. An auditor, with images no client holds, tells how much of the victim's classes it got.
+    """
+    run(config, set_, out, resume)
+
+
+if __name__ == "__main__":
+    app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+    app.command(epilog=EXAMPLES)(main)
+    guarded(app)

@@ -1,0 +1,137 @@
+"""The command line: ``fedinverse run | invert | audit | report | models | attacks | ...``."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fedinverse.errors import FedInverseError
+
+app = typer.Typer(
+    name="fedinverse",
+    help="Measure what one participant of a federation can reconstruct of the others' data. For your own federations.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+ConfigArgument = Annotated[str, typer.Argument(help="a TOML file, or the name of one in configs/", metavar="[CONFIG]")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="override a value of the file; may be repeated"),
+]
+OutOption = Annotated[Path | None, typer.Option("--out", help="directory of run directories (default: the file's 'out')")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="continue a run that was stopped or killed")]
+RunArgument = Annotated[Path, typer.Argument(help="a run directory, e.g. runs/quickstart")]
+
+EXAMPLES = """
+[b]Examples[/b]
+
+  python fedinverse_sim.py                                   the quick start, about four minutes
+  python fedinverse_sim.py --set seed=1 --set name=second    another seed, another run directory
+  python fedinverse_sim.py --resume                          continue after a stop
+  python fedinverse_sim.py --set engine.kind=local           everything in one process
+
+Sections and keys are documented in configs/quickstart.toml; a wrong key names the nearest right one.
+"""
+
+
+@app.command(epilog=EXAMPLES)
+def run(
+    config: ConfigArgument = "quickstart",
+    set_: SetOption = None,
+    out: OutOption = None,
+    resume: ResumeOption = False,
+) -> None:
+    """Simulate a federation with a malicious participant, invert what it captured, audit and report."""
+    from pipeline.experiment import load_experiment
+    from pipeline.stages import run_all
+
+    run_all(load_experiment(config, set_ or [], out), resume=resume)
+
+
+@app.command()
+def invert(directory: RunArgument) -> None:
+    """Invert the captures of a run (only those that are not inverted yet)."""
+    from pipeline.invert import invert as stage
+
+    stage(_open(directory))
+
+
+@app.command()
+def audit(directory: RunArgument) -> None:
+    """Score a run's reconstructions beside their controls."""
+    from pipeline.audit import audit as stage
+    from pipeline.audit import show
+
+    opened = _open(directory)
+    show(opened, stage(opened))
+
+
+@app.command()
+def report(directory: RunArgument) -> None:
+    """Write report.html from a run's audit."""
+    from pipeline.console import console
+    from pipeline.report import report as stage
+
+    console.print(f"[b]Report[/b]  {stage(_open(directory))}")
+
+
+@app.command()
+def names() -> None:
+    """List the models, data sources, attacks, defences and strategies by name."""
+    from attacker.registry import attack_names
+    from clients.defences import defence_names
+    from fedinverse.data import source_names
+    from fedinverse.models import model_names
+    from pipeline.console import console
+    from strategies import strategy_names
+
+    lists: list[tuple[str, Callable[[], list[str]]]] = [
+        ("models", model_names),
+        ("data sources", source_names),
+        ("attacks", attack_names),
+        ("defences", defence_names),
+        ("strategies", strategy_names),
+    ]
+    for title, known in lists:
+        console.print(f"[b]{title:<14}[/b]{', '.join(known())}")
+
+
+def _open(directory: Path) -> Any:
+    from fedinverse.run import Run
+
+    opened = Run(directory.resolve())
+    opened.table  # noqa: B018 - refuses what is no run directory
+    return opened
+
+
+def guarded(command: Callable[[], Any]) -> None:
+    """Run ``command``; what the operator can mend ends with one message and exit code 2, a stop with 130."""
+    from rich.console import Console
+
+    problems = Console(stderr=True, highlight=False)
+    try:
+        command()
+    except FedInverseError as error:
+        for line in str(error).splitlines():
+            problems.print(f"[red]error[/red] {line}", markup=True, soft_wrap=True)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        problems.print(f"[red]error[/red] {error}; what was finished is kept, continue with --resume", soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        problems.print("stopped; continue with --resume")
+        sys.exit(130)
+
+
+def main() -> None:
+    """Entry point of ``fedinverse``."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
+    guarded(app)
