@@ -137,7 +137,12 @@ class Attack(ABC):
 
     @abstractmethod
     def prior(
-        self, target: Target | None, public: PublicSet, seed: int, device: torch.device, progress: Progress = silent
+        self,
+        target: Target | None,
+        public: PublicSet,
+        seed: int,
+        device: torch.device,
+        progress: Progress = silent,
     ) -> Prior:
         """Return the prior this attack samples from, trained or read from the cache.
 
@@ -206,12 +211,17 @@ def make_attack(table: dict[str, Any], where: str, origin: str) -> Attack:
     return chosen(parse(chosen.Settings, settings, where, origin))
 
 
-def check_fit(target: Target, prior: Prior, labels: Tensor) -> None:
+def check_fit(target: Target, prior: Prior, labels: Tensor, needs: Capabilities = Capabilities()) -> None:
     """Refuse what cannot work, before any work.
 
     Raises:
-        ConfigError: empty class list, a class the target does not have, or images of another shape than it takes.
+        ConfigError: empty class list, a class the target does not have, images of another shape than it takes,
+            or a prior without the critic that the attack needs.
     """
+    if needs.critic and prior.critic is None:
+        raise ConfigError(
+            f"prior '{prior.name}' has no critic, which this attack needs; choose one trained with a critic"
+        )
     if len(labels) == 0:
         raise ConfigError("the list of classes to invert is empty; name at least one")
     if int(labels.max()) >= target.model.classes or int(labels.min()) < 0:

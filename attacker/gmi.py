@@ -2,8 +2,9 @@
 
 min_z  -D(G(z)) + lambda L_id(T(G(z)), y),  z0 ~ N(0, I)                                         (eq. 3-5)
 
-by SGD with Nesterov momentum; z is clamped to [-1, 1] after each step. All classes and restarts are one batch, and the
-loss is summed over it, so the path of one reconstruction does not depend on what else is reconstructed with it.
+by SGD with Nesterov momentum; z is clamped to [-1, 1] after each step. All classes and restarts are one batch, and
+the loss is summed over it, so the path of one reconstruction does not depend on what else is reconstructed with it
+(a diversity term couples a batch by intent).
 
 | differs from the published code | why |
 |---|---|
@@ -11,6 +12,7 @@ loss is summed over it, so the path of one reconstruction does not depend on wha
 | G, D, T frozen, in eval, BatchNorm folded | same images, 2x faster; T stays bit-identical |
 | identity loss selectable | ``ce`` is published; margin losses recover more (LOM, PLG-MI) |
 | a sample whose loss is NaN is marked failed, the others go on | one bad start must not cost the batch |
+| every reconstruction draws from a stream of its own | as the first row |
 """
 
 import torch
@@ -20,7 +22,6 @@ from torch import Tensor
 from attacker.attack import (
     Attack,
     Capabilities,
-    Cost,
     Progress,
     PublicSet,
     Reconstructions,
@@ -30,23 +31,28 @@ from attacker.attack import (
     register,
     silent,
 )
-from attacker.identity import IdentityLoss, IdentityName, identity_loss
+from attacker.diversity import Diversity, blocks, diversity_term, grid_of, layout
+from attacker.objective import InversionSettings, Objective, account, objective
 from attacker.priors.prior import Prior
 from attacker.priors.wgan_gp import WganGpSettings, wgan_gp_prior
-from fedinverse.config import Section
+from attacker.selection import selected
+from attacker.streams import Streams
 
 
-class GMISettings(Section):
+class GMISettings(InversionSettings):
     """Settings of GMI. Defaults are the published values for MNIST-like images."""
 
     prior: WganGpSettings = Field(WganGpSettings(), description="training of the WGAN-GP prior")
-    identity_loss: IdentityName = Field("ce", description="ce (published), logit, max_margin or poincare")
     identity_weight: float = Field(100.0, gt=0, description="lambda, weight of the identity loss")
     iterations: int = Field(1500, ge=0, description="optimisation steps")
     lr: float = Field(2e-3, gt=0, description="per-sample step; 3.33e-4 is published for faces")
     momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov momentum")
     clamp: float = Field(1.0, gt=0, description="z is kept within [-clamp, clamp]")
-    max_batch: int = Field(1024, ge=1, description="memory budget: at most this many images at once")
+    initial_selection: int = Field(
+        0,
+        ge=0,
+        description="start from the best of this many latents, as the target scores them; 0: at random",
+    )
 
 
 @register("gmi")
@@ -58,7 +64,12 @@ class GMI(Attack):
     settings: GMISettings
 
     def prior(
-        self, target: Target | None, public: PublicSet, seed: int, device: torch.device, progress: Progress = silent
+        self,
+        target: Target | None,
+        public: PublicSet,
+        seed: int,
+        device: torch.device,
+        progress: Progress = silent,
     ) -> Prior:
         """Return the WGAN-GP of the public set; the target plays no part."""
         del target
@@ -74,43 +85,73 @@ class GMI(Attack):
         progress: Progress = silent,
     ) -> Reconstructions:
         """Reconstruct one image per label."""
-        check_fit(target, prior, labels)
+        check_fit(target, prior, labels, self.needs)
         watch, settings = Stopwatch(), self.settings
-        z = torch.randn(len(labels), prior.latent, generator=generator).to(target.device)
-        labels = labels.to(target.device)
-        loss = identity_loss(settings.identity_loss, target.model, public.images, len(labels), generator)
-        parts = torch.arange(len(labels)).split(settings.max_batch)
-        for part in parts:
-            z[part] = self._descend(target, prior, z[part], labels[part], loss.of(part), progress)
-        with torch.inference_mode():
-            images = torch.cat([prior.generator(z[part]) for part in parts])
-            seen = [target.model.features(images[part]) for part in parts]
-            scores = torch.cat(
-                [loss.of(part)(look, labels[part]) for look, part in zip(seen, parts, strict=True)]
+        streams = Streams.of_labels(labels, generator)
+        z = streams.normal(prior.latent).to(target.device)
+        goal = objective(settings, target, public, streams, generator, progress=progress)
+        diversity = diversity_term(settings.diversity, target, public, generator)
+        if settings.initial_selection:
+            z = selected(target, prior, labels, settings.initial_selection, generator)
+        for part, classes in self._parts(labels):
+            z[part] = self._descend(
+                prior,
+                z[part],
+                labels[part].to(target.device),
+                goal=goal.rows(part),
+                diversity=diversity,
+                classes=classes,
+                progress=progress,
             )
-            confidence = torch.cat([look.logits for look in seen]).softmax(1).gather(1, labels[:, None]).squeeze(1)
-        failed = ~torch.isfinite(scores) | ~torch.isfinite(images).flatten(1).all(1)
-        images = torch.where(failed[:, None, None, None], torch.zeros_like(images), images)
-        return Reconstructions(
-            *(value.cpu().clone() for value in (images, labels, z, scores, confidence, failed)),
-            Cost(watch.seconds, (settings.iterations + 1) * len(labels), settings.iterations),
+        return account(
+            goal,
+            prior.generator,
+            z,
+            labels,
+            watch=watch,
+            steps=settings.iterations,
+            queries=settings.iterations * len(labels) * goal.cost + settings.initial_selection,
         )
 
+    def _parts(self, labels: Tensor) -> list[tuple[Tensor, int]]:
+        """Return the rows of each batch and, for a diversity term, how many classes it has (class by class)."""
+        settings = self.settings
+        if not settings.diversity.active:
+            return [(rows, len(rows)) for rows in torch.split(torch.arange(len(labels)), settings.fits)]
+        grid = layout(labels).grid()
+        cuts = blocks(settings.diversity, len(grid), grid.shape[1], settings.fits)
+        return [(grid[cut].flatten(), len(grid[cut])) for cut in cuts]
+
     def _descend(
-        self, target: Target, prior: Prior, z: Tensor, labels: Tensor, identity: IdentityLoss, progress: Progress
+        self,
+        prior: Prior,
+        z: Tensor,
+        labels: Tensor,
+        *,
+        goal: Objective,
+        diversity: Diversity,
+        classes: int,
+        progress: Progress,
     ) -> Tensor:
         """Return the optimised latents [N, d] of one batch."""
-        settings, critic = self.settings, prior.critic
+        settings, critic, identity = self.settings, prior.critic, goal.loss()
         assert critic is not None
         velocity = torch.zeros_like(z)
         for step in range(settings.iterations):
             z = z.detach().requires_grad_(True)
             images = prior.generator(z)
-            loss = settings.identity_weight * identity(target.model.features(images), labels) - critic(images)
-            (slope,) = torch.autograd.grad(loss.sum(), z)
+            loss, features = identity(images, labels)
+            total = (settings.identity_weight * loss - critic(images)).sum()
+            if diversity.active:
+                cells = (classes, len(z) // classes)
+                term = diversity(grid_of(images, cells), grid_of(z, cells), grid_of(features, cells))
+                total = total + cells[1] * term  # the term is that of one sample per class
+            (slope,) = torch.autograd.grad(total, z)
             with torch.no_grad():
                 # torch.optim.SGD(momentum, nesterov=True), written out so that only z carries state
                 velocity.mul_(settings.momentum).add_(slope)
-                z = (z - settings.lr * (slope + settings.momentum * velocity)).clamp_(-settings.clamp, settings.clamp)
+                z = (z - settings.lr * (slope + settings.momentum * velocity)).clamp_(
+                    -settings.clamp, settings.clamp
+                )
             progress("GMI", step + 1, settings.iterations)
         return z.detach()

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedinverse.data.source import unit
+from attacker.public_view import public_view
+from attacker.streams import Streams
 from fedinverse.models import Classifier, Features
 
 IdentityName = Literal["ce", "logit", "max_margin", "poincare"]
@@ -24,7 +25,10 @@ _REFERENCE_IMAGES = 2048  # enough for a mean and a variance per feature
 
 @dataclass(frozen=True)
 class IdentityLoss:
-    """An identity loss for one target; ``anchor`` [N, F] holds the public features of ``logit``."""
+    """An identity loss for one target; ``anchor`` [N, F] holds the public features of ``logit``.
+
+    Several views of a reconstruction stand next to each other in a batch and share its anchor.
+    """
 
     name: IdentityName
     anchor: Tensor | None = None
@@ -45,7 +49,8 @@ class IdentityLoss:
         if self.name == "max_margin":
             return logits.scatter(1, labels[:, None], float("-inf")).amax(1) - own
         assert self.anchor is not None
-        return self.weight * (seen.penultimate - self.anchor).square().mean(1) - own
+        anchor = self.anchor.repeat_interleave(len(labels) // len(self.anchor), 0)
+        return self.weight * (seen.penultimate - anchor).square().mean(1) - own
 
 
 def poincare(logits: Tensor, labels: Tensor) -> Tensor:
@@ -64,23 +69,21 @@ def poincare(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def identity_loss(
-    name: IdentityName, target: Classifier, public: Tensor, count: int, generator: torch.Generator
+    name: IdentityName, model: Classifier, public: Tensor, streams: Streams, generator: torch.Generator
 ) -> IdentityLoss:
-    """Return the loss ``name`` for ``target``.
+    """Return the loss ``name`` for ``model``.
 
     Args:
         name: see the module's table.
-        target: frozen, in eval mode.
+        model: the target or a student; frozen, in eval mode.
         public: the attacker's images uint8 [M, C, H, W]; read by ``logit`` only.
-        count: how many samples will be scored at once (``logit`` draws one anchor for each).
-        generator: of the anchors.
+        streams: of the reconstructions; ``logit`` draws one anchor from each.
+        generator: of the public images that ``logit`` takes its statistics from.
     """
     if name != "logit":
         return IdentityLoss(name)
-    device = next(target.parameters()).device
+    device = next(model.parameters()).device
     rows = torch.randperm(len(public), generator=generator)[:_REFERENCE_IMAGES]
-    with torch.inference_mode():
-        features = torch.cat([target.features(unit(public[part], device)).penultimate for part in rows.split(256)])
-    mean, deviation = features.mean(0), features.std(0)
-    noise = torch.randn(count, features.shape[1], generator=generator).to(device)
-    return IdentityLoss(name, mean + deviation * noise)
+    features, _ = public_view(model, public[rows], device)
+    noise = streams.normal(features.shape[1]).to(device)
+    return IdentityLoss(name, features.mean(0) + features.std(0) * noise)

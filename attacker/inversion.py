@@ -43,7 +43,9 @@ class Inversion:
         return Reconstructions(**tensors, cost=Cost(**self.about["cost"]))
 
 
-def place(store: Path, label: str, attack: dict[str, Any], target_sha: str, labels: Tensor, seed: int, public: str) -> Inversion:
+def place(
+    store: Path, label: str, attack: dict[str, Any], target_sha: str, labels: Tensor, seed: int, public: str
+) -> Inversion:
     """Return where the inversion of that target with that configuration lies, done or not."""
     config = content_sha256({"attack": attack, "labels": labels.tolist(), "seed": seed, "public": public})
     return Inversion(store / label / f"{target_sha[:16]}-{config[:16]}")
@@ -90,7 +92,9 @@ def _as_reconstructions(target: Target, images: Tensor, labels: Tensor) -> Recon
     logits = target.model(images.to(target.device)).cpu()
     confidence = logits.softmax(1).gather(1, labels[:, None]).squeeze(1)
     nothing = torch.zeros(len(labels), 1)
-    return Reconstructions(images, labels, nothing, nothing[:, 0], confidence, torch.zeros(len(labels), dtype=torch.bool))
+    return Reconstructions(
+        images, labels, nothing, nothing[:, 0], confidence, torch.zeros(len(labels), dtype=torch.bool)
+    )
 
 
 def _arrays(made: Reconstructions) -> dict[str, Any]:

@@ -12,7 +12,7 @@ class Attacker(Section):
 
     rounds: Literal["every", "last", "new_best"] | tuple[int, ...] = Field(
         "last",
-        description="every captured round, the last, those better than all before on the attacker's own shard, or a list",
+        description="every captured round, the last, those better than before on its own shard, or a list",
     )
     every_nth: int = Field(1, ge=1, description="with 'every': only rounds divisible by this, and the last")
     classes: tuple[int, ...] = Field(

@@ -116,7 +116,11 @@ class Bench:
         for number, job in enumerate(waiting.values(), 1):
             about = read_metadata(job.weights)
             target = open_target(
-                job.weights, about["model"], int(about["classes"]), float(about["width"]), self.settings.device
+                job.weights,
+                about["model"],
+                int(about["classes"]),
+                float(about["width"]),
+                self.settings.device,
             )
             say = _Reporter(f"{job.label} on round {target.round} ({number} of {len(waiting)})")
             invert(self.attacks[job.label], job.where, target, self.public, self.labels, self.plan.seed, say)

@@ -85,9 +85,7 @@ def train_judge(run: Run, settings: Evaluator, store: Path, device: str | torch.
     check_independent(run, settings)
     vault, reserve = part_of(run, "vault"), part_of(run, "reserve")
     manifest = run.split
-    key = content_sha256(
-        [settings.model_dump(), run.seed, sorted(manifest.loc[manifest["part"] == "vault", "sha256"])]
-    )
+    key = content_sha256([settings.model_dump(), run.seed, sorted(manifest.loc[manifest["part"] == "vault", "sha256"])])
     classes = len(run.class_names)
     network = build(settings.model, classes, settings.width, derive(run.seed, "evaluator"))
     path = store / f"evaluator-{key[:16]}.safetensors"
@@ -103,7 +101,11 @@ def train_judge(run: Run, settings: Evaluator, store: Path, device: str | torch.
 
 
 def _fit(
-    network: Classifier, vault: Shard, settings: Evaluator, random: torch.Generator, device: str | torch.device
+    network: Classifier,
+    vault: Shard,
+    settings: Evaluator,
+    random: torch.Generator,
+    device: str | torch.device,
 ) -> None:
     network.train()
     optimizer = torch.optim.Adam(network.parameters(), settings.lr)
@@ -115,13 +117,13 @@ def _fit(
             images = jitter(unit(vault.images[rows], device), random)
             loss = F.cross_entropy(network(images), vault.labels[rows].to(device))
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             schedule.step()
 
 
 def jitter(images: Tensor, random: torch.Generator) -> Tensor:
-    """Return ``images`` [B, C, H, W] each rotated, sheared, scaled and shifted a little: few vault images go further."""
+    """Return ``images`` [B, C, H, W] each rotated, sheared, scaled and shifted a little."""
     count, device = len(images), images.device
 
     def around(centre: float, spread: float) -> Tensor:

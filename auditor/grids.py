@@ -52,5 +52,3 @@ def save_grid(path: Path, rows: list[tuple[Tensor, Tensor]], zoom: int = 3) -> N
         lines.append(torch.cat([torch.cat(list(made), 2), gap[0], torch.cat(list(real), 2)], 2))
     sheet = torch.cat(lines, 1)[None]
     atomic_write(path, png(sheet, zoom))
-
-

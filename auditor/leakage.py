@@ -2,9 +2,9 @@
 
 s(X) is the mean score of arm X, a share in [0, 1] (spec: audit, "Scores"):
 
-    FPR_t        = s(B2)                                              score against a model that never saw the victim
-    L_t          = s(A) - s(B2)                                       victim-attributable leakage
-    corrected    = (s(A) - FPR) / (1 - FPR)                           of what is left to succeed, never clipped
+    FPR_t        = s(B2)                                            against a model that never saw the victim
+    L_t          = s(A) - s(B2)                                     victim-attributable leakage
+    corrected    = (s(A) - FPR) / (1 - FPR)                         of what is left to win, never clipped
     normalised   = (s(A) - m) / (s(CEIL) - m),  m = max(s(B0), s(B2), s(B3))
 
 All means are over the cells (seed, class) that every arm concerned holds, and their intervals come from
@@ -21,32 +21,30 @@ from numpy.typing import NDArray
 from auditor.omitted import Omitted
 from auditor.statistics import (
     DRAWS,
-    LEVEL,
+    NOTHING,
     Cells,
     Estimate,
     aligned,
     bootstrap_means,
     estimate,
+    expanded_interval,
     marks_of,
     paired_difference,
 )
 from auditor.table import ARMS, cells
 
 Floats = NDArray[np.float64]
-PRIORS = (
-    "B0",
-    "B2",
-    "B3",
-)  # what an attacker reaches without the victim: the controls of the normalised form
-FEWEST_VALID = (
-    0.99  # share of bootstrap draws in which a quotient must exist for its interval to mean anything
-)
+PRIORS = ("B0", "B2", "B3")  # controls of the normalised form: what an attacker reaches without the victim
+NO_INTERVAL = "no spread: no interval can be had"
+# Share of bootstrap draws in which a quotient must exist for its interval to mean anything.
+FEWEST_VALID = 0.99
 
 
 def corrected(attack: Floats, false_positives: Floats) -> Floats:
     """Return (A - FPR) / (1 - FPR), elementwise and never clipped; NaN where FPR is 1."""
     left = 1 - np.asarray(false_positives, np.float64)
-    return np.divide(attack - false_positives, left, out=np.full_like(left, np.nan), where=left > 0)
+    quotient: Floats = np.divide(attack - false_positives, left, out=np.full_like(left, np.nan), where=left > 0)
+    return quotient
 
 
 def normalised(attack: Floats, controls: Floats, ceiling: Floats) -> Floats:
@@ -54,7 +52,8 @@ def normalised(attack: Floats, controls: Floats, ceiling: Floats) -> Floats:
     m."""
     most = np.max(controls, axis=0)
     room = np.asarray(ceiling - most, np.float64)
-    return np.divide(attack - most, room, out=np.full_like(room, np.nan), where=room > 0)
+    quotient: Floats = np.divide(attack - most, room, out=np.full_like(room, np.nan), where=room > 0)
+    return quotient
 
 
 @dataclass(frozen=True)
@@ -120,6 +119,7 @@ def measure(
     server_round: int,
     metric: str,
     random: np.random.Generator,
+    *,
     draws: int = DRAWS,
 ) -> Leakage:
     """Return what the score table says about ``attack`` at ``server_round``.
@@ -134,8 +134,7 @@ def measure(
     """
     found = {arm: cells(scores, arm, attack, server_round, metric) for arm in ARMS}
     arms: dict[str, Estimate | Omitted] = {
-        arm: each if isinstance(each, Omitted) else estimate(each, random, draws)
-        for arm, each in found.items()
+        arm: each if isinstance(each, Omitted) else estimate(each, random, draws) for arm, each in found.items()
     }
     differences = {arm: _difference(found["A"], found[arm], random, draws) for arm in PRIORS}
     return Leakage(
@@ -165,8 +164,8 @@ def _difference(
 
 def _together(
     found: dict[str, Cells | Omitted], names: tuple[str, ...], random: np.random.Generator, draws: int
-) -> tuple[Floats, Floats, tuple[str, ...]] | Omitted:
-    """Return means [arms], bootstrap means [arms, draws] and marks of the arms ``names`` over their common
+) -> tuple[Floats, Floats, Cells] | Omitted:
+    """Return means [arms], bootstrap means [arms, draws] and one arm of the arms ``names`` over their common
     cells."""
     present: dict[str, Cells] = {}
     for name in names:
@@ -179,42 +178,43 @@ def _together(
     except ValueError as error:
         return Omitted(str(error))
     means = np.array([arm.mean for arm in cut])
-    return means, bootstrap_means(cut, random, draws), marks_of(len(cut[0].seeds), len(cut[0].labels))
+    return means, bootstrap_means(cut, random, draws), cut[0]
 
 
-def _corrected(
-    found: dict[str, Cells | Omitted], random: np.random.Generator, draws: int
-) -> Quotient | Omitted:
+def _corrected(found: dict[str, Cells | Omitted], random: np.random.Generator, draws: int) -> Quotient | Omitted:
     drawn = _together(found, ("A", "B2"), random, draws)
     if isinstance(drawn, Omitted):
         return drawn
-    means, samples, marks = drawn
+    means, samples, shared = drawn
     return _quotient(
         corrected(means[0:1], means[1:2]),
         corrected(*samples),
-        marks,
+        shared.count,
+        marks_of(len(shared.seeds), len(shared.labels)),
         "the control without the victim always succeeds",
     )
 
 
-def _normalised(
-    found: dict[str, Cells | Omitted], random: np.random.Generator, draws: int
-) -> Quotient | Omitted:
+def _normalised(found: dict[str, Cells | Omitted], random: np.random.Generator, draws: int) -> Quotient | Omitted:
     drawn = _together(found, ("A", "CEIL", *PRIORS), random, draws)
     if isinstance(drawn, Omitted):
         return drawn
-    means, samples, marks = drawn
+    means, samples, shared = drawn
     return _quotient(
         normalised(means[0:1], means[2:, None], means[1:2]),
         normalised(samples[0], samples[2:], samples[1]),
-        marks,
+        shared.count,
+        marks_of(len(shared.seeds), len(shared.labels)),
         "the ceiling on real images does not exceed the controls",
     )
 
 
-def _quotient(value: Floats, sample: Floats, marks: tuple[str, ...], undefined: str) -> Quotient | Omitted:
+def _quotient(
+    value: Floats, sample: Floats, cells_held: int, marks: tuple[str, ...], undefined: str
+) -> Quotient | Omitted:
     """Return the quotient, unless its denominator vanishes at the mean or in more than 1 % of the draws."""
     if np.isnan(value[0]) or np.isfinite(sample).mean() < FEWEST_VALID:
         return Omitted(undefined)
-    low, high = np.nanquantile(sample, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Quotient(float(value[0]), float(low), float(high), marks)
+    if cells_held < 2 or np.nanstd(sample) <= NOTHING:
+        return Quotient(float(value[0]), float(value[0]), float(value[0]), (*marks, NO_INTERVAL))
+    return Quotient(float(value[0]), *expanded_interval(sample, cells_held), marks)

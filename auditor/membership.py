@@ -45,6 +45,7 @@ class MemberLift:
 def member_lift(
     features: Tensor,
     labels: Tensor,
+    *,
     train: Tensor,
     train_labels: Tensor,
     reserve: Tensor,

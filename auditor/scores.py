@@ -23,22 +23,30 @@ def score(exhibits: Iterable[Exhibit], judge: Judge, seed: int) -> pd.DataFrame:
     for shown in exhibits:
         read = judge.logits(shown.images).argmax(1).cpu()
         right = (read == shown.labels) & ~shown.failed
-        base = {"seed": seed, "world": shown.world, "round": shown.round, "arm": shown.arm, "attack": shown.attack}
+        base = {
+            "seed": seed,
+            "world": shown.world,
+            "round": shown.round,
+            "arm": shown.arm,
+            "attack": shown.attack,
+        }
         for label in shown.labels.unique().tolist():
             mine = shown.labels == label
             count = int(mine.sum())
             rows += [
-                base | {"label": label, "metric": ACCURACY, "value": float(right[mine].float().mean()), "count": count},
                 base
-                | {"label": label, "metric": CONFIDENCE, "value": float(shown.confidence[mine].mean()), "count": count},
+                | {
+                    "label": label,
+                    "metric": ACCURACY,
+                    "value": float(right[mine].float().mean()),
+                    "count": count,
+                },
+                base
+                | {
+                    "label": label,
+                    "metric": CONFIDENCE,
+                    "value": float(shown.confidence[mine].mean()),
+                    "count": count,
+                },
             ]
     return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def mean_over_classes(scores: pd.DataFrame, metric: str = ACCURACY) -> pd.DataFrame:
-    """Return the mean over classes: index (attack, round), one column per arm.
-
-    B0 belongs to its round; B1 and B2 have one target each, whose figure stands in the row of that target's round.
-    """
-    chosen = scores[scores["metric"] == metric]
-    return chosen.pivot_table(index=["attack", "round"], columns="arm", values="value", aggfunc="mean")

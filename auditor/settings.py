@@ -11,7 +11,10 @@ class Audit(Section):
 
     evaluator: Evaluator = Field(Evaluator(), description="E1, the judge trained on the vault")
     gate: float = Field(
-        0.5, ge=0, le=1, description="below this accuracy on the victim classes a round says 'not learned yet'"
+        0.5,
+        ge=0,
+        le=1,
+        description="below this accuracy on the victim classes a round says 'not learned yet'",
     )
     without_victim: bool = Field(
         True,

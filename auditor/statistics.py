@@ -214,8 +214,7 @@ def _summary(cells: Cells, sample: Floats, instead: tuple[float, float] | None) 
     value, n = cells.mean, cells.count
     marks = marks_of(len(cells.seeds), len(cells.labels))
     if sample.std() > NOTHING:
-        tail = float(stats.norm.cdf(-_expansion(n) * stats.t.ppf((1 + LEVEL) / 2, n - 1)))
-        low, high = (float(end) for end in np.quantile(sample, [tail, 1 - tail]))
+        low, high = expanded_interval(sample, n)
         error, p = float(sample.std(ddof=1)), bootstrap_p(sample, n)
     else:
         marks = (*marks, NO_SPREAD)
@@ -226,6 +225,13 @@ def _summary(cells: Cells, sample: Floats, instead: tuple[float, float] | None) 
         error = toward / float(stats.norm.ppf((1 + LEVEL) / 2))
         p = float(2 * stats.norm.sf(abs(value) / error)) if error > 0 else float(value == 0)
     return Estimate(value, low, high, error, p, len(cells.seeds), len(cells.labels), n, marks)
+
+
+def expanded_interval(sample: Floats, n: int) -> tuple[float, float]:
+    """Return the 95 % interval of bootstrap values [draws] of at least 2 cells; NaN draws are left out."""
+    tail = float(stats.norm.cdf(-_expansion(n) * stats.t.ppf((1 + LEVEL) / 2, n - 1)))
+    low, high = np.nanquantile(sample, [tail, 1 - tail])
+    return float(low), float(high)
 
 
 def _expansion(n: int) -> float:

@@ -58,8 +58,8 @@ def calibrate(
     impostors = nearest[~own].sort().values
     if len(impostors) < FEWEST_IMPOSTORS or not bool(own.any()):
         return Omitted(
-            f"a threshold at {FALSE_ACCEPTS:.0%} false accepts needs {FEWEST_IMPOSTORS} natural impostors and one "
-            f"genuine image, got {len(impostors)} and {int(own.sum())}"
+            f"{FALSE_ACCEPTS:.0%} false accepts need {FEWEST_IMPOSTORS} natural impostors and one genuine "
+            f"image, got {len(impostors)} and {int(own.sum())}"
         )
     # The largest distance that accepts no more than 1 %: just below the first impostor that must stay out.
     first_refused = impostors[int(FALSE_ACCEPTS * len(impostors))]

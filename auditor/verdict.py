@@ -4,16 +4,16 @@ document.
 The primary attack, round and metric are fixed in the configuration before the run; the outcome speaks of them
 alone. With L = s(A) - s(B2) and its 95 % interval (``auditor.leakage``):
 
-``leak``              the intervals of L, s(A) - s(B0) and s(A) - s(B3) lie above 0: the score is beaten
-neither by a
-                      federation without the victim nor by the prior nor by the attacker's own shard. All
-                      three must hold, so no correction for three tests is due. It holds below the gate as
-                      well.
-``no leak detected``  L was not found, the target knows the classes (gate), the evaluator recognises real
-images
-                      (ceiling), and a leak of ``resolution`` would have been found with 80 % probability. It
-                      is relative to these attacks, always.
-``inconclusive``      everything else; ``reasons`` says what is missing.
+``leak``
+    The intervals of L, s(A) - s(B0) and s(A) - s(B3) lie above 0: neither a federation without the victim nor
+    the prior nor the attacker's own shard explains the score. All must hold, so no correction for several
+    tests is due. It holds below the gate as well. B3, which B2 contains, may be missing and is then named; B0
+    may not.
+``no leak detected``
+    L was not found, the target knows the classes (gate), the evaluator recognises real images (ceiling), and
+    a leak of ``resolution`` would have been found with 80 % probability. Relative to these attacks, always.
+``inconclusive``
+    Everything else; ``reasons`` says what is missing.
 
 A B5 above chance means that the instrument scores what cannot be there: always ``inconclusive``.
 
@@ -29,7 +29,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
-from auditor.leakage import PRIORS, Gate, Leakage, Quotient, measure
+from auditor.leakage import Gate, Leakage, Quotient, measure
 from auditor.omitted import Omitted
 from auditor.statistics import (
     DRAWS,
@@ -61,8 +61,7 @@ class Primary(Section):
         0.5, ge=0, le=1, description="score of real reserve images below which the evaluator cannot judge"
     )
     resolution: float = Field(
-        0.25, gt=0, le=1, description="smallest leakage that matters; larger undetectable ones are
-        inconclusive"
+        0.25, gt=0, le=1, description="smallest leakage that matters; the run must be able to find it"
     )
     draws: int = Field(DRAWS, ge=1000, description="bootstrap samples")
 
@@ -101,10 +100,10 @@ class Point(_Part):
     attack: str
     round: int
     gate: GateReport | Missing
-    arms: dict[str, Interval | Missing] = Field(description="mean score of every arm; B2 is the false-positive rate")
+    arms: dict[str, Interval | Missing] = Field(description="mean score of every arm; B2: false positives")
     leakage: Interval | Missing = Field(description="victim-attributable: A - B2")
     corrected: Interval | Missing = Field(description="(A - FPR) / (1 - FPR), never clipped; read beside arms.B2")
-    normalised: Interval | Missing = Field(description="(A - max(B0, B2, B3)) / (CEIL - max(B0, B2, B3))")
+    normalised: Interval | Missing = Field(description="(A - m) / (CEIL - m), m = max(B0, B2, B3)")
     p: float | Missing = Field(description="two-sided, of 'leakage is 0', unadjusted")
     p_holm: float | Missing = Field(description="the same, adjusted by Holm over the rounds of this attack")
     minimum_detectable_effect: float | Missing = Field(description="leakage found with 80 % probability")
@@ -140,11 +139,10 @@ class Verdict(_Part):
     seeds: int
     classes: int
     points: tuple[Point, ...] = Field(description="every attack at every round, by attack and round")
-    time_to_leak: dict[str, int | Missing] = Field(description="attack: first round with a leak, Holm-adjusted")
+    time_to_leak: dict[str, int | Missing] = Field(description="attack: first round that leaks, Holm-adjusted")
     cost_per_leaked_class: LeakCost | Missing
     member_lift: Interval | Missing = Field(
-        description="share nearer to training than to reserve images; 0.5: class prototypes, above:
-        memorisation"
+        description="share nearer to training than to reserve images: 0.5 prototypes, above memorised"
     )
     attacks: tuple[str, ...] = Field(description="the attacks this verdict is relative to")
 
@@ -164,6 +162,7 @@ def judge(
     scores: pd.DataFrame,
     primary: Primary,
     accuracy: Mapping[int, float],
+    *,
     classes: int,
     seed: int,
     costs: Mapping[str, AttackCost] | None = None,
@@ -187,7 +186,7 @@ def judge(
     attack, server_round = _primary(scores, primary)
     random = numpy_generator(seed, "verdict")
     found = {
-        (name, each): measure(scores, name, each, primary.metric, random, primary.draws)
+        (name, each): measure(scores, name, each, primary.metric, random, draws=primary.draws)
         for name in attacks_of(scores, primary.metric)
         for each in rounds_of(scores, name, primary.metric)
     }
@@ -202,9 +201,7 @@ def judge(
         outcome=outcome,
         sentence=_sentence(outcome, main, attacks_of(scores, primary.metric)),
         reasons=reasons,
-        primary=PrimaryReport(
-            attack=attack, round=server_round, metric=primary.metric, resolution=primary.resolution
-        ),
+        primary=PrimaryReport(attack=attack, round=server_round, metric=primary.metric, resolution=primary.resolution),
         seeds=known.seeds,
         classes=known.classes,
         points=points,
@@ -229,9 +226,7 @@ def _primary(scores: pd.DataFrame, primary: Primary) -> tuple[str, int]:
     rounds = rounds_of(scores, attack, primary.metric)
     server_round = rounds[-1] if primary.round == -1 else primary.round
     if server_round not in rounds:
-        raise ConfigError(
-            f"audit.primary.round is {server_round}; '{attack}' was run at {', '.join(map(str, rounds))}"
-        )
+        raise ConfigError(f"audit.primary.round is {server_round}; '{attack}' was run at {', '.join(map(str, rounds))}")
     return attack, server_round
 
 
@@ -249,24 +244,22 @@ def _adjusted(found: Mapping[tuple[str, int], Leakage]) -> dict[tuple[str, int],
 
 
 def _above_controls(leakage: Leakage) -> bool | Omitted:
-    """Return whether A lies above every control of ``PRIORS``, each by its own interval."""
-    differences = [leakage.leakage, *leakage.beyond.values()]
-    for each in differences:
-        if isinstance(each, Omitted):
-            return each
-    return all(isinstance(each, Estimate) and each.low > 0 for each in differences)
+    """Return whether A lies above B2, B0 and, where it was run, B3, each by its own interval."""
+    for needed in (leakage.leakage, leakage.beyond["B0"]):
+        if isinstance(needed, Omitted):
+            return needed
+    differences = (leakage.leakage, *leakage.beyond.values())
+    return all(each.low > 0 for each in differences if isinstance(each, Estimate))
 
 
-def _decide(
-    main: Leakage, gate: Gate | None, primary: Primary, classes: int
-) -> tuple[Outcome, tuple[str, ...]]:
+def _decide(main: Leakage, gate: Gate | None, primary: Primary, classes: int) -> tuple[Outcome, tuple[str, ...]]:
     broken = _broken(main, classes)
     if broken:
         return "inconclusive", (broken,)
     difference = main.leakage
     if isinstance(difference, Omitted):
         return "inconclusive", (
-            f"without the federation that lacks the victim nothing can be attributed to him: {difference.reason}",
+            f"nothing can be attributed to the victim without a federation that lacks him: {difference.reason}",
         )
     marks = difference.marks
     if difference.low > 0:
@@ -289,24 +282,27 @@ def _decide(
 def _found(main: Leakage, difference: Estimate) -> tuple[Outcome, tuple[str, ...]]:
     """Judge an attack that beats B2: a leak only if the prior and the own shard do not explain it as well."""
     above = f"leakage {_show(difference)} lies above 0"
+    beaten, not_run = ["B2"], []
     for arm, control in main.beyond.items():
         if isinstance(control, Omitted):
-            return "inconclusive", (f"{above}, but a control is missing: {control.reason}", )
+            if arm == "B0":
+                return "inconclusive", (f"{above}, but the prior alone was not scored: {control.reason}",)
+            not_run.append(f"control {arm} was not run: {control.reason}")
+            continue
+        beaten.append(arm)
         if control.low <= 0:
             what = "the prior alone" if arm == "B0" else "a model of the attacker's own shard"
             return "inconclusive", (
-                f"{above}, but {what} ({arm}) may score as much: the attack's lead over it is {_show(control)}",
+                f"{above}, but {what} ({arm}) may do as well: the lead over it is {_show(control)}",
             )
-    return "leak", (f"{above}, and the attack beats {', '.join(PRIORS)}",)
+    return "leak", (f"{above}, and the attack beats {', '.join(sorted(beaten))}", *not_run)
 
 
 def _broken(main: Leakage, classes: int) -> str:
     """Return what shows that the instrument scores what cannot be there; empty: nothing."""
     permuted = main.arms["B5"]
     if isinstance(permuted, Estimate) and permuted.low > 1 / classes:
-        return (
-            f"the instrument is broken: permuted labels score {_show(permuted)}, above chance {1 / classes:.0%}"
-        )
+        return f"the instrument is broken: permuted labels score {_show(permuted)}, above chance, {1 / classes:.0%}"
     return ""
 
 
@@ -327,24 +323,25 @@ def _blind(main: Leakage, gate: Gate | None, difference: Estimate, primary: Prim
     detectable = minimum_detectable_effect(difference)
     if detectable > primary.resolution:
         reasons.append(
-            f"with {difference.classes} classes and {difference.seeds} seeds only a leakage of {detectable:.0%} would "
-            f"have been found with 80 % probability; {primary.resolution:.0%} is asked for"
+            f"with classes: {difference.classes}, seeds: {difference.seeds}, only a leakage of {detectable:.0%} "
+            f"would have been found with 80 % probability; {primary.resolution:.0%} is asked for"
         )
     return tuple(reasons)
 
 
 def _sentence(outcome: Outcome, main: Leakage, attacks: list[str]) -> str:
     if outcome == "inconclusive":
-        return f"Inconclusive: {main.attack} at round {main.round} allows no verdict; the reasons say what is missing."
+        return f"Inconclusive: {main.attack} at round {main.round} allows no verdict; see the reasons."
     assert isinstance(main.leakage, Estimate)
     if outcome == "leak":
         return (
-            f"Leak: {main.attack} at round {main.round} reconstructs {main.leakage.value:.0%} of the victim's classes "
-            f"beyond what the same attack shows without the victim ({_show(main.leakage)})."
+            f"Leak: {main.attack} at round {main.round} shows {_show(main.leakage)} of the victim's classes "
+            "beyond what the same attack shows without the victim."
         )
     return (
-        f"No leak detected, relative to these attacks: {', '.join(attacks)}. {main.attack} at round {main.round} would "
-        f"have shown a leakage of {minimum_detectable_effect(main.leakage):.0%} with 80 % probability."
+        f"No leak detected, relative to these attacks: {', '.join(attacks)}. {main.attack} at round "
+        f"{main.round} would have shown a leakage of {minimum_detectable_effect(main.leakage):.0%} with 80 % "
+        "probability."
     )
 
 
@@ -363,9 +360,7 @@ def _point(leakage: Leakage, gates: Mapping[int, Gate], adjusted: Mapping[tuple[
         gate=(
             Missing(omitted=f"no accuracy of round {leakage.round}")
             if gate is None
-            else GateReport(
-                accuracy=gate.accuracy, threshold=gate.threshold, learned=gate.learned, text=str(gate)
-            )
+            else GateReport(accuracy=gate.accuracy, threshold=gate.threshold, learned=gate.learned, text=str(gate))
         ),
         arms={arm: _interval(each) for arm, each in leakage.arms.items()},
         leakage=_interval(difference),
@@ -403,9 +398,7 @@ def _cost(outcome: Outcome, main: Leakage, cost: AttackCost | None) -> LeakCost 
         return Missing(omitted=f"the cost of {main.attack} was not recorded")
     assert isinstance(main.leakage, Estimate)
     leaked = main.leakage.value * main.leakage.classes
-    return LeakCost(
-        seconds=cost.seconds / leaked, target_queries=cost.target_queries / leaked, classes_leaked=leaked
-    )
+    return LeakCost(seconds=cost.seconds / leaked, target_queries=cost.target_queries / leaked, classes_leaked=leaked)
 
 
 def _member_lift(

@@ -1,7 +1,7 @@
 """What a node knows of itself: its partition, its shard, its role and its defence. All of it is the node's own."""
 
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,9 @@ def node_of(context: Context) -> Node:
     """
     own = context.node_config
     if "partition-id" not in own:
-        raise ConfigError("node config has no 'partition-id'; start the SuperNode with --node-config 'partition-id=0 …'")
+        raise ConfigError(
+            "node config has no 'partition-id'; start the SuperNode with --node-config 'partition-id=0 …'"
+        )
     partition = int(own["partition-id"])
     role = str(own.get("role", "honest"))
     if role not in ROLES:
@@ -88,12 +90,12 @@ def _defences(path: Path) -> dict[int, tuple[str, dict[str, Any]]]:
     return assign(cohorts, run.population.clients, run.seed, run.population.attackers, origin)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _own_data(partition: int, path: Path, role: str, device: str, defence: str) -> Node:
     return Node(partition, path, None, role, device, defence, {})
 
 
-@lru_cache(maxsize=None)
+@cache
 def _simulated(partition: int, path: Path, world: World, device: str) -> Node:
     run = _run(path)
     role = "malicious" if partition in run.population.attackers else "honest"

@@ -82,7 +82,7 @@ def train(
                 batch, truth = unit(images[rows], device), labels[rows]
                 optimizer.zero_grad(set_to_none=True)
                 loss, logits = defence.loss(trained, batch, truth)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 optimizer.step()
                 total += loss.detach() * len(rows)
                 right += (logits.argmax(1) == truth).sum()

@@ -34,9 +34,7 @@ class Data(Section):
     public: str = Field("glyphs", description="source of the attacker's public images")
     public_root: str = Field("", description="directory that holds it; empty: the offline default")
     public_limit: int = Field(6000, ge=0, description="use (or draw) this many public images; 0: all")
-    allow_overlap: bool = Field(
-        False, description="let public and victim classes overlap; every output is then marked"
-    )
+    allow_overlap: bool = Field(False, description="let public and victim classes overlap; every output is then marked")
 
 
 class Split(Section):
@@ -118,7 +116,9 @@ def parse(section: type[S], table: Any, where: str, origin: str) -> S:
         lines = [_explain(section, problem, where, origin) for problem in error.errors()]
         raise ConfigError("\n".join(dict.fromkeys(lines))) from None
     except TypeError as error:  # a TOML date, which JSON has not
-        raise ConfigError(f"{origin}: [{where}] holds a value that is no string, number, list or table ({error})") from error
+        raise ConfigError(
+            f"{origin}: [{where}] holds a value that is no string, number, list or table ({error})"
+        ) from error
 
 
 def _explain(section: type[BaseModel], problem: Any, where: str, origin: str) -> str:

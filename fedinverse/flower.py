@@ -25,7 +25,11 @@ def run_directory(context: Context) -> Path:
 
     A plain ``flwr run .`` names none; server and simulated clients then share one in the cache directory.
     """
-    for place in (context.node_config.get("run-dir"), context.run_config.get("run-dir"), os.environ.get(RUN_DIR)):
+    for place in (
+        context.node_config.get("run-dir"),
+        context.run_config.get("run-dir"),
+        os.environ.get(RUN_DIR),
+    ):
         if place:
             return Path(str(place))
     return cache_directory() / "flwr" / str(context.run_config.get("config", "quickstart"))

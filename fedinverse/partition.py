@@ -28,16 +28,12 @@ def spread(labels: NDArray[np.int64], population: Population, seed: int) -> NDAr
     clients, chosen = population.clients, population.partition
     bits = derive(seed, "partition") % 2**31
     if len(labels) < clients:
-        raise ConfigError(
-            f"population.clients is {clients} but only {len(labels)} images are left for them; lower it"
-        )
+        raise ConfigError(f"population.clients is {clients} but only {len(labels)} images are left for them; lower it")
     partitioner: flower.Partitioner
     if chosen == "iid":
         partitioner = flower.IidPartitioner(clients)
     elif chosen == "dirichlet":
-        partitioner = flower.DirichletPartitioner(
-            clients, "label", population.alpha, min_partition_size=1, seed=bits
-        )
+        partitioner = flower.DirichletPartitioner(clients, "label", population.alpha, min_partition_size=1, seed=bits)
     elif chosen == "shards":
         partitioner = flower.ShardPartitioner(
             clients, "label", num_shards_per_partition=population.classes_per_client, seed=bits

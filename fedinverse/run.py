@@ -19,9 +19,10 @@ from fedinverse.data import Pool, Request, open_source
 from fedinverse.errors import ConfigError, StageError
 from fedinverse.models import spec_of
 from fedinverse.split import make_split
-from fedinverse.storage import content_sha256, read_json, write_json
+from fedinverse.storage import content_sha256, read_json, read_jsonl, write_json
 
 World = Literal["with_victim", "without_victim"]
+WORLDS: tuple[World, ...] = ("with_victim", "without_victim")
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,10 @@ class Run:
         """Utility per round, one JSON line each."""
         return self.federation(world) / "rounds.jsonl"
 
+    def recorded_rounds(self, world: World) -> list[dict[str, Any]]:
+        """Return the recorded rounds in order; of a round recorded twice (a resume), the later line."""
+        return list({line["round"]: line for line in read_jsonl(self.rounds(world))}.values())
+
     def spool(self, world: World) -> Path:
         """Where the malicious clients' capture mod stores what it receives."""
         return self.path / "attacker" / world / "captures"
@@ -123,10 +128,10 @@ def prepare(path: Path, table: Table) -> Run:
         if (path / "pools.json").exists():
             return Run(path)
     origin = str(stored)
-    data, split, population, model = (
-        parse(kind, table.get(name, {}), name, origin)  # type: ignore[type-var]
-        for name, kind in (("data", Data), ("split", Split), ("population", Population), ("model", Model))
-    )
+    data = parse(Data, table.get("data", {}), "data", origin)
+    split = parse(Split, table.get("split", {}), "split", origin)
+    population = parse(Population, table.get("population", {}), "population", origin)
+    model = parse(Model, table.get("model", {}), "model", origin)
     seed = int(table["seed"])
     shape = spec_of(model.name).input_shape
     private = open_source(Request(data.private, shape, data.private_root, data.private_limit, seed))

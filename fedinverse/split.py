@@ -8,6 +8,7 @@ import hashlib
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from fedinverse.config import Population, Split
 from fedinverse.data import Pool
@@ -61,16 +62,17 @@ def make_split(pool: Pool, split: Split, population: Population, seed: int) -> p
     return table
 
 
-def _parts(table: pd.DataFrame, split: Split, seed: int) -> pd.Series:  # type: ignore[type-arg]
-    parts = pd.Series("train", index=table.index)
-    for label, rows in table.groupby("label").groups.items():
-        order = numpy_generator(seed, "split", int(label)).permutation(np.asarray(rows))  # type: ignore[call-overload]
+def _parts(table: pd.DataFrame, split: Split, seed: int) -> NDArray[np.object_]:
+    labels = table["label"].to_numpy()
+    parts = np.full(len(labels), "train", dtype=object)
+    for label in np.unique(labels).tolist():
+        order = numpy_generator(seed, "split", label).permutation(np.flatnonzero(labels == label))
         vault, reserve = round(len(order) * split.vault), round(len(order) * split.reserve)
         if min(vault, reserve, len(order) - vault - reserve) < 1:
             raise ConfigError(
-                f"class {label} has {len(order)} images: too few for split {split.train}/{split.vault}/{split.reserve}; "
-                "raise data.private_limit or change [split]"
+                f"class {label} has {len(order)} images: too few for a split of "
+                f"{split.train}/{split.vault}/{split.reserve}; raise data.private_limit or change [split]"
             )
-        parts.loc[order[:vault]] = "vault"
-        parts.loc[order[vault : vault + reserve]] = "reserve"
+        parts[order[:vault]] = "vault"
+        parts[order[vault : vault + reserve]] = "reserve"
     return parts

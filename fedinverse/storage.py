@@ -161,9 +161,7 @@ def check_finite(weights: Weights, origin: str) -> None:
 
 def to_weights(module: torch.nn.Module) -> dict[str, NDArray[Any]]:
     """Return a module's parameters and buffers as named numpy arrays (copies, on the CPU, contiguous)."""
-    return {
-        name: np.array(value.detach().cpu().contiguous().numpy()) for name, value in module.state_dict().items()
-    }
+    return {name: np.array(value.detach().cpu().contiguous().numpy()) for name, value in module.state_dict().items()}
 
 
 def into_module(module: torch.nn.Module, weights: Weights, origin: str) -> None:

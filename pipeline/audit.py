@@ -6,14 +6,15 @@ import pandas as pd
 
 from attacker.inversion import PRIOR_ONLY, RECONSTRUCTIONS, Inversion
 from auditor.evaluator import Judge, train_judge
-from auditor.evidence import ARMS, Exhibit, read_exhibit
+from auditor.evidence import ARMS, Arm, Exhibit, read_exhibit
 from auditor.grids import row_of, save_grid
-from auditor.scores import COLUMNS, UTILITY, mean_over_classes, score
+from auditor.scores import COLUMNS, UTILITY, score
 from auditor.settings import Audit
+from auditor.summary import RoundSummary, summarise
 from fedinverse.errors import StageError
 from fedinverse.private import part_of
-from fedinverse.run import Run
-from fedinverse.storage import atomic_write, content_sha256, read_json, read_jsonl, read_metadata, write_json
+from fedinverse.run import WORLDS, Run, World
+from fedinverse.storage import atomic_write, content_sha256, read_json, read_metadata, write_json
 from pipeline.console import console, percent, table
 from pipeline.invert import inversions_of
 
@@ -49,7 +50,7 @@ def audit(run: Run) -> pd.DataFrame:
 
 def exhibits_of(run: Run, found: dict[tuple[str, Path], Inversion]) -> list[Exhibit]:
     """Return every arm of every attack: captures (A) with their prior-only samples (B0), and the control targets."""
-    controls = {
+    controls: dict[Path, tuple[Arm, World]] = {
         run.checkpoint("with_victim", 0): ("B1", "with_victim"),
         run.checkpoint("without_victim", int(run.table["federation"]["rounds"])): ("B2", "without_victim"),
     }
@@ -57,7 +58,7 @@ def exhibits_of(run: Run, found: dict[tuple[str, Path], Inversion]) -> list[Exhi
     for (label, weights), inversion in found.items():
         number = int(read_metadata(weights)["model-round"])
         arm, world = controls.get(weights, ("A", "with_victim"))
-        exhibits.append(read_exhibit(inversion.path / RECONSTRUCTIONS, arm, world, number, label))  # type: ignore[arg-type]
+        exhibits.append(read_exhibit(inversion.path / RECONSTRUCTIONS, arm, world, number, label))
         if arm == "A":
             exhibits.append(read_exhibit(inversion.path / PRIOR_ONLY, "B0", "with_victim", number, label))
     return exhibits
@@ -69,8 +70,8 @@ def _utility(run: Run) -> pd.DataFrame:
     rows = [
         {"seed": run.seed, "world": world, "round": line["round"], "arm": "", "attack": "", "label": label,
          "metric": UTILITY, "value": value, "count": int(reserve[label])}
-        for world in ("with_victim", "without_victim")
-        for line in {line["round"]: line for line in read_jsonl(run.rounds(world))}.values()  # type: ignore[arg-type]
+        for world in WORLDS
+        for line in run.recorded_rounds(world)
         for label, value in enumerate(line["class-accuracy"])
     ]  # fmt: skip
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -90,41 +91,25 @@ def grid_path(run: Run, shown: Exhibit) -> Path:
     return run.audit / "grids" / f"{shown.attack}-{shown.arm}-round-{shown.round:04d}.png"
 
 
+def summary_of(run: Run, scores: pd.DataFrame) -> list[RoundSummary]:
+    """Return the scores in brief: one line per attack and round."""
+    return summarise(scores, run.population.victim_classes, run.section("audit", Audit).gate)
+
+
 def show(run: Run, scores: pd.DataFrame) -> None:
     """Print leakage per round beside its controls."""
-    means = mean_over_classes(victim_scores(run, scores))
-    utility = victim_utility(run, scores)
-    gate = run.section("audit", Audit).gate
-    for attack in means.index.get_level_values("attack").unique():
-        mine = means.loc[attack]
-        b1, b2 = (_single(mine, arm) for arm in ("B1", "B2"))
-        rows = []
-        for number, line in mine.iterrows():
-            if pd.notna(line.get("A")):
-                known = utility[int(str(number))]
-                rows.append([
-                    f"round {number}", percent(known), percent(line["A"]), percent(line["B0"]), percent(b1), percent(b2),
-                    "" if known >= gate else "not learned yet",
-                ])  # fmt: skip
+    lines = summary_of(run, scores)
+    for attack in dict.fromkeys(line.attack for line in lines):
+        rows = [
+            [
+                f"round {line.round}",
+                *map(percent, (line.known, line.recognised, line.prior_only, line.untrained, line.no_victim)),
+                "" if line.learned else "not learned",
+            ]
+            for line in lines
+            if line.attack == attack
+        ]
         header = ["", "model on victim", "attack", "prior only", "untrained", "no victim", ""]
         table(f"Attack '{attack}': share of reconstructions the evaluator reads as the victim's class", header, rows)
-    console.print(
-        "[dim]" + "; ".join(f"{arm}: {ARMS[arm]}" for arm in ("A", "B0", "B1", "B2")) + "[/dim]", soft_wrap=True
-    )
-
-
-def victim_scores(run: Run, scores: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows about the victim's classes."""
-    return scores[scores["label"].isin(run.population.victim_classes)]
-
-
-def victim_utility(run: Run, scores: pd.DataFrame) -> dict[int, float]:
-    """Return the global model's accuracy on the victim's classes by round, in the world with the victim."""
-    chosen = victim_scores(run, scores)
-    chosen = chosen[(chosen["metric"] == UTILITY) & (chosen["world"] == "with_victim")]
-    return {int(str(number)): float(value) for number, value in chosen.groupby("round")["value"].mean().items()}
-
-
-def _single(means: pd.DataFrame, arm: str) -> float | None:
-    values = means[arm].dropna() if arm in means else pd.Series(dtype=float)
-    return float(values.iloc[0]) if len(values) else None
+    told = "; ".join(f"{arm}: {ARMS[arm]}" for arm in ("A", "B0", "B1", "B2"))
+    console.print(f"[dim]{told}[/dim]", soft_wrap=True)

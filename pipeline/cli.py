@@ -24,7 +24,9 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="override a value of the file; may be repeated"),
 ]
-OutOption = Annotated[Path | None, typer.Option("--out", help="directory of run directories (default: the file's 'out')")]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", help="directory of run directories (default: the file's 'out')")
+]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="continue a run that was stopped or killed")]
 RunArgument = Annotated[Path, typer.Argument(help="a run directory, e.g. runs/quickstart")]
 

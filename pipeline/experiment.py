@@ -1,5 +1,6 @@
-"""The whole configuration: every role's section, checked one by one and against each other, before anything is written."""
+"""The whole configuration: every role's section, checked alone and against each other before anything is written."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +77,9 @@ def load_experiment(name: str, assignments: list[str], out: Path | None = None) 
 
 def check(experiment: Experiment, origin: str) -> None:
     """Check names and combinations that only the rooms themselves know."""
-    for key, source in (("private", experiment.data.private), ("public", experiment.data.public)):
-        _located(lambda source=source: source_of(source), f"{origin}: 'data.{key}'")  # type: ignore[misc]
-    _located(lambda: spec_of(experiment.model.name), f"{origin}: 'model.name'")
+    _located(source_of, experiment.data.private, f"{origin}: 'data.private'")
+    _located(source_of, experiment.data.public, f"{origin}: 'data.public'")
+    _located(spec_of, experiment.model.name, f"{origin}: 'model.name'")
     for label, table in experiment.attacks.items():
         make_attack(table, f"attacks.{label}", origin)
     make_strategy(experiment.federation.strategy, dict(experiment.federation.options), origin)
@@ -93,9 +94,9 @@ def check(experiment: Experiment, origin: str) -> None:
         )
 
 
-def _located(act: Any, where: str) -> None:
+def _located(look_up: Callable[[str], Any], name: str, where: str) -> None:
     try:
-        act()
+        look_up(name)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
 
@@ -104,7 +105,10 @@ def resolved(experiment: Experiment) -> Table:
     """Return the complete table that goes into the run directory: every default written out, no machine's choice."""
     table = experiment.model_dump(mode="json")
     table["attacks"] = {
-        label: {"kind": attack["kind"], **make_attack(attack, f"attacks.{label}", "config").settings.model_dump(mode="json")}
+        label: {
+            "kind": attack["kind"],
+            **make_attack(attack, f"attacks.{label}", "config").settings.model_dump(mode="json"),
+        }
         for label, attack in experiment.attacks.items()
     }
     for key in ("out", "engine"):  # where and on what it runs changes no result

@@ -12,7 +12,10 @@ from fedinverse.storage import read_jsonl
 from pipeline.console import console, percent, progress_bar
 from pipeline.engines import Engine, run_federation
 
-TITLES = {"with_victim": "Federating", "without_victim": "Federating without the victim's images (control world)"}
+TITLES = {
+    "with_victim": "Federating",
+    "without_victim": "Federating without the victim's images (control world)",
+}
 
 
 def federate(run: Run, world: World, engine: Engine) -> None:
@@ -51,7 +54,9 @@ class _Watch:
     def __enter__(self) -> None:
         self._thread.start()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stop.set()
         self._thread.join()
         self._show()

@@ -59,7 +59,7 @@ def invert(run: Run) -> None:
     plan.write(path)
     device = str(run.table["attacker"]["device"])
     sharing = "after the federation, on the same CPU" if device == "cpu" else f"on {device}"
-    console.print(f"[b]Inverting[/b] {len(waiting)} targets in the attacker's own process, {sharing}")
+    console.print(f"[b]Inverting[/b] {len(waiting)} targets in the attacker's own process, {sharing}", soft_wrap=True)
     _watch([sys.executable, "-m", "attacker.worker", str(path.resolve())])
     left = [job for job in waiting if not job.where.done]
     if left:
@@ -91,7 +91,9 @@ def _watch(command: list[str]) -> None:
         complaint = worker.stderr.read().strip()
     if worker.returncode:
         reason = complaint.removeprefix("error: ").splitlines()
-        raise StageError(f"the attacker's worker ended with {worker.returncode}: {reason[-1] if reason else 'no message'}")
+        raise StageError(
+            f"the attacker's worker ended with {worker.returncode}: {reason[-1] if reason else 'no message'}"
+        )
 
 
 def inversions_of(run: Run) -> dict[tuple[str, Path], Inversion]:

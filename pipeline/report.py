@@ -8,13 +8,17 @@ import tomli_w
 
 from auditor.report import Figures, render
 from auditor.report.curve import curve_svg
-from auditor.scores import ACCURACY, CONFIDENCE, mean_over_classes
+from auditor.scores import ACCURACY, CONFIDENCE
 from auditor.settings import Audit
+from auditor.summary import RoundSummary, utility_by_round
 from fedinverse.run import Run
-from fedinverse.storage import atomic_write, read_json, read_jsonl
-from pipeline.audit import victim_scores, victim_utility
+from fedinverse.storage import atomic_write, read_json
+from pipeline.audit import summary_of
 from pipeline.console import percent
 from pipeline.invert import inversions_of
+from pipeline.threat import threat_model
+
+Grid = tuple[list[str], list[list[str]]]
 
 
 def report(run: Run) -> Path:
@@ -27,140 +31,130 @@ def report(run: Run) -> Path:
 
 
 def _figures(run: Run, scores: pd.DataFrame | None) -> Figures:
-    rounds = [line for line in {line["round"]: line for line in read_jsonl(run.rounds("with_victim"))}.values()]
+    rounds = run.recorded_rounds("with_victim")
     names, victims = run.class_names, run.population.victim_classes
     utility = (
         ["", "all classes", *(f"class {names[label]}" for label in victims)],
         [
-            [f"round {line['round']}", percent(line["accuracy"]), *(percent(line["class-accuracy"][k]) for k in victims)]
+            [
+                f"round {line['round']}",
+                percent(line["accuracy"]),
+                *(percent(line["class-accuracy"][k]) for k in victims),
+            ]
             for line in rounds
         ],
     )
-    empty: tuple[list[str], list[list[str]]] = ([], [])
+    empty: Grid = ([], [])
     common: dict[str, Any] = {
         "title": str(run.table["name"]),
         "utility": utility,
-        "threat": _threat(run),
+        "threat": [*threat_model(run), ("Evaluator", f"reads {percent(_ceiling(run))} of real reserve images")],
         "config": tomli_w.dumps(_without_none(run.table)),
     }
     if scores is None:
         last = rounds[-1]
-        headline = f"No attack was run. After round {last['round']} the model reads {percent(last['accuracy'])} of the reserve."
-        return Figures(headline=headline, notes=[], curves=[], grids=[], leakage=empty, classes=empty, cost=[], **common)
+        read = percent(last["accuracy"])
+        headline = f"No attack was run. After round {last['round']} the model reads {read} of the reserve."
+        return Figures(
+            headline=headline, notes=[], curves=[], grids=[], leakage=empty, classes=empty, cost=[], **common
+        )
 
+    known = utility_by_round(scores, run.population.victim_classes)
+    lines = summary_of(run, scores)
     gate = run.section("audit", Audit).gate
-    known = victim_utility(run, scores)
-    means = mean_over_classes(victim_scores(run, scores))
-    attacks = list(means.index.get_level_values("attack").unique())
+    by_attack = {line.attack: [other for other in lines if other.attack == line.attack] for line in lines}
     return Figures(
-        headline=_headline(run, means, known),
-        notes=_notes(run, means, known, gate),
-        curves=[(attack, curve_svg(means.loc[attack], known, gate)) for attack in attacks],
-        grids=_grids(run, means),
-        leakage=_leakage(means, known, gate),
-        classes=_classes(run, scores, means),
+        headline=_headline(run, _strongest(lines)),
+        notes=_notes(run, _strongest(lines), gate),
+        curves=[(attack, curve_svg(mine, known, gate)) for attack, mine in by_attack.items()],
+        grids=[grid for attack, mine in by_attack.items() for grid in _grids(run, attack, mine[-1].round)],
+        leakage=_leakage(lines),
+        classes=_classes(run, scores, _strongest(lines)),
         cost=_cost(run),
         **common,
     )
 
 
-def _last(means: pd.DataFrame) -> tuple[str, int, pd.Series]:  # type: ignore[type-arg]
-    """Return (attack, round, its row) of the last attacked round; of several attacks, the strongest there."""
-    attacked = means.dropna(subset=["A"])
-    last = int(attacked.index.get_level_values("round").max())
-    there = attacked.xs(last, level="round")
-    attack = str(there["A"].idxmax())
-    return attack, last, there.loc[attack]
+def _strongest(lines: list[RoundSummary]) -> RoundSummary:
+    """Return the strongest attack of the last attacked round."""
+    last = max(line.round for line in lines)
+    return max((line for line in lines if line.round == last), key=lambda line: line.recognised)
 
 
-def _control(means: pd.DataFrame, attack: str, arm: str) -> float | None:
-    values = means.loc[attack][arm].dropna() if arm in means else pd.Series(dtype=float)
-    return float(values.iloc[0]) if len(values) else None
-
-
-def _headline(run: Run, means: pd.DataFrame, known: dict[int, float]) -> str:
-    attack, last, row = _last(means)
-    names = [run.class_names[label] for label in run.population.victim_classes]
-    b1, b2 = _control(means, attack, "B1"), _control(means, attack, "B2")
-    controls = [f"prior only {percent(row['B0'])}"]
-    controls += [f"untrained model {percent(b1)}"] if b1 is not None else []
-    controls += [f"without the victim {percent(b2)}"] if b2 is not None else []
+def _headline(run: Run, line: RoundSummary) -> str:
+    names = ", ".join(run.class_names[label] for label in run.population.victim_classes)
+    controls = [f"prior only {percent(line.prior_only)}"]
+    controls += [f"untrained model {percent(line.untrained)}"] if line.untrained is not None else []
+    controls += [f"without the victim {percent(line.no_victim)}"] if line.no_victim is not None else []
     return (
-        f"From the global model of round {last}, one participant reconstructed the victim's classes "
-        f"({', '.join(names)}) so that {percent(row['A'])} of its images are recognised. Controls: {', '.join(controls)}."
+        f"From the global model of round {line.round}, one participant made images of the victim's classes ({names}), "
+        f"{percent(line.recognised)} of which are recognised. Controls: {', '.join(controls)}."
     )
 
 
-def _notes(run: Run, means: pd.DataFrame, known: dict[int, float], gate: float) -> list[str]:
-    notes = []
-    _, last, _ = _last(means)
-    if known[last] < gate:
+def _notes(run: Run, line: RoundSummary, gate: float) -> list[str]:
+    notes, classes = [], len(run.population.victim_classes)
+    if not line.learned:
         notes.append(
-            f"Round {last}: not learned yet. The model reads {percent(known[last])} of the victim's classes, below the "
-            f"gate of {percent(gate)}; a low figure says nothing about safety."
+            f"Round {line.round}: not learned yet. The model reads {percent(line.known)} of the victim's classes, "
+            f"below the gate of {percent(gate)}; a low figure says nothing about safety."
         )
     if run.table["data"]["allow_overlap"]:
-        notes.append("data.allow_overlap is on: public and victim classes may overlap, so a success may be the attacker's own data.")
-    if len(run.population.victim_classes) < 20:
         notes.append(
-            f"Too few classes ({len(run.population.victim_classes)}) for class-level intervals: read the differences to "
-            "the controls, and repeat with other seeds."
+            "data.allow_overlap is on: public and victim classes may overlap, so a success may be the attacker's own."
+        )
+    if classes < 20:
+        notes.append(
+            f"Too few classes ({classes}) for class-level intervals: read the differences to the controls, and repeat "
+            "with other seeds."
         )
     return notes
 
 
-def _leakage(means: pd.DataFrame, known: dict[int, float], gate: float) -> tuple[list[str], list[list[str]]]:
-    rows = []
-    for (attack, number), row in means.dropna(subset=["A"]).iterrows():  # type: ignore[misc]
-        controls = [percent(_control(means, str(attack), arm)) for arm in ("B1", "B2")]
-        learned = "" if known[int(number)] >= gate else "not learned yet"
-        rows.append([f"{attack}, round {number}", percent(known[int(number)]), percent(row["A"]), percent(row["B0"]), *controls, learned])
+def _leakage(lines: list[RoundSummary]) -> Grid:
+    rows = [
+        [
+            f"{line.attack}, round {line.round}",
+            *map(percent, (line.known, line.recognised, line.prior_only, line.untrained, line.no_victim)),
+            "" if line.learned else "not learned yet",
+        ]
+        for line in lines
+    ]
     return ["", "model on victim", "attack", "prior only", "untrained", "no victim", ""], rows
 
 
-def _classes(run: Run, scores: pd.DataFrame, means: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    attack, last, _ = _last(means)
-    mine = victim_scores(run, scores)
-    mine = mine[(mine["attack"] == attack) & (mine["arm"] == "A") & (mine["round"] == last)]
-    wide = mine.pivot_table(index="label", columns="metric", values="value")
-    counts = mine.groupby("label")["count"].first()
-    rows = [
-        [f"class {run.class_names[int(str(label))]}", str(counts[label]), percent(row[ACCURACY]), percent(row[CONFIDENCE])]
-        for label, row in wide.iterrows()
-    ]
+def _classes(run: Run, scores: pd.DataFrame, line: RoundSummary) -> Grid:
+    mine = scores[(scores["attack"] == line.attack) & (scores["arm"] == "A") & (scores["round"] == line.round)]
+    rows = []
+    for label in run.population.victim_classes:
+        own = mine[mine["label"] == label]
+        if len(own):
+            shares = [
+                percent(float(own.loc[own["metric"] == metric, "value"].mean())) for metric in (ACCURACY, CONFIDENCE)
+            ]
+            rows.append([f"class {run.class_names[label]}", str(own["count"].iloc[0]), *shares])
     return ["", "images", "read by the evaluator", "target's confidence"], rows
 
 
-def _grids(run: Run, means: pd.DataFrame) -> list[tuple[str, str, bytes]]:
+def _grids(run: Run, attack: str, server_round: int) -> list[tuple[str, str, bytes]]:
+    kinds = {
+        "A": (
+            f"Attack “{attack}”, round {server_round}: left the reconstructions the attacker would keep (highest "
+            "target confidence), right the victim's training image nearest to each.",
+            "Reconstructions, one row per victim class, beside the nearest private images",
+        ),
+        "B0": (
+            f"Control: unoptimised samples of the same prior (round {server_round}), with the nearest victim image of "
+            "the row's class.",
+            "Unoptimised prior samples, one row per victim class, beside the nearest private images",
+        ),
+    }
     shown = []
-    for attack in means.index.get_level_values("attack").unique():
-        last = int(means.loc[attack].dropna(subset=["A"]).index.max())
-        for arm, caption in (
-            ("A", f"Attack “{attack}”, round {last}: left the reconstructions the attacker would keep (highest target "
-                  "confidence), right the victim's training image nearest to each."),
-            ("B0", f"Control: unoptimised samples of the same prior (round {last}), with the nearest victim image of the row's class."),
-        ):  # fmt: skip
-            path = run.audit / "grids" / f"{attack}-{arm}-round-{last:04d}.png"
-            if path.exists():
-                what = "reconstructions" if arm == "A" else "prior samples"
-                shown.append((caption, f"Grid of {what}, one row per victim class, beside nearest private images", path.read_bytes()))
+    for arm, (caption, alternative) in kinds.items():
+        path = run.audit / "grids" / f"{attack}-{arm}-round-{server_round:04d}.png"
+        if path.exists():
+            shown.append((caption, alternative, path.read_bytes()))
     return shown
-
-
-def _threat(run: Run) -> list[tuple[str, str]]:
-    population, split = run.population, run.split
-    held = split[split["part"] == "train"].groupby("client").size()
-    public = run.pools["public"].about
-    victims = ", ".join(run.class_names[label] for label in population.victim_classes)
-    return [
-        ("victim", f"client {population.victim}, {int(held[population.victim])} images, the only one with classes {victims}"),
-        ("others", f"{population.clients - 1} clients, {int(held.drop([population.victim]).sum())} images of the other classes"),
-        ("attacker", f"client {', '.join(map(str, population.attackers))}: trains honestly and keeps what it is sent"),
-        ("it sees", f"weights, its own shard, the class list, {public['count']} public images ({public['source']})"),
-        ("it does not see", "private images, other clients' updates, the evaluator"),
-        ("evaluator", f"trained on {int((split['part'] == 'vault').sum())} vault images; reads "
-                      f"{percent(_ceiling(run))} of reserve images"),
-    ]  # fmt: skip
 
 
 def _ceiling(run: Run) -> float | None:
@@ -175,8 +169,8 @@ def _cost(run: Run) -> list[tuple[str, str]]:
         cost = about["cost"]
         rows.append((
             f"{label}, {weights.stem}",
-            f"prior {about['prior-seconds']:.0f} s, inversion {cost['seconds']:.0f} s, {cost['target_queries']:,} target "
-            f"queries, {cost['steps']:,} steps, {about['failed']} failed",
+            f"prior {about['prior-seconds']:.0f} s, inversion {cost['seconds']:.0f} s, {cost['target_queries']:,} "
+            f"target queries, {cost['steps']:,} steps, {about['failed']} failed",
         ))  # fmt: skip
     return rows
 

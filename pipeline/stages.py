@@ -67,5 +67,3 @@ class _Clock:
         """Return all stages' seconds on one line."""
         parts = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in self._times.items())
         return f"[dim]{parts}; {sum(self._times.values()):.0f} s in all[/dim]"
-
-

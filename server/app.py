@@ -2,7 +2,6 @@
 
 import logging
 import time
-from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid, ServerApp
@@ -125,5 +124,3 @@ def ask_who(grid: Grid, expected: int, timeout: float) -> dict[int, int]:
     if duplicates:
         raise StageError(f"two nodes claim partition {duplicates[0]}; give each its own partition-id")
     return known
-
-

@@ -36,8 +36,12 @@ def latest_round(run: Run, world: World) -> tuple[int, Weights] | None:
     last = lines[-1]
     path = run.checkpoint(world, int(last["round"]))
     if not path.exists():
-        raise IntegrityError(f"{path} is missing although round {last['round']} is recorded; delete {run.federation(world)}")
+        raise IntegrityError(
+            f"{path} is missing although round {last['round']} is recorded; delete {run.federation(world)}"
+        )
     weights, metadata = load_weights(path)
     if metadata["sha256"] != last["sha256"]:
-        raise IntegrityError(f"{path} is not the checkpoint recorded in {run.rounds(world)}; delete {run.federation(world)}")
+        raise IntegrityError(
+            f"{path} is not the checkpoint recorded in {run.rounds(world)}; delete {run.federation(world)}"
+        )
     return int(last["round"]), weights

@@ -12,5 +12,7 @@ class Federation(Participation):
 
     rounds: int = Field(10, ge=1, description="number of rounds R")
     strategy: str = Field("fedavg", description="Flower strategy: see 'fedinverse strategies'")
-    options: dict[str, Any] = Field(default_factory=dict, description="the strategy's own options, as Flower names them")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="the strategy's own options, as Flower names them"
+    )
     timeout: float = Field(600.0, gt=0, description="seconds to wait for the replies of a round")

@@ -68,7 +68,7 @@ class Audited:
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Aggregate the metrics in the order of the partitions."""
-        return super().aggregate_evaluate(server_round + self._offset, self._ordered(replies))  # type: ignore[misc, no-any-return]
+        return super().aggregate_evaluate(server_round + self._offset, self._ordered(replies))  # type: ignore[misc]
 
     def _note(self, current: int, messages: Iterable[Message]) -> list[Message]:
         partitions = self._selection.partitions

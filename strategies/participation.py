@@ -21,7 +21,10 @@ class Participation(Section):
 
     fraction_train: float = Field(0.5, gt=0, le=1, description="share C of the clients that train in a round")
     fraction_evaluate: float = Field(
-        1.0, ge=0, le=1, description="share that evaluates the new model; Flower's default 1.0 sends it to everyone"
+        1.0,
+        ge=0,
+        le=1,
+        description="share that evaluates the new model; Flower's default 1.0 sends it to everyone",
     )
     policy: Literal["sampled", "every_round"] = Field(
         "sampled",

@@ -5,6 +5,8 @@ G64: Linear 100 -> 512x4x4, then 5x5 stride-2 deconvolutions 512-256-128-64-3. D
 The 32-pixel pair starts one stage later. ``width`` multiplies every hidden width.
 """
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -14,11 +16,18 @@ from fedinverse.models.classifier import scaled
 LATENT = 100
 
 
+def gan_adam(network: nn.Module, lr: float) -> torch.optim.Adam:
+    """Return Adam as DCGAN's authors and all the inversion papers set it: betas (.5, .999)."""
+    return torch.optim.Adam(network.parameters(), lr, betas=(0.5, 0.999))
+
+
 def _stages(shape: tuple[int, int, int], width: float) -> list[int]:
     """Return the hidden widths from 4x4 up to half the image size: [256, 128, 64] at 32 pixels, width 1."""
     channels, height, side = shape
     if height != side or side not in (32, 64, 128):
-        raise ConfigError(f"DCGAN priors make square images of 32, 64 or 128 pixels, not {channels}x{height}x{side}")
+        raise ConfigError(
+            f"DCGAN priors make square images of 32, 64 or 128 pixels, not {channels}x{height}x{side}"
+        )
     doublings = side.bit_length() - 3  # 32: 3, 64: 4
     return [scaled(64 * 2**power, width) for power in reversed(range(doublings))]
 
@@ -34,7 +43,7 @@ class Generator(nn.Module):
             nn.Linear(LATENT, widths[0] * 16, bias=False), nn.BatchNorm1d(widths[0] * 16), nn.ReLU()
         )
         layers: list[nn.Module] = []
-        for fan_in, fan_out in zip(widths[:-1], widths[1:], strict=True):
+        for fan_in, fan_out in itertools.pairwise(widths):
             layers += [
                 nn.ConvTranspose2d(fan_in, fan_out, 5, 2, 2, output_padding=1, bias=False),
                 nn.BatchNorm2d(fan_out),
@@ -56,7 +65,7 @@ class Critic(nn.Module):
         super().__init__()
         widths = _stages(shape, width)[::-1]
         layers: list[nn.Module] = [nn.Conv2d(shape[0], widths[0], 5, 2, 2), nn.LeakyReLU(0.2)]
-        for fan_in, fan_out in zip(widths[:-1], widths[1:], strict=True):
+        for fan_in, fan_out in itertools.pairwise(widths):
             layers += [
                 nn.Conv2d(fan_in, fan_out, 5, 2, 2),
                 nn.InstanceNorm2d(fan_out, affine=True),

@@ -37,7 +37,7 @@ class Prior:
         """Return ``count`` unoptimised images [count, C, H, W] in [0, 1]."""
         z = torch.randn(count, self.latent, generator=generator).to(device)
         with torch.inference_mode():
-            return torch.cat([self.generator(part) for part in z.split(256)])
+            return torch.cat([self.generator(part) for part in torch.split(z, 256)])
 
 
 def prior_path(name: str, key: str) -> Path:
@@ -45,7 +45,9 @@ def prior_path(name: str, key: str) -> Path:
     return cache_directory() / "priors" / f"{name}-{key[:16]}.safetensors"
 
 
-def cached(name: str, key: str, networks: nn.ModuleDict, train: Callable[[], dict[str, str]]) -> dict[str, str]:
+def cached(
+    name: str, key: str, networks: nn.ModuleDict, train: Callable[[], dict[str, str]]
+) -> dict[str, str]:
     """Fill ``networks`` from the cache, or call ``train`` (which trains them in place) and store them.
 
     Returns:

@@ -9,13 +9,13 @@ L_G = -E D(G z)                                                                 
 | progress is counted in generator steps, not epochs | the public set's size should not change the cost |
 """
 
-from pydantic import Field
-
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from attacker.attack import Progress, PublicSet, Stopwatch, silent
-from attacker.priors.dcgan import LATENT, Critic, Generator
+from attacker.priors.averaging import averaged
+from attacker.priors.dcgan import LATENT, Critic, Generator, gan_adam
 from attacker.priors.prior import Prior, cached
 from fedinverse.config import Section
 from fedinverse.data.source import unit
@@ -29,7 +29,9 @@ VERSION = 1  # part of the cache key; raise it when training changes
 class WganGpSettings(Section):
     """Training of the WGAN-GP prior. The papers' values: width 1, ~47,000 steps on MNIST, ~140,000 on CelebA."""
 
-    width: float = Field(1.0, gt=0, le=4, description="multiplies the networks' widths; 1 is the published size")
+    width: float = Field(
+        1.0, gt=0, le=4, description="multiplies the networks' widths; 1 is the published size"
+    )
     steps: int = Field(20_000, ge=1, description="generator steps")
     critic_steps: int = Field(5, ge=1, description="critic steps per generator step")
     batch_size: int = Field(64, ge=2, description="images per step")
@@ -41,7 +43,8 @@ def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, mix: Tensor)
     """Return E (||grad D(x^)||_2 - 1)^2 with x^ = mix * real + (1 - mix) * fake; ``mix`` [N, 1, 1, 1] in [0, 1]."""
     between = (mix * real + (1 - mix) * fake).requires_grad_(True)
     (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
-    return (slope.flatten(1).norm(2, dim=1) - 1).square().mean()
+    norms: Tensor = slope.flatten(1).norm(2, dim=1)
+    return (norms - 1).square().mean()
 
 
 def wgan_gp_prior(
@@ -50,13 +53,26 @@ def wgan_gp_prior(
     """Return the WGAN-GP prior for ``public``, trained or from the cache; generator and critic ready for inference."""
     shape = (int(public.images.shape[1]), int(public.images.shape[2]), int(public.images.shape[3]))
     key = content_sha256(
-        {"settings": settings.model_dump(), "public": public.key, "seed": seed, "shape": shape, "version": VERSION}
+        {
+            "settings": settings.model_dump(),
+            "public": public.key,
+            "seed": seed,
+            "shape": shape,
+            "version": VERSION,
+        }
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "wgan-gp", "weights"))
-        nets = nn.ModuleDict({"generator": Generator(shape, settings.width), "critic": Critic(shape, settings.width)})
-    nets = nets.to(device=device, memory_format=torch.channels_last)
-    about = cached("wgan-gp", key, nets, lambda: _train(nets, settings, public, seed, device, progress))
+        nets = nn.ModuleDict(
+            {"generator": Generator(shape, settings.width), "critic": Critic(shape, settings.width)}
+        )
+    nets = nets.to(device).to(memory_format=torch.channels_last)
+    about = cached(
+        "wgan-gp",
+        key,
+        nets,
+        lambda: _train(nets, settings, public, seed=seed, device=device, progress=progress),
+    )
     return Prior(
         "wgan-gp",
         for_inference(nets["generator"], device),
@@ -72,6 +88,7 @@ def _train(
     nets: nn.ModuleDict,
     settings: WganGpSettings,
     public: PublicSet,
+    *,
     seed: int,
     device: torch.device,
     progress: Progress,
@@ -81,9 +98,8 @@ def _train(
     random = generator(seed, "wgan-gp", "training")
     G, D = nets["generator"].train(), nets["critic"].train()
     images = public.images.to(device)
-    average = torch.optim.swa_utils.AveragedModel(G, avg_fn=_ema, use_buffers=True)
-    adam = {"lr": settings.lr, "betas": (0.5, 0.999)}
-    step_G, step_D = torch.optim.Adam(G.parameters(), **adam), torch.optim.Adam(D.parameters(), **adam)
+    average = averaged(G)
+    step_G, step_D = gan_adam(G, settings.lr), gan_adam(D, settings.lr)
     B = settings.batch_size
 
     def noise(*shape: int) -> Tensor:
@@ -101,7 +117,7 @@ def _train(
             loss_D = scores[B:].mean() - scores[:B].mean()
             loss_D = loss_D + settings.penalty * gradient_penalty(D, real, fake, mix)
             step_D.zero_grad(set_to_none=True)
-            loss_D.backward()  # type: ignore[no-untyped-call]
+            loss_D.backward()
             step_D.step()
         # (2) generator: the critic's weights need no gradient here
         D.requires_grad_(False)
@@ -114,10 +130,3 @@ def _train(
         progress("training the WGAN-GP prior", step + 1, settings.steps)
     G.load_state_dict(average.module.state_dict())
     return {"seconds": f"{watch.seconds:.3f}"}
-
-
-def _ema(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
-    """Exponential average with a decay that warms up: (1 + n) / (10 + n), at most .999."""
-    n = int(count)
-    decay = min(0.999, (1 + n) / (10 + n))
-    return averaged * decay + current * (1 - decay) if averaged.is_floating_point() else current

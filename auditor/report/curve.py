@@ -1,17 +1,18 @@
 """The picture of a run: leakage against rounds, beside its controls and the global model's accuracy."""
 
 import io
+from collections.abc import Sequence
 
-import pandas as pd
+from auditor.summary import RoundSummary
 
 BLUE, RED, GREY = "#2457a6", "#c22f2f", "#777777"
 
 
-def curve_svg(leakage: pd.DataFrame, utility: dict[int, float], gate: float) -> str:
+def curve_svg(lines: Sequence[RoundSummary], utility: dict[int, float], gate: float) -> str:
     """Draw the curve.
 
     Args:
-        leakage: index ``round``; columns ``A``, ``B0`` and perhaps ``B1``, ``B2`` (single values), shares in [0, 1].
+        lines: the attacked rounds of one attack, in order.
         utility: the global model's accuracy on the victim's classes by round.
         gate: below this utility a round is shaded "not learned yet".
 
@@ -23,22 +24,45 @@ def curve_svg(leakage: pd.DataFrame, utility: dict[int, float], gate: float) -> 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    with mpl.rc_context({"svg.fonttype": "none", "font.size": 10, "svg.hashsalt": "fedinverse", "font.family": "sans-serif"}):
+    with mpl.rc_context(
+        {"svg.fonttype": "none", "font.size": 10, "svg.hashsalt": "fedinverse", "font.family": "sans-serif"}
+    ):
         figure, axes = plt.subplots(figsize=(7.6, 3.6))
         rounds = sorted(utility)
-        axes.plot(rounds, [utility[r] for r in rounds], color=GREY, lw=1.2, ls="--", label="model's accuracy on the victim's classes")
-        attacked = leakage["A"].dropna()
-        axes.plot(attacked.index, attacked, color=RED, lw=2.2, marker="o", label="attack: reconstructions read as the class")
-        prior = leakage["B0"].dropna()
-        axes.plot(prior.index, prior, color=BLUE, lw=1.4, marker="s", ms=4, label="control: prior only")
-        for arm, style, label in (("B1", ":", "control: untrained model"), ("B2", "-.", "control: federation without the victim")):
-            values = leakage[arm].dropna() if arm in leakage else pd.Series(dtype=float)
-            if len(values):
-                axes.axhline(float(values.iloc[0]), color=BLUE, lw=1.2, ls=style, label=label)
+        axes.plot(
+            rounds,
+            [utility[r] for r in rounds],
+            color=GREY,
+            lw=1.2,
+            ls="--",
+            label="model's accuracy on the victim's classes",
+        )
+        at = [line.round for line in lines]
+        axes.plot(
+            at,
+            [line.recognised for line in lines],
+            color=RED,
+            lw=2.2,
+            marker="o",
+            label="attack: reconstructions read as the class",
+        )
+        axes.plot(
+            at, [line.prior_only for line in lines], color=BLUE, lw=1.4, marker="s", ms=4, label="control: prior only"
+        )
+        for value, style, label in (
+            (lines[-1].untrained, ":", "untrained model"),
+            (lines[-1].no_victim, "-.", "federation without the victim"),
+        ):
+            if value is not None:
+                axes.axhline(value, color=BLUE, lw=1.2, ls=style, label=f"control: {label}")
         for number in rounds:
             if utility[number] < gate:
                 axes.axvspan(number - 0.5, number + 0.5, color="#eeeeee", lw=0)
-        axes.set(xlabel="federation round (shaded: the victim's classes are not learned yet)", ylabel="share", ylim=(-0.03, 1.05))
+        axes.set(
+            xlabel="federation round (shaded: the victim's classes are not learned yet)",
+            ylabel="share",
+            ylim=(-0.03, 1.05),
+        )
         axes.set_xlim(min(rounds) - 0.5, max(rounds) + 0.5)
         axes.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0))
         axes.spines[["top", "right"]].set_visible(False)

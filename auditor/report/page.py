@@ -54,5 +54,3 @@ def render(figures: Figures) -> str:
 
 def _data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
-
-

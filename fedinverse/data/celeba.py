@@ -55,9 +55,7 @@ def _album(folder: Path) -> Album:
     listing = folder / "identity_CelebA.txt"
     raw = listing.read_bytes()
     fields = [line.split() for line in raw.decode("utf-8", "replace").splitlines() if line.strip()]
-    wrong = next(
-        (row for row, parts in enumerate(fields, 1) if len(parts) != 2 or not parts[1].isdigit()), None
-    )
+    wrong = next((row for row, parts in enumerate(fields, 1) if len(parts) != 2 or not parts[1].isdigit()), None)
     if wrong is not None or not fields:
         raise DataError(f"{listing}: line {wrong or 1} is not 'file identity'; download it again")
     official = hashlib.md5(raw, usedforsecurity=False).hexdigest() == OFFICIAL_LIST
@@ -75,9 +73,7 @@ def _album(folder: Path) -> Album:
 
 def _aligned(path: Path, width: int, height: int) -> int:
     if (width, height) != ALIGNED:
-        raise DataError(
-            f"{path}: {width}x{height} pixels; aligned CelebA pictures are 178x218 (img_align_celeba)"
-        )
+        raise DataError(f"{path}: {width}x{height} pixels; aligned CelebA pictures are 178x218 (img_align_celeba)")
     return CROP
 
 
@@ -91,7 +87,5 @@ def _private(folder: Path, album: Album, seed: int) -> list[str]:
     listed = {line.split()[0] for path in present for line in path.read_text().splitlines() if line.strip()}
     unknown = sorted(name for name in listed if Path(name).stem not in person_of)
     if unknown:
-        raise DataError(
-            f"{present[0]}: lists {unknown[0]}, which identity_CelebA.txt does not; remove one of them"
-        )
+        raise DataError(f"{present[0]}: lists {unknown[0]}, which identity_CelebA.txt does not; remove one of them")
     return sorted({person_of[Path(name).stem] for name in listed})

@@ -25,9 +25,7 @@ def write_celeba_layout(root: Path, count: int, seed: int = 0) -> Path:
     width, height = ALIGNED
     order = numpy_generator(seed, "celeba layout").permutation(count)
     for start in range(0, count, _BATCH):
-        faces = photograph(
-            order[start : start + _BATCH], "synthface", seed, height=height, width=width, pixel=2 / CROP
-        )
+        faces = photograph(order[start : start + _BATCH], "synthface", seed, height=height, width=width, pixel=2 / CROP)
         for number, face in enumerate(faces, start + 1):
             file = io.BytesIO()
             Image.fromarray(face.transpose(1, 2, 0)).save(file, "JPEG", quality=95)

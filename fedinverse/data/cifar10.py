@@ -24,9 +24,7 @@ OBTAIN = (
 def load(request: Request) -> Images:
     """Return the 60,000 images, resized (bilinear) where the model takes another size than 32x32."""
     root = Path(request.root)
-    folder = next(
-        (path for path in (root, root / "cifar-10-batches-bin") if (path / FILES[0]).is_file()), None
-    )
+    folder = next((path for path in (root, root / "cifar-10-batches-bin") if (path / FILES[0]).is_file()), None)
     if not request.root or folder is None:
         where = f"under '{request.root}'" if request.root else "because no root is set"
         raise DataError(f"cifar10: no data_batch_1.bin {where}; {OBTAIN}")
@@ -58,9 +56,7 @@ def _sized(images: NDArray[np.uint8], request: Request) -> NDArray[np.uint8]:
     if (height, width) == (32, 32):
         return images
     resized = [
-        F.interpolate(part.float(), size=(height, width), mode="bilinear", antialias=True)
-        .round_()
-        .to(torch.uint8)
+        F.interpolate(part.float(), size=(height, width), mode="bilinear", antialias=True).round_().to(torch.uint8)
         for part in torch.split(torch.from_numpy(images), 2000)
     ]
     return torch.cat(resized).numpy()

@@ -23,9 +23,7 @@ def load(request: Request) -> Images:
     """Return the letters under ``root``, upright (the files hold them transposed)."""
     root = Path(request.root)
     folders = [root, root / "gzip", root / "raw", root / "EMNIST" / "raw", root / "EMNIST" / "raw" / "gzip"]
-    pairs = (
-        [read_pair(folders, f"emnist-letters-{split}") for split in ("train", "test")] if request.root else []
-    )
+    pairs = [read_pair(folders, f"emnist-letters-{split}") for split in ("train", "test")] if request.root else []
     found = [pair for pair in pairs if pair is not None]
     if not found:
         where = f"under '{request.root}'" if request.root else "because no root is set"

@@ -28,6 +28,4 @@ def load(request: Request) -> Images:
     chosen = [paths[row] for row in sample(len(paths), request.limit, request.seed)]
     images = decode(chosen, request, share(CROP))
     licence = "CC BY-NC-SA 4.0 (NVIDIA); single pictures under the licences of ffhq-dataset-v2.json"
-    return Images(
-        images, np.zeros(len(images), np.int64), ("ffhq",), licence, f"{base}, {len(paths)} pictures"
-    )
+    return Images(images, np.zeros(len(images), np.int64), ("ffhq",), licence, f"{base}, {len(paths)} pictures")

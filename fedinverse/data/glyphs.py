@@ -87,9 +87,20 @@ def _deform(letters: Tensor, size: int, random: torch.Generator) -> Tensor:
     across, down = 1 / uniform(0.7, 1.05), 1 / uniform(0.85, 1.05)
     cos, sin = angle.cos(), angle.sin()
     frame = size / 28  # MNIST's 28 pixels inside a frame of `size`
-    matrix = torch.stack(
-        [across * cos, across * (shear - sin), torch.zeros(count), down * sin, down * cos, torch.zeros(count)], 1
-    ).view(count, 2, 3) * frame
+    matrix = (
+        torch.stack(
+            [
+                across * cos,
+                across * (shear - sin),
+                torch.zeros(count),
+                down * sin,
+                down * cos,
+                torch.zeros(count),
+            ],
+            1,
+        ).view(count, 2, 3)
+        * frame
+    )
     grid = F.affine_grid(matrix, [count, 1, size, size], align_corners=False)
     coarse = torch.randn(count, 2, 4, 4, generator=random) * 0.09
     warp = F.interpolate(coarse, size=(size, size), mode="bicubic", align_corners=True)

@@ -15,9 +15,7 @@ OBTAIN = "set the root to a directory that holds one directory of pictures per c
 def load(request: Request) -> Images:
     """Return the pictures below the root, class = first directory; of each its largest centred square."""
     root = Path(request.root)
-    folders = (
-        sorted(path for path in root.iterdir() if path.is_dir()) if request.root and root.is_dir() else []
-    )
+    folders = sorted(path for path in root.iterdir() if path.is_dir()) if request.root and root.is_dir() else []
     found = {folder.name: pictures_under(folder) for folder in folders if not folder.name.startswith(".")}
     names = tuple(name for name, paths in found.items() if paths)
     if not names:
@@ -27,6 +25,4 @@ def load(request: Request) -> Images:
     labels = np.repeat(np.arange(len(names)), [len(found[name]) for name in names])
     rows = sample(len(paths), request.limit, request.seed)
     images = decode([paths[row] for row in rows], request, whole)
-    return Images(
-        images, labels[rows], names, "that of the pictures' owner", f"{root}, {len(paths)} pictures"
-    )
+    return Images(images, labels[rows], names, "that of the pictures' owner", f"{root}, {len(paths)} pictures")

@@ -34,9 +34,7 @@ def load_public(request: Request) -> Images:
 
 
 def _album(request: Request) -> Album:
-    return album_of(
-        request, ("lfw_funneled", "lfw-deepfunneled", "lfw", "lfw-py/lfw_funneled"), _crop, LICENCE
-    )
+    return album_of(request, ("lfw_funneled", "lfw-deepfunneled", "lfw", "lfw-py/lfw_funneled"), _crop, LICENCE)
 
 
 def _crop(_path: Path, _width: int, _height: int) -> int:

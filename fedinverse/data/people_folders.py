@@ -26,8 +26,7 @@ def album_of(request: Request, folders: tuple[str, ...], crop: Crop, licence: st
     if not paths:
         where = f"under '{request.root}'" if request.root else "because no root is set"
         raise DataError(
-            f"{request.source}: no person's directory with pictures {where}; "
-            f"{source_of(request.source).obtain}"
+            f"{request.source}: no person's directory with pictures {where}; {source_of(request.source).obtain}"
         )
     owners = (path.parent.parent if path.parent.name.lower() == "face" else path.parent for path in paths)
     people = np.array([re.sub(r"[\W_]+", " ", owner.name).strip().lower() for owner in owners])

@@ -119,9 +119,7 @@ class _Portrait:
 
     def paint(self, mask: Tensor, colour: Tensor) -> None:
         """Cover the canvas with ``colour`` [B, 3, 1 or H, 1 or W] where ``mask`` [B, H, W] says."""
-        self.canvas = torch.lerp(
-            self.canvas, colour.expand_as(self.canvas), mask[:, None].expand_as(self.canvas)
-        )
+        self.canvas = torch.lerp(self.canvas, colour.expand_as(self.canvas), mask[:, None].expand_as(self.canvas))
 
     def darken(self, amount: Tensor) -> None:
         """Multiply the canvas by 1 - ``amount`` [B, H, W]."""
@@ -156,9 +154,7 @@ class _Portrait:
 
     def _mix_colours(self) -> None:
         n = self.n
-        self.skin = (
-            ramp(_SKIN, n["skin"]) + torch.tensor([1.0, -0.4, -0.4]).view(3, 1, 1) * n["ruddy"][:, None]
-        )
+        self.skin = ramp(_SKIN, n["skin"]) + torch.tensor([1.0, -0.4, -0.4]).view(3, 1, 1) * n["ruddy"][:, None]
         fair = (1 - n["skin"]).clamp(0, 1)  # dark skin goes with dark hair and brown eyes
         self.hair_colour = ramp(_HAIR, n["hair"] * (0.25 + 0.75 * (1.6 * fair).clamp(0, 1)))
         grey = ((n["grey"] - 0.82) * 8).clamp(0, 0.85)[:, None]
@@ -242,25 +238,17 @@ class _Portrait:
             cheek = self.bump(x * side - 0.27, y - 0.18, 0.13, 0.11)
             blush = blush + cheek
             self.relief += cheek * (n["cheekbone"] + 0.025 * n["smile"].clamp_min(0))
-            self.relief -= n["socket"] * self.bump(
-                x * side - n["eye_distance"], y - n["eye_height"], 0.15, 0.085
-            )
+            self.relief -= n["socket"] * self.bump(x * side - n["eye_distance"], y - n["eye_height"], 0.15, 0.085)
             # The fold from the nose's wing to the corner of the mouth deepens with a smile.
             line = x * side - (n["nose_width"] + 0.03 + 0.42 * (y - n["nose_length"]).clamp_min(0))
             span = self.bump(y - 0.5 * (n["nose_length"] + n["mouth_height"]), x * 0, 0.11, 1)
             self.darken(
-                self.head
-                * span
-                * self.bump(line, x * 0, 0.018, 1)
-                * n["fold"]
-                * (0.5 + n["smile"].clamp_min(0))
+                self.head * span * self.bump(line, x * 0, 0.018, 1) * n["fold"] * (0.5 + n["smile"].clamp_min(0))
             )
         self.canvas = self.canvas + (self.head * blush * n["cheek_colour"])[:, None] * red
         self.relief += n["chin"] * 0.22 * self.bump(x, y - 0.92 * n["face_height"] + 0.14, 0.13, 0.10)
         self.relief += 0.025 * self.bump(x, y + 0.46, 0.3, 0.14)  # forehead
-        spots = ((41 * x + 9 * (17 * y).sin()).sin() * (37 * y + 7 * (23 * x).sin()).sin() - 0.45).clamp_min(
-            0
-        )
+        spots = ((41 * x + 9 * (17 * y).sin()).sin() * (37 * y + 7 * (23 * x).sin()).sin() - 0.45).clamp_min(0)
         where = blush + self.bump(x, y - 0.1, 0.1, 0.12)
         self.darken(self.head * spots * where.clamp(0, 1) * (n["freckles"] - 0.7).clamp_min(0) * 2.2)
         mole = self.step(0.019 - ((x - n["mole_x"]) ** 2 + (y - n["mole_y"]) ** 2).sqrt())
@@ -319,9 +307,7 @@ class _Portrait:
         for side in (-1.0, 1.0):
             wing = self.bump(x * side - 0.72 * n["nose_width"], y - tip + 0.02, 0.42 * n["nose_width"], 0.045)
             wings = wings + wing
-            nostril = self.bump(
-                x * side - 0.42 * n["nose_width"], y - tip - 0.022, 0.30 * n["nose_width"], 0.014
-            )
+            nostril = self.bump(x * side - 0.42 * n["nose_width"], y - tip - 0.022, 0.30 * n["nose_width"], 0.014)
             self.darken(self.head * nostril * 0.62)
             self.darken(  # the crease behind the wing
                 self.head * 0.22 * self.bump(x * side - 1.12 * n["nose_width"], y - tip + 0.015, 0.018, 0.05)
@@ -346,17 +332,12 @@ class _Portrait:
         corner = self.step((1 - s.abs()) * wide)
         tint = torch.tensor([0.80, 0.32, 0.34]).view(3, 1, 1)
         strength = (0.25 + 0.5 * n["lip_colour"] * (1 - 0.6 * self.man))[:, None]
-        lips = torch.lerp(
-            self.skin * torch.tensor([0.88, 0.68, 0.68]).view(3, 1, 1), self.skin * tint, strength
-        )
+        lips = torch.lerp(self.skin * torch.tensor([0.88, 0.68, 0.68]).view(3, 1, 1), self.skin * tint, strength)
         upper_mask, lower_mask = self.step(upper) * self.head * corner, self.step(lower) * self.head * corner
         self.paint(upper_mask, lips * 0.88)
         self.paint(lower_mask, lips)
         inside = (
-            self.step(torch.minimum(opening - middle, opening + middle))
-            * self.head
-            * corner
-            * (gap * 4).clamp(0, 1)
+            self.step(torch.minimum(opening - middle, opening + middle)) * self.head * corner * (gap * 4).clamp(0, 1)
         )
         self.paint(inside, torch.tensor([0.22, 0.06, 0.06]).view(1, 3, 1, 1))
         teeth = inside * self.step(opening * 0.45 - middle) * self.step((0.9 - s.abs()) * wide)
@@ -393,27 +374,17 @@ class _Portrait:
         ragged = 0.012 * (0.7 * n["strand"] * across + 2 * y).sin()
         scalp = self.step(line + ragged - y, 2)
         # Hair grows beside the face, down to where it ends; a man's stops at the ear.
-        beside = torch.minimum(
-            across.abs() - 0.93 + 0.25 * n["hair_volume"], self._hair_end().clamp(max=0.9) - y
-        )
+        beside = torch.minimum(across.abs() - 0.93 + 0.25 * n["hair_volume"], self._hair_end().clamp(max=0.9) - y)
         behind = torch.minimum(-self.ahead, 0.3 - y)  # the side of the head that yaw brings round
-        mask = torch.maximum(
-            torch.maximum(scalp, self.step(beside * n["face_width"], 2)), self.step(behind, 3)
-        )
+        mask = torch.maximum(torch.maximum(scalp, self.step(beside * n["face_width"], 2)), self.step(behind, 3))
         volume = 0.12 * n["hair_volume"]
-        shell = self.step(
-            (1 + volume - self.rim) * n["face_width"] + self.soft
-        )  # the skin's edge stays under it
+        shell = self.step((1 + volume - self.rim) * n["face_width"] + self.soft)  # the skin's edge stays under it
         strands = self._strands(across * (1 + 0.4 * y) + 0.3 * n["parting"] * y, y)
         shine = 1 + 0.35 * self.bump(y + 0.55 - 0.3 * across * across, x * 0, 0.09, 1)
         mask = mask * shell * (1 - self.bald)
         self.paint(mask, self.hair_colour * (strands * shine)[:, None])
         self.darken(
-            self.head
-            * (1 - self.bald)
-            * (1 - mask)
-            * 0.28
-            * self.bump((y - line).clamp_min(0), x * 0, 0.05, 1)
+            self.head * (1 - self.bald) * (1 - mask) * 0.28 * self.bump((y - line).clamp_min(0), x * 0, 0.05, 1)
         )
         self.relief *= 1 - mask
 
@@ -429,9 +400,7 @@ class _Portrait:
         rim = self.step(0.016 + 0.012 * n["frame"] - (lens - 1).abs() * high)
         bridge = self.step(torch.minimum(0.014 - (y + 0.03).abs(), n["eye_distance"] - wide - x.abs()))
         temple = self.step(torch.minimum(0.013 - (y + 0.03).abs(), x.abs() - n["eye_distance"] - wide))
-        metal = torch.stack(
-            [0.08 + 0.5 * n["frame"] ** 2, 0.07 + 0.38 * n["frame"] ** 2, 0.08 + 0.2 * n["frame"]], 1
-        )
+        metal = torch.stack([0.08 + 0.5 * n["frame"] ** 2, 0.07 + 0.38 * n["frame"] ** 2, 0.08 + 0.2 * n["frame"]], 1)
         self.darken(worn * self.step(1 - lens) * 0.07)
         self.paint(worn * torch.maximum(torch.maximum(rim, bridge), temple), metal)
 

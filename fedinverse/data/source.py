@@ -100,9 +100,7 @@ class Pool:
 
 def unit(images: Tensor, device: str | torch.device = "cpu") -> Tensor:
     """Return uint8 images as float32 in [0, 1] on ``device``, channels-last."""
-    return (
-        images.to(device=device, dtype=torch.float32).div_(255).contiguous(memory_format=torch.channels_last)
-    )
+    return images.to(device=device, dtype=torch.float32).div_(255).contiguous(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True)

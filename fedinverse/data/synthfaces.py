@@ -33,9 +33,7 @@ def load(request: Request) -> Images:
     return _population(request, "synthface")
 
 
-@register(
-    "synthfaces_public", 3, "always there: drawn by fedinverse.data.portrait; other people than synthfaces"
-)
+@register("synthfaces_public", 3, "always there: drawn by fedinverse.data.portrait; other people than synthfaces")
 def load_public(request: Request) -> Images:
     """Draw ``limit`` faces (default 30,000) of people who are not among ``synthfaces``."""
     return _population(request, "synthface public")
@@ -49,9 +47,7 @@ def _population(request: Request, population: str) -> Images:
             f"not {channels}x{height}x{width}; choose a model for 3x64x64"
         )
     count = request.limit or DEFAULT_COUNT
-    images = photograph(
-        np.arange(count), population, request.seed, height=height, width=width, pixel=2 / width
-    )
+    images = photograph(np.arange(count), population, request.seed, height=height, width=width, pixel=2 / width)
     labels = np.arange(count) // VIEWS
     names = tuple(f"{population} {request.seed}-{person:05d}" for person in range(int(labels[-1]) + 1))
     return Images(images, labels, names, "Apache-2.0; no real person", "drawn by fedinverse.data.synthfaces")
@@ -90,9 +86,7 @@ def photograph(
     return images
 
 
-def _numbers(
-    ranges: Mapping[str, tuple[float, float]], seed: int, population: str, what: str, count: int
-) -> Numbers:
+def _numbers(ranges: Mapping[str, tuple[float, float]], seed: int, population: str, what: str, count: int) -> Numbers:
     """Draw ``count`` rows of uniform numbers; the first rows do not depend on ``count``."""
     drawn = numpy_generator(seed, population, what).random((count, len(ranges)), np.float32)
     return {

@@ -40,7 +40,7 @@ class _SquaredDistances(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, *batches: Tensor) -> Tensor:  # noqa: ANN401 - torch's context is untyped
+    def forward(ctx: Any, *batches: Tensor) -> Tensor:
         # Distances do not change by centring; the cancellation in n_a + n_b - 2 g_ab shrinks.
         centred = [rows - rows.mean(0) for rows in batches]
         gram = torch.stack([(rows @ rows.T).double() for rows in centred])
@@ -51,15 +51,13 @@ class _SquaredDistances(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
         # W the gradient by the distances, S = W + W': dL/dz_a = 2 sum_b S_ab (z_a - z_b), a graph Laplacian.
         pairs = outer + outer.mT
         laplacians = 2 * (torch.diag_embed(pairs.sum(-1)) - pairs)
         return tuple(
             laplacian.to(rows.dtype) @ rows if wanted else None
-            for laplacian, rows, wanted in zip(
-                laplacians, ctx.saved_tensors, ctx.needs_input_grad, strict=True
-            )
+            for laplacian, rows, wanted in zip(laplacians, ctx.saved_tensors, ctx.needs_input_grad, strict=True)
         )
 
 
@@ -94,9 +92,7 @@ def bandwidth(distances: Tensor, features: int, sigma: Sigma) -> Tensor | float:
     pairs = squared[~torch.eye(len(squared), dtype=torch.bool, device=squared.device)]
     if sigma == "median":
         median = pairs.quantile(0.5) if len(pairs) else squared.new_ones(())
-        return torch.where(
-            median > 0, median, torch.ones_like(median)
-        )  # all samples alike: any width gives K = 1
+        return torch.where(median > 0, median, torch.ones_like(median))  # all samples alike: any width gives K = 1
     doubled = torch.cat([squared.flatten(), pairs])
     median = doubled.quantile(0.5)
     return torch.where(median > 0, median, doubled.mean()).clamp_min(SMALLEST_MEDIAN).square()

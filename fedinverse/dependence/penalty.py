@@ -27,9 +27,7 @@ def _kernels(
     distances = squared_distances(*batches)
     scale = torch.stack(
         [
-            torch.as_tensor(
-                bandwidth(squared, batch[0].numel(), sigma), dtype=squared.dtype, device=squared.device
-            )
+            torch.as_tensor(bandwidth(squared, batch[0].numel(), sigma), dtype=squared.dtype, device=squared.device)
             for squared, batch in zip(distances, batches, strict=True)
         ]
     )
@@ -42,7 +40,7 @@ class _BilateralTrace(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,  # noqa: ANN401 - torch's context is untyped
+        ctx: Any,
         of_labels: Tensor,
         others: Tensor,
         weights: tuple[float, float],
@@ -59,7 +57,7 @@ class _BilateralTrace(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, outer: Tensor) -> tuple[None, Tensor, None, None]:  # noqa: ANN401
+    def backward(ctx: Any, outer: Tensor) -> tuple[None, Tensor, None, None]:
         # dA = -A dK_c A. A M A has zero row sums (M 1 = 0, A 1 = 1 / r): the gradient by K is the one by K_c.
         a, m = ctx.saved_tensors
         by_kernel = a.new_zeros((1 + len(a), *m.shape))

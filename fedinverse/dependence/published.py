@@ -41,9 +41,7 @@ def ridge_hsic(
     ridge = eps * len(first) * torch.eye(len(first), dtype=first.dtype, device=first.device)
     r_x, r_y = (
         centred @ torch.linalg.inv(centred + ridge)
-        for centred in (
-            one_sided(batch, kernel, sigma) for batch, kernel in zip((first, second), kernels, strict=True)
-        )
+        for centred in (one_sided(batch, kernel, sigma) for batch, kernel in zip((first, second), kernels, strict=True))
     )
     return torch.sum(r_x * r_y.T)
 

@@ -174,6 +174,4 @@ def projection(fan_in: int, fan_out: int, stride: int) -> nn.Sequential:
     the CPU, writes past its workspace when it computes the gradient of its weights: a crash or a wrong
     gradient in narrow networks (oneDNN issue 6035, open; seen here with torch 2.15).
     """
-    return nn.Sequential(
-        nn.AvgPool2d(1, stride), nn.Conv2d(fan_in, fan_out, 1, bias=False), nn.BatchNorm2d(fan_out)
-    )
+    return nn.Sequential(nn.AvgPool2d(1, stride), nn.Conv2d(fan_in, fan_out, 1, bias=False), nn.BatchNorm2d(fan_out))

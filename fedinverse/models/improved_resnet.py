@@ -21,9 +21,7 @@ class Unit(nn.Module):
         if not same_width:
             self.shortcut = projection(fan_in, fan_out, stride)
         self.residual = nn.Sequential(
-            nn.BatchNorm2d(
-                fan_in
-            ),  # before a padded convolution: cannot be folded exactly, the border differs
+            nn.BatchNorm2d(fan_in),  # before a padded convolution: cannot be folded exactly, the border differs
             nn.Conv2d(fan_in, fan_out, 3, 1, 1, bias=False),
             nn.PReLU(fan_out),
             nn.Conv2d(fan_out, fan_out, 3, stride, 1, bias=False),

@@ -1,4 +1,4 @@
-"""Engines: how the same ServerApp and ClientApp are run. ``local`` in process, ``ray`` on Ray actors, ``flower`` stock."""
+"""Engines run the same ServerApp and ClientApp: ``local`` in process, ``ray`` on Ray actors, ``flower`` stock."""
 
 from pipeline.engines.engine import Engine, EngineName, run_federation
 

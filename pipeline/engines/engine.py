@@ -1,5 +1,6 @@
 """Choosing an engine, and what its section of the configuration says."""
 
+import logging
 import os
 import secrets
 from typing import Literal
@@ -34,6 +35,8 @@ def run_federation(run: Run, world: World, engine: Engine) -> None:
     # when it is imported.
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    if engine.kind != "flower":  # the stages show rounds themselves
+        logging.getLogger("flwr").setLevel(logging.WARNING)
     if engine.kind == "local":
         from pipeline.engines.local import run_local
 

@@ -47,14 +47,16 @@ class ClientActor:
     def handle(self, message: Message, broadcast: list[Any], context: Context) -> tuple[Message, RecordDict]:
         """Answer ``message``, whose arrays are the object ``broadcast[0]``; return the reply and the node's state."""
         if broadcast:
-            if self._broadcast[0] != broadcast[0]:  # the first message of a round fetches the model, the others reuse it
+            if (
+                self._broadcast[0] != broadcast[0]
+            ):  # the first message of a round fetches the model, the others reuse it
                 self._broadcast = (broadcast[0], ray.get(broadcast[0]))
             arrays = self._broadcast[1]
             assert arrays is not None
             message.content = RecordDict({**message.content, ARRAYS: arrays})
         try:
             return self._app(message, context), context.state
-        except Exception as error:  # noqa: BLE001 - a client may fail in any way; the federation goes on
+        except Exception as error:
             return error_reply(message, ErrorCode.CLIENT_APP_RAISED_EXCEPTION, explain(error)), context.state
 
 
@@ -73,7 +75,7 @@ class RayGrid(SimulatedGrid):
 
     def __init__(self, run: Run, world: World, engine: Engine, count: int) -> None:
         super().__init__(run, world)
-        options = ClientActor.options(
+        options = ClientActor.options(  # type: ignore[attr-defined]
             num_cpus=engine.client_cpus, num_gpus=engine.client_gpus, max_restarts=-1, max_task_retries=0
         )
         self._actors = [options.remote() for _ in range(count)]
@@ -137,7 +139,7 @@ class RayGrid(SimulatedGrid):
         self.contexts[node].state = state
         if reply.has_error():
             log.warning("client %d failed: %s", node - 1, reply.error.reason)
-        return reply  # type: ignore[no-any-return]
+        return reply
 
     def _abandon(self, flying: dict[Any, _Sent], queues: dict[int, int]) -> None:
         """Restart the actors that still work, so that the next round does not queue behind them."""

@@ -11,7 +11,6 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from fedinverse.run import Run, World
 
-
 SERVER_NODE = 0
 
 
@@ -76,7 +75,12 @@ class SimulatedGrid(Grid):
         return self._run
 
     def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
     ) -> Message:
         """Create a message (Flower's older interface)."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
@@ -96,4 +100,3 @@ def error_reply(message: Message, code: int, reason: str) -> Message:
 def explain(error: BaseException) -> str:
     """Return a client's exception as one line."""
     return f"{type(error).__name__}: {error}"
-

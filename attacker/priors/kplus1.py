@@ -1,0 +1,261 @@
+"""The inversion-specific GAN of KED-MI (Chen et al., ICCV 2021): D tells K classes, as the target sees them, and fake.
+
+D gives K logits l; the logit of "fake" is fixed at 0. With s = logsumexp(l), P(real) = e^s / (e^s + 1).
+
+L_D = CE(softmax T(x_a), l(x_a)) + 1/2 [E softplus(s(x_u)) - E s(x_u) + E softplus(s(G z))]           (eq. 2-3)
+L_G = mean_j |E f_j(G z) - E f_j(x_u')| + 1e-4 sum_batch H(softmax l(G z)),  f: D's features          (eq. 4)
+
+The GAN belongs to one target: it is cached under the target's hash and made again for every audited round.
+
+| differs from the published code | why |
+|---|---|
+| T in eval mode; published code leaves it in train mode | its BatchNorm statistics drift: another target |
+| soft labels of the public images once per target | T costs 2-4x the rest of the step and never changes |
+| one pass of D over labelled, unlabelled and fake images, one of G for all fakes of a step | speed, same loss |
+| minibatch discrimination off by default | at initialisation inert: its least L1 distance is ~1,400, exp underflows |
+| an exponential average of G is sampled from | short trainings jitter |
+| progress is counted in generator steps, not epochs | the public set's size should not change the cost |
+"""
+
+import itertools
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from attacker.attack import Progress, PublicSet, Stopwatch, Target, silent
+from attacker.priors.averaging import averaged
+from attacker.priors.dcgan import LATENT, Generator, gan_adam
+from attacker.priors.prior import Prior, cached, prior_path
+from attacker.public_view import public_view
+from fedinverse.config import Section
+from fedinverse.data.source import unit
+from fedinverse.errors import ConfigError
+from fedinverse.models import for_inference
+from fedinverse.models.classifier import scaled
+from fedinverse.seeds import derive, generator
+from fedinverse.storage import content_sha256, into_module, load_weights
+
+VERSION = 1  # part of the cache key; raise it when training changes
+_ENTROPY = 1e-4  # weight of the entropy of D's decision on fakes
+
+
+class KPlus1Settings(Section):
+    """Training of the K+1 GAN. The papers' values: width 1, batch 64, ~100 epochs (CelebA: ~9,400 steps)."""
+
+    width: float = Field(
+        1.0, gt=0, le=4, description="multiplies the networks' widths; 1 is the published size"
+    )
+    steps: int = Field(9_400, ge=1, description="generator steps")
+    critic_steps: int = Field(5, ge=1, description="discriminator steps per generator step")
+    batch_size: int = Field(64, ge=2, description="images per step, of each kind")
+    lr: float = Field(2e-4, gt=0, description="Adam's learning rate; betas are (.5, .999)")
+    minibatch_discrimination: bool = Field(
+        False, description="published; inert at initialisation, and couples the images of a batch"
+    )
+    warm_start: str = Field(
+        "",
+        description="key of an earlier K+1 prior to start from, e.g. the last round's; empty: from scratch",
+    )
+    warm_steps: int = Field(
+        0, ge=0, description="generator steps after a warm start; 0: as many as from scratch"
+    )
+
+
+class MinibatchDiscrimination(nn.Module):
+    """Features that tell how close an image is to the others of its batch (Salimans et al. 2016), 64 kernels x 50."""
+
+    def __init__(self, features: int, kernels: int = 64, dimensions: int = 50) -> None:
+        super().__init__()
+        self.kernels, self.dimensions = kernels, dimensions
+        self.project = nn.Parameter(torch.randn(features, kernels * dimensions))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return [N, 64] of ``features`` [N, F]: sum over the others of exp(-L1 distance)."""
+        rows = (features @ self.project).view(len(features), self.kernels, self.dimensions).transpose(0, 1)
+        return torch.exp(-torch.cdist(rows, rows, p=1)).sum(2).T - 1  # less the distance to itself
+
+
+class Discriminator(nn.Module):
+    """images [N, C, H, W] -> features [N, 4096] at width 1 and K logits [N, K].
+
+    5x5 stride-2 convolutions C-64-128-256, at 64 pixels a 3x3 stride-2 256-256; affine InstanceNorm from the second
+    on; linear.
+    """
+
+    def __init__(
+        self, shape: tuple[int, int, int], classes: int, width: float, minibatch_discrimination: bool
+    ) -> None:
+        super().__init__()
+        channels, _, side = shape
+        widths = [channels, *(scaled(count, width) for count in (64, 128, 256))]
+        layers: list[nn.Module] = []
+        for stage, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
+            norm = [nn.InstanceNorm2d(fan_out, affine=True)] if stage else []
+            layers += [nn.Conv2d(fan_in, fan_out, 5, 2, 2), *norm, nn.LeakyReLU(0.2)]
+        for _ in range(side.bit_length() - 6):  # 32 pixels: none, 64: one
+            layers += [nn.Conv2d(widths[-1], widths[-1], 3, 2, 1), nn.InstanceNorm2d(widths[-1], affine=True)]
+            layers += [nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*layers, nn.Flatten())
+        flat = widths[-1] * 16
+        self.compare = MinibatchDiscrimination(flat) if minibatch_discrimination else None
+        self.head = nn.Linear(flat + (self.compare.kernels if self.compare else 0), classes)
+
+    def forward(self, images: Tensor, kinds: int = 1) -> tuple[Tensor, Tensor]:
+        """Return features and logits; ``kinds`` equal parts of the batch are not compared to one another."""
+        features = self.layers(images)
+        joined = features
+        if self.compare is not None:
+            compared = torch.cat([self.compare(part) for part in features.chunk(kinds)])
+            joined = torch.cat([features, compared], 1)
+        return features, self.head(joined)
+
+
+class Realness(nn.Module):
+    """The critic an attack sees: s = logsumexp(l), so that P(real) = sigmoid(s)."""
+
+    def __init__(self, discriminator: nn.Module) -> None:
+        super().__init__()
+        self.discriminator = discriminator
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return s [N] of ``images`` [N, C, H, W]; higher is more natural."""
+        _, logits = self.discriminator(images)
+        return torch.logsumexp(logits, 1)
+
+
+def discriminator_loss(labelled: Tensor, soft: Tensor, unlabelled: Tensor, fake: Tensor) -> Tensor:
+    """Return L_D of logits [B, K] of the three kinds of images; ``soft`` [B, K] are the target's probabilities."""
+    real, made = torch.logsumexp(unlabelled, 1), torch.logsumexp(fake, 1)
+    unsupervised = 0.5 * (F.softplus(real).mean() - real.mean() + F.softplus(made).mean())
+    return F.cross_entropy(labelled, soft) + unsupervised
+
+
+def generator_loss(fake_features: Tensor, real_features: Tensor, fake: Tensor) -> Tensor:
+    """Return L_G of D's features [B, F] of fakes and of real images, and its logits [B, K] of the fakes."""
+    matching = (fake_features.mean(0) - real_features.mean(0)).abs().mean()
+    return matching + _ENTROPY * entropy(fake)
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Return the entropy of softmax(l), in nats, summed over the batch [B, K]."""
+    log = logits.log_softmax(1)
+    return -(log.exp() * log).sum()
+
+
+def kplus1_prior(
+    settings: KPlus1Settings,
+    target: Target,
+    public: PublicSet,
+    *,
+    seed: int,
+    progress: Progress = silent,
+) -> Prior:
+    """Return the K+1 GAN of ``public`` for ``target``, trained or from the cache, ready for inference.
+
+    Raises:
+        ConfigError: the public images are not of the shape the target takes, or there is no prior to start from.
+        IntegrityError: the prior to start from is damaged or of other networks.
+    """
+    shape = (int(public.images.shape[1]), int(public.images.shape[2]), int(public.images.shape[3]))
+    if shape != target.model.input_shape:
+        raise ConfigError(
+            f"the public images are {shape} but the target takes {target.model.input_shape}; "
+            "prepare the public set in that shape"
+        )
+    key = content_sha256(
+        {
+            "settings": settings.model_dump(mode="json"),
+            "target": target.sha256,
+            "public": public.key,
+            "seed": seed,
+            "shape": shape,
+            "version": VERSION,
+        }
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(seed, "kplus1", "weights"))
+        nets = nn.ModuleDict(
+            {
+                "generator": Generator(shape, settings.width),
+                "discriminator": Discriminator(
+                    shape, target.model.classes, settings.width, settings.minibatch_discrimination
+                ),
+            }
+        )
+    nets = nets.to(target.device).to(memory_format=torch.channels_last)
+    about = cached(
+        "kplus1", key, nets, lambda: _train(nets, settings, target, public, seed=seed, progress=progress)
+    )
+    return Prior(
+        "kplus1",
+        for_inference(nets["generator"], target.device),
+        for_inference(Realness(nets["discriminator"]), target.device),
+        LATENT,
+        shape,
+        key,
+        float(about["seconds"]) if about["cached"] == "false" else 0.0,
+    )
+
+
+def _start(nets: nn.ModuleDict, settings: KPlus1Settings) -> int:
+    """Load the prior of a warm start into ``nets``; return the number of steps to train."""
+    if not settings.warm_start:
+        return settings.steps
+    path = prior_path("kplus1", settings.warm_start)
+    if not path.exists():
+        raise ConfigError(
+            f"'warm_start' names {path}, which does not exist; give a trained prior's key or none"
+        )
+    into_module(nets, load_weights(path)[0], str(path))
+    return settings.warm_steps or settings.steps
+
+
+def _train(
+    nets: nn.ModuleDict,
+    settings: KPlus1Settings,
+    target: Target,
+    public: PublicSet,
+    *,
+    seed: int,
+    progress: Progress,
+) -> dict[str, str]:
+    """Train in place; leave the averaged generator in ``nets["generator"]``."""
+    watch, device = Stopwatch(), target.device
+    steps = _start(nets, settings)
+    random = generator(seed, "kplus1", "training")
+    G, D = nets["generator"].train(), nets["discriminator"].train()
+    images = public.images.to(device)
+    soft = public_view(target.model, public.images, device)[1].softmax(1)  # once per target
+    average = averaged(G)
+    step_G, step_D = gan_adam(G, settings.lr), gan_adam(D, settings.lr)
+    B, n = settings.batch_size, settings.critic_steps
+
+    for step in range(steps):
+        # discriminator: all its fakes in one pass of G, each step's three kinds in one pass of D
+        with torch.no_grad():
+            fakes = G(torch.randn(n * B, LATENT, generator=random).to(device)).split(B)
+        rows = torch.randint(len(images), (n, 2 * B), generator=random).to(device)
+        for fake, row in zip(fakes, rows, strict=True):
+            _, logits = D(torch.cat([unit(images[row], device), fake]), kinds=3)
+            labelled, unlabelled, made = logits.split(B)
+            loss_D = discriminator_loss(labelled, soft[row[:B]], unlabelled, made)
+            step_D.zero_grad(set_to_none=True)
+            loss_D.backward()  # type: ignore[no-untyped-call]
+            step_D.step()
+        # generator: D's weights need no gradient here, nor do the real images' features
+        D.requires_grad_(False)
+        row = torch.randint(len(images), (B,), generator=random).to(device)
+        with torch.no_grad():
+            real, _ = D(unit(images[row], device))
+        made, logits = D(G(torch.randn(B, LATENT, generator=random).to(device)))
+        loss_G = generator_loss(made, real, logits)
+        step_G.zero_grad(set_to_none=True)
+        loss_G.backward()  # type: ignore[no-untyped-call]
+        step_G.step()
+        D.requires_grad_(True)
+        average.update_parameters(G)
+        progress("training the K+1 prior", step + 1, steps)
+    G.load_state_dict(average.module.state_dict())
+    return {"seconds": f"{watch.seconds:.3f}", "target": target.sha256, "steps": str(steps)}

@@ -1,0 +1,52 @@
+"""The threat model of a run in words: who holds what, and what the attacker sees."""
+
+from fedinverse.run import Run
+
+
+def threat_model(run: Run) -> list[tuple[str, str]]:
+    """Return (who, what) pairs, for the terminal and the report."""
+    population, split, table = run.population, run.split, run.table
+    held = split[split["part"] == "train"].groupby("client").size()
+    others = held.drop([population.victim], errors="ignore")
+    public, federation = run.pools["public"].about, table["federation"]
+    victims = ", ".join(run.class_names[label] for label in population.victim_classes)
+    defences = "; ".join(
+        f"{cohort['defence']} on "
+        + (f"clients {cohort['clients']}" if cohort["clients"] else f"{cohort['fraction']:.0%} of the clients")
+        for cohort in table["cohorts"]
+    )
+    lines = [
+        (
+            "Federation",
+            f"{population.clients} clients, {federation['rounds']} rounds of {federation['strategy']}, "
+            f"{federation['fraction_train']:.0%} train per round, {federation['fraction_evaluate']:.0%} evaluate; "
+            f"model {run.model.name} (width {run.model.width:g})",
+        ),
+        (
+            "Victim",
+            f"client {population.victim}: {int(held[population.victim])} images, the only one with classes {victims}",
+        ),
+        (
+            "Others",
+            f"{int(others.min())} to {int(others.max())} images each, none of a victim class; "
+            f"defences: {defences or 'none'}",
+        ),
+        (
+            "Attacker",
+            f"client {', '.join(map(str, population.attackers)) or '(none)'}: trains honestly, keeps every model it is "
+            "sent in train and evaluate messages, inverts offline",
+        ),
+        (
+            "It sees",
+            f"the weights, its own shard, the list of classes and {public['count']} public images ({public['source']}); "
+            "no private image, no other client's update",
+        ),
+        (
+            "Auditor",
+            f"{int((split['part'] == 'vault').sum())} vault and {int((split['part'] == 'reserve').sum())} reserve images "
+            "that no client holds",
+        ),
+    ]
+    if table["data"]["allow_overlap"]:
+        lines.append(("Overlap", "public and victim classes may overlap: allowed by data.allow_overlap"))
+    return lines
