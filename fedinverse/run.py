@@ -136,8 +136,8 @@ def prepare(path: Path, table: Table) -> Run:
     shape = spec_of(model.name).input_shape
     private = open_source(Request(data.private, shape, data.private_root, data.private_limit, seed))
     public = open_source(Request(data.public, shape, data.public_root, data.public_limit, seed))
-    check_disjoint(private, public, population, allow=data.allow_overlap)
     manifest = make_split(private, split, population, seed)
+    check_disjoint(private, public, population, allow=data.allow_overlap)
     write_json(stored, table)
     manifest.to_parquet(path / "split.parquet", index=False)
     write_json(path / "pools.json", {"private": str(private.path), "public": str(public.path)})  # last

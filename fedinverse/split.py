@@ -1,7 +1,8 @@
 """The split manifest: for every private image its hash, class, part and client. Made once, from one seed.
 
-Parts (spec: audit): ``train`` images are at clients, ``vault`` images train the evaluators and are at no client,
-``reserve`` images are in no training set at all. The victim classes' train images are all at the victim.
+Parts: ``train`` images are at clients, ``vault`` images train the evaluators and are at no client, ``reserve`` images
+are in no training set at all, ``unused`` images were dealt to nobody. The victim classes' train images are all at the
+victim.
 """
 
 import hashlib
@@ -16,7 +17,6 @@ from fedinverse.errors import ConfigError
 from fedinverse.partition import spread
 from fedinverse.seeds import numpy_generator
 
-PARTS = ("train", "vault", "reserve")
 NOBODY = -1
 
 
@@ -55,6 +55,8 @@ def make_split(pool: Pool, split: Split, population: Population, seed: int) -> p
     table.loc[train & exclusive, "client"] = population.victim
     shared = table.index[train & ~exclusive]
     table.loc[shared, "client"] = spread(table.loc[shared, "label"].to_numpy(), population, seed)
+    # The pathological scheme deals whole classes and may leave some to nobody.
+    table.loc[train & (table["client"] == NOBODY), "part"] = "unused"
     # A duplicate follows its first copy. (Copies under two labels would otherwise cross from client to vault.)
     first = table.drop_duplicates("sha256").set_index("sha256")
     table["part"] = table["sha256"].map(first["part"])

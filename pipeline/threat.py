@@ -33,12 +33,12 @@ def threat_model(run: Run) -> list[tuple[str, str]]:
         ),
         (
             "Attacker",
-            f"client {', '.join(map(str, population.attackers)) or '(none)'}: trains honestly, keeps every model it is "
-            "sent in train and evaluate messages, inverts offline",
+            f"client {', '.join(map(str, population.attackers)) or '(none)'}: trains honestly, keeps every model it "
+            "is sent in train and evaluate messages, inverts offline",
         ),
         (
             "It sees",
-            f"the weights, its own shard, the list of classes and {public['count']} public images ({public['source']}); "
+            f"the weights, its own shard, the list of classes, {public['count']} public images ({public['source']}); "
             "no private image, no other client's update",
         ),
         (

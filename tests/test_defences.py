@@ -100,18 +100,14 @@ def test_a_model_can_be_trained_on_after_a_round(name: str) -> None:
 )
 def test_divergence_is_reported_and_leaves_nothing_behind(name: str, table: dict[str, Any]) -> None:
     with pytest.raises(TrainingDivergedError, match=f"defence '{name}' diverged"):
-        trained(
-            name, table, Training(epochs=6, batch_size=8, lr=1e3 if name == "neg_label_smoothing" else 0.01)
-        )
+        trained(name, table, Training(epochs=6, batch_size=8, lr=1e3 if name == "neg_label_smoothing" else 0.01))
 
 
 @pytest.mark.parametrize("name", [name for name in defence_names() if name != "none"])
 def test_nan_and_unknown_settings_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="unknown key"):
         make_defence(name, {"lamda": 1.0}, "test")
-    numbers = [
-        key for key, field in defence_class(name).Settings.model_fields.items() if field.annotation is float
-    ]
+    numbers = [key for key, field in defence_class(name).Settings.model_fields.items() if field.annotation is float]
     for key in numbers:
         with pytest.raises(ConfigError, match=key):
             make_defence(name, {key: float("nan")}, "test")

@@ -37,9 +37,7 @@ def random_batch(seed: int, *shape: int, dtype: torch.dtype = torch.float32) -> 
 
 
 def one_hot(seed: int, m: int, classes: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.eye(classes, dtype=dtype)[
-        torch.randint(classes, (m,), generator=torch.Generator().manual_seed(seed))
-    ]
+    return torch.eye(classes, dtype=dtype)[torch.randint(classes, (m,), generator=torch.Generator().manual_seed(seed))]
 
 
 def pairwise(rows: Tensor) -> Tensor:
@@ -61,18 +59,14 @@ def test_gaussian_kernel_on_two_pairs() -> None:
     kernel = kernel_matrix(PAIRS)
     assert biased_hsic(kernel, kernel).item() == pytest.approx((1 - KAPPA) ** 2 * 16 / (4 * 9), rel=1e-6)
     assert biased_hsic(kernel, kernel).item() == pytest.approx(1.742634e-4, rel=1e-6)
-    assert ridge_hsic(kernel, kernel).item() == pytest.approx(
-        ((1 - KAPPA) / (1 - KAPPA + 2 * EPS)) ** 2, rel=1e-9
-    )
+    assert ridge_hsic(kernel, kernel).item() == pytest.approx(((1 - KAPPA) / (1 - KAPPA + 2 * EPS)) ** 2, rel=1e-9)
     assert ridge_hsic(kernel, kernel).item() == pytest.approx(0.997983, abs=1e-6)
 
 
 @pytest.mark.parametrize("classes", [2, 5, 10])
 def test_ridge_hsic_of_balanced_labels_with_themselves(classes: int) -> None:
     kernel = kernel_matrix(torch.eye(classes).repeat(6, 1), "linear")
-    assert ridge_hsic(kernel, kernel).item() == pytest.approx(
-        (classes - 1) / (1 + EPS * classes) ** 2, rel=1e-9
-    )
+    assert ridge_hsic(kernel, kernel).item() == pytest.approx((classes - 1) / (1 + EPS * classes) ** 2, rel=1e-9)
     if classes == 10:
         assert ridge_hsic(kernel, kernel).item() == pytest.approx(8.9982, abs=5e-5)
 
@@ -93,9 +87,7 @@ def test_unbiased_hsic_is_the_mean_over_distinct_quadruples() -> None:
 
 def test_unbiased_hsic_averages_to_zero_for_independent_samples() -> None:
     values = [
-        unbiased_hsic(
-            kernel_matrix(random_batch(seed, 16, 2)), kernel_matrix(random_batch(9000 + seed, 16, 2))
-        )
+        unbiased_hsic(kernel_matrix(random_batch(seed, 16, 2)), kernel_matrix(random_batch(9000 + seed, 16, 2)))
         for seed in range(200)
     ]
     spread = torch.stack(values)
@@ -282,12 +274,8 @@ def test_fast_penalties_are_the_plain_sums(m: int) -> None:
 def test_penalty_takes_every_width(sigma: float | str) -> None:
     images, labels, taps = random_batch(7, 20, 1, 8, 8), one_hot(8, 20, 4), hidden(0, 20, torch.float32)
     k_x, k_y = kernel_matrix(images, sigma=sigma), kernel_matrix(labels, sigma=sigma)
-    expected = sum(
-        ridge_hsic(k_x, k) - ridge_hsic(k, k_y) for k in (kernel_matrix(tap, sigma=sigma) for tap in taps)
-    )
-    found = bilateral_hsic(
-        images, labels, taps, lambda_x=1.0, lambda_y=1.0, sigma=sigma, label_kernel="gaussian"
-    )
+    expected = sum(ridge_hsic(k_x, k) - ridge_hsic(k, k_y) for k in (kernel_matrix(tap, sigma=sigma) for tap in taps))
+    found = bilateral_hsic(images, labels, taps, lambda_x=1.0, lambda_y=1.0, sigma=sigma, label_kernel="gaussian")
     assert found.item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-5)  # type: ignore[union-attr]
 
 
@@ -301,6 +289,4 @@ def test_a_batch_of_one_class_or_one_image_has_a_finite_gradient() -> None:
 
 def test_nan_comes_out_as_nan() -> None:
     taps = [torch.full((6, 4), float("nan"))]
-    assert bilateral_hsic(
-        random_batch(0, 6, 1, 4, 4), one_hot(0, 6, 2), taps, lambda_x=1.0, lambda_y=1.0
-    ).isnan()
+    assert bilateral_hsic(random_batch(0, 6, 1, 4, 4), one_hot(0, 6, 2), taps, lambda_x=1.0, lambda_y=1.0).isnan()

@@ -61,9 +61,7 @@ def test_parameter_counts_at_width_one() -> None:
     assert {name for name, _ in COUNTS} == set(model_names())
     with torch.device("meta"):
         counts = {
-            (name, classes): sum(
-                weight.numel() for weight in spec_of(name).construct(classes, 1.0).parameters()
-            )
+            (name, classes): sum(weight.numel() for weight in spec_of(name).construct(classes, 1.0).parameters())
             for name, classes in COUNTS
         }
     assert counts == COUNTS
@@ -194,9 +192,7 @@ def test_torchvision_networks_by_name() -> None:
         build("torchvision:squeezenet1_0", 7)
 
 
-def test_a_module_of_the_users_registers_its_networks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_module_of_the_users_registers_its_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_networks.py").write_text(
         "from torch import nn\n"
         "from fedinverse.models.classifier import BlockClassifier, register\n"

@@ -76,10 +76,7 @@ def test_people_differ_more_between_than_within(faces: Images) -> None:
 def test_every_trait_and_circumstance_shows() -> None:
     def numbers(ranges: dict[str, tuple[float, float]], count: int) -> dict[str, torch.Tensor]:
         random = torch.Generator().manual_seed(6)
-        return {
-            name: torch.rand(count, generator=random) * (high - low) + low
-            for name, (low, high) in ranges.items()
-        }
+        return {name: torch.rand(count, generator=random) * (high - low) + low for name, (low, high) in ranges.items()}
 
     count = 24
     person, moment = numbers(dict(TRAITS), count), numbers(dict(CIRCUMSTANCES), count)
@@ -92,9 +89,7 @@ def test_every_trait_and_circumstance_shows() -> None:
         for name, (low, high) in ranges.items():
             mirrored = table | {name: low + high - table[name]}
             changed = (
-                draw(mirrored, moment, 32, 32, 2 / 32)
-                if table is person
-                else draw(person, mirrored, 32, 32, 2 / 32)
+                draw(mirrored, moment, 32, 32, 2 / 32) if table is person else draw(person, mirrored, 32, 32, 2 / 32)
             )
             if torch.equal(changed, plain):
                 silent.append(name)
@@ -281,9 +276,7 @@ def write_idx(folder: Path, split: str, labels: list[int]) -> NDArray[np.uint8]:
     folder.mkdir(parents=True, exist_ok=True)
     images = np.random.default_rng(1).integers(0, 256, (len(labels), 28, 28), dtype=np.uint8)
     (folder / f"{split}-images-idx3-ubyte").write_bytes(idx_bytes(images))
-    (folder / f"{split}-labels-idx1-ubyte.gz").write_bytes(
-        gzip.compress(idx_bytes(np.array(labels, np.uint8)))
-    )
+    (folder / f"{split}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx_bytes(np.array(labels, np.uint8))))
     return images
 
 

@@ -1,0 +1,95 @@
+"""Bad input gets one clear message that names file, key and fix; exit code 2; nothing written."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedinverse.config import CONFIGS
+from fedinverse.errors import ConfigError
+from pipeline.experiment import load_experiment, resolved
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize(
+    ("assignment", "said"),
+    [
+        ("training.epoch=2", r"training\.epoch.*did you mean 'epochs'"),
+        ("trainin.epochs=2", r"trainin.*did you mean 'training'"),
+        ('training.epochs="two"', r"training\.epochs.*integer"),
+        ("training.lr=-1", r"training\.lr.*greater than 0"),
+        ("population.malicious=20", r"malicious is 20 of 20 clients"),
+        ("population.victim=19", r"victim 19 is one of the malicious"),
+        ("population.victim=20", r"clients run from 0 to 19"),
+        ("federation.fraction_train=0.01", r"samples nobody.*0\.05"),
+        ("federation.strategy=fedfoo", r"federation\.strategy.*fedavg"),
+        ("model.name=mcn", r"model\.name.*did you mean 'mcnn'"),
+        ("data.public=glyph", r"data\.public.*did you mean 'glyphs'"),
+        ("attacks.gmi.kind=gm", r"attacks\.gmi\.kind.*did you mean 'gmi'"),
+        ("attacks.gmi.iteration=5", r"attacks\.gmi\.iteration.*did you mean 'iterations'"),
+        ("attacks.gmi.prior.step=5", r"attacks\.gmi\.prior\.step.*did you mean 'steps'"),
+        ("audit.evaluator.model=mcnn", r"target's own architecture"),
+        ("split.train=0.6", r"train \+ vault \+ reserve is 1\.1"),
+        ("engine.kind=spark", r"engine\.kind"),
+        ("name=a/b", r"'name'"),
+        ("training.epochs.x=1", "is a value, not a section"),
+        ("training", "write it as section.key=value"),
+    ],
+)
+def test_each_mistake_is_named_with_its_fix(assignment: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load_experiment("quickstart", [assignment])
+
+
+def test_every_shipped_config_loads() -> None:
+    files = sorted(CONFIGS.glob("*.toml"))
+    assert files
+    for path in files:
+        load_experiment(str(path), [])
+
+
+def test_an_unknown_config_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'quickstart'"):
+        load_experiment("quickstrat", [])
+
+
+def test_broken_toml_names_file_and_line(tmp_path: Path) -> None:
+    path = tmp_path / "broken.toml"
+    path.write_text("[training\nepochs = 2")
+    with pytest.raises(ConfigError, match=r"broken\.toml.*line 1"):
+        load_experiment(str(path), [])
+
+
+def test_the_resolved_table_is_complete_and_loads_again(tiny: Callable[..., Any]) -> None:
+    table = resolved(tiny())
+    assert table["attacks"]["gmi"]["momentum"] == 0.9
+    assert table["federation"]["fraction_evaluate"] == 1.0
+
+
+def test_command_line_ends_with_2_and_writes_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "runs"
+    done = subprocess.run(
+        [sys.executable, "fedinverse_sim.py", "--out", str(out), "--set", "population.victim_classes=[0, 12]"],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "[12] not among the 10 classes" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not out.exists()
+
+
+def test_help_teaches() -> None:
+    done = subprocess.run(
+        [sys.executable, "fedinverse_sim.py", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    for word in ("--set", "--resume", "--out", "Examples", "quickstart"):
+        assert word in done.stdout

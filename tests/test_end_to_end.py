@@ -1,0 +1,111 @@
+"""The main job, whole: a config in, a report out; stopped and altered on the way."""
+
+import hashlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from attacker.inversion import RECONSTRUCTIONS
+from fedinverse.errors import ConfigError, StageError
+from fedinverse.run import Run
+from pipeline.invert import control_targets, inversions_of
+from pipeline.stages import run_all
+
+ROOT = Path(__file__).parent.parent
+Load = Callable[..., Any]
+
+
+def results(run: Run) -> dict[str, str]:
+    """Return a hash of everything that must not depend on when or where a run was stopped."""
+    made = {"rounds": str([line["sha256"] for line in run.recorded_rounds("with_victim")])}
+    for (label, weights), inversion in inversions_of(run).items():
+        content = (inversion.path / RECONSTRUCTIONS).read_bytes()
+        made[f"{label} {weights.name}"] = hashlib.sha256(content).hexdigest()
+    made["scores"] = hashlib.sha256((run.audit / "scores.csv").read_bytes()).hexdigest()
+    return made
+
+
+def test_from_config_to_report(tiny: Load) -> None:
+    page = run_all(tiny(audit={"without_victim": True}), resume=False)
+    run = Run(page.parent)
+    scores = pd.read_csv(run.audit / "scores.csv")
+    assert set(scores["arm"].dropna()) == {"A", "B0", "B1", "B2"}
+    assert set(scores.loc[scores["arm"] == "A", "label"]) == {0, 1}
+    assert scores["value"].between(0, 1).all()
+    html = page.read_text()
+    assert "data:image/png;base64," in html
+    assert not re.findall(r"""(?:src|href)=["']https?:""", html)  # nothing is fetched
+    assert "not learned yet" in html  # three rounds teach this model nothing, and the report says so
+    assert "Too few classes" in html
+
+
+def test_again_without_resume_is_refused_and_with_resume_does_nothing_twice(tiny: Load) -> None:
+    page = run_all(tiny(), resume=False)
+    run = Run(page.parent)
+    before = results(run)
+    stamps = {path: path.stat().st_mtime_ns for path in run.path.rglob("*.safetensors")}
+    with pytest.raises(ConfigError, match="--resume"):
+        run_all(tiny(), resume=False)
+    run_all(tiny(), resume=True)
+    assert results(run) == before
+    assert {path: path.stat().st_mtime_ns for path in run.path.rglob("*.safetensors")} == stamps
+
+
+@pytest.mark.parametrize("moment", ["checkpoints/round-0002", "reconstructions.safetensors", "evaluator-"])
+def test_killed_in_any_stage_the_resumed_run_ends_with_the_same_hashes(moment: str, tiny: Load, tmp_path: Path) -> None:
+    whole = Run(run_all(tiny(name="whole"), resume=False).parent)
+    tiny(name="killed")
+    command = [
+        sys.executable,
+        "fedinverse_sim.py",
+        str(tmp_path / "tiny.toml"),
+        "--out",
+        str(tmp_path / "runs"),
+        "--resume",
+    ]
+    killed = tmp_path / "runs" / "killed"
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while not any(moment in str(path) for path in killed.rglob("*.safetensors")):
+        assert process.poll() is None or (killed / "report.html").exists()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=240)
+    assert results(Run(killed)) == results(whole)
+
+
+def test_an_altered_capture_is_refused_by_name(tiny: Load) -> None:
+    experiment = tiny(attacks={"gmi": {"iterations": 2}})
+    run = Run(run_all(experiment, resume=False).parent)
+    capture = run.spool("with_victim") / "round-0003.safetensors"
+    raw = bytearray(capture.read_bytes())
+    raw[-1] ^= 1
+    capture.write_bytes(raw)
+    for inversion in inversions_of(run).values():
+        (inversion.path / "about.json").unlink()
+    with pytest.raises(StageError, match=r"round-0003\.safetensors.*altered"):
+        run_all(experiment, resume=True)
+
+
+def test_the_control_targets_are_the_untrained_model_and_the_world_without_the_victim(
+    tiny: Load, tmp_path: Path
+) -> None:
+    from fedinverse.run import prepare
+    from pipeline.experiment import resolved
+
+    run = prepare(tmp_path / "run", resolved(tiny(audit={"without_victim": True})))
+    assert [path.name for path in control_targets(run)] == ["round-0000.safetensors", "round-0003.safetensors"]
+    assert "without_victim" in str(control_targets(run)[1])

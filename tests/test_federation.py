@@ -1,0 +1,166 @@
+"""The federation on every engine: same seed, same hashes; captures equal the ledger; killed runs resume."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+
+from fedinverse.errors import IntegrityError
+from fedinverse.flower import ARRAYS, CLIENT, METRICS, to_record
+from fedinverse.run import Run, prepare
+from fedinverse.storage import load_weights, read_jsonl
+from pipeline.engines import run_federation
+from pipeline.engines.local import LocalGrid
+from pipeline.experiment import resolved
+from server.app import ask_who
+from strategies import Ledger, Participation, Selection, make_strategy
+
+Load = Callable[..., Any]
+
+
+def hashes(run: Run) -> list[str]:
+    return [line["sha256"] for line in run.recorded_rounds("with_victim")]
+
+
+def federated(experiment: Any, path: Path) -> Run:
+    run = prepare(path, resolved(experiment))
+    run_federation(run, "with_victim", experiment.engine)
+    return run
+
+
+@pytest.fixture
+def reference(tiny: Load, tmp_path: Path) -> Run:
+    return federated(tiny(), tmp_path / "local")
+
+
+@pytest.mark.parametrize("actors", [1, 2])
+def test_ray_gives_the_same_models_as_local(actors: int, reference: Run, tiny: Load, tmp_path: Path) -> None:
+    run = federated(tiny(engine={"kind": "ray", "actors": actors}), tmp_path / "ray")
+    assert hashes(run) == hashes(reference)
+    assert len(hashes(run)) == 4
+
+
+def test_flower_runtime_gives_the_same_models_as_local(reference: Run, tiny: Load, tmp_path: Path) -> None:
+    run = federated(tiny(engine={"kind": "flower", "actors": 2}), tmp_path / "flower")
+    assert hashes(run) == hashes(reference)
+
+
+def test_another_seed_gives_other_models(reference: Run, tiny: Load, tmp_path: Path) -> None:
+    assert hashes(federated(tiny(seed=1), tmp_path / "other")) != hashes(reference)
+
+
+def test_every_capture_is_what_the_ledger_says_was_sent_to_the_attacker(reference: Run) -> None:
+    attacker = reference.population.attackers[0]
+    sent = {
+        (line["round"], line["message-type"], line["sha256"])
+        for line in read_jsonl(reference.ledger("with_victim"))
+        if line["partition"] == attacker
+    }
+    spool = reference.spool("with_victim")
+    receipts = read_jsonl(spool / "receipts.jsonl")
+    assert {(line["round"], line["message-type"], line["sha256"]) for line in receipts} == sent
+    assert {line["message-type"] for line in receipts} == {"train", "evaluate"}
+    for line in receipts:
+        assert load_weights(spool / line["file"])[1]["sha256"] == line["sha256"]
+    # Flower's default fraction_evaluate of 1.0: every round's model reaches a client that never trained in it.
+    models = {line["round"]: line["sha256"] for line in reference.recorded_rounds("with_victim")}
+    for number in (1, 2, 3):
+        assert load_weights(spool / f"round-{number:04d}.safetensors")[1]["sha256"] == models[number]
+
+
+def test_only_the_malicious_node_captures(tiny: Load, tmp_path: Path) -> None:
+    run = federated(tiny(population={"malicious": 0}, attacks={}), tmp_path / "honest")
+    assert not run.spool("with_victim").exists()
+
+
+@pytest.mark.parametrize("broken_after", [0, 1, 2])
+def test_a_run_stopped_after_any_round_resumes_to_the_same_hashes(
+    broken_after: int, reference: Run, tiny: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import server.app as server_app
+
+    save = server_app.save_round
+
+    def stop(run: Run, world: Any, server_round: int, *rest: Any) -> None:
+        if server_round == broken_after + 1:
+            raise KeyboardInterrupt
+        save(run, world, server_round, *rest)
+
+    monkeypatch.setattr(server_app, "save_round", stop)
+    with pytest.raises(KeyboardInterrupt):
+        federated(tiny(), tmp_path / "stopped")
+    monkeypatch.undo()
+    run = federated(tiny(), tmp_path / "stopped")
+    assert hashes(run) == hashes(reference)
+
+
+def test_a_damaged_checkpoint_stops_the_resume_by_name(reference: Run, tiny: Load) -> None:
+    last = reference.checkpoint("with_victim", 3)
+    last.write_bytes(last.read_bytes()[:-1])
+    with pytest.raises(IntegrityError, match=r"round-0003"):
+        federated(tiny(), reference.path)
+
+
+def test_participation_is_drawn_by_partition_not_by_node_id() -> None:
+    policy = Participation(fraction_train=0.5)
+    here = Selection(policy, 0, {10 + partition: partition for partition in range(8)})
+    there = Selection(policy, 0, {900 - partition: partition for partition in range(8)})
+    for server_round in range(5):
+        a = [here.partitions[node] for node in here.train(server_round)]
+        assert a == [there.partitions[node] for node in there.train(server_round)]
+        assert len(a) == 4
+
+
+def test_every_round_policy_includes_its_clients() -> None:
+    policy = Participation(fraction_train=0.25, policy="every_round", always_train=(7,))
+    selection = Selection(policy, 0, {partition + 1: partition for partition in range(8)})
+    assert all(8 in selection.train(server_round) for server_round in range(10))
+
+
+def _reply(node: int, weights: dict[str, Any], examples: int = 1) -> Message:
+    sent = Message(RecordDict(), node, "train")
+    content = RecordDict(
+        {
+            ARRAYS: to_record(weights),
+            METRICS: MetricRecord({"num-examples": examples}),
+            CLIENT: ConfigRecord({"partition": node - 1}),
+        }
+    )
+    return Message(content, reply_to=sent)
+
+
+def test_unsound_updates_are_refused_and_dtypes_kept(reference: Run, tmp_path: Path) -> None:
+    grid = LocalGrid(reference, "with_victim")
+    partitions = ask_who(grid, 4, 10)
+    strategy: Any = make_strategy("fedavg", {}, "config")
+    strategy.begin(Selection(Participation(fraction_train=1.0), 0, partitions), Ledger(tmp_path / "l.jsonl"), 0)
+    model = {"w": np.zeros(2, np.float32), "steps": np.array(0, np.int64)}
+    strategy.configure_train(1, to_record(model), ConfigRecord(), grid)
+    replies = [
+        _reply(1, {"w": np.array([1, 1], np.float32), "steps": np.array(3, np.int64)}),
+        _reply(2, {"w": np.array([3, 3], np.float32), "steps": np.array(4, np.int64)}),
+        _reply(3, {"w": np.array([np.nan, 0], np.float32), "steps": np.array(4, np.int64)}),
+        _reply(4, {"w": np.zeros(3, np.float32), "steps": np.array(4, np.int64)}),
+    ]
+    arrays: ArrayRecord
+    arrays, _ = strategy.aggregate_train(1, replies)
+    assert arrays["w"].numpy().tolist() == [2.0, 2.0]
+    assert arrays["steps"].numpy().dtype == np.int64
+
+
+def test_a_failing_client_does_not_stop_the_round(tiny: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import clients.app as client_app
+
+    train = client_app.train
+
+    def fail_first(model: Any, shard: Any, *rest: Any) -> Any:
+        if len(shard) > 60:  # the victim
+            raise RuntimeError("out of memory")
+        return train(model, shard, *rest)
+
+    monkeypatch.setattr(client_app, "train", fail_first)
+    run = federated(tiny(federation={"fraction_train": 1.0}), tmp_path / "failing")
+    assert len(hashes(run)) == 4

@@ -1,0 +1,108 @@
+"""The split manifest: disjoint, seeded, complete; the attacker's world holds nothing of the victim."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedinverse.config import Population, Split
+from fedinverse.data import Request, open_source
+from fedinverse.errors import ConfigError, DataError
+from fedinverse.private import part_of
+from fedinverse.run import Run, prepare
+from fedinverse.shard import open_shard, shard_of
+from fedinverse.split import make_split
+from pipeline.experiment import resolved
+
+
+@pytest.fixture
+def run(tiny: Callable[..., Any], tmp_path: Path) -> Run:
+    return prepare(tmp_path / "run", resolved(tiny()))
+
+
+def test_no_image_is_in_two_parts_or_at_two_clients(run: Run) -> None:
+    by_image = run.split.groupby("sha256")
+    assert (by_image["part"].nunique() == 1).all()
+    assert (by_image["client"].nunique() == 1).all()
+    assert (run.split.loc[run.split["part"] != "train", "client"] == -1).all()
+    assert (run.split.loc[run.split["part"] == "train", "client"] >= 0).all()
+
+
+def test_only_the_victim_holds_the_victim_classes(run: Run) -> None:
+    exclusive = run.split["label"].isin(run.population.victim_classes)
+    holders = run.split[exclusive & (run.split["part"] == "train")]["client"].unique()
+    assert holders.tolist() == [run.population.victim]
+    for attacker in run.population.attackers:
+        labels = shard_of(run, attacker, "with_victim").labels.tolist()
+        assert labels
+        assert not set(labels) & set(run.population.victim_classes)
+
+
+def test_the_world_without_the_victim_changes_only_the_victim(run: Run) -> None:
+    for client in range(run.population.clients):
+        here, there = (shard_of(run, client, world) for world in ("with_victim", "without_victim"))
+        if client == run.population.victim:
+            assert not set(there.labels.tolist()) & set(run.population.victim_classes)
+            assert 0 < len(there) < len(here)
+        else:
+            assert here.labels.tolist() == there.labels.tolist()
+
+
+def test_parts_have_the_asked_shares(run: Run) -> None:
+    shares = run.split["part"].value_counts(normalize=True)
+    assert shares["train"] == pytest.approx(0.5, abs=0.02)
+    assert shares["vault"] == pytest.approx(0.3, abs=0.02)
+    assert len(part_of(run, "reserve", victim_only=True)) < len(part_of(run, "reserve"))
+
+
+@pytest.mark.parametrize("scheme", ["iid", "dirichlet", "shards", "pathological"])
+def test_every_partition_scheme_gives_every_client_images_and_follows_the_seed(scheme: str) -> None:
+    pool = open_source(Request("mnist", (1, 32, 32), limit=400))
+    population = Population(clients=4, victim_classes=(0, 1), partition=scheme)  # type: ignore[arg-type]
+    tables = [make_split(pool, Split(), population, seed) for seed in (0, 0, 1)]
+    assert set(tables[0]["client"].unique()) == {-1, 0, 1, 2, 3}
+    assert tables[0].equals(tables[1])
+    assert not tables[0].equals(tables[2])
+
+
+def test_copies_of_an_image_stay_together(tmp_path: Path) -> None:
+    pool = open_source(Request("mnist", (1, 32, 32), limit=400))
+    copied = np.array(pool.images)
+    copied[1::2] = copied[::2]  # every second image repeats the one before
+
+    class Doubled:
+        images, labels, class_names = copied, pool.labels, pool.class_names
+
+    table = make_split(Doubled(), Split(), Population(clients=4, victim_classes=(0, 1)), 0)  # type: ignore[arg-type]
+    assert (table.groupby("sha256")["client"].nunique() == 1).all()
+    assert (table.groupby("sha256")["part"].nunique() == 1).all()
+
+
+def test_another_configuration_in_the_same_place_is_refused(tiny: Callable[..., Any], tmp_path: Path) -> None:
+    prepare(tmp_path / "run", resolved(tiny()))
+    prepare(tmp_path / "run", resolved(tiny()))
+    with pytest.raises(ConfigError, match=r"differs in training\.lr"):
+        prepare(tmp_path / "run", resolved(tiny(training={"lr": 0.1})))
+
+
+def test_a_public_set_that_shows_the_victim_is_refused(tiny: Callable[..., Any], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"shares the classes 0, 1.*allow_overlap"):
+        prepare(tmp_path / "run", resolved(tiny(data={"public": "mnist"})))
+    assert not (tmp_path / "run").exists()
+    prepare(tmp_path / "run", resolved(tiny(data={"public": "mnist", "allow_overlap": True})))
+
+
+def test_an_altered_pool_is_noticed() -> None:
+    pool = open_source(Request("glyphs", (1, 32, 32), limit=53, seed=99))
+    pool.verify()
+    path = pool.path / "labels.npy"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(DataError, match="altered"):
+        pool.verify()
+
+
+def test_a_node_without_data_says_what_it_needs(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"images\.npy and labels\.npy"):
+        open_shard(tmp_path)
