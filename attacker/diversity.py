@@ -57,9 +57,7 @@ class DiversitySettings(Section):
         ge=0,
         description="width of hsic_paper's and coco_paper's gaussian kernel; 0: the published median rule",
     )
-    kernel: Kernel = Field(
-        "gaussian", description="hsic_paper's and coco_paper's kernel: gaussian, linear or imq"
-    )
+    kernel: Kernel = Field("gaussian", description="hsic_paper's and coco_paper's kernel: gaussian, linear or imq")
 
     @property
     def active(self) -> bool:
@@ -172,9 +170,7 @@ class Layout:
             ConfigError: a class occurs less often than another.
         """
         if len(self.column) != len(self.classes) * self.samples:
-            raise ConfigError(
-                "the diversity term needs every class equally often: use the same restarts for all"
-            )
+            raise ConfigError("the diversity term needs every class equally often: use the same restarts for all")
         rows = torch.empty(len(self.classes), self.samples, dtype=torch.int64)
         rows[self.column, self.restart] = torch.arange(len(self.column))
         return rows
@@ -231,9 +227,7 @@ class ClassDiversity:
     vendi: float
 
 
-def measured_diversity(
-    images: Tensor, features: Tensor, labels: Tensor, failed: Tensor
-) -> dict[int, ClassDiversity]:
+def measured_diversity(images: Tensor, features: Tensor, labels: Tensor, failed: Tensor) -> dict[int, ClassDiversity]:
     """Measure each class with at least two reconstructions that did not fail.
 
     Args:

@@ -31,8 +31,8 @@ from attacker.attack import (
     register,
     silent,
 )
-from attacker.diversity import Diversity, blocks, diversity_term, grid_of, layout
-from attacker.objective import InversionSettings, Objective, account, objective
+from attacker.diversity import Diversity, diversity_term, grid_of
+from attacker.objective import InversionSettings, Objective, account, objective, row_parts
 from attacker.priors.prior import Prior
 from attacker.priors.wgan_gp import WganGpSettings, wgan_gp_prior
 from attacker.selection import selected
@@ -85,15 +85,43 @@ class GMI(Attack):
         progress: Progress = silent,
     ) -> Reconstructions:
         """Reconstruct one image per label."""
+        watch = Stopwatch()
+        z, goal, _ = self.latents(target, prior, public, labels, generator=generator, progress=progress)
+        return account(
+            goal,
+            lambda rows: prior.generator(z[rows]),
+            z,
+            labels,
+            watch=watch,
+            steps=self.settings.iterations,
+            queries=self.queries(len(labels)),
+        )
+
+    def queries(self, count: int) -> int:
+        """Return how many images the search of ``count`` latents sends through the target."""
+        each = max(1, self.settings.augment)
+        return self.settings.iterations * count * each + self.settings.initial_selection
+
+    def latents(
+        self,
+        target: Target,
+        prior: Prior,
+        public: PublicSet,
+        labels: Tensor,
+        *,
+        generator: torch.Generator,
+        progress: Progress = silent,
+    ) -> tuple[Tensor, Objective, Diversity]:
+        """Return the optimised latents [N, d], and what they were optimised for; arguments as for ``invert``."""
         check_fit(target, prior, labels, self.needs)
-        watch, settings = Stopwatch(), self.settings
+        settings = self.settings
         streams = Streams.of_labels(labels, generator)
         z = streams.normal(prior.latent).to(target.device)
         goal = objective(settings, target, public, streams, generator, progress=progress)
         diversity = diversity_term(settings.diversity, target, public, generator)
         if settings.initial_selection:
             z = selected(target, prior, labels, settings.initial_selection, generator)
-        for part, classes in self._parts(labels):
+        for part, classes in row_parts(settings, labels):
             z[part] = self._descend(
                 prior,
                 z[part],
@@ -103,24 +131,7 @@ class GMI(Attack):
                 classes=classes,
                 progress=progress,
             )
-        return account(
-            goal,
-            prior.generator,
-            z,
-            labels,
-            watch=watch,
-            steps=settings.iterations,
-            queries=settings.iterations * len(labels) * goal.cost + settings.initial_selection,
-        )
-
-    def _parts(self, labels: Tensor) -> list[tuple[Tensor, int]]:
-        """Return the rows of each batch and, for a diversity term, how many classes it has (class by class)."""
-        settings = self.settings
-        if not settings.diversity.active:
-            return [(rows, len(rows)) for rows in torch.split(torch.arange(len(labels)), settings.fits)]
-        grid = layout(labels).grid()
-        cuts = blocks(settings.diversity, len(grid), grid.shape[1], settings.fits)
-        return [(grid[cut].flatten(), len(grid[cut])) for cut in cuts]
+        return z, goal, diversity
 
     def _descend(
         self,
@@ -150,8 +161,6 @@ class GMI(Attack):
             with torch.no_grad():
                 # torch.optim.SGD(momentum, nesterov=True), written out so that only z carries state
                 velocity.mul_(settings.momentum).add_(slope)
-                z = (z - settings.lr * (slope + settings.momentum * velocity)).clamp_(
-                    -settings.clamp, settings.clamp
-                )
+                z = (z - settings.lr * (slope + settings.momentum * velocity)).clamp_(-settings.clamp, settings.clamp)
             progress("GMI", step + 1, settings.iterations)
         return z.detach()

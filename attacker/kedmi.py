@@ -9,7 +9,7 @@ s = logsumexp of D's logits. All classes are one batch; a class's restarts are s
 
 | differs from the published code | why |
 |---|---|
-| rho starts at 0; KED-MI's own starts at 1 (``rho``) | FedInverse and BiDO; at 1, ||z|| is 16.5 where the prior has 10 |
+| rho starts at 0; KED-MI's own starts at 1 | FedInverse and BiDO; at 1, ||z|| is 16.5 where the prior has 10 |
 | G, D, T frozen, in eval, BatchNorm folded | same images, 3x faster; T stays bit-identical |
 | summed loss | batch composition must not matter (Adam: same steps as averaged) |
 | identity loss selectable | ``ce`` is published; margin losses recover more |
@@ -111,7 +111,7 @@ class KEDMI(Attack):
         z = mu[grid.column] + (rho[grid.column] / 2).exp() * eps[grid.column, grid.restart]
         return account(
             goal,
-            prior.generator,
+            lambda rows: prior.generator(z[rows]),
             z,
             labels,
             stream=grid.column,

@@ -6,19 +6,20 @@ Shared by the attacks, so that each of them reads like its paper. Every switch i
 |---|---|
 | ``augment = K`` | K differentiable augmentations of it (``attacker.augment``) |
 | ``students = n`` | the target and n students distilled from it (``attacker.students``) |
-| ``noise_draws = n`` | n draws of the noise of a VIB head: expectation over transformation, for targets defended by MID |
+| ``noise_draws = n`` | n draws of a VIB head's noise: expectation over transformation, against MID |
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from attacker.attack import Cost, Progress, PublicSet, Reconstructions, Stopwatch, Target, silent
 from attacker.augment import NUMBERS, augmented
-from attacker.diversity import DiversitySettings, blocks
+from attacker.diversity import DiversitySettings, blocks, layout
 from attacker.identity import IdentityLoss, IdentityName, identity_loss
 from attacker.streams import Streams, Supply
 from attacker.students import DistillationSettings, distilled
@@ -32,21 +33,15 @@ class InversionSettings(Section):
     """What every attack can be told."""
 
     identity_loss: IdentityName = Field("ce", description="ce (published), logit, max_margin or poincare")
-    augment: int = Field(
-        0, ge=0, description="average the identity loss over this many augmented views; 0: off"
-    )
+    augment: int = Field(0, ge=0, description="average the identity loss over this many augmented views; 0: off")
     students: int = Field(0, ge=0, description="invert this many distilled students with the target; 0: off")
-    distillation: DistillationSettings = Field(
-        DistillationSettings(), description="how students are distilled"
-    )
+    distillation: DistillationSettings = Field(DistillationSettings(), description="how students are distilled")
     noise_draws: int = Field(
         0,
         ge=0,
         description="average the identity loss over this many draws of a VIB head's noise; 0: its mean",
     )
-    diversity: DiversitySettings = Field(
-        DiversitySettings(), description="FedInverse's diversity regulariser"
-    )
+    diversity: DiversitySettings = Field(DiversitySettings(), description="FedInverse's diversity regulariser")
     max_batch: int = Field(1024, ge=1, description="memory budget: at most this many images at once")
 
     @property
@@ -127,9 +122,7 @@ class Loss:
 def _vib_head(model: Classifier) -> VIBHead:
     head = getattr(model, "head", None)
     if not isinstance(head, VIBHead):
-        raise ConfigError(
-            "'noise_draws' averages the noise of a VIB head, which the target has not; set it to 0"
-        )
+        raise ConfigError("'noise_draws' averages the noise of a VIB head, which the target has not; set it to 0")
     return head
 
 
@@ -137,9 +130,7 @@ def _noisy(seen: Features, model: Classifier, draws: int, noise: Tensor) -> Feat
     """Return ``seen`` with the logits of ``draws`` noisy bottlenecks per image, side by side."""
     head = _vib_head(model)
     mu, s = head.statistics(seen.penultimate).chunk(2, 1)
-    z = mu.repeat_interleave(draws, 0) + F.softplus(s - SHIFT).repeat_interleave(draws, 0) * noise.flatten(
-        0, 1
-    )
+    z = mu.repeat_interleave(draws, 0) + F.softplus(s - SHIFT).repeat_interleave(draws, 0) * noise.flatten(0, 1)
     return Features(seen.taps, seen.penultimate.repeat_interleave(draws, 0), head.decide(z))
 
 
@@ -167,6 +158,22 @@ def objective(
     return Objective(models, streams, settings, target)
 
 
+def row_parts(settings: InversionSettings, labels: Tensor) -> list[tuple[Tensor, int]]:
+    """Cut reconstructions with ``labels`` [N] into batches that fit the memory budget.
+
+    Returns:
+        The rows of each batch and, for the grid of a diversity term, how many classes they hold, class by class.
+
+    Raises:
+        ConfigError: the diversity term couples more than fits, or classes do not occur equally often.
+    """
+    if not settings.diversity.active:
+        return [(rows, len(rows)) for rows in torch.split(torch.arange(len(labels)), settings.fits)]
+    grid = layout(labels).grid()
+    cuts = blocks(settings.diversity, len(grid), grid.shape[1], settings.fits)
+    return [(grid[cut].flatten(), len(grid[cut])) for cut in cuts]
+
+
 def class_parts(settings: InversionSettings, classes: int, draws: int) -> tuple[Tensor, ...]:
     """Cut ``classes`` distributions with ``draws`` samples a step into batches that fit the memory budget.
 
@@ -185,7 +192,7 @@ def class_parts(settings: InversionSettings, classes: int, draws: int) -> tuple[
 
 def account(
     objective: Objective,
-    generate: nn.Module,
+    generate: Callable[[Tensor], Tensor],
     latent: Tensor,
     labels: Tensor,
     *,
@@ -198,7 +205,7 @@ def account(
 
     Args:
         objective: whose target scores, by its own identity loss; one stream per class or per reconstruction.
-        generate: latent -> images in [0, 1].
+        generate: rows, int64 [n] -> their images [n, C, H, W] in [0, 1].
         latent: [N, d] on the target's device.
         labels: int64 [N].
         stream: int64 [N], which of the objective's streams each belongs to; None: its own.
@@ -212,7 +219,7 @@ def account(
     images_, scores_, confidence_ = [], [], []
     with torch.inference_mode():
         for part in torch.split(torch.arange(len(labels)), objective.settings.max_batch):
-            images = generate(latent[part])
+            images = generate(part)
             seen = model.features(images)
             images_.append(images)
             scores_.append(identity.of(stream[part])(seen, labels[part]))

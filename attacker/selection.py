@@ -26,9 +26,7 @@ def selected(target: Target, prior: Prior, labels: Tensor, count: int, generator
         )
     candidates = torch.randn(count, prior.latent, generator=generator).to(target.device)
     with torch.inference_mode():
-        confidence = torch.cat(
-            [_confidence(target, prior.generator(part)) for part in torch.split(candidates, 256)]
-        )
+        confidence = torch.cat([_confidence(target, prior.generator(part)) for part in torch.split(candidates, 256)])
         best = confidence.argsort(stable=True, dim=0, descending=True)  # [count, K]
     return candidates[best[restart, labels]].clone()
 

@@ -20,4 +20,5 @@ class Attacker(Section):
     )
     restarts: int = Field(10, ge=1, description="reconstructions per class")
     device: str = Field("cpu", description="where the worker inverts: cpu, cuda, cuda:1")
-    threads: int = Field(0, ge=0, description="CPU threads of the worker; 0: one per core")
+    processes: int = Field(0, ge=0, description="worker processes; 0: one per core on a CPU, one on a GPU")
+    threads: int = Field(1, ge=1, description="CPU threads of each; more than one only pays on an idle machine")

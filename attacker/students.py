@@ -21,14 +21,18 @@ from fedinverse.seeds import derive, generator
 from fedinverse.storage import content_sha256
 
 VERSION = 1  # part of the cache key; raise it when distillation changes
+_CHOICE = {
+    (1, 32, 32): ("scnn", "lenet5", "mcnn"),
+    (3, 32, 32): ("resnet18_32",),
+    (3, 64, 64): ("resnet18", "vgg16", "face_evolve"),
+}
 
 
 class DistillationSettings(Section):
     """Distillation of the students."""
 
     models: tuple[str, ...] = Field(
-        ("scnn", "lenet5", "mcnn"),
-        description="networks of the students, taken in turn; must fit the target's images",
+        (), description="networks of the students, taken in turn; empty: a choice for the target's image shape"
     )
     width: float = Field(0.5, gt=0, le=4, description="multiplies the students' widths")
     steps: int = Field(2000, ge=1, description="optimisation steps")
@@ -44,32 +48,30 @@ def distilled(
     """Return ``count`` students of ``target``, ready for inference, trained or from the cache.
 
     Raises:
-        ConfigError: no student network is named, or one takes other images than the target.
+        ConfigError: no student network is known for the target's images, or one takes others.
     """
     if count == 0:
         return []
-    if not settings.models:
-        raise ConfigError("'distillation.models' is empty; name a network for the students")
-    for name in settings.models:
-        if spec_of(name).input_shape != target.model.input_shape:
+    shape = target.model.input_shape
+    models = settings.models or _CHOICE.get(shape, ())
+    if not models:
+        raise ConfigError(f"no student network is known for images {shape}; name one in 'distillation.models'")
+    for name in models:
+        if spec_of(name).input_shape != shape:
             raise ConfigError(
-                f"student network '{name}' takes images {spec_of(name).input_shape}, the target takes "
-                f"{target.model.input_shape}; set 'distillation.models' to networks for those"
+                f"student network '{name}' takes images {spec_of(name).input_shape}, the target takes {shape}; "
+                "set 'distillation.models' to networks for those"
             )
     soft: list[Tensor] = []  # the target is asked once, and only if a student is not in the cache
 
     def labels() -> Tensor:
         if not soft:
-            soft.append(
-                public_view(target.model, public.images, target.device)[1]
-                .div(settings.temperature)
-                .softmax(1)
-            )
+            soft.append(public_view(target.model, public.images, target.device)[1].div(settings.temperature).softmax(1))
         return soft[0]
 
     students = []
     for number in range(count):
-        name = settings.models[number % len(settings.models)]
+        name = models[number % len(models)]
         key = content_sha256(
             {
                 "settings": settings.model_dump(mode="json", exclude={"models"}),
@@ -85,9 +87,7 @@ def distilled(
         random = generator(settings.seed, "student", number, "batches")
 
         def train(student: Classifier = student, random: torch.Generator = random) -> dict[str, str]:
-            _distil(
-                student, settings, public.images.to(target.device), labels(), random=random, progress=progress
-            )
+            _distil(student, settings, public.images.to(target.device), labels(), random=random, progress=progress)
             return {}
 
         cached("student", key, nn.ModuleDict({"student": student}), train)
@@ -113,7 +113,7 @@ def _distil(
         logits = student(unit(images[rows], images.device)) / settings.temperature
         loss = F.kl_div(logits.log_softmax(1), soft[rows], reduction="batchmean")
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimiser.step()
         schedule.step()
         progress("distilling a student", step + 1, settings.steps)

@@ -50,9 +50,7 @@ class VMISettings(InversionSettings):
     prior: VmiDcganSettings = Field(VmiDcganSettings(), description="training of the DCGAN prior")
     posterior: Family = Field("gaussian", description="gaussian, full, gmm or flow")
     components: int = Field(5, ge=1, description="of gmm")
-    flow_levels: int = Field(
-        3, ge=1, description="levels of flow, each on half the dimensions of the one before"
-    )
+    flow_levels: int = Field(3, ge=1, description="levels of flow, each on half the dimensions of the one before")
     flow_steps: int = Field(10, ge=1, description="steps per level of flow")
     flow_hidden: int = Field(100, ge=1, description="width of flow's coupling networks")
     gamma: float = Field(1e-3, ge=0, description="weight of the divergence from the prior")
@@ -104,22 +102,19 @@ class VMI(Attack):
         shape_seed = int(torch.randint(2**62, (), generator=generator))
         samples = settings.draws * (settings.components if settings.posterior == "gmm" else 1)
         if settings.diversity.active and settings.posterior == "gmm":
-            raise ConfigError(
-                "the diversity term weighs samples equally, a mixture does not; choose another posterior"
-            )
+            raise ConfigError("the diversity term weighs samples equally, a mixture does not; choose another posterior")
         z = torch.empty(len(grid.classes), grid.samples, prior.latent, device=target.device)
         steps = 0
         for part in class_parts(settings, len(grid.classes), samples):
             q = self._start(len(part), prior.latent, shape_seed).to(target.device)
             classes, own = grid.classes[part].to(target.device), goal.rows(part)
-            done = self._fit(
-                q, prior, classes, goal=own, diversity=diversity, samples=samples, progress=progress
-            )
+            done = self._fit(q, prior, classes, goal=own, diversity=diversity, samples=samples, progress=progress)
             steps, z[part] = max(steps, done), q.sample(own.streams, grid.samples, prior.latent, z.device)
+        z = z[grid.column, grid.restart]
         return account(
             goal,
-            prior.generator,
-            z[grid.column, grid.restart],
+            lambda rows: prior.generator(z[rows]),
+            z,
             labels,
             stream=grid.column,
             watch=watch,

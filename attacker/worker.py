@@ -7,7 +7,6 @@ worker is simply started again. Progress goes to standard output, one JSON objec
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -110,10 +109,17 @@ class Bench:
         plan = self.plan
         return place(Path(plan.store), label, plan.attacks[label], target_sha, self.labels, plan.seed, self.public.key)
 
-    def work(self) -> None:
-        """Do every job that is not done, in order."""
+    def train_priors(self) -> None:
+        """Train the priors that need no target, into the cache: worth doing while the federation still runs."""
+        device = torch.device(self.settings.device)
+        for label, attack in self.attacks.items():
+            if not attack.needs.target_at_prior:
+                attack.prior(None, self.public, self.plan.seed, device, _Reporter(f"{label}, beforehand"))
+
+    def work(self, share: int = 0, of: int = 1) -> None:
+        """Do the jobs that are not done, in order; with ``of`` workers side by side, every ``of``-th from ``share``."""
         waiting = {job.where.path: job for job in self.jobs() if not job.where.done}
-        for number, job in enumerate(waiting.values(), 1):
+        for number, job in list(enumerate(waiting.values(), 1))[share::of]:
             about = read_metadata(job.weights)
             target = open_target(
                 job.weights,
@@ -150,11 +156,19 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a plan; return the exit code: 0 done, 2 something the operator can mend."""
     parser = argparse.ArgumentParser(prog="python -m attacker.worker", description="Invert captured models.")
     parser.add_argument("plan", type=Path, help="the plan, a JSON file")
-    plan = Plan.read(parser.parse_args(arguments).plan)
+    parser.add_argument("--priors", action="store_true", help="only train the priors that need no captured model")
+    parser.add_argument(
+        "--share", type=int, nargs=2, default=(0, 1), metavar=("K", "N"), help="do every N-th job from the K-th"
+    )
+    chosen = parser.parse_args(arguments)
     try:
+        plan = Plan.read(chosen.plan)
         bench = Bench(plan)
-        torch.set_num_threads(bench.settings.threads or os.cpu_count() or 1)
-        bench.work()
+        torch.set_num_threads(bench.settings.threads)
+        if chosen.priors:
+            bench.train_priors()
+        else:
+            bench.work(*chosen.share)
     except FedInverseError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+TIE = 1e-6  # distances nearer to each other than this are equal: rounding of the Gram matrix
 BLOCK = 1 << 24  # entries of a distance matrix made at once: 128 MB
 
 
@@ -52,9 +53,7 @@ def nearest(queries: Tensor, references: Tensor) -> Nearest:
     return _nearest(queries, references, None)
 
 
-def nearest_of_class(
-    queries: Tensor, labels: Tensor, references: Tensor, reference_labels: Tensor
-) -> Nearest:
+def nearest_of_class(queries: Tensor, labels: Tensor, references: Tensor, reference_labels: Tensor) -> Nearest:
     """Return the nearest reference of the query's own class.
 
     Args:
@@ -88,9 +87,7 @@ def knn_distance(features: Tensor, labels: Tensor, references: Tensor, reference
     return nearest_of_class(features, labels, references, reference_labels).distance
 
 
-def feature_distance(
-    features: Tensor, labels: Tensor, references: Tensor, reference_labels: Tensor
-) -> Tensor:
+def feature_distance(features: Tensor, labels: Tensor, references: Tensor, reference_labels: Tensor) -> Tensor:
     """Return the papers' "feat dist" float64 [N]: distance to the centroid of the class's private images.
 
     Source: GMI (Zhang et al. 2020, CVPR, section 4). NaN where the class has no reference image.

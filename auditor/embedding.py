@@ -31,6 +31,10 @@ from fedinverse.storage import content_sha256, load_weights, save_weights, weigh
 
 VERSION = 1  # part of the cache key; raise it when the descriptor or the whitening changes
 ORIENTATIONS = 8  # directions of the gradient over the full circle: light on dark differs from dark on light
+# Shorter gradients count as flat. Without it, noise of deviation .05 on the black ground of a digit outweighs
+# the
+# strokes: 4 % of digits were then accepted instead of 98 %.
+DEAD_ZONE = 0.05
 CELL = 8  # pixels between the centres of neighbouring cells; each reaches as far as its neighbours' centres
 COLOURS = 4  # colour means on a 4x4 grid
 COLOUR_WEIGHT = 0.3  # brings the colour means near the gradients' scale
@@ -68,9 +72,7 @@ class Embedding:
         if tuple(images.shape[1:]) != self.shape:
             raise DataError(f"the embedding was fitted to images {self.shape}, not {tuple(images.shape[1:])}")
         mean, whitening = self.mean.to(images.device), self.whitening.to(images.device)
-        parts = [
-            F.normalize((describe(part) - mean) @ whitening, dim=1) for part in torch.split(images, BATCH)
-        ]
+        parts = [F.normalize((describe(part) - mean) @ whitening, dim=1) for part in torch.split(images, BATCH)]
         return torch.cat(parts) if parts else mean.new_empty(0, len(mean))
 
 
@@ -86,20 +88,22 @@ def describe(images: Tensor) -> Tensor:
 def oriented_gradients(grey: Tensor) -> Tensor:
     """Return roots of the gradient histograms, [N, 8 x cells], of grey images [N, H, W].
 
-    A gradient of length r at angle a adds r max(0, cos(a - a_k))^4 to orientation k of the cells around it,
-    under a Hann window, so that small turns and shifts change little. The root (Hellinger) tames strong
-    edges.
+    A gradient of length r, after smoothing and less the dead zone, at angle a adds r max(0, cos(a - a_k))^4
+    to orientation k of the cells around it, under a Hann window, so that small turns and shifts change
+    little. The root (Hellinger) tames strong edges.
     """
-    smooth = F.avg_pool2d(F.pad(grey[:, None], (1, 1, 1, 1), mode="replicate"), 3, 1)
+    smooth = grey[:, None]
+    for _ in range(2):  # a triangular window of 5 pixels
+        smooth = F.avg_pool2d(F.pad(smooth, (1, 1, 1, 1), mode="replicate"), 3, 1)
     padded = F.pad(smooth, (1, 1, 1, 1), mode="replicate")[:, 0]
     across = padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]
     down = padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]
     length = torch.hypot(across, down).clamp_min(1e-6)
     angles = torch.arange(ORIENTATIONS, device=grey.device) * (2 * math.pi / ORIENTATIONS)
-    cosine = (
-        across[:, None] * angles.cos()[:, None, None] + down[:, None] * angles.sin()[:, None, None]
-    ) / length[:, None]
-    energy = length[:, None] * cosine.clamp_min(0) ** 4
+    cosine = (across[:, None] * angles.cos()[:, None, None] + down[:, None] * angles.sin()[:, None, None]) / length[
+        :, None
+    ]
+    energy = (length - DEAD_ZONE).clamp_min(0)[:, None] * cosine.clamp_min(0) ** 4
     window = torch.hann_window(2 * CELL + 1, periodic=False, device=grey.device)[1:-1]
     kernel = torch.outer(window, window)
     kernel = (kernel / kernel.sum()).expand(ORIENTATIONS, 1, -1, -1)
@@ -123,13 +127,9 @@ def fit_embedding(vault: Tensor) -> Embedding:
     key = content_sha256([VERSION, weights_sha256({"vault": vault.contiguous().cpu().numpy()})])
     path = cache_directory() / "embeddings" / f"hog-{key[:16]}.safetensors"
     if not path.exists():
-        mean, whitening = _whiten(
-            torch.cat([describe(unit(part)) for part in torch.split(vault.cpu(), BATCH)])
-        )
+        mean, whitening = _whiten(torch.cat([describe(unit(part)) for part in torch.split(vault.cpu(), BATCH)]))
         save_weights(path, {"mean": mean.numpy(), "whitening": whitening.numpy()}, {"key": key})
-    stored, _ = load_weights(
-        path
-    )  # read back even now, so that the first run and the next use the same numbers
+    stored, _ = load_weights(path)  # read back even now, so that the first run and the next use the same numbers
     mean, whitening = (torch.from_numpy(stored[name].copy()) for name in ("mean", "whitening"))
     return Embedding((channels, height, width), mean, whitening, key)
 

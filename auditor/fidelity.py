@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from auditor.distances import blocks
+from auditor.distances import TIE, blocks
 from auditor.omitted import Omitted
 
 FEWEST_FOR_FID = 2_000  # below, the estimate of the covariance dominates FID (Chong and Forsyth 2020)
@@ -88,18 +88,16 @@ def manifolds(reconstructed: Tensor, real: Tensor, neighbours: int = 5) -> Manif
     (k)."""
     fewest = min(len(reconstructed), len(real))
     if fewest <= neighbours:
-        return Omitted(
-            f"precision and recall with k = {neighbours} need {neighbours + 1} images, got {fewest}"
-        )
+        return Omitted(f"precision and recall with k = {neighbours} need {neighbours + 1} images, got {fewest}")
     of_real, of_reconstructed = _radii(real, neighbours), _radii(reconstructed, neighbours)
     balls = torch.empty(len(reconstructed), dtype=torch.float64, device=real.device)
     recalled = torch.zeros(len(real), dtype=torch.bool, device=real.device)
     covered = torch.zeros_like(recalled)
     for rows, apart in blocks(reconstructed, real):
-        inside = apart <= of_real
+        inside = apart <= of_real + TIE
         balls[rows] = inside.double().sum(1)
         covered |= inside.any(0)
-        recalled |= (apart <= of_reconstructed[rows, None]).any(0)
+        recalled |= (apart <= of_reconstructed[rows, None] + TIE).any(0)
     return Manifolds(
         float((balls > 0).double().mean()),
         float(recalled.double().mean()),

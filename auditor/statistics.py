@@ -50,9 +50,7 @@ class Cells:
 
     def __post_init__(self) -> None:
         if self.values.shape != (len(self.seeds), len(self.labels)) or self.values.size == 0:
-            raise ValueError(
-                f"cells {self.values.shape} for {len(self.seeds)} seeds and {len(self.labels)} classes"
-            )
+            raise ValueError(f"cells {self.values.shape} for {len(self.seeds)} seeds and {len(self.labels)} classes")
         if np.isinf(self.values).any() or np.isnan(self.values).all(1).any():
             raise ValueError("cells hold infinity, or a seed without any class")
 
@@ -120,9 +118,7 @@ def aligned(arms: Mapping[str, Cells]) -> dict[str, Cells]:
         raise ValueError(f"{', '.join(arms)} share no seed and class")
     cut = np.stack(
         [
-            cells.values[
-                np.ix_([cells.seeds.index(s) for s in seeds], [cells.labels.index(c) for c in labels])
-            ]
+            cells.values[np.ix_([cells.seeds.index(s) for s in seeds], [cells.labels.index(c) for c in labels])]
             for cells in tables
         ]
     )
@@ -168,9 +164,7 @@ def bootstrap_means(cells: Sequence[Cells], random: np.random.Generator, draws: 
     return means
 
 
-def estimate(
-    cells: Cells, random: np.random.Generator, draws: int = DRAWS, *, share: bool = True
-) -> Estimate:
+def estimate(cells: Cells, random: np.random.Generator, draws: int = DRAWS, *, share: bool = True) -> Estimate:
     """Return the mean of ``cells`` with its 95 % interval.
 
     Args:

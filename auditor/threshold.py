@@ -39,9 +39,7 @@ class Threshold:
         return nearest_of_class(features, labels, gallery, gallery_labels).distance <= self.distance
 
 
-def calibrate(
-    gallery: Tensor, gallery_labels: Tensor, probes: Tensor, probe_labels: Tensor
-) -> Threshold | Omitted:
+def calibrate(gallery: Tensor, gallery_labels: Tensor, probes: Tensor, probe_labels: Tensor) -> Threshold | Omitted:
     """Set the threshold.
 
     Args:

@@ -269,7 +269,11 @@ def _decide(main: Leakage, gate: Gate | None, primary: Primary, classes: int) ->
         return outcome, (*reasons, *marks)
     reasons = _blind(main, gate, difference, primary)
     if reasons:
-        return "inconclusive", (f"leakage {_show(difference)} covers 0 or less, but", *reasons, *marks)
+        return "inconclusive", (
+            f"leakage {_show(difference)} is not above 0, which says nothing here",
+            *reasons,
+            *marks,
+        )
     detectable = minimum_detectable_effect(difference)
     return "no leak detected", (
         f"leakage {_show(difference)} is not above 0",
@@ -323,8 +327,8 @@ def _blind(main: Leakage, gate: Gate | None, difference: Estimate, primary: Prim
     detectable = minimum_detectable_effect(difference)
     if detectable > primary.resolution:
         reasons.append(
-            f"with classes: {difference.classes}, seeds: {difference.seeds}, only a leakage of {detectable:.0%} "
-            f"would have been found with 80 % probability; {primary.resolution:.0%} is asked for"
+            f"over {difference.cells} cells (classes x seeds) only a leakage of {detectable:.0%} would have been "
+            f"found with 80 % probability; {primary.resolution:.0%} is asked for"
         )
     return tuple(reasons)
 

@@ -1,17 +1,25 @@
 """Stage 2: the attacker's worker inverts what was captured; the auditor's control targets go the same way."""
 
 import json
+import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+from rich.progress import Progress
+
 from attacker.inversion import Inversion
+from attacker.settings import Attacker
 from attacker.worker import Bench, Plan
 from fedinverse.errors import StageError
 from fedinverse.run import Run
 from fedinverse.shard import shard_of
 from fedinverse.storage import save_array
 from pipeline.console import console, progress_bar
+
+_WORKER = [sys.executable, "-m", "attacker.worker"]
+_ROOT = Path(__file__).resolve().parent.parent  # so that -m finds the package without an installation
 
 
 def plan_of(run: Run) -> Plan:
@@ -44,56 +52,93 @@ def control_targets(run: Run) -> list[Path]:
     return targets
 
 
+class PriorTraining:
+    """Trains the priors that need no captured model while the federation runs: the attacker has a machine of its own.
+
+    In a simulation it shares this machine with the clients, on one thread, and says so.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> None:
+        path = _write_plan(self._run, plan_of(self._run))
+        console.print("[dim]meanwhile the attacker trains its prior, one thread of the same machine[/dim]")
+        self._process = subprocess.Popen(
+            [*_WORKER, str(path), "--priors"], cwd=_ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # Left running after success: the inversion waits for its lock. Its failure shows there, with its reason.
+        if kind is not None and self._process is not None:
+            self._process.terminate()
+
+
 def invert(run: Run) -> None:
-    """Run the worker until every inversion is done.
+    """Run the worker processes until every inversion is done.
 
     Raises:
-        StageError: the worker died; the message says how. What it finished is kept.
+        StageError: a worker died; the message says how. What it finished is kept.
     """
     plan = plan_of(run)
     waiting = [job for job in Bench(plan).jobs() if not job.where.done]
     if not waiting:
         console.print("Inverting: all inversions are done")
         return
-    path = run.path / "attacker" / "plan.json"
-    plan.write(path)
-    device = str(run.table["attacker"]["device"])
-    sharing = "after the federation, on the same CPU" if device == "cpu" else f"on {device}"
-    console.print(f"[b]Inverting[/b] {len(waiting)} targets in the attacker's own process, {sharing}", soft_wrap=True)
-    _watch([sys.executable, "-m", "attacker.worker", str(path.resolve())])
+    path = _write_plan(run, plan)
+    settings = run.section("attacker", Attacker)
+    on_cpu = settings.device == "cpu"
+    count = min(len(waiting), settings.processes or ((os.cpu_count() or 1) if on_cpu else 1))
+    sharing = "on this machine's CPU" if on_cpu else f"on {settings.device}"
+    console.print(
+        f"[b]Inverting[/b] {len(waiting)} targets in {count} processes of the attacker's own, {sharing}", soft_wrap=True
+    )
+    _watch([[*_WORKER, str(path), "--share", str(number), str(count)] for number in range(count)])
     left = [job for job in waiting if not job.where.done]
     if left:
-        raise StageError(f"the worker left {len(left)} inversions undone; start again with --resume")
+        raise StageError(f"the workers left {len(left)} inversions undone; start again with --resume")
 
 
-def _watch(command: list[str]) -> None:
-    """Run ``command``, showing its JSON-lines progress; its errors become ours."""
-    root = Path(__file__).resolve().parent.parent
-    with (
-        progress_bar() as bar,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root) as worker,
-    ):
-        task = bar.add_task("starting the worker", total=None)
-        assert worker.stdout is not None
-        assert worker.stderr is not None
-        last = ""
+def _write_plan(run: Run, plan: Plan) -> Path:
+    path = (run.path / "attacker" / "plan.json").resolve()
+    plan.write(path)
+    return path
+
+
+def _watch(commands: list[list[str]]) -> None:
+    """Run ``commands`` side by side, showing their JSON-lines progress; the first complaint becomes our error."""
+    with progress_bar() as bar:
+        workers = [
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=_ROOT)
+            for command in commands
+        ]
+        readers = [threading.Thread(target=_show, args=(worker, bar), daemon=True) for worker in workers]
         try:
-            for line in worker.stdout:
-                told = json.loads(line)
-                bar.update(task, completed=told["done"], total=told["total"], description=told["what"])
-                if told["done"] == told["total"]:
-                    bar.reset(task)
-                    last = f"{told['job']}: {told['what']}"
-                    bar.console.print(f"  {last}, {told['total']} steps")
-        except BaseException:
-            worker.terminate()
-            raise
-        complaint = worker.stderr.read().strip()
-    if worker.returncode:
-        reason = complaint.removeprefix("error: ").splitlines()
-        raise StageError(
-            f"the attacker's worker ended with {worker.returncode}: {reason[-1] if reason else 'no message'}"
-        )
+            for reader in readers:
+                reader.start()
+            complaints = [worker.stderr.read() if worker.stderr else "" for worker in workers]
+            codes = [worker.wait() for worker in workers]
+            for reader in readers:
+                reader.join()
+        finally:
+            for worker in workers:
+                worker.terminate()
+    for code, complaint in zip(codes, complaints, strict=True):
+        if code:
+            reason = (complaint.strip().splitlines() or ["no message"])[-1].removeprefix("error: ")
+            raise StageError(f"the attacker's worker ended with {code}: {reason}")
+
+
+def _show(worker: "subprocess.Popen[str]", bar: Progress) -> None:
+    task = bar.add_task("starting a worker", total=None)
+    assert worker.stdout is not None
+    for line in worker.stdout:
+        told = json.loads(line)
+        bar.update(task, completed=told["done"], total=told["total"], description=f"{told['job']}: {told['what']}")
+        if told["done"] == told["total"]:
+            bar.console.print(f"  {told['job']}: {told['what']}, {told['total']} steps")
+    bar.remove_task(task)
 
 
 def inversions_of(run: Run) -> dict[tuple[str, Path], Inversion]:

@@ -1,6 +1,7 @@
 """A whole run, stage after stage. Each is skipped when its outputs are there, so a killed run is simply run again."""
 
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 from fedinverse.errors import ConfigError
@@ -10,7 +11,7 @@ from pipeline.audit import audit, show
 from pipeline.console import console, show_threat_model
 from pipeline.experiment import Experiment, resolved
 from pipeline.federate import federate
-from pipeline.invert import invert
+from pipeline.invert import PriorTraining, invert
 from pipeline.report import report
 
 
@@ -31,9 +32,10 @@ def run_all(experiment: Experiment, *, resume: bool) -> Path:
     run = prepare(path, resolved(experiment))
     show_threat_model(run)
     clock.lap("prepare")
-    federate(run, "with_victim", experiment.engine)
-    if experiment.audit.without_victim and experiment.attacks:
-        federate(run, "without_victim", experiment.engine)
+    with PriorTraining(run) if experiment.attacks else nullcontext():
+        federate(run, "with_victim", experiment.engine)
+        if experiment.audit.without_victim and experiment.attacks:
+            federate(run, "without_victim", experiment.engine)
     clock.lap("federate")
     if experiment.attacks:
         invert(run)

@@ -46,9 +46,12 @@ def _a_server_process() -> None:
 
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Return ``base`` with ``changes`` laid over it, table by table."""
+    """Return ``base`` with ``changes`` laid over it, table by table; None removes a key."""
     result = dict(base)
     for key, value in changes.items():
+        if value is None:
+            result.pop(key, None)
+            continue
         nested = isinstance(value, dict) and isinstance(base.get(key), dict)
         result[key] = merged(base[key], value) if nested else value
     return result

@@ -661,7 +661,7 @@ def test_students_are_cached_and_must_fit(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("FEDINVERSE_CACHE", str(tmp_path))
     table = {"students": 2, "distillation": {"width": 0.1, "steps": 2}}
     first = inverted("gmi", [0], table)
-    assert len(list((tmp_path / "priors").glob("student-*"))) == 2
+    assert len(list((tmp_path / "priors").glob("student-*.safetensors"))) == 2
     assert torch.equal(first.images, inverted("gmi", [0], table).images)
     wrong = {"students": 1, "distillation": {"models": ["vgg16"]}}
     with pytest.raises(ConfigError, match="vgg16"):

@@ -72,7 +72,7 @@ def test_every_capture_is_what_the_ledger_says_was_sent_to_the_attacker(referenc
 
 
 def test_only_the_malicious_node_captures(tiny: Load, tmp_path: Path) -> None:
-    run = federated(tiny(population={"malicious": 0}, attacks={}), tmp_path / "honest")
+    run = federated(tiny(population={"malicious": 0}, attacks=None), tmp_path / "honest")
     assert not run.spool("with_victim").exists()
 
 

@@ -21,13 +21,11 @@ def gan_adam(network: nn.Module, lr: float) -> torch.optim.Adam:
     return torch.optim.Adam(network.parameters(), lr, betas=(0.5, 0.999))
 
 
-def _stages(shape: tuple[int, int, int], width: float) -> list[int]:
+def stages(shape: tuple[int, int, int], width: float) -> list[int]:
     """Return the hidden widths from 4x4 up to half the image size: [256, 128, 64] at 32 pixels, width 1."""
     channels, height, side = shape
     if height != side or side not in (32, 64, 128):
-        raise ConfigError(
-            f"DCGAN priors make square images of 32, 64 or 128 pixels, not {channels}x{height}x{side}"
-        )
+        raise ConfigError(f"DCGAN priors make square images of 32, 64 or 128 pixels, not {channels}x{height}x{side}")
     doublings = side.bit_length() - 3  # 32: 3, 64: 4
     return [scaled(64 * 2**power, width) for power in reversed(range(doublings))]
 
@@ -37,7 +35,7 @@ class Generator(nn.Module):
 
     def __init__(self, shape: tuple[int, int, int], width: float = 1.0) -> None:
         super().__init__()
-        widths = _stages(shape, width)
+        widths = stages(shape, width)
         self.first = widths[0]
         self.project = nn.Sequential(
             nn.Linear(LATENT, widths[0] * 16, bias=False), nn.BatchNorm1d(widths[0] * 16), nn.ReLU()
@@ -54,8 +52,31 @@ class Generator(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Generate one image per row of ``z``."""
+        images: Tensor = self.deconvolve(self.begin(z))
+        return images
+
+    def begin(self, z: Tensor) -> Tensor:
+        """Return the features of level 0, [N, width, 4, 4], of ``z``."""
         hidden = self.project(z).view(len(z), self.first, 4, 4)
-        return self.deconvolve(hidden.contiguous(memory_format=torch.channels_last))  # type: ignore[no-any-return]
+        return hidden.contiguous(memory_format=torch.channels_last)  # type: ignore[no-any-return]
+
+    @property
+    def paint(self) -> nn.Module:
+        """The last layer with weights: features to pixels."""
+        return self.deconvolve[-2]
+
+    @property
+    def levels(self) -> int:
+        """How many levels of features there are before the image; each doubles the size of the one before."""
+        return len(self.deconvolve) // 3 + 1
+
+    def advance(self, features: Tensor, level: int) -> Tensor:
+        """Return the features of ``level`` + 1 from those of ``level``."""
+        return self.deconvolve[3 * level : 3 * level + 3](features)  # type: ignore[no-any-return]
+
+    def finish(self, features: Tensor, level: int) -> Tensor:
+        """Return the images [N, C, H, W] that the features of ``level`` become."""
+        return self.deconvolve[3 * level :](features)  # type: ignore[no-any-return]
 
 
 class Critic(nn.Module):
@@ -63,7 +84,7 @@ class Critic(nn.Module):
 
     def __init__(self, shape: tuple[int, int, int], width: float = 1.0) -> None:
         super().__init__()
-        widths = _stages(shape, width)[::-1]
+        widths = stages(shape, width)[::-1]
         layers: list[nn.Module] = [nn.Conv2d(shape[0], widths[0], 5, 2, 2), nn.LeakyReLU(0.2)]
         for fan_in, fan_out in itertools.pairwise(widths):
             layers += [

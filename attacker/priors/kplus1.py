@@ -44,9 +44,7 @@ _ENTROPY = 1e-4  # weight of the entropy of D's decision on fakes
 class KPlus1Settings(Section):
     """Training of the K+1 GAN. The papers' values: width 1, batch 64, ~100 epochs (CelebA: ~9,400 steps)."""
 
-    width: float = Field(
-        1.0, gt=0, le=4, description="multiplies the networks' widths; 1 is the published size"
-    )
+    width: float = Field(1.0, gt=0, le=4, description="multiplies the networks' widths; 1 is the published size")
     steps: int = Field(9_400, ge=1, description="generator steps")
     critic_steps: int = Field(5, ge=1, description="discriminator steps per generator step")
     batch_size: int = Field(64, ge=2, description="images per step, of each kind")
@@ -58,9 +56,7 @@ class KPlus1Settings(Section):
         "",
         description="key of an earlier K+1 prior to start from, e.g. the last round's; empty: from scratch",
     )
-    warm_steps: int = Field(
-        0, ge=0, description="generator steps after a warm start; 0: as many as from scratch"
-    )
+    warm_steps: int = Field(0, ge=0, description="generator steps after a warm start; 0: as many as from scratch")
 
 
 class MinibatchDiscrimination(nn.Module):
@@ -84,9 +80,7 @@ class Discriminator(nn.Module):
     on; linear.
     """
 
-    def __init__(
-        self, shape: tuple[int, int, int], classes: int, width: float, minibatch_discrimination: bool
-    ) -> None:
+    def __init__(self, shape: tuple[int, int, int], classes: int, width: float, minibatch_discrimination: bool) -> None:
         super().__init__()
         channels, _, side = shape
         widths = [channels, *(scaled(count, width) for count in (64, 128, 256))]
@@ -185,9 +179,7 @@ def kplus1_prior(
             }
         )
     nets = nets.to(target.device).to(memory_format=torch.channels_last)
-    about = cached(
-        "kplus1", key, nets, lambda: _train(nets, settings, target, public, seed=seed, progress=progress)
-    )
+    about = cached("kplus1", key, nets, lambda: _train(nets, settings, target, public, seed=seed, progress=progress))
     return Prior(
         "kplus1",
         for_inference(nets["generator"], target.device),
@@ -205,9 +197,7 @@ def _start(nets: nn.ModuleDict, settings: KPlus1Settings) -> int:
         return settings.steps
     path = prior_path("kplus1", settings.warm_start)
     if not path.exists():
-        raise ConfigError(
-            f"'warm_start' names {path}, which does not exist; give a trained prior's key or none"
-        )
+        raise ConfigError(f"'warm_start' names {path}, which does not exist; give a trained prior's key or none")
     into_module(nets, load_weights(path)[0], str(path))
     return settings.warm_steps or settings.steps
 
@@ -242,7 +232,7 @@ def _train(
             labelled, unlabelled, made = logits.split(B)
             loss_D = discriminator_loss(labelled, soft[row[:B]], unlabelled, made)
             step_D.zero_grad(set_to_none=True)
-            loss_D.backward()  # type: ignore[no-untyped-call]
+            loss_D.backward()
             step_D.step()
         # generator: D's weights need no gradient here, nor do the real images' features
         D.requires_grad_(False)
@@ -252,7 +242,7 @@ def _train(
         made, logits = D(G(torch.randn(B, LATENT, generator=random).to(device)))
         loss_G = generator_loss(made, real, logits)
         step_G.zero_grad(set_to_none=True)
-        loss_G.backward()  # type: ignore[no-untyped-call]
+        loss_G.backward()
         step_G.step()
         D.requires_grad_(True)
         average.update_parameters(G)

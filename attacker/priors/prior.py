@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
 from fedinverse.data.source import cache_directory
@@ -45,9 +46,7 @@ def prior_path(name: str, key: str) -> Path:
     return cache_directory() / "priors" / f"{name}-{key[:16]}.safetensors"
 
 
-def cached(
-    name: str, key: str, networks: nn.ModuleDict, train: Callable[[], dict[str, str]]
-) -> dict[str, str]:
+def cached(name: str, key: str, networks: nn.ModuleDict, train: Callable[[], dict[str, str]]) -> dict[str, str]:
     """Fill ``networks`` from the cache, or call ``train`` (which trains them in place) and store them.
 
     Returns:
@@ -57,10 +56,12 @@ def cached(
         IntegrityError: the cached file is damaged; the message names it.
     """
     path = prior_path(name, key)
-    if path.exists():
-        weights, metadata = load_weights(path)
-        into_module(networks, weights, str(path))
-        return metadata | {"cached": "true"}
-    metadata = train() | {"key": key, "prior": name}
-    save_weights(path, to_weights(networks), metadata)
-    return metadata | {"cached": "false"}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):  # of several workers, one trains and the others wait for it
+        if path.exists():
+            weights, metadata = load_weights(path)
+            into_module(networks, weights, str(path))
+            return metadata | {"cached": "true"}
+        metadata = train() | {"key": key, "prior": name}
+        save_weights(path, to_weights(networks), metadata)
+        return metadata | {"cached": "false"}

@@ -6,6 +6,7 @@ Independent of the target, trained once. It has no critic that an attack could u
 
 | differs from the published code | why |
 |---|---|
+| G's last layer is free of spectral norm | bounded, it cannot reach black and white: G collapsed in every trial |
 | spectral norm is made part of the weights after training | same images, no power iteration during inversion |
 | D has InstanceNorm, not BatchNorm | one pass over real and fake images without mixing their statistics |
 | an exponential average of G is sampled from | short trainings jitter |
@@ -18,12 +19,12 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
 
 from attacker.attack import Progress, PublicSet, Stopwatch, silent
 from attacker.priors.averaging import averaged
 from attacker.priors.dcgan import LATENT, Critic, Generator, gan_adam
 from attacker.priors.prior import Prior, cached
+from attacker.priors.spectral import baked, normalise
 from fedinverse.config import Section
 from fedinverse.data.source import unit
 from fedinverse.models import for_inference
@@ -31,15 +32,12 @@ from fedinverse.seeds import derive, generator
 from fedinverse.storage import content_sha256
 
 VERSION = 1  # part of the cache key; raise it when training changes
-_REFRESH = 20  # power iterations that bring the averaged weights' largest singular values up to date
 
 
 class VmiDcganSettings(Section):
     """Training of VMI's DCGAN."""
 
-    width: float = Field(
-        1.0, gt=0, le=4, description="multiplies the networks' widths; 1 is the published size"
-    )
+    width: float = Field(1.0, gt=0, le=4, description="multiplies the networks' widths; 1 is the published size")
     steps: int = Field(20_000, ge=1, description="generator steps, each after one discriminator step")
     batch_size: int = Field(64, ge=2, description="images per step, real and fake each")
     lr: float = Field(2e-4, gt=0, description="Adam's learning rate; betas are (.5, .999)")
@@ -85,8 +83,8 @@ def _train(
     watch, random = Stopwatch(), generator(seed, "vmi-dcgan", "training")
     device = next(plain.parameters()).device
     G = copy.deepcopy(plain)
-    for net in (G, D):
-        _normalise(net.train())
+    normalise(G.train(), free=G.paint)
+    normalise(D.train())
     average = averaged(G)
     step_G, step_D = gan_adam(G, settings.lr), gan_adam(D, settings.lr)
     images, B = public.images.to(device), settings.batch_size
@@ -102,38 +100,16 @@ def _train(
         scores = D(pair + settings.input_noise * noise(*pair.shape))
         loss_D = F.softplus(-scores[:B]).mean() + F.softplus(scores[B:]).mean()
         step_D.zero_grad(set_to_none=True)
-        loss_D.backward()  # type: ignore[no-untyped-call]
+        loss_D.backward()
         step_D.step()
         D.requires_grad_(False)
         fake = G(noise(B, LATENT))
         loss_G = F.softplus(-D(fake + settings.input_noise * noise(*fake.shape))).mean()
         step_G.zero_grad(set_to_none=True)
-        loss_G.backward()  # type: ignore[no-untyped-call]
+        loss_G.backward()
         step_G.step()
         D.requires_grad_(True)
         average.update_parameters(G)
         progress("training VMI's prior", step + 1, settings.steps)
-    plain.load_state_dict(_baked(average.module))
+    plain.load_state_dict(baked(average.module))
     return {"seconds": f"{watch.seconds:.3f}"}
-
-
-def _normalised(net: nn.Module) -> dict[str, nn.Module]:
-    kinds = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
-    return {name: layer for name, layer in net.named_modules() if isinstance(layer, kinds)}
-
-
-def _normalise(net: nn.Module) -> None:
-    """Put every weight of ``net`` under spectral norm, in place."""
-    for layer in _normalised(net).values():
-        spectral_norm(layer)
-
-
-@torch.no_grad()
-def _baked(net: nn.Module) -> dict[str, Tensor]:
-    """Return the state of ``net`` without spectral norm: its weights are what they are divided by it."""
-    net.train()  # reading a weight in train mode runs one power iteration
-    state = {name: value for name, value in net.state_dict().items() if "parametrizations" not in name}
-    for name, layer in _normalised(net).items():
-        for _ in range(_REFRESH):
-            state[f"{name}.weight"] = layer.weight
-    return state

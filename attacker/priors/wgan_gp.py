@@ -29,9 +29,7 @@ VERSION = 1  # part of the cache key; raise it when training changes
 class WganGpSettings(Section):
     """Training of the WGAN-GP prior. The papers' values: width 1, ~47,000 steps on MNIST, ~140,000 on CelebA."""
 
-    width: float = Field(
-        1.0, gt=0, le=4, description="multiplies the networks' widths; 1 is the published size"
-    )
+    width: float = Field(1.0, gt=0, le=4, description="multiplies the networks' widths; 1 is the published size")
     steps: int = Field(20_000, ge=1, description="generator steps")
     critic_steps: int = Field(5, ge=1, description="critic steps per generator step")
     batch_size: int = Field(64, ge=2, description="images per step")
@@ -63,9 +61,7 @@ def wgan_gp_prior(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "wgan-gp", "weights"))
-        nets = nn.ModuleDict(
-            {"generator": Generator(shape, settings.width), "critic": Critic(shape, settings.width)}
-        )
+        nets = nn.ModuleDict({"generator": Generator(shape, settings.width), "critic": Critic(shape, settings.width)})
     nets = nets.to(device).to(memory_format=torch.channels_last)
     about = cached(
         "wgan-gp",
