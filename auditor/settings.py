@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from auditor.evaluator import Evaluator
+from auditor.verdict import Primary
 from fedinverse.config import Section
 
 
@@ -10,14 +11,9 @@ class Audit(Section):
     """How reconstructions are judged, and beside which controls."""
 
     evaluator: Evaluator = Field(Evaluator(), description="E1, the judge trained on the vault")
-    gate: float = Field(
-        0.5,
-        ge=0,
-        le=1,
-        description="below this accuracy on the victim classes a round says 'not learned yet'",
-    )
+    primary: Primary = Field(Primary(), description="what the verdict speaks of, fixed before the run")
     without_victim: bool = Field(
         True,
-        description="also run the federation without the victim's images (world W0) and invert its model: "
-        "whatever that scores is a false positive by construction",
+        description="also run the federation without the victim's images (world W0) and invert its models: "
+        "whatever they score is a false positive by construction",
     )

@@ -1,19 +1,19 @@
-"""Stage 3: the auditor judges what the attacker made, beside its controls."""
+"""Stage 3: the auditor judges what the attacker made, beside its controls, and gives a verdict."""
 
 from pathlib import Path
 
 import pandas as pd
 
 from attacker.inversion import PRIOR_ONLY, RECONSTRUCTIONS, Inversion
-from auditor.evaluator import Judge, train_judge
+from auditor.evaluator import train_judge
 from auditor.evidence import ARMS, Arm, Exhibit, read_exhibit
 from auditor.grids import row_of, save_grid
-from auditor.scores import COLUMNS, UTILITY, score
+from auditor.scores import Bench, open_bench, reserve_exhibit, score
 from auditor.settings import Audit
 from auditor.summary import RoundSummary, summarise
+from auditor.verdict import AttackCost, Verdict, judge
 from fedinverse.errors import StageError
-from fedinverse.private import part_of
-from fedinverse.run import WORLDS, Run, World
+from fedinverse.run import Run, World
 from fedinverse.storage import atomic_write, content_sha256, read_json, read_metadata, write_json
 from pipeline.console import console, percent, table
 from pipeline.invert import inversions_of
@@ -22,7 +22,7 @@ GRID_IMAGES = 8
 
 
 def audit(run: Run) -> pd.DataFrame:
-    """Score every finished inversion; write the tables, grids and summary; return the scores.
+    """Score every finished inversion; write tables, grids and verdict; return the scores.
 
     Raises:
         StageError: nothing was inverted yet.
@@ -37,67 +37,74 @@ def audit(run: Run) -> pd.DataFrame:
         console.print("Auditing: the scores are up to date")
         return pd.read_parquet(run.audit / "scores.parquet")
     console.print("[b]Auditing[/b]: training the evaluator on images that no client holds")
-    judge = train_judge(run, settings.evaluator, run.audit)
-    console.print(f"  evaluator reads {percent(judge.ceiling)} of real reserve images")
+    bench = open_bench(run, train_judge(run, settings.evaluator, run.audit))
+    console.print(f"  evaluator reads {percent(bench.judge.ceiling)} of real reserve images")
     exhibits = exhibits_of(run, found)
-    scores = pd.concat([score(exhibits, judge, run.seed), _utility(run)], ignore_index=True)[COLUMNS]
-    _draw(run, exhibits, judge)
+    last = max(shown.round for shown in exhibits)
+    scores = score([*exhibits, reserve_exhibit(bench, run.population.victim_classes, last)], bench, run.seed)
+    verdict = _verdict(run, scores, found, settings)
+    _draw(run, exhibits, bench)
     atomic_write(run.audit / "scores.parquet", scores.to_parquet(index=False))
     atomic_write(run.audit / "scores.csv", scores.to_csv(index=False))
-    write_json(done, {"inputs": stamp, "ceiling": judge.ceiling})
+    write_json(run.path / "verdict.json", verdict.model_dump(mode="json"))
+    write_json(done, {"inputs": stamp, "ceiling": bench.judge.ceiling})
     return scores
 
 
 def exhibits_of(run: Run, found: dict[tuple[str, Path], Inversion]) -> list[Exhibit]:
     """Return every arm of every attack: captures (A) with their prior-only samples (B0), and the control targets."""
-    controls: dict[Path, tuple[Arm, World]] = {
-        run.checkpoint("with_victim", 0): ("B1", "with_victim"),
-        run.checkpoint("without_victim", int(run.table["federation"]["rounds"])): ("B2", "without_victim"),
-    }
     exhibits = []
     for (label, weights), inversion in found.items():
         number = int(read_metadata(weights)["model-round"])
-        arm, world = controls.get(weights, ("A", "with_victim"))
+        arm, world = _arm(run, weights)
         exhibits.append(read_exhibit(inversion.path / RECONSTRUCTIONS, arm, world, number, label))
         if arm == "A":
-            exhibits.append(read_exhibit(inversion.path / PRIOR_ONLY, "B0", "with_victim", number, label))
+            exhibits.append(read_exhibit(inversion.path / PRIOR_ONLY, "B0", world, number, label))
     return exhibits
 
 
-def _utility(run: Run) -> pd.DataFrame:
-    """Return the global models' accuracy per class and round, as the server measured it on the reserve."""
-    reserve = run.split[run.split["part"] == "reserve"].groupby("label").size()
-    rows = [
-        {"seed": run.seed, "world": world, "round": line["round"], "arm": "", "attack": "", "label": label,
-         "metric": UTILITY, "value": value, "count": int(reserve[label])}
-        for world in WORLDS
-        for line in run.recorded_rounds(world)
-        for label, value in enumerate(line["class-accuracy"])
-    ]  # fmt: skip
-    return pd.DataFrame(rows, columns=COLUMNS)
+def _arm(run: Run, weights: Path) -> tuple[Arm, World]:
+    if weights == run.checkpoint("with_victim", 0):
+        return "B1", "with_victim"
+    if weights.is_relative_to(run.federation("without_victim")):
+        return "B2", "without_victim"
+    return "A", "with_victim"
 
 
-def _draw(run: Run, exhibits: list[Exhibit], judge: Judge) -> None:
-    victim = part_of(run, "train", victim_only=True)
+def _verdict(run: Run, scores: pd.DataFrame, found: dict[tuple[str, Path], Inversion], settings: Audit) -> Verdict:
+    victims = run.population.victim_classes
+    costs = {
+        label: AttackCost(seconds=cost["seconds"] + about["prior-seconds"], target_queries=cost["target_queries"])
+        for (label, weights), inversion in found.items()
+        if _arm(run, weights)[0] == "A"
+        for about in [inversion.about]
+        for cost in [about["cost"]]
+    }
+    mine = scores[scores["label"].isin(victims)]
+    return judge(mine, settings.primary, known_by_round(run), classes=len(run.class_names), seed=run.seed, costs=costs)
+
+
+def _draw(run: Run, exhibits: list[Exhibit], bench: Bench) -> None:
     for shown in exhibits:
-        labels = [label for label in shown.labels.unique().tolist() if label in run.population.victim_classes]
-        rows = [row_of(shown, label, victim, judge, GRID_IMAGES) for label in labels]
+        labels = [label for label in run.population.victim_classes if (shown.labels == label).any()]
+        rows = [row_of(shown, label, bench.train, bench.judge, GRID_IMAGES) for label in labels]
         if rows:
-            save_grid(grid_path(run, shown), rows)
+            save_grid(run.audit / "grids" / f"{shown.attack}-{shown.arm}-round-{shown.round:04d}.png", rows)
 
 
-def grid_path(run: Run, shown: Exhibit) -> Path:
-    """Return where the grid of an exhibit lies."""
-    return run.audit / "grids" / f"{shown.attack}-{shown.arm}-round-{shown.round:04d}.png"
+def known_by_round(run: Run) -> dict[int, float]:
+    """Return the global model's accuracy on the victim's reserve images by round, in the world with the victim."""
+    return {line["round"]: line["victim-accuracy"] for line in run.recorded_rounds("with_victim")}
 
 
 def summary_of(run: Run, scores: pd.DataFrame) -> list[RoundSummary]:
     """Return the scores in brief: one line per attack and round."""
-    return summarise(scores, run.population.victim_classes, run.section("audit", Audit).gate)
+    gate = run.section("audit", Audit).primary.gate
+    return summarise(scores, known_by_round(run), run.population.victim_classes, gate)
 
 
 def show(run: Run, scores: pd.DataFrame) -> None:
-    """Print leakage per round beside its controls."""
+    """Print leakage per round beside its controls, and the verdict."""
     lines = summary_of(run, scores)
     for attack in dict.fromkeys(line.attack for line in lines):
         rows = [
@@ -113,3 +120,7 @@ def show(run: Run, scores: pd.DataFrame) -> None:
         table(f"Attack '{attack}': share of reconstructions the evaluator reads as the victim's class", header, rows)
     told = "; ".join(f"{arm}: {ARMS[arm]}" for arm in ("A", "B0", "B1", "B2"))
     console.print(f"[dim]{told}[/dim]", soft_wrap=True)
+    verdict = read_json(run.path / "verdict.json")
+    console.print(f"[b]{verdict['sentence']}[/b]", soft_wrap=True)
+    for reason in verdict["reasons"]:
+        console.print(f"  - {reason}", soft_wrap=True)

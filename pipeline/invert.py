@@ -5,11 +5,13 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 from rich.progress import Progress
 
 from attacker.inversion import Inversion
+from attacker.schedule import due
 from attacker.settings import Attacker
 from attacker.worker import Bench, Plan
 from fedinverse.errors import StageError
@@ -30,9 +32,11 @@ def plan_of(run: Run) -> Plan:
     if not (own / "labels.npy").exists():
         save_array(own / "images.npy", shard.images.numpy())
         save_array(own / "labels.npy", shard.labels.numpy())
+    spool = run.spool("with_victim")
+    rounds = due(spool, run.section("attacker", Attacker), shard) if spool.exists() else ()
     return Plan(
-        spool=str(run.spool("with_victim")),
-        controls=tuple(str(path) for path in control_targets(run)),
+        spool=str(spool),
+        controls=tuple(str(path) for path in control_targets(run, rounds)),
         shard=str(own),
         public=str(run.pools["public"].path),
         classes=len(run.class_names),
@@ -43,12 +47,11 @@ def plan_of(run: Run) -> Plan:
     )
 
 
-def control_targets(run: Run) -> list[Path]:
-    """Return the weights that controls invert: the untrained model (B1) and, if there is one, world W0's last (B2)."""
-    rounds = int(run.table["federation"]["rounds"])
+def control_targets(run: Run, rounds: Iterable[int]) -> list[Path]:
+    """Return the weights that controls invert: the untrained model (B1) and, of world W0, the same ``rounds`` (B2)."""
     targets = [run.checkpoint("with_victim", 0)]
     if run.table["audit"]["without_victim"]:
-        targets.append(run.checkpoint("without_victim", rounds))
+        targets += [run.checkpoint("without_victim", number) for number in rounds]
     return targets
 
 

@@ -10,10 +10,10 @@ from auditor.report import Figures, render
 from auditor.report.curve import curve_svg
 from auditor.scores import ACCURACY, CONFIDENCE
 from auditor.settings import Audit
-from auditor.summary import RoundSummary, utility_by_round
+from auditor.summary import RoundSummary
 from fedinverse.run import Run
 from fedinverse.storage import atomic_write, read_json
-from pipeline.audit import summary_of
+from pipeline.audit import known_by_round, summary_of
 from pipeline.console import percent
 from pipeline.invert import inversions_of
 from pipeline.threat import threat_model
@@ -59,13 +59,14 @@ def _figures(run: Run, scores: pd.DataFrame | None) -> Figures:
             headline=headline, notes=[], curves=[], grids=[], leakage=empty, classes=empty, cost=[], **common
         )
 
-    known = utility_by_round(scores, run.population.victim_classes)
+    known = known_by_round(run)
     lines = summary_of(run, scores)
-    gate = run.section("audit", Audit).gate
+    gate = run.section("audit", Audit).primary.gate
+    verdict = read_json(run.path / "verdict.json")
     by_attack = {line.attack: [other for other in lines if other.attack == line.attack] for line in lines}
     return Figures(
-        headline=_headline(run, _strongest(lines)),
-        notes=_notes(run, _strongest(lines), gate),
+        headline=verdict["sentence"],
+        notes=[_finding(run, _strongest(lines)), *_notes(run, verdict)],
         curves=[(attack, curve_svg(mine, known, gate)) for attack, mine in by_attack.items()],
         grids=[grid for attack, mine in by_attack.items() for grid in _grids(run, attack, mine[-1].round)],
         leakage=_leakage(lines),
@@ -81,32 +82,22 @@ def _strongest(lines: list[RoundSummary]) -> RoundSummary:
     return max((line for line in lines if line.round == last), key=lambda line: line.recognised)
 
 
-def _headline(run: Run, line: RoundSummary) -> str:
+def _finding(run: Run, line: RoundSummary) -> str:
     names = ", ".join(run.class_names[label] for label in run.population.victim_classes)
     controls = [f"prior only {percent(line.prior_only)}"]
     controls += [f"untrained model {percent(line.untrained)}"] if line.untrained is not None else []
     controls += [f"without the victim {percent(line.no_victim)}"] if line.no_victim is not None else []
     return (
-        f"From the global model of round {line.round}, one participant made images of the victim's classes ({names}), "
-        f"{percent(line.recognised)} of which are recognised. Controls: {', '.join(controls)}."
+        f"From the global model of round {line.round}, attack “{line.attack}” made images of the victim's classes "
+        f"({names}), {percent(line.recognised)} of which are recognised. Controls: {', '.join(controls)}."
     )
 
 
-def _notes(run: Run, line: RoundSummary, gate: float) -> list[str]:
-    notes, classes = [], len(run.population.victim_classes)
-    if not line.learned:
-        notes.append(
-            f"Round {line.round}: not learned yet. The model reads {percent(line.known)} of the victim's classes, "
-            f"below the gate of {percent(gate)}; a low figure says nothing about safety."
-        )
+def _notes(run: Run, verdict: dict[str, Any]) -> list[str]:
+    notes = [f"{reason[0].upper()}{reason[1:]}." for reason in verdict["reasons"]]
     if run.table["data"]["allow_overlap"]:
         notes.append(
             "data.allow_overlap is on: public and victim classes may overlap, so a success may be the attacker's own."
-        )
-    if classes < 20:
-        notes.append(
-            f"Too few classes ({classes}) for class-level intervals: read the differences to the controls, and repeat "
-            "with other seeds."
         )
     return notes
 

@@ -38,7 +38,7 @@ def threat_model(run: Run) -> list[tuple[str, str]]:
         ),
         (
             "It sees",
-            f"the weights, its own shard, the list of classes, {public['count']} public images ({public['source']}); "
+            f"the weights, its own shard, the class list, {public['count']} public images ({public['source']}); "
             "no private image, no other client's update",
         ),
         (

@@ -12,7 +12,7 @@ from fedinverse.errors import ConfigError
 from fedinverse.models import build
 
 
-def cohort(**table: Any) -> Cohort:  # noqa: ANN401 - a TOML table
+def cohort(**table: Any) -> Cohort:
     return parse(Cohort, table, "cohorts.0", "test.toml")
 
 
@@ -44,7 +44,7 @@ def test_fractions_that_add_up_to_one_leave_nobody_out(clients: int, seed: int, 
 
 
 def test_draw_follows_the_seed_alone() -> None:
-    def draw(seed: int, **table: Any) -> list[int]:  # noqa: ANN401
+    def draw(seed: int, **table: Any) -> list[int]:
         return members(
             assign([cohort(defence="bido_hsic", fraction=0.5, settings=table)], 20, seed, excluded={19}),
             "bido_hsic",

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 from attacker.inversion import RECONSTRUCTIONS
+from auditor.verdict import Verdict
 from fedinverse.errors import ConfigError, StageError
 from fedinverse.run import Run
 from pipeline.invert import control_targets, inversions_of
@@ -38,14 +39,16 @@ def test_from_config_to_report(tiny: Load) -> None:
     page = run_all(tiny(audit={"without_victim": True}), resume=False)
     run = Run(page.parent)
     scores = pd.read_csv(run.audit / "scores.csv")
-    assert set(scores["arm"].dropna()) == {"A", "B0", "B1", "B2"}
+    assert set(scores["arm"]) == {"A", "B0", "B1", "B2", "CEIL"}
     assert set(scores.loc[scores["arm"] == "A", "label"]) == {0, 1}
-    assert scores["value"].between(0, 1).all()
+    assert scores.loc[scores["metric"] != "vendi", "value"].between(0, 1).all()
+    verdict = Verdict.model_validate_json((run.path / "verdict.json").read_text())
+    assert verdict.outcome == "inconclusive"  # three rounds teach this model nothing, and the verdict says so
     html = page.read_text()
     assert "data:image/png;base64," in html
     assert not re.findall(r"""(?:src|href)=["']https?:""", html)  # nothing is fetched
-    assert "not learned yet" in html  # three rounds teach this model nothing, and the report says so
-    assert "Too few classes" in html
+    assert verdict.sentence in html
+    assert "not learned yet" in html
 
 
 def test_again_without_resume_is_refused_and_with_resume_does_nothing_twice(tiny: Load) -> None:
@@ -107,5 +110,9 @@ def test_the_control_targets_are_the_untrained_model_and_the_world_without_the_v
     from pipeline.experiment import resolved
 
     run = prepare(tmp_path / "run", resolved(tiny(audit={"without_victim": True})))
-    assert [path.name for path in control_targets(run)] == ["round-0000.safetensors", "round-0003.safetensors"]
-    assert "without_victim" in str(control_targets(run)[1])
+    assert [path.name for path in control_targets(run, [2, 3])] == [
+        "round-0000.safetensors",
+        "round-0002.safetensors",
+        "round-0003.safetensors",
+    ]
+    assert "without_victim" in str(control_targets(run, [3])[1])

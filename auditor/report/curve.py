@@ -49,12 +49,12 @@ def curve_svg(lines: Sequence[RoundSummary], utility: dict[int, float], gate: fl
         axes.plot(
             at, [line.prior_only for line in lines], color=BLUE, lw=1.4, marker="s", ms=4, label="control: prior only"
         )
-        for value, style, label in (
-            (lines[-1].untrained, ":", "untrained model"),
-            (lines[-1].no_victim, "-.", "federation without the victim"),
-        ):
-            if value is not None:
-                axes.axhline(value, color=BLUE, lw=1.2, ls=style, label=f"control: {label}")
+        without = [(line.round, line.no_victim) for line in lines if line.no_victim is not None]
+        if without:
+            label = "control: federation without the victim"
+            axes.plot(*zip(*without, strict=True), color=BLUE, lw=1.4, ls="-.", marker="D", ms=4, label=label)
+        if lines[-1].untrained is not None:
+            axes.axhline(lines[-1].untrained, color=BLUE, lw=1.2, ls=":", label="control: untrained model")
         for number in rounds:
             if utility[number] < gate:
                 axes.axvspan(number - 0.5, number + 0.5, color="#eeeeee", lw=0)

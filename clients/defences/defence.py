@@ -35,7 +35,7 @@ class Defence:
         self.settings: Any = settings  # of the class ``Settings``
 
     @classmethod
-    def check(cls, settings: Any, model: Classifier) -> None:  # noqa: ANN401 - of the class ``Settings``
+    def check(cls, settings: Any, model: Classifier) -> None:
         """Raise ``ConfigError`` naming the fix if this defence cannot work with ``model``; before the run."""
 
     def prepare(self, model: Classifier, examples: int, generator: torch.Generator) -> Classifier:
