@@ -118,8 +118,11 @@ class Bench:
 
     def work(self, share: int = 0, of: int = 1) -> None:
         """Do the jobs that are not done, in order; with ``of`` workers side by side, every ``of``-th from ``share``."""
-        waiting = {job.where.path: job for job in self.jobs() if not job.where.done}
-        for number, job in list(enumerate(waiting.values(), 1))[share::of]:
+        # Shares are of all jobs, done or not: every worker counts the same list, whenever it starts.
+        every = list({job.where.path: job for job in self.jobs()}.values())
+        for number, job in list(enumerate(every, 1))[share::of]:
+            if job.where.done:
+                continue
             about = read_metadata(job.weights)
             target = open_target(
                 job.weights,
@@ -128,7 +131,7 @@ class Bench:
                 float(about["width"]),
                 self.settings.device,
             )
-            say = _Reporter(f"{job.label} on round {target.round} ({number} of {len(waiting)})")
+            say = _Reporter(f"{job.label} on round {target.round} ({number} of {len(every)})")
             invert(self.attacks[job.label], job.where, target, self.public, self.labels, self.plan.seed, say)
 
 

@@ -23,9 +23,7 @@ from fedinverse.storage import write_json
 WARM_UP = 3
 
 
-def step(
-    model: Classifier, optimizer: torch.optim.Optimizer, defence: Defence, batch: tuple[Tensor, Tensor]
-) -> float:
+def step(model: Classifier, optimizer: torch.optim.Optimizer, defence: Defence, batch: tuple[Tensor, Tensor]) -> float:
     """Take one training step; return its CPU seconds."""
     start = time.process_time()
     optimizer.zero_grad(set_to_none=True)
@@ -89,9 +87,7 @@ def gradient_errors(net: str, size: int) -> dict[str, float]:
 
 def main() -> None:
     """Measure, print a table, write JSON if asked."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nets", nargs="+", default=["mcnn", "lenet5"])
     parser.add_argument("--batches", nargs="+", type=int, default=[60, 128])
     parser.add_argument("--steps", type=int, default=15)
@@ -103,9 +99,7 @@ def main() -> None:
         for size in chosen.batches:
             row = measure(net, size, chosen.steps) | gradient_errors(net, size)
             table[f"{net} {size}"] = row
-            print(
-                f"{net} {size}:", ", ".join(f"{name} {value:.3g}" for name, value in row.items()), flush=True
-            )
+            print(f"{net} {size}:", ", ".join(f"{name} {value:.3g}" for name, value in row.items()), flush=True)
     if chosen.json:
         write_json(chosen.json, {"unit": "ms CPU per step; ratios", "steps": chosen.steps, "measured": table})
 

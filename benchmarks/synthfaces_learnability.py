@@ -38,9 +38,7 @@ def main() -> int:
     pool = open_source(Request("synthfaces", (3, 64, 64), limit=options.people * VIEWS))
     images, labels = pool.tensor(), torch.from_numpy(pool.labels)
     held_out = torch.arange(len(labels)) % VIEWS >= VIEWS - HELD_OUT
-    print(
-        f"{len(labels)} images of {options.people} people ready after {time.perf_counter() - started:.1f} s"
-    )
+    print(f"{len(labels)} images of {options.people} people ready after {time.perf_counter() - started:.1f} s")
 
     model = build("vgg16", options.people, options.width, seed=0)
     random = generator(0, "learnability")

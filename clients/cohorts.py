@@ -70,9 +70,7 @@ def assign(
         share += cohort.fraction or 0.0
         until = round(share * len(eligible))
         if share > 1 + 1e-9:
-            raise ConfigError(
-                f"{origin}: the fractions of the cohorts add up to {share:g}; make them at most 1"
-            )
+            raise ConfigError(f"{origin}: the fractions of the cohorts add up to {share:g}; make them at most 1")
         if until > len(pool):
             raise ConfigError(
                 f"{origin}: the cohorts' fractions ask for {until} clients but only {len(pool)} are in no "
@@ -83,9 +81,7 @@ def assign(
     return {client: chosen[holder[client]] if client in holder else UNDEFENDED for client in range(clients)}
 
 
-def check(
-    assignment: dict[int, tuple[str, dict[str, Any]]], model: Classifier, origin: str = "config"
-) -> None:
+def check(assignment: dict[int, tuple[str, dict[str, Any]]], model: Classifier, origin: str = "config") -> None:
     """Raise ``ConfigError`` if a defence of ``assignment`` cannot work with the global ``model``."""
     for name, table in {repr(entry): entry for entry in assignment.values()}.values():
         defence = defence_class(name)
@@ -93,15 +89,11 @@ def check(
 
 
 def _resolve(cohort: Cohort, index: int, origin: str) -> tuple[str, dict[str, Any]]:
-    settings = parse(
-        defence_class(cohort.defence).Settings, cohort.settings, f"cohorts.{index}.settings", origin
-    )
+    settings = parse(defence_class(cohort.defence).Settings, cohort.settings, f"cohorts.{index}.settings", origin)
     return cohort.defence, settings.model_dump(mode="json")
 
 
-def _check_free(
-    client: int, holder: dict[int, int], clients: int, excluded: Collection[int], where: str
-) -> None:
+def _check_free(client: int, holder: dict[int, int], clients: int, excluded: Collection[int], where: str) -> None:
     if not 0 <= client < clients:
         raise ConfigError(f"{where} names client {client}, but clients run from 0 to {clients - 1}")
     if client in excluded:

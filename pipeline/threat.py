@@ -43,8 +43,8 @@ def threat_model(run: Run) -> list[tuple[str, str]]:
         ),
         (
             "Auditor",
-            f"{int((split['part'] == 'vault').sum())} vault and {int((split['part'] == 'reserve').sum())} reserve images "
-            "that no client holds",
+            f"{int((split['part'] == 'vault').sum())} vault images and {int((split['part'] == 'reserve').sum())} in "
+            "reserve that no client holds",
         ),
     ]
     if table["data"]["allow_overlap"]:

@@ -12,6 +12,7 @@ cached under the target's hash.
 | differs from the published code | why |
 |---|---|
 | DCGAN stages with class-conditional BatchNorm; published: a residual GAN | the sizes of the other priors |
+| D has InstanceNorm besides spectral norm | without it plain stages learn nothing in short trainings |
 | pseudo-labels and hinge steps batched on the device | speed |
 | G's last layer is free of spectral norm | bounded, it cannot reach black and white |
 | spectral norm of G is made part of its weights after training | no power iteration during inversion |
@@ -102,12 +103,11 @@ class ProjectionDiscriminator(nn.Module):
     def __init__(self, shape: tuple[int, int, int], classes: int, width: float) -> None:
         super().__init__()
         widths = [shape[0], *stages(shape, width)[::-1]]
-        self.layers = nn.Sequential(
-            *(
-                nn.Sequential(nn.Conv2d(fan_in, fan_out, 5, 2, 2), nn.LeakyReLU(0.2))
-                for fan_in, fan_out in itertools.pairwise(widths)
-            )
-        )
+        layers: list[nn.Module] = []
+        for stage, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
+            norm = [nn.InstanceNorm2d(fan_out, affine=True)] if stage else []
+            layers += [nn.Conv2d(fan_in, fan_out, 5, 2, 2), *norm, nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*layers)
         self.judge = nn.Linear(widths[-1], 1)
         self.project = nn.Embedding(classes, widths[-1])
 

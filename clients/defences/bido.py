@@ -21,9 +21,7 @@ from fedinverse.models import Classifier
 class BidoSettings(Section):
     """What the two forms share."""
 
-    sigma: Sigma = Field(
-        5.0, description="width of the gaussian kernel, or the rule 'median' or 'median_paper'"
-    )
+    sigma: Sigma = Field(5.0, description="width of the gaussian kernel, or the rule 'median' or 'median_paper'")
     label_kernel: Literal["linear", "gaussian"] = Field("linear", description="kernel of the labels")
     numerics: Literal["symmetric", "published"] = Field(
         "symmetric", description="'published': the published code's one-sided centring, for parity runs"
@@ -33,9 +31,7 @@ class BidoSettings(Section):
     @classmethod
     def _positive(cls, sigma: Sigma) -> Sigma:
         if not isinstance(sigma, str) and not sigma > 0:
-            raise ValueError(
-                "must be positive; for a width taken from the batch write 'median' or 'median_paper'"
-            )
+            raise ValueError("must be positive; for a width taken from the batch write 'median' or 'median_paper'")
         return sigma
 
 

@@ -27,13 +27,9 @@ if TYPE_CHECKING:
 class DpSgdSettings(Section):
     """Noise and clipping; the epsilon that follows is in every round's report."""
 
-    noise_multiplier: float = Field(
-        1.0, ge=0, description="standard deviation of the noise over max_grad_norm"
-    )
+    noise_multiplier: float = Field(1.0, ge=0, description="standard deviation of the noise over max_grad_norm")
     max_grad_norm: float = Field(1.0, gt=0, description="L2 bound on one image's gradient")
-    delta: float = Field(
-        1e-5, gt=0, lt=1, description="delta of (epsilon, delta); below 1 / images of a client"
-    )
+    delta: float = Field(1e-5, gt=0, lt=1, description="delta of (epsilon, delta); below 1 / images of a client")
 
 
 @register("dp_sgd")

@@ -23,9 +23,7 @@ class MidSettings(Section):
     """Weight of the bottleneck; published: .2 on MNIST, .003 to .02 on CelebA."""
 
     beta: float = Field(0.02, ge=0, description="weight of the KL divergence")
-    warmup_steps: int = Field(
-        0, ge=0, description="local steps of each round over which beta rises linearly from 0"
-    )
+    warmup_steps: int = Field(0, ge=0, description="local steps of each round over which beta rises linearly from 0")
 
 
 @register("mid")

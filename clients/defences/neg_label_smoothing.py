@@ -12,9 +12,7 @@ from fedinverse.models import Classifier
 class SmoothingSettings(Section):
     """The published factor, without the paper's ramp over training: a defence knows one round only."""
 
-    alpha: float = Field(
-        -0.05, lt=1, gt=-10, description="smoothing factor; negative defends, positive exposes"
-    )
+    alpha: float = Field(-0.05, lt=1, gt=-10, description="smoothing factor; negative defends, positive exposes")
 
 
 @register("neg_label_smoothing")

@@ -17,9 +17,7 @@ from fedinverse.storage import load_weights
 class TlSettings(Section):
     """Which layers are frozen, and at what."""
 
-    frozen_blocks: int = Field(
-        1, ge=1, description="number of blocks, counted from the image, that are frozen"
-    )
+    frozen_blocks: int = Field(1, ge=1, description="number of blocks, counted from the image, that are frozen")
     checkpoint: str = Field(
         "",
         description="safetensors file of a model trained elsewhere; empty: freeze what the server sends",
@@ -75,9 +73,7 @@ class TransferLearning(Defence):
 def _front(settings: TlSettings, model: Classifier) -> dict[str, torch.Tensor]:
     path = Path(settings.checkpoint)
     if not path.is_file():
-        raise ConfigError(
-            f"defence tl: checkpoint '{path}' does not exist; give the path of a safetensors file"
-        )
+        raise ConfigError(f"defence tl: checkpoint '{path}' does not exist; give the path of a safetensors file")
     weights, _ = load_weights(path)
     front = {}
     for name, tensor in model.state_dict().items():

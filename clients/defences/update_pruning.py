@@ -12,9 +12,7 @@ from fedinverse.models import Classifier
 class PruningSettings(Section):
     """How much is kept."""
 
-    keep: float = Field(
-        0.1, gt=0, le=1, description="share of the weights whose change is sent, the largest ones"
-    )
+    keep: float = Field(0.1, gt=0, le=1, description="share of the weights whose change is sent, the largest ones")
 
 
 @register("update_pruning")
@@ -39,10 +37,7 @@ class UpdatePruning(Defence):
     def finish(self, model: Classifier) -> None:
         """Keep the ``keep`` share of all entries that changed most, at least one; reset the others."""
         change = torch.cat(
-            [
-                (weight - start).abs().flatten()
-                for weight, start in zip(self._weights, self._start, strict=True)
-            ]
+            [(weight - start).abs().flatten() for weight, start in zip(self._weights, self._start, strict=True)]
         )
         kept = torch.zeros_like(change, dtype=torch.bool)
         kept[change.topk(max(1, round(self.settings.keep * len(change))), sorted=False).indices] = True
