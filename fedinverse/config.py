@@ -161,20 +161,42 @@ def find_config(name: str) -> Path:
 
 
 def read_table(path: Path, assignments: list[str] | tuple[str, ...] = ()) -> Table:
-    """Read a TOML file and apply ``section.key=value`` assignments in order.
+    """Read a TOML file, lay it over the one it ``extends``, and apply ``section.key=value`` assignments in order.
 
     A value is read as TOML (``3``, ``0.5``, ``true``, ``[1, 2]``); what is not TOML is a string.
 
     Raises:
-        ConfigError: unreadable file, invalid TOML (with its line), malformed assignment.
+        ConfigError: unreadable file, invalid TOML (with its line), files that extend each other, malformed assignment.
     """
+    table = _with_base(path, ())
+    for assignment in assignments:
+        assign(table, assignment)
+    return table
+
+
+def _with_base(path: Path, heirs: tuple[Path, ...]) -> Table:
     try:
         table: Table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from error
-    for assignment in assignments:
-        assign(table, assignment)
-    return table
+    base = table.pop("extends", None)
+    if base is None:
+        return table
+    if path in heirs:
+        raise ConfigError(f"{path}: 'extends' leads back to this file")
+    if not isinstance(base, str):
+        raise ConfigError(f"{path}: 'extends' must name one config")
+    return laid_over(_with_base(find_config(base), (*heirs, path)), table)
+
+
+def laid_over(base: Table, changes: Table) -> Table:
+    """Return ``base`` with ``changes`` laid over it, table by table; a list replaces a list."""
+    both = {key: laid_over(base[key], value) for key, value in changes.items() if _are_tables(base.get(key), value)}
+    return {**base, **changes, **both}
+
+
+def _are_tables(one: Any, other: Any) -> bool:
+    return isinstance(one, dict) and isinstance(other, dict)
 
 
 def assign(table: Table, assignment: str) -> None:

@@ -85,7 +85,8 @@ def invert(run: Run) -> None:
         StageError: a worker died; the message says how. What it finished is kept.
     """
     plan = plan_of(run)
-    waiting = [job for job in Bench(plan).jobs() if not job.where.done]
+    # Two models with the same hash (a world before its victim first took part) are one inversion.
+    waiting = list({job.where.path: job for job in Bench(plan).jobs() if not job.where.done}.values())
     if not waiting:
         console.print("Inverting: all inversions are done")
         return

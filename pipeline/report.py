@@ -56,7 +56,15 @@ def _figures(run: Run, scores: pd.DataFrame | None) -> Figures:
         read = percent(last["accuracy"])
         headline = f"No attack was run. After round {last['round']} the model reads {read} of the reserve."
         return Figures(
-            headline=headline, notes=[], curves=[], grids=[], leakage=empty, classes=empty, cost=[], **common
+            headline=headline,
+            finding="",
+            notes=[],
+            curves=[],
+            grids=[],
+            leakage=empty,
+            classes=empty,
+            cost=[],
+            **common,
         )
 
     known = known_by_round(run)
@@ -66,7 +74,8 @@ def _figures(run: Run, scores: pd.DataFrame | None) -> Figures:
     by_attack = {line.attack: [other for other in lines if other.attack == line.attack] for line in lines}
     return Figures(
         headline=verdict["sentence"],
-        notes=[_finding(run, _strongest(lines)), *_notes(run, verdict)],
+        finding=_finding(run, _strongest(lines)),
+        notes=_notes(run, verdict),
         curves=[(attack, curve_svg(mine, known, gate)) for attack, mine in by_attack.items()],
         grids=[grid for attack, mine in by_attack.items() for grid in _grids(run, attack, mine[-1].round)],
         leakage=_leakage(lines),
@@ -106,12 +115,14 @@ def _leakage(lines: list[RoundSummary]) -> Grid:
     rows = [
         [
             f"{line.attack}, round {line.round}",
-            *map(percent, (line.known, line.recognised, line.prior_only, line.untrained, line.no_victim)),
+            *map(
+                percent, (line.known, line.recognised, line.resembling, line.prior_only, line.untrained, line.no_victim)
+            ),
             "" if line.learned else "not learned yet",
         ]
         for line in lines
     ]
-    return ["", "model on victim", "attack", "prior only", "untrained", "no victim", ""], rows
+    return ["", "model on victim", "attack", "resembling", "prior only", "untrained", "no victim", ""], rows
 
 
 def _classes(run: Run, scores: pd.DataFrame, line: RoundSummary) -> Grid:

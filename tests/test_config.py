@@ -57,6 +57,18 @@ def test_an_unknown_config_names_the_nearest() -> None:
         load_experiment("quickstrat", [])
 
 
+def test_a_config_may_extend_another(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('extends = "quickstart"\nname = "mine"\n[training]\nlr = 0.5\n[population]\nvictim_classes = [7]\n')
+    mine, base = load_experiment(str(path), []), load_experiment("quickstart", [])
+    assert (mine.training.lr, mine.training.momentum) == (0.5, base.training.momentum)
+    assert mine.population.victim_classes == (7,)
+    assert mine.attacks == base.attacks
+    path.write_text(f'extends = "{path}"\n')
+    with pytest.raises(ConfigError, match="leads back"):
+        load_experiment(str(path), [])
+
+
 def test_broken_toml_names_file_and_line(tmp_path: Path) -> None:
     path = tmp_path / "broken.toml"
     path.write_text("[training\nepochs = 2")

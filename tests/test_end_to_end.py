@@ -116,3 +116,10 @@ def test_the_control_targets_are_the_untrained_model_and_the_world_without_the_v
         "round-0003.safetensors",
     ]
     assert "without_victim" in str(control_targets(run, [3])[1])
+
+
+def test_a_run_without_attacks_reports_its_utility(tiny: Load) -> None:
+    page = run_all(tiny(attacks=None, population={"malicious": 0}), resume=False)
+    html = page.read_text()
+    assert "No attack was run" in html
+    assert "round 3" in html

@@ -220,3 +220,13 @@ def test_unknown_names_hint_at_the_nearest() -> None:
 def test_importing_the_models_does_not_import_torchvision() -> None:
     check = "import sys, fedinverse.models, fedinverse.data; sys.exit('torchvision' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
+
+
+def test_folding_is_exact_for_a_generators_deconvolutions() -> None:
+    from attacker.priors.dcgan import Generator
+
+    torch.manual_seed(0)
+    made = Generator((1, 32, 32), 0.1)
+    z = torch.randn(16, 100)
+    made.train()(z)  # BatchNorm statistics that are not the initial ones
+    assert torch.allclose(for_inference(made)(z), made.eval()(z), atol=1e-5)

@@ -14,7 +14,8 @@ class Figures:
     Attributes:
         title: name of the run.
         headline: one sentence, the finding.
-        notes: sentences that qualify it (overlap allowed, gate not reached, too few classes ...).
+        finding: the same in figures, with the controls.
+        notes: the verdict's reasons, and what else qualifies it (overlap allowed, say).
         curves: (attack, svg) of every attack.
         grids: (caption, alternative text, png bytes).
         leakage: table header and rows: per attack and round.
@@ -27,6 +28,7 @@ class Figures:
 
     title: str
     headline: str
+    finding: str
     notes: list[str]
     curves: list[tuple[str, str]]
     grids: list[tuple[str, str, bytes]]

@@ -31,6 +31,9 @@ def _fold(layers: nn.Sequential) -> None:
         if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
             layers[index] = fuse_conv_bn_eval(first, second)
             layers[index + 1] = nn.Identity()
+        elif isinstance(first, nn.ConvTranspose2d) and isinstance(second, nn.BatchNorm2d):
+            layers[index] = fuse_conv_bn_eval(first, second, transpose=True)
+            layers[index + 1] = nn.Identity()
         elif isinstance(first, nn.Linear) and isinstance(second, nn.BatchNorm1d):
             layers[index] = fuse_linear_bn_eval(first, second)
             layers[index + 1] = nn.Identity()
