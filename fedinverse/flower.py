@@ -23,7 +23,8 @@ RUN_DIR, WORLD = "FEDINVERSE_RUN_DIR", "FEDINVERSE_WORLD"
 def run_directory(context: Context) -> Path:
     """Return the run directory: the node's own config first, then the run's, then the environment.
 
-    A plain ``flwr run .`` names none; server and simulated clients then share one in the cache directory.
+    A plain ``flwr run .`` names none; server and simulated clients then share one in the cache directory, by the id of
+    Flower's run.
     """
     for place in (
         context.node_config.get("run-dir"),
@@ -32,7 +33,7 @@ def run_directory(context: Context) -> Path:
     ):
         if place:
             return Path(str(place))
-    return cache_directory() / "flwr" / str(context.run_config.get("config", "quickstart"))
+    return cache_directory() / "flwr" / f"run-{context.run_id}"
 
 
 def world_of(context: Context) -> World:

@@ -11,6 +11,7 @@ from fedinverse.run import Run, World
 from fedinverse.storage import read_jsonl
 from pipeline.console import console, percent, progress_bar
 from pipeline.engines import Engine, run_federation
+from server.settings import Federation
 
 TITLES = {
     "with_victim": "Federating",
@@ -24,7 +25,7 @@ def federate(run: Run, world: World, engine: Engine) -> None:
     Raises:
         StageError: the engine ended before the last round.
     """
-    rounds = int(run.table["federation"]["rounds"])
+    rounds = run.section("federation", Federation).rounds
     done = _done(run, world)
     if done >= rounds:
         console.print(f"{TITLES[world]}: {rounds} rounds are done")

@@ -42,15 +42,15 @@ def plan_of(run: Run) -> Plan:
         classes=len(run.class_names),
         store=str(run.inversions),
         seed=run.seed,
-        attacker=run.table["attacker"],
-        attacks=run.table["attacks"],
+        attacker=run.table.get("attacker", {}),
+        attacks=run.table.get("attacks", {}),
     )
 
 
 def control_targets(run: Run, rounds: Iterable[int]) -> list[Path]:
     """Return the weights that controls invert: the untrained model (B1) and, of world W0, the same ``rounds`` (B2)."""
     targets = [run.checkpoint("with_victim", 0)]
-    if run.table["audit"]["without_victim"]:
+    if run.federation("without_victim").exists():
         targets += [run.checkpoint("without_victim", number) for number in rounds]
     return targets
 

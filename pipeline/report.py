@@ -11,6 +11,7 @@ from auditor.report.curve import curve_svg
 from auditor.scores import ACCURACY, CONFIDENCE
 from auditor.settings import Audit
 from auditor.summary import RoundSummary
+from fedinverse.config import Data
 from fedinverse.run import Run
 from fedinverse.storage import atomic_write, read_json
 from pipeline.audit import known_by_round, summary_of
@@ -104,7 +105,7 @@ def _finding(run: Run, line: RoundSummary) -> str:
 
 def _notes(run: Run, verdict: dict[str, Any]) -> list[str]:
     notes = [f"{reason[0].upper()}{reason[1:]}." for reason in verdict["reasons"]]
-    if run.table["data"]["allow_overlap"]:
+    if run.section("data", Data).allow_overlap:
         notes.append(
             "data.allow_overlap is on: public and victim classes may overlap, so a success may be the attacker's own."
         )

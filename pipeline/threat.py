@@ -1,25 +1,27 @@
 """The threat model of a run in words: who holds what, and what the attacker sees."""
 
+from fedinverse.config import Data
 from fedinverse.run import Run
+from server.settings import Federation
 
 
 def threat_model(run: Run) -> list[tuple[str, str]]:
     """Return (who, what) pairs, for the terminal and the report."""
-    population, split, table = run.population, run.split, run.table
+    population, split, cohorts = run.population, run.split, run.table.get("cohorts", [])
     held = split[split["part"] == "train"].groupby("client").size()
     others = held.drop([population.victim], errors="ignore")
-    public, federation = run.pools["public"].about, table["federation"]
+    public, federation = run.pools["public"].about, run.section("federation", Federation)
     victims = ", ".join(run.class_names[label] for label in population.victim_classes)
     defences = "; ".join(
         f"{cohort['defence']} on "
-        + (f"clients {cohort['clients']}" if cohort["clients"] else f"{cohort['fraction']:.0%} of the clients")
-        for cohort in table["cohorts"]
+        + (f"clients {cohort['clients']}" if cohort.get("clients") else f"{cohort['fraction']:.0%} of the clients")
+        for cohort in cohorts
     )
     lines = [
         (
             "Federation",
-            f"{population.clients} clients, {federation['rounds']} rounds of {federation['strategy']}, "
-            f"{federation['fraction_train']:.0%} train per round, {federation['fraction_evaluate']:.0%} evaluate; "
+            f"{population.clients} clients, {federation.rounds} rounds of {federation.strategy}, "
+            f"{federation.fraction_train:.0%} train per round, {federation.fraction_evaluate:.0%} evaluate; "
             f"model {run.model.name} (width {run.model.width:g})",
         ),
         (
@@ -47,6 +49,6 @@ def threat_model(run: Run) -> list[tuple[str, str]]:
             "reserve that no client holds",
         ),
     ]
-    if table["data"]["allow_overlap"]:
+    if run.section("data", Data).allow_overlap:
         lines.append(("Overlap", "public and victim classes may overlap: allowed by data.allow_overlap"))
     return lines

@@ -36,7 +36,7 @@ _OVERRIDES = {
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the rounds that are still to run."""
-    run, world = _open(context), world_of(context)
+    run, world = _open(context, grid), world_of(context)
     federation, training = run.section("federation", Federation), run.section("training", Training)
     classes = len(run.class_names)
     network = build(run.model.name, classes, run.model.width, derive(run.seed, "global model"))
@@ -77,8 +77,11 @@ def main(grid: Grid, context: Context) -> None:
     )
 
 
-def _open(context: Context) -> Run:
-    """Return the run; a plain ``flwr run .`` names none, so its config is read and prepared here."""
+def _open(context: Context, grid: Grid) -> Run:
+    """Return the run; a plain ``flwr run .`` names none, so its config is read and prepared here.
+
+    Its population is then as many nodes as are connected: how many Flower simulates is not the config's to say.
+    """
     path = run_directory(context)
     if (path / "config.json").exists() and not context.run_config.get("config"):
         return Run(path)
@@ -90,6 +93,8 @@ def _open(context: Context) -> Run:
         if key in context.run_config:
             section, field = place.split(".")
             table.setdefault(section, {})[field] = context.run_config[key]
+    logging.getLogger("flwr").info("Run directory: %s", path)  # for 'fedinverse invert', 'audit' and 'report'
+    table.setdefault("population", {})["clients"] = len(list(grid.get_node_ids()))
     return prepare(path, table)
 
 

@@ -31,6 +31,7 @@ def run_federation(run: Run, world: World, engine: Engine) -> None:
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray warns until it is told
     # Ray listens on every interface and runs what it is sent: only holders of the token may connect. It reads these
     # when it is imported.
     os.environ.setdefault("RAY_AUTH_MODE", "token")
