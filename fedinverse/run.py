@@ -1,13 +1,13 @@
 """The run directory: what an experiment reads and writes, and nothing else.
 
 ``config.json``             the resolved configuration
-``split.parquet``           the split manifest; ``pools.json``: where the decoded images lie
+``split.parquet``           the split manifest; ``pools.json``: what was asked of the data sources
 ``federation/<world>/``     ledger, rounds, checkpoints of one federation
 ``attacker/``               what the malicious clients have: spool of captures, reconstructions, control targets
 ``audit/``                  scores, grids, verdict;  ``report.html``
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -65,8 +65,11 @@ class Run:
 
     @cached_property
     def pools(self) -> dict[str, Pool]:
-        """The decoded ``private`` and ``public`` images."""
-        return {name: Pool(Path(path)) for name, path in read_json(self.path / "pools.json").items()}
+        """The decoded ``private`` and ``public`` images; decoded again when the cache was cleared."""
+        requests = read_json(self.path / "pools.json")
+        return {
+            name: open_source(Request(**{**asked, "shape": tuple(asked["shape"])})) for name, asked in requests.items()
+        }
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:
@@ -134,13 +137,16 @@ def prepare(path: Path, table: Table) -> Run:
     model = parse(Model, table.get("model", {}), "model", origin)
     seed = int(table["seed"])
     shape = spec_of(model.name).input_shape
-    private = open_source(Request(data.private, shape, data.private_root, data.private_limit, seed))
-    public = open_source(Request(data.public, shape, data.public_root, data.public_limit, seed))
+    wanted = {
+        "private": Request(data.private, shape, data.private_root, data.private_limit, seed),
+        "public": Request(data.public, shape, data.public_root, data.public_limit, seed),
+    }
+    private, public = (open_source(request) for request in wanted.values())
     manifest = make_split(private, split, population, seed)
     check_disjoint(private, public, population, allow=data.allow_overlap)
     write_json(stored, table)
     manifest.to_parquet(path / "split.parquet", index=False)
-    write_json(path / "pools.json", {"private": str(private.path), "public": str(public.path)})  # last
+    write_json(path / "pools.json", {name: asdict(request) for name, request in wanted.items()})  # last
     return Run(path)
 
 

@@ -80,6 +80,14 @@ def test_copies_of_an_image_stay_together(tmp_path: Path) -> None:
     assert (table.groupby("sha256")["part"].nunique() == 1).all()
 
 
+def test_a_cleared_cache_is_filled_again(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = run.pools["private"].images[:5]
+    monkeypatch.setenv("FEDINVERSE_CACHE", str(tmp_path / "empty"))
+    again = Run(run.path).pools["private"]
+    assert again.path.is_relative_to(tmp_path / "empty")
+    assert (again.images[:5] == before).all()
+
+
 def test_another_configuration_in_the_same_place_is_refused(tiny: Callable[..., Any], tmp_path: Path) -> None:
     prepare(tmp_path / "run", resolved(tiny()))
     prepare(tmp_path / "run", resolved(tiny()))
