@@ -43,12 +43,11 @@ def test_from_config_to_report(tiny: Load) -> None:
     assert set(scores.loc[scores["arm"] == "A", "label"]) == {0, 1}
     assert scores.loc[scores["metric"] != "vendi", "value"].between(0, 1).all()
     verdict = Verdict.model_validate_json((run.path / "verdict.json").read_text())
-    assert verdict.outcome == "inconclusive"  # three rounds teach this model nothing, and the verdict says so
+    assert verdict.outcome == "inconclusive"  # three attack steps find nothing, two classes allow no "no"
     html = page.read_text()
     assert "data:image/png;base64," in html
     assert not re.findall(r"""(?:src|href)=["']https?:""", html)  # nothing is fetched
     assert verdict.sentence in html
-    assert "not learned yet" in html
 
 
 def test_again_without_resume_is_refused_and_with_resume_does_nothing_twice(tiny: Load) -> None:
@@ -76,8 +75,9 @@ def test_killed_in_any_stage_the_resumed_run_ends_with_the_same_hashes(moment: s
         "--resume",
     ]
     killed = tmp_path / "runs" / "killed"
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # as in this process: the evaluator's sums depend on it
     process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        command, cwd=ROOT, env=one_thread, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
     deadline = time.monotonic() + 120
     while not any(moment in str(path) for path in killed.rglob("*.safetensors")):
@@ -86,7 +86,7 @@ def test_killed_in_any_stage_the_resumed_run_ends_with_the_same_hashes(moment: s
         time.sleep(0.002)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=240)
+    subprocess.run(command, cwd=ROOT, env=one_thread, check=True, capture_output=True, timeout=240)
     assert results(Run(killed)) == results(whole)
 
 
@@ -109,7 +109,9 @@ def test_the_control_targets_are_the_untrained_model_and_the_world_without_the_v
     from fedinverse.run import prepare
     from pipeline.experiment import resolved
 
-    run = prepare(tmp_path / "run", resolved(tiny(audit={"without_victim": True})))
+    run = prepare(tmp_path / "run", resolved(tiny()))
+    assert [path.name for path in control_targets(run, [2, 3])] == ["round-0000.safetensors"]
+    run.federation("without_victim").mkdir(parents=True)
     assert [path.name for path in control_targets(run, [2, 3])] == [
         "round-0000.safetensors",
         "round-0002.safetensors",

@@ -2,6 +2,7 @@
 
 import logging
 
+import torch
 from flwr.app import Message
 from flwr.common.constant import ErrorCode
 
@@ -30,5 +31,10 @@ class LocalGrid(SimulatedGrid):
 
 
 def run_local(run: Run, world: World) -> None:
-    """Run the federation in this process."""
-    server_app(LocalGrid(run, world), server_context())
+    """Run the federation in this process, on one thread: sums depend on the number of threads, actors have one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        server_app(LocalGrid(run, world), server_context())
+    finally:
+        torch.set_num_threads(threads)
