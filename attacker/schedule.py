@@ -5,17 +5,24 @@ from pathlib import Path
 import torch
 
 from attacker.settings import Attacker
-from fedinverse.errors import StageError
+from fedinverse.errors import IntegrityError, StageError
 from fedinverse.models import build
 from fedinverse.shard import Shard
 from fedinverse.storage import into_module, load_weights, read_metadata
 
 
 def captured(spool: Path) -> dict[int, Path]:
-    """Return the captured models by round; of several for one round, the one received last."""
+    """Return the captured models by round; of several for one round, the one received last.
+
+    Raises:
+        IntegrityError: a file is damaged or does not say its round; names it.
+    """
     found: dict[int, Path] = {}
     for path in sorted(spool.glob("round-*.safetensors"), key=lambda path: path.stat().st_mtime_ns):
-        found[int(read_metadata(path)["model-round"])] = path
+        about = read_metadata(path)
+        if not about.get("model-round", "").isdigit():
+            raise IntegrityError(f"{path}: its metadata does not say which round's model it is; not a capture")
+        found[int(about["model-round"])] = path
     return dict(sorted(found.items()))
 
 

@@ -62,10 +62,11 @@ def train_round(message: Message, context: Context) -> Message:
     network, config = _receive(message)
     settings = parse(Training, {key: config[key] for key in Training.model_fields}, "training", "train message")
     random = generator(config["seed"], "client", config["server-round"], node.partition)
-    network.requires_grad_(True).to(node.device)
-    result = train(network, node.shard, settings, node.defence(), random, node.device)
+    defence = node.defence()
+    result = train(network.to(node.device), node.shard, settings, defence, random, node.device)
     metrics = {"num-examples": result.examples, "train-loss": result.loss, "train-accuracy": result.accuracy}
-    return _reply(message, node, MetricRecord(metrics), network)
+    told: dict[str, str | float] = {"defence": defence.name, **defence.report()}
+    return _reply(message, node, MetricRecord(metrics), network, told)
 
 
 @app.evaluate()
@@ -76,11 +77,18 @@ def evaluate_round(message: Message, context: Context) -> Message:
     with torch.random.fork_rng(devices=[]):
         loss, accuracy = evaluate(network.to(node.device), node.shard, node.device)
     metrics = {"num-examples": len(node.shard), "eval-loss": loss, "eval-accuracy": accuracy}
-    return _reply(message, node, MetricRecord(metrics), None)
+    return _reply(message, node, MetricRecord(metrics))
 
 
-def _reply(message: Message, node: Node, metrics: MetricRecord, network: Classifier | None) -> Message:
-    content = RecordDict({METRICS: metrics, CLIENT: ConfigRecord({"partition": node.partition})})
+def _reply(
+    message: Message,
+    node: Node,
+    metrics: MetricRecord,
+    network: Classifier | None = None,
+    told: dict[str, str | float] | None = None,
+) -> Message:
+    # What a defence tells goes beside the metrics: Flower averages those, and an epsilon has no mean.
+    content = RecordDict({METRICS: metrics, CLIENT: ConfigRecord({"partition": node.partition, **(told or {})})})
     if network is not None:
         content[ARRAYS] = to_record(to_weights(network))
     return Message(content, reply_to=message)

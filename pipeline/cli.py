@@ -1,4 +1,4 @@
-"""The command line: ``fedinverse run | invert | audit | report | models | attacks | ...``."""
+"""The command line: ``fedinverse run | invert | audit | report | attack | prior | data | names``."""
 
 import os
 import sys
@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from fedinverse.errors import FedInverseError
+from pipeline.commands import attack, data, prior
 
 app = typer.Typer(
     name="fedinverse",
@@ -104,6 +105,11 @@ def names() -> None:
         console.print(f"[b]{title:<14}[/b]{', '.join(known())}")
 
 
+app.command()(attack.attack)
+app.add_typer(prior.app, name="prior")
+app.add_typer(data.app, name="data")
+
+
 def _open(directory: Path) -> Any:
     from fedinverse.run import Run
 
@@ -115,18 +121,21 @@ def _open(directory: Path) -> Any:
 def guarded(command: Callable[[], Any]) -> None:
     """Run ``command``; what the operator can mend ends with one message and exit code 2, a stop with 130."""
     from rich.console import Console
+    from rich.markup import escape
 
     problems = Console(stderr=True, highlight=False)
     try:
         command()
     except FedInverseError as error:
         for line in str(error).splitlines():
-            problems.print(f"[red]error[/red] {line}", markup=True, soft_wrap=True)
+            problems.print(f"[red]error[/red] {escape(line)}", soft_wrap=True)
         sys.exit(2)
     except OSError as error:
         if error.errno is None:
             raise
-        problems.print(f"[red]error[/red] {error}; what was finished is kept, continue with --resume", soft_wrap=True)
+        problems.print(
+            f"[red]error[/red] {escape(str(error))}; what was finished is kept, continue with --resume", soft_wrap=True
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         problems.print("stopped; continue with --resume")

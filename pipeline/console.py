@@ -16,13 +16,14 @@ from rich.progress import (
 from rich.table import Table
 
 from fedinverse.run import Run
-from pipeline.threat import threat_model
 
 console = Console(highlight=False)
 
 
 def show_threat_model(run: Run) -> None:
     """Print who holds what and what the attacker sees, before anything starts."""
+    from pipeline.threat import threat_model  # it knows Flower's settings; a standalone attack must not need Flower
+
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column()

@@ -58,7 +58,9 @@ class Audited:
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Aggregate the sound replies in the order of their partitions."""
-        sound = [reply for reply in self._ordered(replies) if reply.has_error() or self._is_sound(reply)]
+        ordered = self._ordered(replies)
+        self._ledger.note_replies(server_round + self._offset, ordered)
+        sound = [reply for reply in ordered if reply.has_error() or self._is_sound(reply)]
         arrays, metrics = super().aggregate_train(server_round + self._offset, sound)  # type: ignore[misc]
         if arrays is not None:
             arrays = ArrayRecord(

@@ -71,6 +71,19 @@ def test_every_capture_is_what_the_ledger_says_was_sent_to_the_attacker(referenc
         assert load_weights(spool / f"round-{number:04d}.safetensors")[1]["sha256"] == models[number]
 
 
+def test_what_clients_tell_of_their_training_and_defence_is_kept(tiny: Load, tmp_path: Path) -> None:
+    cohort = {"defence": "neg_label_smoothing", "clients": [1]}
+    run = federated(tiny(cohorts=[cohort], federation={"rounds": 1, "fraction_train": 1.0}), tmp_path / "told")
+    told = {line["partition"]: line for line in read_jsonl(run.federation("with_victim") / "clients.jsonl")}
+    assert {partition: line["defence"] for partition, line in told.items()} == {
+        0: "none",
+        1: "neg_label_smoothing",
+        2: "none",
+        3: "none",
+    }
+    assert all(line["num-examples"] > 0 for line in told.values())
+
+
 def test_only_the_malicious_node_captures(tiny: Load, tmp_path: Path) -> None:
     run = federated(tiny(population={"malicious": 0}, attacks=None), tmp_path / "honest")
     assert not run.spool("with_victim").exists()

@@ -10,7 +10,7 @@ from flwr.simulation import run_simulation
 
 from clients.app import app as client_app
 from fedinverse.run import Run
-from pipeline.engines.engine import Engine
+from pipeline.engines.settings import Engine
 from server.app import app as server_app
 
 

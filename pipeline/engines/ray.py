@@ -17,7 +17,7 @@ from flwr.common.constant import ErrorCode
 from fedinverse.errors import ConfigError
 from fedinverse.flower import ARRAYS
 from fedinverse.run import Run, World
-from pipeline.engines.engine import Engine
+from pipeline.engines.settings import Engine
 from pipeline.engines.simulated import SimulatedGrid, error_reply, explain, server_context
 from server.app import app as server_app
 

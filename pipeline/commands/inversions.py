@@ -1,0 +1,42 @@
+"""What an inversion looks like: a picture, and a line of the table a command ends with."""
+
+from pathlib import Path
+
+from rich.markup import escape
+
+from attacker.attack import Target
+from attacker.inversion import PRIOR_ONLY, Inversion
+from pipeline.commands.pictures import save_sheet
+from pipeline.console import percent
+
+PICTURE = "reconstructions.png"
+HEADER = ["target", "images", "confidence", "prior alone", "failed", "seconds"]
+
+
+def name_of(target: Target, path: Path) -> str:
+    """Return what to call a target on the console: its round, or its file where it has none."""
+    return f"round {target.round}" if target.round >= 0 else escape(path.name)
+
+
+def draw(found: Inversion) -> None:
+    """Write the picture: a row per class, highest confidence first, as an attacker would look at them."""
+    made = found.load()
+    rows = []
+    for label in made.labels.unique():
+        own = (made.labels == label).nonzero().flatten()
+        rows.append(made.images[own[made.confidence[own].argsort(descending=True, stable=True)]])
+    save_sheet(found.path / PICTURE, rows)
+
+
+def line_of(name: str, found: Inversion) -> list[str]:
+    """Return the line of ``HEADER`` for an inversion; failed reconstructions are left out of the mean confidence."""
+    made, plain = found.load(), found.load(PRIOR_ONLY)
+    kept = made.confidence[~made.failed]
+    return [
+        name,
+        str(len(made.labels)),
+        percent(float(kept.mean()) if len(kept) else None),
+        percent(float(plain.confidence.mean())),
+        str(int(made.failed.sum())),
+        f"{made.cost.seconds:.1f}",
+    ]

@@ -1,0 +1,95 @@
+"""``fedinverse prior train | list | show``: the cache of trained priors, and what their samples look like."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.commands.options import (
+    PUBLIC,
+    PUBLIC_LIMIT,
+    ConfigOption,
+    DeviceOption,
+    KindOption,
+    LabelOption,
+    PublicLimitOption,
+    PublicOption,
+    PublicRootOption,
+    SeedOption,
+    SetOption,
+    ThreadsOption,
+)
+
+app = typer.Typer(no_args_is_help=True, help="Train, list and look at the priors that attacks sample from.")
+
+
+@app.command()
+def train(
+    kind: KindOption = None,
+    config: ConfigOption = None,
+    label: LabelOption = None,
+    set_: SetOption = None,
+    target: Annotated[
+        Path | None, typer.Option("--target", help="the captured model, for attacks that train their prior against it")
+    ] = None,
+    shape: Annotated[str, typer.Option("--shape", help="of the images; a --target knows its own")] = "1x32x32",
+    public: PublicOption = PUBLIC,
+    public_root: PublicRootOption = "",
+    public_limit: PublicLimitOption = PUBLIC_LIMIT,
+    device: DeviceOption = "cpu",
+    threads: ThreadsOption = 1,
+    seed: SeedOption = 0,
+) -> None:
+    """Train the prior of an attack into the cache, where runs with the same settings, images and seed find it."""
+    import torch
+
+    from attacker.attack import open_target
+    from fedinverse.errors import ConfigError
+    from pipeline.commands.choice import chosen_attack, chosen_device, public_set
+    from pipeline.commands.pictures import shape_of
+    from pipeline.commands.priors import describe
+    from pipeline.commands.progress import Shown
+    from pipeline.commands.weights import file_at, network_of
+    from pipeline.console import console, progress_bar
+
+    chosen = chosen_attack(kind, config, label, set_ or [])
+    where = chosen_device(device)
+    size, victim = shape_of(shape), None
+    torch.set_num_threads(threads)
+    if target is not None:
+        network = network_of(file_at(target), None, None, None)
+        size = network.shape
+        victim = open_target(target, network.model, network.classes, network.width, where)
+    elif chosen.attack.needs.target_at_prior:
+        raise ConfigError(f"'{chosen.attack.name}' trains its prior against the captured model; give it with --target")
+    images = public_set(public, size, public_root, public_limit, seed)
+    with progress_bar() as bar:
+        made = chosen.attack.prior(victim, images, seed, where, Shown(bar))
+    entry = describe(made, chosen.attack, images, seed, where)
+    how = f"trained in {made.seconds:.1f} s" if made.seconds else "it was in the cache"
+    console.print(f"[b]Prior[/b] {entry.name} {entry.key}: {how}")
+    console.print(f"  {entry.path}\n  {entry.picture}", soft_wrap=True, markup=False)
+
+
+@app.command("list")
+def list_() -> None:
+    """List the cached priors."""
+    from pipeline.commands.priors import HEADER, cached_priors
+    from pipeline.console import console, table
+
+    lines = [entry.line for entry in cached_priors()]
+    if lines:
+        table("Priors", HEADER, lines)
+    else:
+        console.print("no prior is cached; 'fedinverse prior train --kind gmi' trains one, and so does a run")
+
+
+@app.command()
+def show(key: Annotated[str, typer.Argument(help="the key that 'list' shows, or its beginning")]) -> None:
+    """Show what one cached prior was made from, and where its samples are pictured."""
+    from pipeline.commands.priors import cached_prior
+    from pipeline.console import console
+
+    for name, value in cached_prior(key).everything.items():
+        console.print(f"[b]{name:<10}[/b] ", end="")
+        console.print(str(value), soft_wrap=True, markup=False)

@@ -1,0 +1,149 @@
+"""``fedinverse deploy``: a federation of real processes. Every command also shows the plain Flower command it runs."""
+
+import os
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="deploy",
+    help="Run the federation as real processes: a SuperLink and SuperNodes, TLS, registered nodes.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+
+KEYS_HELP = """
+[b]By hand[/b]  openssl makes ca.pem and server.pem; a node's key pair is
+
+  ssh-keygen -t ecdsa -b 384 -N "" -f KEYS/node-00.key
+
+and every public key is registered once, when the SuperLink runs:
+
+  flwr supernode register KEYS/node-00.pub deployment
+"""
+SUPERLINK_HELP = """
+[b]Plain Flower[/b]
+
+  flower-superlink --ssl-ca-certfile KEYS/ca.pem --ssl-certfile KEYS/server.pem --ssl-keyfile KEYS/server.key
+  --enable-supernode-auth --isolation subprocess --host HOST --port PORT --fleet-api-address HOST:PORT
+"""
+SUPERNODE_HELP = """
+[b]Plain Flower[/b]
+
+  flower-supernode --superlink HOST:PORT --root-certificates KEYS/ca.pem --auth-supernode-private-key KEYS/node-00.key
+  --isolation subprocess --host 127.0.0.1 --port PORT --node-config 'partition-id=0 data-path="/data"'
+"""
+LOCAL_HELP = """
+[b]Plain Flower[/b]  the commands above for every process, then
+
+  flwr run . deployment --run-config 'config="" run-dir="/absolute/run/directory"'
+
+  flwr list deployment
+"""
+
+
+@app.command(epilog=KEYS_HELP)
+def keys(
+    directory: Annotated[Path, typer.Argument(help="where the keys lie; those that are there are kept")],
+    nodes: Annotated[int, typer.Option("--nodes", min=0, help="number of SuperNode key pairs")],
+    host: Annotated[
+        list[str] | None,
+        typer.Option("--host", help="name or address of the SuperLink beside the loopback ones; may be repeated"),
+    ] = None,
+    days: Annotated[int, typer.Option("--days", min=1, help="how long the certificates are valid")] = 365,
+) -> None:
+    """Make the authority, the SuperLink's certificate and one key pair per SuperNode."""
+    from pipeline.console import console
+    from pipeline.deploy.keys import make_keys
+
+    made = make_keys(directory, nodes, host or (), days)
+    console.print(
+        f"{made.directory}: ca.pem goes to every node, server.pem and server.key to the SuperLink, each node-XX.key to "
+        "its node alone; ca.key stays with you",
+        soft_wrap=True,
+    )
+
+
+@app.command(epilog=SUPERLINK_HELP)
+def superlink(
+    directory: Annotated[Path, typer.Argument(help="the keys, from 'fedinverse deploy keys'", metavar="KEYS")],
+    fleet: Annotated[
+        str, typer.Option("--fleet", metavar="HOST:PORT", help="where SuperNodes connect (gRPC over TLS)")
+    ] = "0.0.0.0:9092",
+    control: Annotated[
+        str,
+        typer.Option(
+            "--control",
+            metavar="HOST:PORT",
+            help="where 'flwr run' connects; who reaches it can run code on server and nodes: keep it private",
+        ),
+    ] = "127.0.0.1:8000",
+    database: Annotated[
+        Path | None, typer.Option("--database", help="keeps nodes and runs over a restart; default: in memory")
+    ] = None,
+) -> None:
+    """Start a SuperLink in the foreground; only registered SuperNodes may connect."""
+    from pipeline.deploy import commands
+    from pipeline.deploy.keys import Keys
+
+    _become(commands.superlink(Keys(directory.resolve()), fleet, control, database))
+
+
+@app.command(epilog=SUPERNODE_HELP)
+def supernode(
+    link: Annotated[str, typer.Argument(help="the SuperLink's fleet address", metavar="HOST:PORT")],
+    partition: Annotated[int, typer.Option("--partition", min=0, help="this node's partition id, its own alone")],
+    data: Annotated[Path, typer.Option("--data", help="directory of images.npy and labels.npy")],
+    authority: Annotated[Path, typer.Option("--ca", help="ca.pem, by which the SuperLink is verified")],
+    key: Annotated[Path, typer.Option("--key", help="this node's private key, registered with the SuperLink")],
+    defence: Annotated[str, typer.Option("--defence", help="see 'fedinverse names'")] = "none",
+    device: Annotated[str, typer.Option("--device", help="where it trains: cpu, cuda, cuda:1")] = "cpu",
+    spool: Annotated[
+        Path | None, typer.Option("--spool", help="makes this node malicious: where it keeps every model it is sent")
+    ] = None,
+    port: Annotated[int, typer.Option("--port", help="loopback port of its own ClientApp processes")] = 9094,
+) -> None:
+    """Start a SuperNode in the foreground, honest or malicious: its own operator decides, and nobody else."""
+    from pipeline.deploy import commands
+
+    node: dict[str, str | int] = {"partition-id": partition, "data-path": str(data.resolve())}
+    node |= {"defence": defence, "device": device}
+    if spool is not None:
+        node |= {"role": "malicious", "spool": str(spool.resolve())}
+    _become(commands.supernode(authority.resolve(), key.resolve(), link, port, node))
+
+
+@app.command(epilog=LOCAL_HELP)
+def local(
+    config: Annotated[
+        str, typer.Argument(help="a TOML file, or the name of one in configs/", metavar="[CONFIG]")
+    ] = "quickstart",
+    clients: Annotated[
+        int | None, typer.Option("--clients", min=2, help="number of SuperNodes (population.clients)")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="override a value of the file; may be repeated"),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="directory of run directories (default: the file's 'out')")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="continue a run that was stopped or killed")] = False,
+) -> None:
+    """Deploy SuperLink and SuperNodes on this machine, federate, invert, audit, report; leave no process behind."""
+    from pipeline.deploy.local import deploy_local
+    from pipeline.experiment import load_experiment
+
+    assignments = [*(set_ or []), *([] if clients is None else [f"population.clients={clients}"])]
+    deploy_local(load_experiment(config, assignments, out), resume=resume)
+
+
+def _become(command: list[str]) -> None:
+    """Show the plain command, then become it: it gets the terminal's signals, and nothing stands between."""
+    from pipeline.deploy import commands
+
+    typer.echo(shlex.join(command), err=True)
+    program = commands.program(command)
+    os.execve(program[0], program, commands.environment())
