@@ -1,0 +1,87 @@
+"""What the tests of the attacks share: tiny targets, a tiny public set, every attack at its smallest."""
+
+from typing import Any
+
+import torch
+
+from attacker.attack import Attack, PublicSet, Reconstructions, Target
+from attacker.registry import make_attack
+from fedinverse.models import build, for_inference
+from fedinverse.storage import to_weights, weights_sha256
+
+CPU = torch.device("cpu")
+STEPS = 3
+TINY: dict[str, dict[str, Any]] = {
+    "gmi": {"iterations": STEPS, "prior": {"width": 0.1, "steps": 1, "critic_steps": 1, "batch_size": 4}},
+    "kedmi": {"iterations": STEPS, "prior": {"width": 0.1, "steps": 1, "critic_steps": 1, "batch_size": 4}},
+    "vmi": {"iterations": STEPS, "prior": {"width": 0.1, "steps": 1, "batch_size": 4}},
+    "plgmi": {
+        "iterations": STEPS,
+        "lr": 1e-2,
+        "prior": {"width": 0.1, "steps": 1, "critic_steps": 1, "batch_size": 4, "top": 3},
+    },
+    "ifgmi": {
+        "iterations": 1,
+        "feature_iterations": 1,
+        "levels": 2,
+        "prior": {"width": 0.1, "steps": 1, "critic_steps": 1, "batch_size": 4},
+    },
+}
+# Attacks that optimise one latent per reconstruction; the others fit one distribution per class.
+POINTS = {"gmi", "ifgmi", "plgmi"}
+SWITCHES: list[tuple[str, dict[str, Any]]] = [
+    *((name, {"identity_loss": loss}) for name in TINY for loss in ("logit", "poincare")),
+    *((name, {"identity_loss": "max_margin"}) for name in TINY if name != "plgmi"),  # its default
+    *((name, {"augment": 3}) for name in TINY),
+    *((name, {"students": 1, "distillation": {"width": 0.1, "steps": 2}}) for name in TINY),
+    ("gmi", {"initial_selection": 8}),
+    ("kedmi", {"draws": 3}),
+    *(("vmi", {"posterior": family}) for family in ("full", "gmm", "flow")),
+    ("vmi", {"optimiser": "sgd", "lr": 1e-4}),
+]
+
+
+def target(name: str = "mcnn", seed: int = 3) -> Target:
+    model = build(name, 5, width=0.1, seed=seed)
+    return Target(for_inference(model), weights_sha256(to_weights(model)), 1, CPU)
+
+
+def public(count: int = 24) -> PublicSet:
+    generator = torch.Generator().manual_seed(5)
+    images = torch.randint(256, (count, 1, 32, 32), generator=generator, dtype=torch.uint8)
+    return PublicSet(images.contiguous(memory_format=torch.channels_last), "public")
+
+
+def attack(name: str, table: dict[str, Any] | None = None) -> Attack:
+    return make_attack({"kind": name} | TINY[name] | (table or {}), "attacks", "test")
+
+
+def inverted(
+    name: str,
+    labels: list[int],
+    table: dict[str, Any] | None = None,
+    seed: int = 7,
+    of: Target | None = None,
+) -> Reconstructions:
+    made, victim = attack(name, table), of or target()
+    prior = made.prior(victim, public(), 0, CPU)
+    return made.invert(victim, prior, public(), torch.tensor(labels), torch.Generator().manual_seed(seed))
+
+
+def check(result: Reconstructions, labels: list[int]) -> None:
+    assert result.images.shape == (len(labels), 1, 32, 32)
+    assert result.images.dtype == torch.float32
+    assert result.images.min() >= 0
+    assert result.images.max() <= 1
+    assert result.labels.tolist() == labels
+    assert result.latent.shape == (len(labels), 100)
+    assert result.identity_loss.isfinite().all()
+    assert ((result.confidence >= 0) & (result.confidence <= 1)).all()
+    assert not result.failed.any()
+    assert result.cost.steps == STEPS
+    assert result.cost.target_queries > 0
+    assert all(not value.requires_grad and not value.is_inference() for value in (result.images, result.latent))
+
+
+def noise_images(count: int, seed: int = 0) -> Tensor:
+    return torch.rand(count, 1, 1, 32, 32, generator=torch.Generator().manual_seed(seed))

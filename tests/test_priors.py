@@ -1,0 +1,116 @@
+"""Priors in closed form: gradient penalty, the K+1 losses, caching, spectral norm."""
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from attack_bench import CPU, TINY, attack, public, target
+from torch import Tensor, nn
+
+from attacker.attack import PublicSet, Target
+from attacker.priors import kplus1
+from attacker.priors.kplus1 import discriminator_loss, entropy
+from attacker.priors.prior import Prior
+from attacker.priors.spectral import baked, normalise
+from attacker.priors.wgan_gp import gradient_penalty
+from attacker.public_view import public_view
+from fedinverse.errors import ConfigError
+from fedinverse.models import Classifier
+from fedinverse.storage import to_weights, weights_sha256
+
+
+def test_gradient_penalty_of_a_linear_critic() -> None:
+    class Linear(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.flatten(1) @ torch.tensor([1.0, 2.0, 2.0, 0.0])  # norm 3
+
+    real, fake = torch.rand(6, 1, 2, 2), torch.rand(6, 1, 2, 2)
+    penalty = gradient_penalty(Linear(), real, fake, torch.rand(6, 1, 1, 1))
+    assert 10 * float(penalty) == pytest.approx(40, rel=1e-5)
+
+
+def unsupervised(classes: int, constant: float) -> float:
+    logits = torch.full((4, classes), constant, dtype=torch.float64)
+    soft = torch.full((4, classes), 1 / classes, dtype=torch.float64)
+    return float(discriminator_loss(logits, soft, logits, logits)) - math.log(classes)  # uniform D: CE = ln K
+
+
+@pytest.mark.parametrize(("classes", "value"), [(5, 0.98704), (10, 1.24660), (1000, 3.45488)])
+def test_kplus1_loss_of_constant_logits(classes: int, value: float) -> None:
+    assert unsupervised(classes, -math.log(classes)) == pytest.approx(math.log(2))
+    assert unsupervised(classes, 0.0) == pytest.approx(value, abs=5e-6)
+    logits = torch.zeros(6, classes, dtype=torch.float64)
+    assert float(entropy(logits)) == pytest.approx(6 * math.log(classes))
+    realness = torch.logsumexp(logits, 1)
+    assert float(F.softplus(-realness).mean()) == pytest.approx(math.log(1 + 1 / classes))
+
+
+def kplus1_prior(table: dict[str, Any], victim: Target, images: PublicSet | None = None) -> Prior:
+    return attack("kedmi", {"prior": TINY["kedmi"]["prior"] | table}).prior(victim, images or public(), 0, CPU)
+
+
+def test_kplus1_is_cached_per_target() -> None:
+    first = kplus1_prior({}, target())
+    again = kplus1_prior({}, target())
+    assert again.key == first.key
+    assert again.seconds == 0
+    assert weights_sha256(to_weights(first.generator)) == weights_sha256(to_weights(again.generator))
+    assert kplus1_prior({}, target(seed=4)).key != first.key
+
+
+def test_kplus1_starts_warm() -> None:
+    first = kplus1_prior({}, target())
+    made = attack("kedmi").warm_from(first.key)  # type: ignore[attr-defined]
+    warm = made.prior(target(seed=4), public(), 0, CPU)
+    assert warm.key not in {first.key, kplus1_prior({}, target(seed=4)).key}
+    with pytest.raises(ConfigError, match="warm_start"):
+        kplus1_prior({"warm_start": "f" * 64}, target(seed=4))
+
+
+def test_kplus1_asks_the_target_once_and_leaves_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def view(model: Classifier, images: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        asked.append(len(images))
+        return public_view(model, images, device)
+
+    monkeypatch.setattr(kplus1, "public_view", view)
+    victim = target(seed=9)
+    before = weights_sha256(to_weights(victim.model))
+    kplus1_prior({"steps": 4}, victim)
+    assert asked == [24]
+    assert weights_sha256(to_weights(victim.model)) == before
+    assert not victim.model.training
+
+
+def test_kplus1_refuses_images_of_another_shape() -> None:
+    images = PublicSet(torch.zeros(8, 3, 64, 64, dtype=torch.uint8), "faces")
+    with pytest.raises(ConfigError, match="public images"):
+        kplus1_prior({}, target(), images)
+
+
+def test_minibatch_discrimination_is_inert_at_the_start() -> None:
+    torch.manual_seed(0)
+    compare = kplus1.MinibatchDiscrimination(4096)
+    features = F.leaky_relu(torch.randn(8, 4096), 0.2)
+    assert compare(features).abs().max() == 0
+    assert float(compare(torch.zeros(8, 4096))[0, 0].detach()) == pytest.approx(7)
+    D = kplus1.Discriminator((1, 32, 32), 5, 0.1, True)
+    images = torch.rand(6, 1, 32, 32)
+    together, apart = D(images, kinds=3)[1], torch.cat([D(part)[1] for part in torch.split(images, 2)])
+    torch.testing.assert_close(together, apart)
+    kplus1_prior({"minibatch_discrimination": True}, target())
+
+
+def test_spectral_norm_is_baked_in() -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2))
+    normed = copy.deepcopy(plain)
+    normalise(normed)
+    plain.load_state_dict(baked(normed))
+    for layer in (plain[0], plain[2]):
+        assert isinstance(layer, nn.Linear)
+        assert float(torch.linalg.matrix_norm(layer.weight.detach(), 2)) == pytest.approx(1, abs=1e-3)
