@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from attacker.attack import Attack, PublicSet, Reconstructions, Target
 from attacker.registry import make_attack
