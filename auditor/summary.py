@@ -7,6 +7,17 @@ from typing import Any
 import pandas as pd
 
 from auditor.scores import ACCURACY, RESEMBLANCE
+from auditor.table import ROUNDLESS
+
+CONTROLS = {
+    "B0": "prior only",
+    "B1": "untrained",
+    "B2": "no victim",
+    "B3": "own shard",
+    "B4": "public image",
+    "B5": "wrong label",
+}
+"""Arms that an attack is held against, by the name they have in tables."""
 
 
 @dataclass(frozen=True)
@@ -20,9 +31,8 @@ class RoundSummary:
         learned: whether that reaches the gate; below it a low figure says nothing about safety.
         recognised: arm A, share of reconstructions E1 reads as the intended class.
         resembling: arm A, share near enough to a training image by E2; None when E2 could not be calibrated.
-        prior_only: arm B0.
-        untrained: arm B1, of the run; None without it.
-        no_victim: arm B2, of the same round; None without it.
+        controls: the same share of every arm of ``CONTROLS``; None for one that was not run. B1 and B3 have one
+            target for all rounds.
     """
 
     attack: str
@@ -31,9 +41,7 @@ class RoundSummary:
     learned: bool
     recognised: float
     resembling: float | None
-    prior_only: float
-    untrained: float | None
-    no_victim: float | None
+    controls: dict[str, float | None]
 
 
 def summarise(
@@ -44,9 +52,7 @@ def summarise(
         (line["metric"], line["arm"], line["attack"], line["round"]): float(line["value"])
         for line in _means(scores, victim_classes)
     }
-    untrained = {
-        attack: share for (metric, arm, attack, _), share in value.items() if (metric, arm) == (ACCURACY, "B1")
-    }
+    once = {(arm, attack): share for (metric, arm, attack, _), share in value.items() if metric == ACCURACY}
     return [
         RoundSummary(
             attack,
@@ -55,9 +61,10 @@ def summarise(
             known[number] >= gate,
             share,
             value.get((RESEMBLANCE, "A", attack, number)),
-            value[ACCURACY, "B0", attack, number],
-            untrained.get(attack),
-            value.get((ACCURACY, "B2", attack, number)),
+            {
+                arm: once.get((arm, attack)) if arm in ROUNDLESS else value.get((ACCURACY, arm, attack, number))
+                for arm in CONTROLS
+            },
         )
         for (metric, arm, attack, number), share in sorted(value.items())
         if (metric, arm) == (ACCURACY, "A")

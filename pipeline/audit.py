@@ -5,18 +5,29 @@ from pathlib import Path
 import pandas as pd
 
 from attacker.inversion import PRIOR_ONLY, RECONSTRUCTIONS, Inversion
+from auditor.controls import nearest_public, permuted
 from auditor.evaluator import train_judge
-from auditor.evidence import ARMS, Arm, Exhibit, read_exhibit
+from auditor.evidence import Arm, Exhibit, read_exhibit
 from auditor.grids import row_of, save_grid
 from auditor.scores import Bench, open_bench, reserve_exhibit, score
 from auditor.settings import Audit
-from auditor.summary import RoundSummary, summarise
+from auditor.summary import CONTROLS, RoundSummary, summarise
 from auditor.verdict import AttackCost, Verdict, judge
 from fedinverse.errors import StageError
+from fedinverse.models import Classifier, build, for_inference
 from fedinverse.run import Run, World
-from fedinverse.storage import atomic_write, content_sha256, read_json, read_metadata, write_json
+from fedinverse.storage import (
+    atomic_write,
+    content_sha256,
+    into_module,
+    load_weights,
+    read_json,
+    read_metadata,
+    write_json,
+)
 from pipeline.console import console, percent, table
 from pipeline.invert import inversions_of
+from pipeline.own_shard import own_shard_model
 
 GRID_IMAGES = 8
 
@@ -52,15 +63,23 @@ def audit(run: Run) -> pd.DataFrame:
 
 
 def exhibits_of(run: Run, found: dict[tuple[str, Path], Inversion]) -> list[Exhibit]:
-    """Return every arm of every attack: captures (A) with their prior-only samples (B0), and the control targets."""
-    exhibits = []
+    """Return every arm of every attack: captures (A) with the controls made of them, and the control targets."""
+    exhibits: list[Exhibit] = []
+    public = run.pools["public"].tensor()
     for (label, weights), inversion in found.items():
         number = int(read_metadata(weights)["model-round"])
         arm, world = _arm(run, weights)
         exhibits.append(read_exhibit(inversion.path / RECONSTRUCTIONS, arm, world, number, label))
         if arm == "A":
             exhibits.append(read_exhibit(inversion.path / PRIOR_ONLY, "B0", world, number, label))
+            exhibits += [permuted(exhibits[-2]), nearest_public(exhibits[-2], _network(run, weights), public)]
     return exhibits
+
+
+def _network(run: Run, weights: Path) -> Classifier:
+    network = build(run.model.name, len(run.class_names), run.model.width, seed=0)
+    into_module(network, load_weights(weights)[0], str(weights))
+    return for_inference(network)
 
 
 def _arm(run: Run, weights: Path) -> tuple[Arm, World]:
@@ -68,6 +87,8 @@ def _arm(run: Run, weights: Path) -> tuple[Arm, World]:
         return "B1", "with_victim"
     if weights.is_relative_to(run.federation("without_victim")):
         return "B2", "without_victim"
+    if weights == own_shard_model(run):
+        return "B3", "with_victim"
     return "A", "with_victim"
 
 
@@ -110,16 +131,14 @@ def show(run: Run, scores: pd.DataFrame) -> None:
         rows = [
             [
                 f"round {line.round}",
-                *map(percent, (line.known, line.recognised, line.prior_only, line.untrained, line.no_victim)),
+                *map(percent, (line.known, line.recognised, *line.controls.values())),
                 "" if line.learned else "not learned",
             ]
             for line in lines
             if line.attack == attack
         ]
-        header = ["", "model on victim", "attack", "prior only", "untrained", "no victim", ""]
+        header = ["", "model on victim", "attack", *CONTROLS.values(), ""]
         table(f"Attack '{attack}': share of reconstructions the evaluator reads as the victim's class", header, rows)
-    told = "; ".join(f"{arm}: {ARMS[arm]}" for arm in ("A", "B0", "B1", "B2"))
-    console.print(f"[dim]{told}[/dim]", soft_wrap=True)
     verdict = read_json(run.path / "verdict.json")
     console.print(f"[b]{verdict['sentence']}[/b]", soft_wrap=True)
     for reason in verdict["reasons"]:

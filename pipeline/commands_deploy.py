@@ -14,6 +14,16 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
+ConfigArgument = Annotated[str, typer.Argument(help="a TOML file, or the name of one in configs/", metavar="[CONFIG]")]
+ClientsOption = Annotated[int | None, typer.Option("--clients", min=2, help="number of nodes (population.clients)")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="override a value of the file; may be repeated"),
+]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", help="directory of run directories (default: the file's 'out')")
+]
+
 KEYS_HELP = """
 [b]By hand[/b]  openssl makes ca.pem and server.pem; a node's key pair is
 
@@ -34,6 +44,11 @@ SUPERNODE_HELP = """
 
   flower-supernode --superlink HOST:PORT --root-certificates KEYS/ca.pem --auth-supernode-private-key KEYS/node-00.key
   --isolation subprocess --host 127.0.0.1 --port PORT --node-config 'partition-id=0 data-path="/data"'
+"""
+PREPARE_HELP = """
+[b]Plain Flower[/b]  knows no such step: the lines printed are what each SuperNode gets as --node-config, then
+
+  flwr run . deployment --run-config 'config="" run-dir="/absolute/run/directory"'
 """
 LOCAL_HELP = """
 [b]Plain Flower[/b]  the commands above for every process, then
@@ -115,29 +130,45 @@ def supernode(
     _become(commands.supernode(authority.resolve(), key.resolve(), link, port, node))
 
 
+@app.command(epilog=PREPARE_HELP)
+def prepare(
+    config: ConfigArgument = "quickstart",
+    clients: ClientsOption = None,
+    set_: SetOption = None,
+    out: OutOption = None,
+) -> None:
+    """Prepare a run directory and every node's data, for nodes on hosts of their own."""
+    from fedinverse.run import prepare as make
+    from pipeline.console import console
+    from pipeline.deploy import commands
+    from pipeline.deploy.local import export_shards, node_configs
+    from pipeline.experiment import load_experiment, resolved
+
+    experiment = load_experiment(config, _assignments(set_, clients), out)
+    run = make((Path(experiment.out) / experiment.name).resolve(), resolved(experiment))
+    nodes = node_configs(run)
+    export_shards(run, nodes)
+    for node in nodes:
+        console.print(commands.settings(node), soft_wrap=True, markup=False)
+
+
 @app.command(epilog=LOCAL_HELP)
 def local(
-    config: Annotated[
-        str, typer.Argument(help="a TOML file, or the name of one in configs/", metavar="[CONFIG]")
-    ] = "quickstart",
-    clients: Annotated[
-        int | None, typer.Option("--clients", min=2, help="number of SuperNodes (population.clients)")
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="override a value of the file; may be repeated"),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="directory of run directories (default: the file's 'out')")
-    ] = None,
+    config: ConfigArgument = "quickstart",
+    clients: ClientsOption = None,
+    set_: SetOption = None,
+    out: OutOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue a run that was stopped or killed")] = False,
 ) -> None:
     """Deploy SuperLink and SuperNodes on this machine, federate, invert, audit, report; leave no process behind."""
     from pipeline.deploy.local import deploy_local
     from pipeline.experiment import load_experiment
 
-    assignments = [*(set_ or []), *([] if clients is None else [f"population.clients={clients}"])]
-    deploy_local(load_experiment(config, assignments, out), resume=resume)
+    deploy_local(load_experiment(config, _assignments(set_, clients), out), resume=resume)
+
+
+def _assignments(set_: list[str] | None, clients: int | None) -> list[str]:
+    return [*(set_ or []), *([] if clients is None else [f"population.clients={clients}"])]
 
 
 def _become(command: list[str]) -> None:

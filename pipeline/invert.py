@@ -19,6 +19,7 @@ from fedinverse.run import Run
 from fedinverse.shard import shard_of
 from fedinverse.storage import save_array
 from pipeline.console import console, progress_bar
+from pipeline.own_shard import own_shard_model
 
 _WORKER = [sys.executable, "-m", "attacker.worker"]
 _ROOT = Path(__file__).resolve().parent.parent  # so that -m finds the package without an installation
@@ -36,7 +37,7 @@ def plan_of(run: Run) -> Plan:
     rounds = due(spool, run.section("attacker", Attacker), shard) if spool.exists() else ()
     return Plan(
         spool=str(spool),
-        controls=tuple(str(path) for path in control_targets(run, rounds)),
+        controls=tuple(str(path) for path in control_targets(run, rounds)) if rounds else (),
         shard=str(own),
         public=str(run.pools["public"].path),
         classes=len(run.class_names),
@@ -48,8 +49,8 @@ def plan_of(run: Run) -> Plan:
 
 
 def control_targets(run: Run, rounds: Iterable[int]) -> list[Path]:
-    """Return the weights that controls invert: the untrained model (B1) and, of world W0, the same ``rounds`` (B2)."""
-    targets = [run.checkpoint("with_victim", 0)]
+    """Return the weights that controls invert: untrained (B1), of the own shard (B3), of world W0's ``rounds`` (B2)."""
+    targets = [run.checkpoint("with_victim", 0), own_shard_model(run)]
     if run.federation("without_victim").exists():
         targets += [run.checkpoint("without_victim", number) for number in rounds]
     return targets

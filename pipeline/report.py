@@ -10,7 +10,7 @@ from auditor.report import Figures, render
 from auditor.report.curve import curve_svg
 from auditor.scores import ACCURACY, CONFIDENCE
 from auditor.settings import Audit
-from auditor.summary import RoundSummary
+from auditor.summary import CONTROLS, RoundSummary
 from fedinverse.config import Data
 from fedinverse.run import Run
 from fedinverse.storage import atomic_write, read_json
@@ -94,9 +94,7 @@ def _strongest(lines: list[RoundSummary]) -> RoundSummary:
 
 def _finding(run: Run, line: RoundSummary) -> str:
     names = ", ".join(run.class_names[label] for label in run.population.victim_classes)
-    controls = [f"prior only {percent(line.prior_only)}"]
-    controls += [f"untrained model {percent(line.untrained)}"] if line.untrained is not None else []
-    controls += [f"without the victim {percent(line.no_victim)}"] if line.no_victim is not None else []
+    controls = [f"{CONTROLS[arm]} {percent(share)}" for arm, share in line.controls.items() if share is not None]
     return (
         f"From the global model of round {line.round}, attack “{line.attack}” made images of the victim's classes "
         f"({names}), {percent(line.recognised)} of which are recognised. Controls: {', '.join(controls)}."
@@ -116,14 +114,12 @@ def _leakage(lines: list[RoundSummary]) -> Grid:
     rows = [
         [
             f"{line.attack}, round {line.round}",
-            *map(
-                percent, (line.known, line.recognised, line.resembling, line.prior_only, line.untrained, line.no_victim)
-            ),
+            *map(percent, (line.known, line.recognised, line.resembling, *line.controls.values())),
             "" if line.learned else "not learned yet",
         ]
         for line in lines
     ]
-    return ["", "model on victim", "attack", "resembling", "prior only", "untrained", "no victim", ""], rows
+    return ["", "model on victim", "attack", "resembling", *CONTROLS.values(), ""], rows
 
 
 def _classes(run: Run, scores: pd.DataFrame, line: RoundSummary) -> Grid:

@@ -39,7 +39,7 @@ def test_from_config_to_report(tiny: Load) -> None:
     page = run_all(tiny(audit={"without_victim": True}), resume=False)
     run = Run(page.parent)
     scores = pd.read_csv(run.audit / "scores.csv")
-    assert set(scores["arm"]) == {"A", "B0", "B1", "B2", "CEIL"}
+    assert set(scores["arm"]) == {"A", "B0", "B1", "B2", "B3", "B4", "B5", "CEIL"}
     assert set(scores.loc[scores["arm"] == "A", "label"]) == {0, 1}
     assert scores.loc[scores["metric"] != "vendi", "value"].between(0, 1).all()
     verdict = Verdict.model_validate_json((run.path / "verdict.json").read_text())
@@ -110,14 +110,18 @@ def test_the_control_targets_are_the_untrained_model_and_the_world_without_the_v
     from pipeline.experiment import resolved
 
     run = prepare(tmp_path / "run", resolved(tiny()))
-    assert [path.name for path in control_targets(run, [2, 3])] == ["round-0000.safetensors"]
+    assert [path.name for path in control_targets(run, [2, 3])] == [
+        "round-0000.safetensors",
+        "own-shard.safetensors",
+    ]
     run.federation("without_victim").mkdir(parents=True)
     assert [path.name for path in control_targets(run, [2, 3])] == [
         "round-0000.safetensors",
+        "own-shard.safetensors",
         "round-0002.safetensors",
         "round-0003.safetensors",
     ]
-    assert "without_victim" in str(control_targets(run, [3])[1])
+    assert "without_victim" in str(control_targets(run, [3])[2])
 
 
 def test_a_run_without_attacks_reports_its_utility(tiny: Load) -> None:

@@ -23,6 +23,10 @@ COUNTS = {  # parameters at width 1 with the number of classes the papers use
     ("face_evolve", 1000): 35_437_224,
     ("ir152", 1000): 62_599_848,
     ("facenet112", 1000): 44_087_976,
+    ("mcnn_gn", 10): 1_031_050,
+    ("mcnn_vib", 10): 1_095_562,
+    ("lenet5_vib", 10): 68_426,
+    ("vgg16_vib", 1000): 19_948_584,
 }
 TAPS = {
     "mcnn": [(64, 14, 14), (128, 5, 5), (256, 1, 1)],

@@ -46,15 +46,16 @@ def curve_svg(lines: Sequence[RoundSummary], utility: dict[int, float], gate: fl
             marker="o",
             label="attack: reconstructions read as the class",
         )
-        axes.plot(
-            at, [line.prior_only for line in lines], color=BLUE, lw=1.4, marker="s", ms=4, label="control: prior only"
-        )
-        without = [(line.round, line.no_victim) for line in lines if line.no_victim is not None]
-        if without:
-            label = "control: federation without the victim"
-            axes.plot(*zip(*without, strict=True), color=BLUE, lw=1.4, ls="-.", marker="D", ms=4, label=label)
-        if lines[-1].untrained is not None:
-            axes.axhline(lines[-1].untrained, color=BLUE, lw=1.2, ls=":", label="control: untrained model")
+        for arm, style, mark, label in (
+            ("B0", "-", "s", "prior only"),
+            ("B2", "-.", "D", "federation without the victim"),
+            ("B1", ":", "", "untrained model"),
+            ("B3", "--", "", "model of the attacker's own shard"),
+        ):
+            drawn = [(line.round, share) for line in lines if (share := line.controls[arm]) is not None]
+            if drawn:
+                x, y = zip(*drawn, strict=True)
+                axes.plot(x, y, color=BLUE, lw=1.3, ls=style, marker=mark, ms=4, label=f"control: {label}")
         for number in rounds:
             if utility[number] < gate:
                 axes.axvspan(number - 0.5, number + 0.5, color="#eeeeee", lw=0)
