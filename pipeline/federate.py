@@ -38,6 +38,11 @@ def federate(run: Run, world: World, engine: Engine) -> None:
         raise StageError(f"the federation ended after round {_done(run, world)} of {rounds}; start again with --resume")
 
 
+def is_federated(run: Run, world: World) -> bool:
+    """Return whether the federation of ``world`` has reached its last round."""
+    return _done(run, world) >= run.section("federation", Federation).rounds
+
+
 def _done(run: Run, world: World) -> int:
     lines = read_jsonl(run.rounds(world))
     return int(lines[-1]["round"]) if lines else -1

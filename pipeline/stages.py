@@ -5,12 +5,12 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from fedinverse.errors import ConfigError
-from fedinverse.run import prepare
+from fedinverse.run import WORLDS, prepare
 from fedinverse.storage import read_json, write_json
 from pipeline.audit import audit, show
 from pipeline.console import console, show_threat_model
 from pipeline.experiment import Experiment, resolved
-from pipeline.federate import federate
+from pipeline.federate import federate, is_federated
 from pipeline.invert import PriorTraining, invert
 from pipeline.report import report
 
@@ -32,10 +32,11 @@ def run_all(experiment: Experiment, *, resume: bool) -> Path:
     run = prepare(path, resolved(experiment))
     show_threat_model(run)
     clock.lap("prepare")
-    with PriorTraining(run) if experiment.attacks else nullcontext():
-        federate(run, "with_victim", experiment.engine)
-        if experiment.audit.without_victim and experiment.attacks:
-            federate(run, "without_victim", experiment.engine)
+    worlds = WORLDS if experiment.audit.without_victim and experiment.attacks else WORLDS[:1]
+    ahead = experiment.attacks and not all(is_federated(run, world) for world in worlds)
+    with PriorTraining(run) if ahead else nullcontext():
+        for world in worlds:
+            federate(run, world, experiment.engine)
     clock.lap("federate")
     if experiment.attacks:
         invert(run)
