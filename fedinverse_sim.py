@@ -5,7 +5,8 @@
 
 import typer
 
-from pipeline.cli import EXAMPLES, ConfigArgument, OutOption, ResumeOption, SetOption, guarded, run
+from pipeline.cli import EXAMPLES, guarded, run
+from pipeline.commands.run_options import ConfigArgument, OutOption, ResumeOption, SetOption
 
 
 def main(

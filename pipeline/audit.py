@@ -137,8 +137,10 @@ def show(run: Run, scores: pd.DataFrame) -> None:
             for line in lines
             if line.attack == attack
         ]
-        header = ["", "model on victim", "attack", *CONTROLS.values(), ""]
+        header = ["", "model", "attack", *CONTROLS, ""]
         table(f"Attack '{attack}': share of reconstructions the evaluator reads as the victim's class", header, rows)
+    told = ", ".join(f"{arm} {name}" for arm, name in CONTROLS.items())
+    console.print(f"[dim]model: its own accuracy on the victim's classes; controls: {told}[/dim]", soft_wrap=True)
     verdict = read_json(run.path / "verdict.json")
     console.print(f"[b]{verdict['sentence']}[/b]", soft_wrap=True)
     for reason in verdict["reasons"]:

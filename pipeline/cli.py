@@ -1,4 +1,4 @@
-"""The command line: ``fedinverse run | invert | audit | report | attack | prior | data | names``."""
+"""The command line: ``fedinverse run | invert | audit | report | attack | prior | data | deploy | names``."""
 
 import os
 import sys
@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from fedinverse.errors import FedInverseError
-from pipeline.commands import attack, data, prior
+from pipeline.commands import attack, data, deploy, prior
+from pipeline.commands.run_options import ConfigArgument, OutOption, ResumeOption, SetOption
 
 app = typer.Typer(
     name="fedinverse",
@@ -20,15 +21,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-ConfigArgument = Annotated[str, typer.Argument(help="a TOML file, or the name of one in configs/", metavar="[CONFIG]")]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="override a value of the file; may be repeated"),
-]
-OutOption = Annotated[
-    Path | None, typer.Option("--out", help="directory of run directories (default: the file's 'out')")
-]
-ResumeOption = Annotated[bool, typer.Option("--resume", help="continue a run that was stopped or killed")]
 RunArgument = Annotated[Path, typer.Argument(help="a run directory, e.g. runs/quickstart")]
 
 EXAMPLES = """
@@ -108,6 +100,7 @@ def names() -> None:
 app.command()(attack.attack)
 app.add_typer(prior.app, name="prior")
 app.add_typer(data.app, name="data")
+app.add_typer(deploy.app, name="deploy")
 
 
 def _open(directory: Path) -> Any:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from pipeline.commands.run_options import ConfigArgument, OutOption, SetOption
+
 app = typer.Typer(
     name="deploy",
     help="Run the federation as real processes: a SuperLink and SuperNodes, TLS, registered nodes.",
@@ -14,16 +16,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-ConfigArgument = Annotated[str, typer.Argument(help="a TOML file, or the name of one in configs/", metavar="[CONFIG]")]
 ClientsOption = Annotated[int | None, typer.Option("--clients", min=2, help="number of nodes (population.clients)")]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="override a value of the file; may be repeated"),
-]
-OutOption = Annotated[
-    Path | None, typer.Option("--out", help="directory of run directories (default: the file's 'out')")
-]
-
 KEYS_HELP = """
 [b]By hand[/b]  openssl makes ca.pem and server.pem; a node's key pair is
 

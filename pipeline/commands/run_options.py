@@ -1,0 +1,16 @@
+"""The options that start a run, here or deployed."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ConfigArgument = Annotated[str, typer.Argument(help="a TOML file, or the name of one in configs/", metavar="[CONFIG]")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="override a value of the file; may be repeated"),
+]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", help="directory of run directories (default: the file's 'out')")
+]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="continue a run that was stopped or killed")]

@@ -1,0 +1,147 @@
+"""Real processes on loopback, TLS and node authentication on: the same federation, and a stranger who is refused."""
+
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from fedinverse.errors import ConfigError, StageError
+from fedinverse.run import Run, World, prepare
+from fedinverse.storage import append_jsonl, read_jsonl
+from pipeline.commands.deploy import app
+from pipeline.deploy import commands
+from pipeline.deploy.control import Control
+from pipeline.deploy.keys import make_keys
+from pipeline.deploy.local import check_captures, federate_deployed, free_ports, listens
+from pipeline.deploy.processes import Processes, tail
+from pipeline.engines import Engine, run_federation
+from pipeline.experiment import resolved
+
+Load = Callable[..., Any]
+WORLD: World = "with_victim"
+
+
+def processes_of(directory: Path) -> list[int]:
+    """Return the ids of living processes whose environment names ``directory``: each has its Flower home there."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if str(directory).encode() in (process / "environ").read_bytes():
+                found.append(int(process.name))
+    return found
+
+
+def test_deployed_federation_is_the_simulated_one_and_the_captures_equal_the_ledger(tiny: Load, tmp_path: Path) -> None:
+    federation = {"rounds": 2, "fraction_evaluate": 0.5, "policy": "every_round", "always_train": [3], "timeout": 120.0}
+    table = resolved(tiny(federation=federation))
+    deployed, simulated = prepare(tmp_path / "deployed", table), prepare(tmp_path / "simulated", table)
+    compared = federate_deployed(deployed)
+    assert processes_of(tmp_path) == []
+
+    run_federation(simulated, WORLD, Engine(kind="local"))
+    rounds = [[line["sha256"] for line in run.recorded_rounds(WORLD)] for run in (deployed, simulated)]
+    assert len(rounds[0]) == 3
+    assert rounds[0] == rounds[1]  # bit for bit
+
+    # The attacker trains in both rounds; its spool, fed by one node alone, is where the later stages look for it.
+    receipts = read_jsonl(deployed.spool(WORLD) / "receipts.jsonl")
+    assert compared == len(receipts) >= 2
+    assert len({line["node"] for line in receipts}) == 1
+    assert (deployed.spool(WORLD) / "round-0000.safetensors").exists()
+
+    assert federate_deployed(Run(deployed.path)) == compared  # done: nothing is started again
+    append_jsonl(deployed.ledger(WORLD), {"round": 3, "message-type": "train", "partition": 3, "sha256": "0"})
+    with pytest.raises(StageError, match="1 messages to client 3 were not captured"):
+        check_captures(deployed)
+
+
+def says(log: Path, text: str) -> bool:
+    """Return whether ``text`` stands in ``log``."""
+    return text in log.read_text()
+
+
+def deploy_with_a_stranger(directory: Path) -> None:
+    """Start a SuperLink and two SuperNodes, of which only node 0 is registered; wait for what does not come."""
+    keys = make_keys(directory / "keys", 2)
+    fleet_port, control_port, *ports = free_ports(4)
+    fleet, address = f"127.0.0.1:{fleet_port}", f"127.0.0.1:{control_port}"
+    with Processes() as processes:
+        link = commands.superlink(keys, fleet, address)
+        processes.start("SuperLink", link, commands.environment(directory / "link"), directory / "superlink.log")
+        processes.wait_until("the SuperLink listens", lambda: listens(fleet_port) and listens(control_port), 60)
+        Control.connect(directory / "control", address, keys.authority).register(keys.node_public(0))
+        for number, port in enumerate(ports):
+            node: dict[str, str | int] = {"partition-id": number, "data-path": str(directory)}
+            start = commands.supernode(keys.authority, keys.node(number), fleet, port, node)
+            own = directory / f"node-{number}"
+            processes.start(f"SuperNode {number:02d}", start, commands.environment(own), own / "supernode.log")
+            if number == 0:
+                accepted = partial(says, own / "supernode.log", "SuperNode ID")
+                processes.wait_until("node 0 is accepted", accepted, 60)
+        processes.wait_until("a refusal", lambda: False, 60)
+
+
+def test_a_node_whose_key_is_not_registered_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="SuperNode 01 ended"):
+        deploy_with_a_stranger(tmp_path)
+    assert "SuperNode ID" not in (tmp_path / "node-1" / "supernode.log").read_text()
+    assert (tmp_path / "superlink.log").read_text().count("Activated node_id") == 1
+    assert processes_of(tmp_path) == []
+
+
+def start_nonsense(directory: Path) -> None:
+    """Start a program that ends at once, and wait."""
+    with Processes() as processes:
+        command = ["flower-supernode", "--no-such-option"]
+        processes.start("nobody", command, commands.environment(directory), directory / "nobody.log")
+        processes.wait_until("it lives", lambda: False, 60)
+
+
+def test_a_process_that_ends_is_named_with_its_log(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match=r"nobody ended with code \d+; see .*nobody\.log"):
+        start_nonsense(tmp_path)
+    assert "unrecognized arguments" in tail(tmp_path / "nobody.log")
+    assert processes_of(tmp_path) == []
+
+
+def test_keys_are_private_kept_and_name_their_hosts(tmp_path: Path) -> None:
+    keys = make_keys(tmp_path / "keys", 1, ["federation.example", "10.0.0.1"])
+    for path in (keys.authority_key, keys.certificate_key, keys.node(0)):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    before = {path: path.read_bytes() for path in keys.directory.iterdir()}
+    make_keys(keys.directory, 2, ["10.0.0.1"])
+    assert {path: path.read_bytes() for path in before} == before
+    assert keys.node_public(1).read_text().startswith("ecdsa-sha2-nistp384 ")
+    with pytest.raises(ConfigError, match=r"does not name the host other\.example"):
+        make_keys(keys.directory, 1, ["other.example"])
+
+
+def test_what_a_node_config_cannot_say_is_refused(tiny: Load, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="quotes"):
+        commands.settings({"data-path": 'a"b'})
+    with pytest.raises(ConfigError, match=r"population\.malicious"):
+        federate_deployed(prepare(tmp_path / "two", resolved(tiny(population={"malicious": 2}))))
+    cohorts = [{"defence": "bido_hsic", "fraction": 0.5, "settings": {"lambda_x": 1.0}}]
+    with pytest.raises(ConfigError, match="'cohorts' give settings"):
+        federate_deployed(prepare(tmp_path / "cohorts", resolved(tiny(cohorts=cohorts))))
+
+
+@pytest.mark.parametrize(
+    ("command", "plain"),
+    [
+        ("keys", "flwr supernode register"),
+        ("superlink", "flower-superlink"),
+        ("supernode", "flower-supernode"),
+        ("prepare", "flwr run"),
+        ("local", "flwr run"),
+    ],
+)
+def test_every_command_shows_the_plain_flower_command(command: str, plain: str) -> None:
+    shown = CliRunner().invoke(app, [command, "--help"])
+    assert shown.exit_code == 0
+    assert plain in shown.stdout
