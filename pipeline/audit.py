@@ -132,7 +132,7 @@ def show(run: Run, scores: pd.DataFrame) -> None:
             [
                 f"round {line.round}",
                 *map(percent, (line.known, line.recognised, *line.controls.values())),
-                "" if line.learned else "not learned",
+                "" if line.learned else "not yet",
             ]
             for line in lines
             if line.attack == attack
@@ -140,7 +140,10 @@ def show(run: Run, scores: pd.DataFrame) -> None:
         header = ["", "model", "attack", *CONTROLS, ""]
         table(f"Attack '{attack}': share of reconstructions the evaluator reads as the victim's class", header, rows)
     told = ", ".join(f"{arm} {name}" for arm, name in CONTROLS.items())
-    console.print(f"[dim]model: its own accuracy on the victim's classes; controls: {told}[/dim]", soft_wrap=True)
+    console.print(
+        f"[dim]model: its own accuracy on the victim's classes (not yet: below the gate); controls: {told}[/dim]",
+        soft_wrap=True,
+    )
     verdict = read_json(run.path / "verdict.json")
     console.print(f"[b]{verdict['sentence']}[/b]", soft_wrap=True)
     for reason in verdict["reasons"]:
