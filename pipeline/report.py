@@ -115,7 +115,7 @@ def _leakage(lines: list[RoundSummary]) -> Grid:
         [
             f"{line.attack}, round {line.round}",
             *map(percent, (line.known, line.recognised, line.resembling, *line.controls.values())),
-            "" if line.learned else "not learned yet",
+            "" if line.learned else "not yet",
         ]
         for line in lines
     ]
@@ -141,6 +141,10 @@ def _grids(run: Run, attack: str, server_round: int) -> list[tuple[str, str, byt
             f"Attack “{attack}”, round {server_round}: left the reconstructions the attacker would keep (highest "
             "target confidence), right the victim's training image nearest to each.",
             "Reconstructions, one row per victim class, beside the nearest private images",
+        ),
+        "B4": (
+            f"Control: no attack, only the public images that the model of round {server_round} takes for the class.",
+            "Public images chosen by the target, one row per victim class, beside the nearest private images",
         ),
         "B0": (
             f"Control: unoptimised samples of the same prior (round {server_round}), with the nearest victim image of "

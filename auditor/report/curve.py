@@ -47,6 +47,7 @@ def curve_svg(lines: Sequence[RoundSummary], utility: dict[int, float], gate: fl
             label="attack: reconstructions read as the class",
         )
         for arm, style, mark, label in (
+            ("B4", (0, (5, 1, 1, 1, 1, 1)), "^", "public images the model is surest of, no attack"),
             ("B0", "-", "s", "prior only"),
             ("B2", "-.", "D", "federation without the victim"),
             ("B1", ":", "", "untrained model"),
@@ -67,7 +68,7 @@ def curve_svg(lines: Sequence[RoundSummary], utility: dict[int, float], gate: fl
         axes.set_xlim(min(rounds) - 0.5, max(rounds) + 0.5)
         axes.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0))
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        axes.legend(frameon=False, fontsize=8.5, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncol=2)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
         plt.close(figure)
