@@ -8,6 +8,7 @@ The spool: ``round-0007.safetensors`` is the model after round 7, ``receipts.jso
 is another process's work (``attacker.worker``): files survive a ClientApp that is torn down after every message.
 """
 
+import logging
 import time
 from pathlib import Path
 from typing import Any, cast
@@ -19,11 +20,17 @@ from fedinverse.run import Run
 from fedinverse.storage import append_jsonl, read_metadata, save_weights, weights_sha256
 
 
+log = logging.getLogger("fedinverse.attacker")
+
+
 def capture(message: Message, context: Context, call_next: Any) -> Message:
     """Flower mod: store the received weights, then let the honest app answer."""
     kind = message.metadata.message_type
     if kind in (MessageType.TRAIN, MessageType.EVALUATE) and ARRAYS in message.content:
-        store(spool_of(context), message, kind)
+        try:
+            store(spool_of(context), message, kind)
+        except OSError as error:  # a full disk must not keep the client from answering: it would give itself away
+            log.warning("a %s message could not be captured: %s", kind, error)
     return cast(Message, call_next(message, context))
 
 

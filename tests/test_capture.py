@@ -47,6 +47,19 @@ def test_other_weights_for_a_known_round_are_kept_beside_the_first(tmp_path: Pat
     assert len(list(tmp_path.glob("round-0001*.safetensors"))) == 2
 
 
+def test_a_full_disk_does_not_keep_the_client_from_answering(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    sent = message("train", 1, 0.0)
+    assert receive(tmp_path, sent) == [sent]
+    assert "could not be captured" in caplog.text
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
 def test_queries_are_not_captured(tmp_path: Path) -> None:
     receive(tmp_path, Message(RecordDict(), 5, "query.who"))
     assert not (tmp_path / "receipts.jsonl").exists()
