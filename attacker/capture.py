@@ -19,7 +19,6 @@ from fedinverse.flower import ARRAYS, CONFIG, from_record, run_directory, world_
 from fedinverse.run import Run
 from fedinverse.storage import append_jsonl, read_metadata, save_weights, weights_sha256
 
-
 log = logging.getLogger("fedinverse.attacker")
 
 
