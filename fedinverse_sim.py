@@ -1,12 +1,12 @@
 """The main job: one command, one config, a whole simulated experiment.
 
-``python fedinverse_sim.py [CONFIG] [--set section.key=value]... [--out DIR] [--resume]``
+``python fedinverse_sim.py [CONFIG] [--set section.key=value]... [--out DIR] [--resume] [--profile]``
 """
 
 import typer
 
 from pipeline.cli import EXAMPLES, guarded, run
-from pipeline.commands.run_options import ConfigArgument, OutOption, ResumeOption, SetOption
+from pipeline.commands.run_options import ConfigArgument, OutOption, ProfileOption, ResumeOption, SetOption
 
 
 def main(
@@ -14,13 +14,14 @@ def main(
     set_: SetOption = None,
     out: OutOption = None,
     resume: ResumeOption = False,
+    profile: ProfileOption = False,
 ) -> None:
     """Simulate a federation with a malicious participant, invert what it captured, audit and report.
 
     Flower runs the federation over Ray-simulated clients. One client keeps every global model it is sent and inverts
     it afterwards. An auditor, with images no client holds, tells how much of the victim's classes it got.
     """
-    run(config, set_, out, resume)
+    run(config, set_, out, resume, profile)
 
 
 if __name__ == "__main__":

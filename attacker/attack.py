@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from attacker.priors.external import external_prior
 from attacker.priors.prior import Prior
 from fedinverse.config import Section, parse
 from fedinverse.errors import ConfigError
@@ -32,12 +33,16 @@ class Target:
         sha256: hash of the captured weights.
         round: the federation round after which the server had this model.
         device: where it lives.
+        precision: arithmetic of its gradient steps (``attacker.precision``).
+        previous: opens the model captured before it, for a prior that starts warm; None: there is none.
     """
 
     model: Classifier
     sha256: str
     round: int
     device: torch.device
+    precision: str = "fp32"
+    previous: "Callable[[], Target] | None" = None
 
 
 def open_target(path: Path, model: str, classes: int, width: float, device: str | torch.device) -> Target:
@@ -59,10 +64,11 @@ def open_target(path: Path, model: str, classes: int, width: float, device: str 
 
 @dataclass(frozen=True)
 class PublicSet:
-    """The attacker's public images: uint8 [N, C, H, W], channels-last, with the key of their pool."""
+    """The attacker's public images: uint8 [N, C, H, W], channels-last, with the key of their pool and their classes."""
 
     images: Tensor
     key: str
+    class_names: tuple[str, ...] = ()
 
 
 @dataclass
@@ -73,11 +79,13 @@ class Cost:
         seconds: wall time of the inversion.
         target_queries: images sent through the target, backward passes not counted.
         steps: optimisation steps.
+        precision: arithmetic of those steps.
     """
 
     seconds: float = 0.0
     target_queries: int = 0
     steps: int = 0
+    precision: str = "fp32"
 
 
 @dataclass(frozen=True)
@@ -135,7 +143,6 @@ class Attack(ABC):
     def __init__(self, settings: Any) -> None:
         self.settings = settings
 
-    @abstractmethod
     def prior(
         self,
         target: Target | None,
@@ -144,7 +151,24 @@ class Attack(ABC):
         device: torch.device,
         progress: Progress = silent,
     ) -> Prior:
-        """Return the prior this attack samples from, trained or read from the cache.
+        """Return the prior this attack samples from: the external ``generator`` of its settings, or its own.
+
+        Arguments as for ``own_prior``.
+        """
+        if self.settings.generator:
+            return external_prior(self.settings.generator, device)
+        return self.own_prior(target, public, seed, device, progress)
+
+    @abstractmethod
+    def own_prior(
+        self,
+        target: Target | None,
+        public: PublicSet,
+        seed: int,
+        device: torch.device,
+        progress: Progress = silent,
+    ) -> Prior:
+        """Return the prior that the paper trains, trained or read from the cache.
 
         Args:
             target: the captured model; may be None unless ``needs.target_at_prior``.
@@ -203,7 +227,7 @@ def make_attack(table: dict[str, Any], where: str, origin: str) -> Attack:
     """
     settings = dict(table)
     kind = settings.pop("kind", None)
-    if kind not in _REGISTRY:
+    if not isinstance(kind, str) or kind not in _REGISTRY:
         near = difflib.get_close_matches(str(kind), _REGISTRY, n=1)
         hint = f"; did you mean '{near[0]}'?" if near else ""
         raise ConfigError(f"{origin}: '{where}.kind' is '{kind}'{hint} (known: {', '.join(attack_names())})")

@@ -4,8 +4,9 @@ A Flower client sees the global model in train messages and, because FedAvg's ``
 in the evaluate messages of rounds it was not sampled for. The train message of round t carries the model after round
 t - 1, the evaluate message of round t the model after round t.
 
-The spool: ``round-0007.safetensors`` is the model after round 7, ``receipts.jsonl`` has one line per message. Inverting
-is another process's work (``attacker.worker``): files survive a ClientApp that is torn down after every message.
+The spool: ``round-0007.safetensors`` is the model after round 7, ``receipts.jsonl`` has one line per message; what is
+delivered twice (a round repeated after a restart of the server) is noted once. Inverting is another process's work
+(``attacker.worker``): files survive a ClientApp that is torn down after every message.
 """
 
 import logging
@@ -15,9 +16,10 @@ from typing import Any, cast
 
 from flwr.app import Context, Message, MessageType
 
+from fedinverse.errors import FedInverseError
 from fedinverse.flower import ARRAYS, CONFIG, from_record, run_directory, world_of
 from fedinverse.run import Run
-from fedinverse.storage import append_jsonl, read_metadata, save_weights, weights_sha256
+from fedinverse.storage import append_jsonl, read_jsonl, read_metadata, save_weights, weights_sha256
 
 log = logging.getLogger("fedinverse.attacker")
 
@@ -28,7 +30,8 @@ def capture(message: Message, context: Context, call_next: Any) -> Message:
     if kind in (MessageType.TRAIN, MessageType.EVALUATE) and ARRAYS in message.content:
         try:
             store(spool_of(context), message, kind)
-        except OSError as error:  # a full disk must not keep the client from answering: it would give itself away
+        except (OSError, FedInverseError) as error:
+            # A full disk or a damaged spool must not keep the client from answering: it would give itself away.
             log.warning("a %s message could not be captured: %s", kind, error)
     return cast(Message, call_next(message, context))
 
@@ -53,15 +56,14 @@ def store(spool: Path, message: Message, kind: str) -> None:
     if not path.exists():
         network = {key: config[key] for key in ("model", "width", "classes")}
         save_weights(path, weights, {"model-round": model_round, **network})
-    append_jsonl(
-        spool / "receipts.jsonl",
-        {
-            "round": server_round,
-            "model-round": model_round,
-            "message-type": kind,
-            "sha256": sha,
-            "file": path.name,
-            "time": time.time(),
-            "node": str(message.metadata.dst_node_id),  # as text: it exceeds what JSON numbers hold exactly
-        },
-    )
+    receipt = {
+        "round": server_round,
+        "model-round": model_round,
+        "message-type": kind,
+        "sha256": sha,
+        "file": path.name,
+        "node": str(message.metadata.dst_node_id),  # as text: it exceeds what JSON numbers hold exactly
+    }
+    receipts = spool / "receipts.jsonl"
+    if not any(receipt.items() <= line.items() for line in read_jsonl(receipts)):
+        append_jsonl(receipts, receipt | {"time": time.time()})

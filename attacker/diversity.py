@@ -37,6 +37,7 @@ from attacker.streams import occurrences
 from fedinverse.config import Section
 from fedinverse.dependence import coco_frobenius, flat, ridge_hsic, squared_distances, unbiased_hsic
 from fedinverse.dependence.kernels import Kernel, Sigma, bandwidth, gaussian, imq
+from fedinverse.diversity import vendi_score
 from fedinverse.errors import ConfigError
 
 Measure = Literal["none", "hsic_paper", "coco_paper", "hsic"]
@@ -104,6 +105,12 @@ class Diversity:
         first, second = self._kernel(batches[:, :half]), self._kernel(batches[:, half : 2 * half])
         measure = ridge_hsic if self.settings.measure == "hsic_paper" else coco_frobenius
         return (weight * len(images) * vmap(measure)(first, second).mean()).to(images.dtype)
+
+    def of_rows(self, images: Tensor, latent: Tensor, features: Tensor, classes: int) -> Tensor:
+        """Return what the term adds to a loss summed over the rows of a batch, class by class."""
+        cells = (classes, len(images) // classes)
+        term = self(grid_of(images, cells), grid_of(latent, cells), grid_of(features, cells))
+        return cells[1] * term  # the term is that of one sample per class
 
     def _kernel(self, batches: Tensor) -> Tensor:
         """Return the kernel matrices [S, m, m] of ``batches`` [S, m, channels, H, W]."""
@@ -253,14 +260,3 @@ def measured_diversity(images: Tensor, features: Tensor, labels: Tensor, failed:
 
 def _mean_distance(rows: Tensor) -> float:
     return float(torch.pdist(rows.double()).mean())
-
-
-def vendi_score(features: Tensor) -> float:
-    """Return the Vendi score of ``features`` [n, F] (Friedman and Dieng 2023): exp of the entropy of K / n.
-
-    K is the cosine similarity; the score is the effective number of different samples, in [1, n].
-    """
-    rows = torch.nn.functional.normalize(features.double(), dim=1)
-    spectrum = torch.linalg.eigvalsh(rows @ rows.T / len(rows)).clamp_min(0)
-    spectrum = spectrum / spectrum.sum().clamp_min(1e-12)
-    return float(torch.special.entr(spectrum).sum().exp())

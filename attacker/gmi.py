@@ -27,12 +27,10 @@ from attacker.attack import (
     Reconstructions,
     Stopwatch,
     Target,
-    check_fit,
     register,
     silent,
 )
-from attacker.diversity import Diversity, diversity_term, grid_of
-from attacker.objective import InversionSettings, Objective, account, objective, row_parts
+from attacker.objective import InversionSettings, Objective, account, objective, ready, row_parts
 from attacker.priors.prior import Prior
 from attacker.priors.wgan_gp import WganGpSettings, wgan_gp_prior
 from attacker.selection import selected
@@ -63,7 +61,7 @@ class GMI(Attack):
     Settings = GMISettings
     settings: GMISettings
 
-    def prior(
+    def own_prior(
         self,
         target: Target | None,
         public: PublicSet,
@@ -86,7 +84,8 @@ class GMI(Attack):
     ) -> Reconstructions:
         """Reconstruct one image per label."""
         watch = Stopwatch()
-        z, goal, _ = self.latents(target, prior, public, labels, generator=generator, progress=progress)
+        target, prior = ready(self.settings, target, prior, labels, self.needs)
+        z, goal = self.latents(target, prior, public, labels, generator=generator, progress=progress)
         return account(
             goal,
             lambda rows: prior.generator(z[rows]),
@@ -111,14 +110,12 @@ class GMI(Attack):
         *,
         generator: torch.Generator,
         progress: Progress = silent,
-    ) -> tuple[Tensor, Objective, Diversity]:
-        """Return the optimised latents [N, d], and what they were optimised for; arguments as for ``invert``."""
-        check_fit(target, prior, labels, self.needs)
+    ) -> tuple[Tensor, Objective]:
+        """Return the optimised latents [N, d], and what for; arguments as for ``invert``, made ``ready``."""
         settings = self.settings
         streams = Streams.of_labels(labels, generator)
         z = streams.normal(prior.latent).to(target.device)
         goal = objective(settings, target, public, streams, generator, progress=progress)
-        diversity = diversity_term(settings.diversity, target, public, generator)
         if settings.initial_selection:
             z = selected(target, prior, labels, settings.initial_selection, generator)
         for part, classes in row_parts(settings, labels):
@@ -127,11 +124,10 @@ class GMI(Attack):
                 z[part],
                 labels[part].to(target.device),
                 goal=goal.rows(part),
-                diversity=diversity,
                 classes=classes,
                 progress=progress,
             )
-        return z, goal, diversity
+        return z, goal
 
     def _descend(
         self,
@@ -140,7 +136,6 @@ class GMI(Attack):
         labels: Tensor,
         *,
         goal: Objective,
-        diversity: Diversity,
         classes: int,
         progress: Progress,
     ) -> Tensor:
@@ -153,10 +148,8 @@ class GMI(Attack):
             images = prior.generator(z)
             loss, features = identity(images, labels)
             total = (settings.identity_weight * loss - critic(images)).sum()
-            if diversity.active:
-                cells = (classes, len(z) // classes)
-                term = diversity(grid_of(images, cells), grid_of(z, cells), grid_of(features, cells))
-                total = total + cells[1] * term  # the term is that of one sample per class
+            if goal.diversity.active:
+                total = total + goal.diversity.of_rows(images, z, features, classes)
             (slope,) = torch.autograd.grad(total, z)
             with torch.no_grad():
                 # torch.optim.SGD(momentum, nesterov=True), written out so that only z carries state

@@ -26,9 +26,8 @@ from attacker.attack import (
     register,
     silent,
 )
-from attacker.diversity import Diversity, grid_of
 from attacker.gmi import GMI, GMISettings
-from attacker.objective import Objective, account, row_parts
+from attacker.objective import Objective, account, ready, row_parts
 from attacker.priors.dcgan import Generator
 from attacker.priors.prior import Prior
 from fedinverse.errors import ConfigError
@@ -60,11 +59,13 @@ class IFGMI(GMI):
         progress: Progress = silent,
     ) -> Reconstructions:
         """Reconstruct one image per label."""
-        watch, settings, network = Stopwatch(), self.settings, prior.generator
+        watch, settings = Stopwatch(), self.settings
+        target, prior = ready(settings, target, prior, labels, self.needs)
+        network = prior.generator
         if not isinstance(network, Generator):
             raise ConfigError(f"prior '{prior.name}' has no intermediate features; IF-GMI needs a DCGAN generator")
         levels = min(settings.levels, network.levels)
-        z, goal, diversity = self.latents(target, prior, public, labels, generator=generator, progress=progress)
+        z, goal = self.latents(target, prior, public, labels, generator=generator, progress=progress)
         images = torch.empty(len(labels), *prior.shape, device=z.device)
         for part, classes in row_parts(settings, labels):
             images[part] = self._refine(
@@ -74,7 +75,6 @@ class IFGMI(GMI):
                 labels[part].to(z.device),
                 levels=levels,
                 goal=goal.rows(part),
-                diversity=diversity,
                 classes=classes,
                 progress=progress,
             )
@@ -98,7 +98,6 @@ class IFGMI(GMI):
         *,
         levels: int,
         goal: Objective,
-        diversity: Diversity,
         classes: int,
         progress: Progress,
     ) -> Tensor:
@@ -116,11 +115,8 @@ class IFGMI(GMI):
                 images = network.finish(features, level)
                 loss, seen = identity(images, labels)
                 total = (settings.identity_weight * loss - critic(images)).sum()
-                if diversity.active:
-                    cells = (classes, len(z) // classes)
-                    total = total + cells[1] * diversity(
-                        grid_of(images, cells), grid_of(z, cells), grid_of(seen, cells)
-                    )
+                if goal.diversity.active:
+                    total = total + goal.diversity.of_rows(images, z, seen, classes)
                 (features.grad,) = torch.autograd.grad(total, features)
                 adam.step()
                 with torch.no_grad():

@@ -1,6 +1,7 @@
 """Inverting one target with one attack, and where the result is kept: once per (target hash, attack config hash)."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ import torch
 from torch import Tensor
 
 from attacker.attack import Attack, Cost, Progress, PublicSet, Reconstructions, Stopwatch, Target, silent
+from attacker.diversity import measured_diversity
 from fedinverse.seeds import generator
-from fedinverse.storage import content_sha256, load_weights, read_json, save_weights, write_json
+from fedinverse.storage import content_sha256, load_weights, read_object, save_weights, typed, write_json
 
 RECONSTRUCTIONS, PRIOR_ONLY, ABOUT = "reconstructions.safetensors", "prior-only.safetensors", "about.json"
 
@@ -32,15 +34,21 @@ class Inversion:
         return (self.path / ABOUT).exists()
 
     @property
+    def lock(self) -> Path:
+        """The file that whoever makes this inversion holds locked."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        return self.path.with_name(f".{self.path.name}.lock")
+
+    @property
     def about(self) -> dict[str, Any]:
         """Attack, target, costs, file hashes."""
-        return read_json(self.path / ABOUT)  # type: ignore[no-any-return]
+        return read_object(self.path / ABOUT, "attack", "model-round", "prior-seconds", "cost", "failed")
 
     def load(self, name: str = RECONSTRUCTIONS) -> Reconstructions:
         """Read the reconstructions or the prior-only samples; damage raises ``IntegrityError``."""
         arrays, _ = load_weights(self.path / name, finite=False)
         tensors = {key: torch.from_numpy(value) for key, value in arrays.items()}
-        return Reconstructions(**tensors, cost=Cost(**self.about["cost"]))
+        return Reconstructions(**tensors, cost=typed(Cost, self.about["cost"], self.path / ABOUT))
 
 
 def place(
@@ -59,8 +67,12 @@ def invert(
     labels: Tensor,
     seed: int,
     progress: Progress = silent,
+    shared_classes: Sequence[str] = (),
 ) -> None:
-    """Run ``attack`` on ``target`` and store the result in ``where``."""
+    """Run ``attack`` on ``target`` and store the result in ``where``.
+
+    ``shared_classes`` are names of classes to be inverted that the public images show too: the result is marked.
+    """
     watch = Stopwatch()
     prior = attack.prior(target, public, seed, target.device, progress)
     prior_seconds = watch.seconds
@@ -79,12 +91,23 @@ def invert(
             "model-round": target.round,
             "seed": seed,
             "public": public.key,
+            "shared-classes": list(shared_classes),
             "prior": prior.key,
             "prior-seconds": round(prior_seconds, 3),
             "cost": asdict(made.cost),
             "failed": int(made.failed.sum()),
+            "diversity": _diversity(target, made),
         },
     )
+
+
+@torch.inference_mode()
+def _diversity(target: Target, made: Reconstructions) -> dict[str, dict[str, float]]:
+    """Return the measured diversity by class, on the target's features."""
+    parts = made.images.to(target.device).split(256)
+    features = torch.cat([target.model.features(part).penultimate for part in parts]).cpu()
+    measured = measured_diversity(made.images, features, made.labels, made.failed)
+    return {str(label): asdict(found) for label, found in measured.items()}
 
 
 @torch.inference_mode()

@@ -29,12 +29,11 @@ from attacker.attack import (
     Reconstructions,
     Stopwatch,
     Target,
-    check_fit,
     register,
     silent,
 )
-from attacker.diversity import Diversity, diversity_term, grid_of, layout
-from attacker.objective import InversionSettings, Objective, account, class_parts, objective
+from attacker.diversity import grid_of, layout
+from attacker.objective import InversionSettings, Objective, account, class_parts, objective, ready
 from attacker.priors.kplus1 import KPlus1Settings, kplus1_prior
 from attacker.priors.prior import Prior
 from attacker.streams import Streams, Supply
@@ -60,7 +59,7 @@ class KEDMI(Attack):
     Settings = KEDMISettings
     settings: KEDMISettings
 
-    def prior(
+    def own_prior(
         self,
         target: Target | None,
         public: PublicSet,
@@ -74,11 +73,6 @@ class KEDMI(Attack):
             raise ConfigError("KED-MI trains its prior against the target; give it the captured model")
         return kplus1_prior(self.settings.prior, target, public, seed=seed, progress=progress)
 
-    def warm_from(self, key: str) -> "KEDMI":
-        """Return this attack with a prior that starts from the one called ``key``, e.g. the previous round's."""
-        prior = self.settings.prior.model_copy(update={"warm_start": key})
-        return KEDMI(self.settings.model_copy(update={"prior": prior}))
-
     def invert(
         self,
         target: Target,
@@ -89,11 +83,10 @@ class KEDMI(Attack):
         progress: Progress = silent,
     ) -> Reconstructions:
         """Fit one distribution per class and sample it once per label."""
-        check_fit(target, prior, labels, self.needs)
+        target, prior = ready(self.settings, target, prior, labels, self.needs)
         watch, settings, grid = Stopwatch(), self.settings, layout(labels)
         streams = Streams.of_labels(grid.classes, generator)
         goal = objective(settings, target, public, streams, generator, progress=progress)
-        diversity = diversity_term(settings.diversity, target, public, generator)
         mu = torch.zeros(len(grid.classes), prior.latent, device=target.device)
         rho = torch.full_like(mu, settings.rho)
         for part in class_parts(settings, len(grid.classes), settings.draws):
@@ -104,7 +97,6 @@ class KEDMI(Attack):
                 rho[part],
                 classes,
                 goal=goal.rows(part),
-                diversity=diversity,
                 progress=progress,
             )
         eps = streams.restarts(grid.samples, prior.latent).to(target.device)
@@ -128,7 +120,6 @@ class KEDMI(Attack):
         classes: Tensor,
         *,
         goal: Objective,
-        diversity: Diversity,
         progress: Progress,
     ) -> tuple[Tensor, Tensor]:
         """Return the fitted (mu, rho), each [C, d], of one batch of ``classes`` [C]."""
@@ -146,8 +137,8 @@ class KEDMI(Attack):
             # softplus(s) - s = softplus(-s)
             loss = F.softplus(-critic(images)) + settings.identity_weight * loss
             total = loss.view(cells).mean(1).sum()
-            if diversity.active:
-                total = total + diversity(grid_of(images, cells), z, grid_of(features, cells))
+            if goal.diversity.active:
+                total = total + goal.diversity(grid_of(images, cells), z, grid_of(features, cells))
             mu.grad, rho.grad = torch.autograd.grad(total, [mu, rho])
             adam.step()
             progress("KED-MI", step + 1, settings.iterations)

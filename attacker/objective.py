@@ -10,17 +10,29 @@ Shared by the attacks, so that each of them reads like its paper. Every switch i
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from attacker.attack import Cost, Progress, PublicSet, Reconstructions, Stopwatch, Target, silent
+from attacker.attack import (
+    Capabilities,
+    Cost,
+    Progress,
+    PublicSet,
+    Reconstructions,
+    Stopwatch,
+    Target,
+    check_fit,
+    silent,
+)
 from attacker.augment import NUMBERS, augmented
-from attacker.diversity import DiversitySettings, blocks, layout
+from attacker.diversity import Diversity, DiversitySettings, blocks, diversity_term, layout
 from attacker.identity import IdentityLoss, IdentityName, identity_loss
+from attacker.precision import Precision, in_precision
+from attacker.priors.prior import Prior
 from attacker.streams import Streams, Supply
 from attacker.students import DistillationSettings, distilled
 from fedinverse.config import Section
@@ -32,6 +44,7 @@ from fedinverse.models.vib import SHIFT, VIBHead
 class InversionSettings(Section):
     """What every attack can be told."""
 
+    generator: str = Field("", description="key of a generator added with 'fedinverse prior add', in the prior's place")
     identity_loss: IdentityName = Field("ce", description="ce (published), logit, max_margin or poincare")
     augment: int = Field(0, ge=0, description="average the identity loss over this many augmented views; 0: off")
     students: int = Field(0, ge=0, description="invert this many distilled students with the target; 0: off")
@@ -42,6 +55,7 @@ class InversionSettings(Section):
         description="average the identity loss over this many draws of a VIB head's noise; 0: its mean",
     )
     diversity: DiversitySettings = Field(DiversitySettings(), description="FedInverse's diversity regulariser")
+    precision: Precision = Field("fp32", description="of gradient steps: fp32, tf32, bf16 or auto; the latter checked")
     max_batch: int = Field(1024, ge=1, description="memory budget: at most this many images at once")
 
     @property
@@ -59,17 +73,19 @@ class Objective:
         streams: one per class (distributions) or per reconstruction (single latents, S = 1).
         settings: the switches.
         target: the captured model.
+        diversity: the regulariser.
     """
 
     models: list[tuple[Classifier, IdentityLoss]]
     streams: Streams
     settings: InversionSettings
     target: Target
+    diversity: Diversity
 
     def rows(self, rows: Tensor) -> "Objective":
         """Return the objective of the streams ``rows``."""
         models = [(model, loss.of(rows)) for model, loss in self.models]
-        return Objective(models, self.streams.rows(rows), self.settings, self.target)
+        return replace(self, models=models, streams=self.streams.rows(rows))
 
     def loss(self, samples: int = 1) -> "Loss":
         """Return the loss of the streams with ``samples`` reconstructions each, for one optimisation loop."""
@@ -134,6 +150,18 @@ def _noisy(seen: Features, model: Classifier, draws: int, noise: Tensor) -> Feat
     return Features(seen.taps, seen.penultimate.repeat_interleave(draws, 0), head.decide(z))
 
 
+def ready(
+    settings: InversionSettings, target: Target, prior: Prior, labels: Tensor, needs: Capabilities
+) -> tuple[Target, Prior]:
+    """Check that all fits; return target and prior in the precision asked for.
+
+    Raises:
+        ConfigError: see ``check_fit`` and ``in_precision``.
+    """
+    check_fit(target, prior, labels, needs)
+    return in_precision(settings.precision, target, prior, labels, settings.identity_loss)
+
+
 def objective(
     settings: InversionSettings,
     target: Target,
@@ -155,7 +183,7 @@ def objective(
         (model, identity_loss(settings.identity_loss, model, public.images, streams, generator))
         for model in (target.model, *students)
     ]
-    return Objective(models, streams, settings, target)
+    return Objective(models, streams, settings, target, diversity_term(settings.diversity, target, public, generator))
 
 
 def row_parts(settings: InversionSettings, labels: Tensor) -> list[tuple[Tensor, int]]:
@@ -229,5 +257,5 @@ def account(
         images = torch.where(failed[:, None, None, None], torch.zeros_like(images), images)
     kept = (images, labels, latent.detach(), scores, torch.cat(confidence_), failed)
     parts = [value.cpu().clone() for value in kept]
-    cost = Cost(watch.seconds, queries + len(labels), steps)
+    cost = Cost(watch.seconds, queries + len(labels), steps, objective.target.precision)
     return Reconstructions(parts[0], parts[1], parts[2], parts[3], parts[4], parts[5], cost)

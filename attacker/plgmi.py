@@ -24,13 +24,11 @@ from attacker.attack import (
     Reconstructions,
     Stopwatch,
     Target,
-    check_fit,
     register,
     silent,
 )
-from attacker.diversity import Diversity, diversity_term, grid_of
 from attacker.identity import IdentityName
-from attacker.objective import InversionSettings, Objective, account, objective, row_parts
+from attacker.objective import InversionSettings, Objective, account, objective, ready, row_parts
 from attacker.priors.plg_gan import ConditionalGenerator, PlgGanSettings, plg_prior
 from attacker.priors.prior import Prior
 from attacker.streams import Streams
@@ -55,7 +53,7 @@ class PLGMI(Attack):
     Settings = PLGMISettings
     settings: PLGMISettings
 
-    def prior(
+    def own_prior(
         self,
         target: Target | None,
         public: PublicSet,
@@ -79,14 +77,14 @@ class PLGMI(Attack):
         progress: Progress = silent,
     ) -> Reconstructions:
         """Reconstruct one image per label."""
-        check_fit(target, prior, labels, self.needs)
-        watch, settings, network = Stopwatch(), self.settings, prior.generator
+        watch, settings = Stopwatch(), self.settings
+        target, prior = ready(settings, target, prior, labels, self.needs)
+        network = prior.generator
         if not isinstance(network, ConditionalGenerator) or network.classes != target.model.classes:
             raise ConfigError(f"prior '{prior.name}' is not conditional on the target's classes; PLG-MI needs its own")
         streams = Streams.of_labels(labels, generator)
         z = streams.normal(prior.latent).to(target.device)
         goal = objective(settings, target, public, streams, generator, progress=progress)
-        diversity = diversity_term(settings.diversity, target, public, generator)
         on_device = labels.to(target.device)
         for part, classes in row_parts(settings, labels):
             z[part] = self._descend(
@@ -94,7 +92,6 @@ class PLGMI(Attack):
                 z[part],
                 on_device[part],
                 goal=goal.rows(part),
-                diversity=diversity,
                 classes=classes,
                 progress=progress,
             )
@@ -115,7 +112,6 @@ class PLGMI(Attack):
         labels: Tensor,
         *,
         goal: Objective,
-        diversity: Diversity,
         classes: int,
         progress: Progress,
     ) -> Tensor:
@@ -127,11 +123,8 @@ class PLGMI(Attack):
             images = network(z, labels)
             loss, features = identity(images, labels)
             total = loss.sum()
-            if diversity.active:
-                cells = (classes, len(z) // classes)
-                total = total + cells[1] * diversity(
-                    grid_of(images, cells), grid_of(z, cells), grid_of(features, cells)
-                )
+            if goal.diversity.active:
+                total = total + goal.diversity.of_rows(images, z, features, classes)
             (z.grad,) = torch.autograd.grad(total, z)
             adam.step()
             progress("PLG-MI", step + 1, settings.iterations)

@@ -26,30 +26,39 @@ def captured(spool: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def due(spool: Path, settings: Attacker, shard: Shard) -> dict[int, Path]:
+def due(spool: Path, settings: Attacker, shard: Shard, *, over: bool = True) -> dict[int, Path]:
     """Return the captured models that the schedule asks for, by round.
 
+    Args:
+        spool: directory of captures.
+        settings: whose ``rounds`` is the schedule.
+        shard: the attacker's own images, for ``new_best``.
+        over: no further capture will come. Before that, what is due already: a prefix of what will be due.
+
     Raises:
-        StageError: nothing was captured, or a listed round was not; the message says which were.
+        StageError: it is over and nothing was captured, or not a listed round; the message says which were.
     """
     models = captured(spool)
     if not models:
+        if not over:
+            return {}
         raise StageError(f"{spool} holds no capture; run the federation first, or point to another directory")
-    wanted = settings.rounds
-    last = max(models)
+    wanted, last = settings.rounds, max(models)
     if isinstance(wanted, tuple):
         missing = sorted(set(wanted) - models.keys())
-        if missing:
+        if missing and over:
             raise StageError(
                 f"attacker.rounds asks for {missing}, but the attacker received only the models of rounds "
                 f"{sorted(models)}: it is sent a model only when it takes part"
             )
-        return {number: models[number] for number in wanted}
+        return {number: models[number] for number in sorted(wanted) if number in models}
     if wanted == "last":
-        return {last: models[last]}
+        return {last: models[last]} if over else {}
     if wanted == "new_best":
         return _new_best(models, shard)
-    return {number: path for number, path in models.items() if number % settings.every_nth == 0 or number == last}
+    return {
+        number: path for number, path in models.items() if number % settings.every_nth == 0 or (over and number == last)
+    }
 
 
 def _new_best(models: dict[int, Path], shard: Shard) -> dict[int, Path]:

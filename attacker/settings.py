@@ -20,5 +20,23 @@ class Attacker(Section):
     )
     restarts: int = Field(10, ge=1, description="reconstructions per class")
     device: str = Field("cpu", description="where the worker inverts: cpu, cuda, cuda:1")
+    when: Literal["after", "during", "auto"] = Field(
+        "auto",
+        description="invert after the federation, during it (captures as they come), "
+        "or auto: during it on a device of its own, after it on the CPU that the clients use",
+    )
     processes: int = Field(0, ge=0, description="worker processes; 0: one per core on a CPU, one on a GPU")
     threads: int = Field(1, ge=1, description="CPU threads of each; more than one only pays on an idle machine")
+
+    @property
+    def during(self) -> bool:
+        """Whether captures are inverted while the federation runs."""
+        return self.when == "during" or (self.when == "auto" and self.device != "cpu")
+
+    @property
+    def sharing(self) -> str:
+        """What the worker takes from the clients of a simulation, said before it takes it."""
+        if self.device != "cpu":
+            return f"on {self.device}; it shares that device with every client that uses it too"
+        threads = "one thread" if self.threads == 1 else f"{self.threads} threads"
+        return f"on this machine's CPU, which it shares with the clients, {threads}"

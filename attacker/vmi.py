@@ -10,7 +10,7 @@ restarts are samples of its q.
 |---|---|
 | all classes in one batch; published code fits one after the other | speed; the same steps |
 | KL exact for Gaussians, by exact densities for mixtures and flows | no noise where none is needed |
-| Adam 2e-2; ``optimiser = "sgd"`` with lr 1e-4, momentum .9 is published | reaches a better bound in fewer steps |
+| Adam; ``optimiser = "sgd"`` with lr 1e-4, momentum .9 is published | reaches a better bound in fewer steps |
 | the DCGAN prior; any ``Prior`` serves | no pickled StyleGAN from the network |
 | a class stops when its own bound no longer falls (``patience``) | never on an evaluator, which attackers lack |
 """
@@ -29,12 +29,11 @@ from attacker.attack import (
     Reconstructions,
     Stopwatch,
     Target,
-    check_fit,
     register,
     silent,
 )
-from attacker.diversity import Diversity, diversity_term, grid_of, layout
-from attacker.objective import InversionSettings, Objective, account, class_parts, objective
+from attacker.diversity import grid_of, layout
+from attacker.objective import InversionSettings, Objective, account, class_parts, objective, ready
 from attacker.posteriors import Family, Flow, Full, Gaussian, Mixture, Posterior
 from attacker.priors.prior import Prior
 from attacker.priors.vmi_dcgan import VmiDcganSettings, vmi_dcgan_prior
@@ -56,13 +55,21 @@ class VMISettings(InversionSettings):
     gamma: float = Field(1e-3, ge=0, description="weight of the divergence from the prior")
     iterations: int = Field(1500, ge=0, description="optimisation steps, at most")
     optimiser: Literal["adam", "sgd"] = Field("adam", description="adam, or sgd with momentum .9 (published)")
-    lr: float = Field(2e-2, gt=0, description="learning rate; 1e-4 is published for sgd")
+    lr: float = Field(
+        0.0, ge=0, description="learning rate; 0: adam 2e-2, for full 5e-3 and for flow 2e-3; sgd 1e-4 (published)"
+    )
     draws: int = Field(1, ge=1, description="samples per class and step; gmm takes them of each component")
     patience: int = Field(
         0,
         ge=0,
         description=f"stop a class whose bound fell in none of this many {_WINDOW}-step windows; 0: never",
     )
+
+    @property
+    def rate(self) -> float:
+        """The learning rate asked for, or the one that suits the posterior: many parameters want small steps."""
+        fitting = {"full": 5e-3, "flow": 2e-3}.get(self.posterior, 2e-2) if self.optimiser == "adam" else 1e-4
+        return self.lr or fitting
 
 
 @register("vmi")
@@ -72,7 +79,7 @@ class VMI(Attack):
     Settings = VMISettings
     settings: VMISettings
 
-    def prior(
+    def own_prior(
         self,
         target: Target | None,
         public: PublicSet,
@@ -94,11 +101,10 @@ class VMI(Attack):
         progress: Progress = silent,
     ) -> Reconstructions:
         """Fit one posterior per class and sample it once per label."""
-        check_fit(target, prior, labels, self.needs)
+        target, prior = ready(self.settings, target, prior, labels, self.needs)
         watch, settings, grid = Stopwatch(), self.settings, layout(labels)
         streams = Streams.of_labels(grid.classes, generator)
         goal = objective(settings, target, public, streams, generator, progress=progress)
-        diversity = diversity_term(settings.diversity, target, public, generator)
         shape_seed = int(torch.randint(2**62, (), generator=generator))
         samples = settings.draws * (settings.components if settings.posterior == "gmm" else 1)
         if settings.diversity.active and settings.posterior == "gmm":
@@ -108,7 +114,7 @@ class VMI(Attack):
         for part in class_parts(settings, len(grid.classes), samples):
             q = self._start(len(part), prior.latent, shape_seed).to(target.device)
             classes, own = grid.classes[part].to(target.device), goal.rows(part)
-            done = self._fit(q, prior, classes, goal=own, diversity=diversity, samples=samples, progress=progress)
+            done = self._fit(q, prior, classes, goal=own, samples=samples, progress=progress)
             steps, z[part] = max(steps, done), q.sample(own.streams, grid.samples, prior.latent, z.device)
         z = z[grid.column, grid.restart]
         return account(
@@ -147,7 +153,6 @@ class VMI(Attack):
         classes: Tensor,
         *,
         goal: Objective,
-        diversity: Diversity,
         samples: int,
         progress: Progress,
     ) -> int:
@@ -157,9 +162,9 @@ class VMI(Attack):
         noise = Supply(goal.streams.normal, (samples, prior.latent), classes.device)
         labels = classes.repeat_interleave(samples)
         if settings.optimiser == "adam":
-            optimiser: torch.optim.Optimizer = torch.optim.Adam(parameters, settings.lr)
+            optimiser: torch.optim.Optimizer = torch.optim.Adam(parameters, settings.rate)
         else:
-            optimiser = torch.optim.SGD(parameters, settings.lr, momentum=0.9)
+            optimiser = torch.optim.SGD(parameters, settings.rate, momentum=0.9)
         watched = Bound(q, len(classes), settings.patience)
         for step in range(settings.iterations):
             drawn = q(noise.next())
@@ -167,8 +172,8 @@ class VMI(Attack):
             loss, features = identity(images, labels)
             bound = (drawn.weight * loss.view(cells)).sum(1) + settings.gamma * drawn.divergence  # [C]
             total = bound.sum()
-            if diversity.active:
-                total = total + diversity(grid_of(images, cells), drawn.z, grid_of(features, cells))
+            if goal.diversity.active:
+                total = total + goal.diversity(grid_of(images, cells), drawn.z, grid_of(features, cells))
             for parameter, slope in zip(parameters, torch.autograd.grad(total, parameters), strict=True):
                 parameter.grad = slope
             optimiser.step()

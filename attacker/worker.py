@@ -3,30 +3,39 @@
 ``python -m attacker.worker PLAN.json`` reads what it may know (paths of the spool, of the attacker's shard and public
 set, the class count) from the plan and nothing else. It is idempotent: finished inversions are skipped, so a killed
 worker is simply started again. Progress goes to standard output, one JSON object a line.
+
+``--watch`` keeps it running beside a federation: it takes captures from the spool as they come, until the file
+``PLAN.stop`` appears (no more will come: what the schedule still asks for is done, then it ends) or SIGTERM arrives (it
+ends within one step, keeping what is finished). Both end with exit code 0.
 """
 
 import argparse
 import json
+import os
+import signal
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from torch import Tensor
 
-from attacker.attack import Attack, PublicSet, open_target
+from attacker.attack import Attack, PublicSet, Target, open_target
 from attacker.inversion import Inversion, invert, place
 from attacker.registry import make_attack
 from attacker.schedule import due
 from attacker.settings import Attacker
 from fedinverse.config import parse
 from fedinverse.data import Pool
-from fedinverse.errors import FedInverseError, IntegrityError
+from fedinverse.errors import FedInverseError
 from fedinverse.shard import Shard, open_shard
-from fedinverse.storage import read_json, read_metadata, write_json
+from fedinverse.storage import read_json, read_metadata, typed, write_json
+
+_EVERY = 1.0  # seconds between two looks at the spool
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,7 @@ class Plan:
         seed: of every random stream.
         attacker: the ``[attacker]`` table.
         attacks: the ``[attacks]`` tables by label.
+        shared_classes: names of the victim's classes that the public set shows too (``data.allow_overlap``).
     """
 
     spool: str
@@ -54,6 +64,12 @@ class Plan:
     seed: int
     attacker: dict[str, Any]
     attacks: dict[str, dict[str, Any]]
+    shared_classes: tuple[str, ...] = ()
+
+    @staticmethod
+    def stop(path: Path) -> Path:
+        """Return the file that ends the watch of the plan at ``path``."""
+        return path.with_suffix(".stop")
 
     def write(self, path: Path) -> None:
         """Write the plan atomically."""
@@ -66,20 +82,17 @@ class Plan:
         Raises:
             IntegrityError: it is damaged or lacks a field.
         """
-        table = read_json(path)
-        try:
-            return Plan(**table | {"controls": tuple(table["controls"])})
-        except (TypeError, KeyError) as error:
-            raise IntegrityError(f"{path}: not a worker's plan ({error})") from error
+        return typed(Plan, read_json(path), path)
 
 
 @dataclass(frozen=True)
 class Job:
-    """One target and one attack."""
+    """One target and one attack; ``before`` is the same for the model before it from the same directory."""
 
     label: str
     weights: Path
     where: Inversion
+    before: "Job | None" = None
 
 
 class Bench:
@@ -96,13 +109,19 @@ class Bench:
         }
         self.labels = labels_of(self.settings, plan.classes, self.shard)
 
-    def jobs(self) -> Iterator[Job]:
-        """Yield every (target, attack) of the plan, done or not: scheduled captures, then controls."""
+    def jobs(self, *, over: bool = True) -> Iterator[Job]:
+        """Yield every (target, attack) of the plan, done or not: scheduled captures by round, then controls.
+
+        ``over``: see ``due``. Equal models (a world before its victim first took part) are two jobs in one place.
+        """
         plan = self.plan
-        captures = due(Path(plan.spool), self.settings, self.shard).values() if plan.spool else ()
+        captures = due(Path(plan.spool), self.settings, self.shard, over=over).values() if plan.spool else ()
+        before: dict[tuple[str, Path], Job] = {}
         for weights in [*captures, *map(Path, plan.controls)]:
             for label in plan.attacks:
-                yield Job(label, weights, self.place(label, read_metadata(weights).get("sha256", "")))
+                where = self.place(label, read_metadata(weights).get("sha256", ""))
+                job = before[label, weights.parent] = Job(label, weights, where, before.get((label, weights.parent)))
+                yield job
 
     def place(self, label: str, target_sha: str) -> Inversion:
         """Return where the inversion of that target by that attack lies."""
@@ -116,23 +135,58 @@ class Bench:
             if not attack.needs.target_at_prior:
                 attack.prior(None, self.public, self.plan.seed, device, _Reporter(f"{label}, beforehand"))
 
-    def work(self, share: int = 0, of: int = 1) -> None:
+    def work(self, share: int = 0, of: int = 1, *, over: bool = True) -> None:
         """Do the jobs that are not done, in order; with ``of`` workers side by side, every ``of``-th from ``share``."""
         # Shares are of all jobs, done or not: every worker counts the same list, whenever it starts.
-        every = list({job.where.path: job for job in self.jobs()}.values())
-        for number, job in list(enumerate(every, 1))[share::of]:
+        jobs = distinct(self.jobs(over=over))
+        for number, job in list(enumerate(jobs, 1))[share::of]:
             if job.where.done:
                 continue
-            about = read_metadata(job.weights)
-            target = open_target(
-                job.weights,
-                about["model"],
-                int(about["classes"]),
-                float(about["width"]),
-                self.settings.device,
-            )
-            say = _Reporter(f"{job.label} on round {target.round} ({number} of {len(every)})")
-            invert(self.attacks[job.label], job.where, target, self.public, self.labels, self.plan.seed, say)
+            with FileLock(job.where.lock):  # a worker that watches and another never do the same job at once
+                if not job.where.done:
+                    self._do(job, f" ({number} of {len(jobs)})" if over else "")
+
+    def watch(self, stop: Path, parent: int | None = None) -> None:
+        """Do jobs as captures come; when ``stop`` exists, do what is left of the schedule and return.
+
+        With a ``parent``, also return when that process is gone: a run that was killed leaves no worker behind.
+        """
+        spool, seen = Path(self.plan.spool), None
+        while True:
+            over = stop.exists()  # asked before the spool is looked at: no capture written before it is missed
+            there = sorted(spool.glob("round-*.safetensors"))
+            if over or there != seen:
+                self.work(over=over)
+            if over or (parent is not None and os.getppid() != parent):
+                return
+            seen = there
+            time.sleep(_EVERY)
+
+    def _do(self, job: Job, count: str) -> None:
+        plan, target = self.plan, self._open(job)
+        say = _Reporter(f"{job.label} on round {target.round}{count}")
+        invert(
+            self.attacks[job.label], job.where, target, self.public, self.labels, plan.seed, say, plan.shared_classes
+        )
+
+    def _open(self, job: Job) -> Target:
+        about, before = read_metadata(job.weights), job.before
+        target = open_target(
+            job.weights,
+            about["model"],
+            int(about["classes"]),
+            float(about["width"]),
+            self.settings.device,
+        )
+        return target if before is None else replace(target, previous=lambda: self._open(before))
+
+
+def distinct(jobs: Iterable[Job]) -> list[Job]:
+    """Return the first of the ``jobs`` in every place."""
+    found: dict[Path, Job] = {}
+    for job in jobs:
+        found.setdefault(job.where.path, job)
+    return list(found.values())
 
 
 def labels_of(settings: Attacker, classes: int, shard: Shard) -> Tensor:
@@ -163,14 +217,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--share", type=int, nargs=2, default=(0, 1), metavar=("K", "N"), help="do every N-th job from the K-th"
     )
+    parser.add_argument("--watch", action="store_true", help="beside a federation: until PLAN.stop exists, or SIGTERM")
+    parser.add_argument("--child", action="store_true", help="with --watch: end with the process that started this one")
     chosen = parser.parse_args(arguments)
+    if chosen.watch:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # every write is atomic: nothing half-done stays
     try:
         plan = Plan.read(chosen.plan)
         bench = Bench(plan)
         torch.set_num_threads(bench.settings.threads)
-        if chosen.priors:
+        if chosen.priors or chosen.watch:
             bench.train_priors()
-        else:
+        if chosen.watch:
+            bench.watch(Plan.stop(chosen.plan), os.getppid() if chosen.child else None)
+        elif not chosen.priors:
             bench.work(*chosen.share)
     except FedInverseError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -68,6 +68,18 @@ def attack_accuracy(logits: Tensor, labels: Tensor, restarts: Tensor) -> AttackA
     )
 
 
+def restarts_of(labels: Tensor) -> Tensor:
+    """Return for every reconstruction of ``labels`` [N] how many of its class came before it, int64 [N].
+
+    An attack writes the restarts of a class in their order.
+    """
+    _, group, count = torch.unique(labels, return_inverse=True, return_counts=True)
+    order = group.argsort(stable=True)
+    restart = torch.empty_like(group)
+    restart[order] = torch.arange(len(labels), device=labels.device) - (count.cumsum(0) - count)[group[order]]
+    return restart
+
+
 def mean_by(group: Tensor, values: Tensor, groups: int) -> Tensor:
     """Return the mean float64 [groups] of ``values`` [N] within each ``group`` [N]; NaN for an empty one."""
     total = torch.zeros(groups, dtype=torch.float64, device=values.device)

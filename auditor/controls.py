@@ -1,4 +1,5 @@
-"""Controls that need no further attack: what the instrument makes of public images, and of wrong labels."""
+"""Controls that need no further attack: what the instrument makes of images the attacker holds, and of wrong
+labels."""
 
 from dataclasses import replace
 
@@ -21,24 +22,28 @@ def permuted(shown: Exhibit) -> Exhibit:
 
 
 @torch.inference_mode()
-def nearest_public(shown: Exhibit, target: Classifier, public: Tensor) -> Exhibit:
-    """Return arm B4: for every reconstruction a public image, those the target is surest show its class.
+def certainty(target: Classifier, images: Tensor) -> Tensor:
+    """Return how sure ``target``, ready for inference, is of every class: [M, K] for uint8 images [M, C, H, W]."""
+    return torch.cat([target(unit(part)) for part in images.split(256)]).softmax(1)
+
+
+def nearest_known(shown: Exhibit, sure: Tensor, known: Tensor) -> Exhibit:
+    """Return arm B4: no attack, the images the attacker holds that the target is surest show the class.
 
     Args:
         shown: whose labels and counts are met.
-        target: the model of the same round, ready for inference.
-        public: the attacker's images uint8 [M, C, H, W].
+        sure: the certainty [M, K] of the target of the same round.
+        known: the public images and the attacker's own, uint8 [M, C, H, W].
     """
-    sure = torch.cat([target(unit(part)) for part in public.split(256)]).softmax(1)
     rows = torch.empty(len(shown.labels), dtype=torch.int64)
     for label in torch.unique(shown.labels).tolist():
         mine = shown.labels == label
-        best = sure[:, label].topk(min(int(mine.sum()), len(public))).indices
+        best = sure[:, label].topk(min(int(mine.sum()), len(known))).indices
         rows[mine] = best.repeat(-(-int(mine.sum()) // len(best)))[: int(mine.sum())]
     return replace(
         shown,
         arm="B4",
-        images=unit(public[rows]),
+        images=unit(known[rows]),
         confidence=sure[rows, shown.labels],
         failed=torch.zeros(len(rows), dtype=torch.bool),
     )

@@ -1,36 +1,34 @@
 """E1, the judge of reconstructions: a task classifier of another architecture than the target, trained on vault images.
 
 Published evaluators share the target's training data and its mistakes. E1 sees only vault images, which no client ever
-held, and is refused if it is the target's architecture or if a client's image is among its training images.
+held, and is refused if it is the target's architecture or if a client's image is among its training images
+(``auditor.independence``).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from filelock import FileLock
 from torch import Tensor
 
-from fedinverse.config import Section
-from fedinverse.data.source import unit
-from fedinverse.errors import ConfigError
-from fedinverse.models import Classifier, build, for_inference, spec_of
+from auditor.independence import check_independent
+from auditor.settings import Evaluator
+from fedinverse.data.source import cache_directory, unit
+from fedinverse.models import Classifier, build, for_inference
 from fedinverse.private import part_of
 from fedinverse.run import Run
 from fedinverse.seeds import derive, generator
 from fedinverse.shard import Shard
 from fedinverse.storage import content_sha256, into_module, load_weights, save_weights, to_weights
 
-
-class Evaluator(Section):
-    """Training of E1."""
-
-    model: str = Field("scnn", description="network of the evaluator; never the target's")
-    width: float = Field(1.0, gt=0, le=4, description="multiplies its widths")
-    epochs: int = Field(30, ge=1, description="epochs on the vault images")
-    batch_size: int = Field(64, ge=2, description="images per step")
-    lr: float = Field(2e-3, gt=0, description="Adam's learning rate, annealed to zero by a cosine")
+VERSION = 3  # part of the cache key; raise it when the training changes
+# Always: another number adds in another order, and the scores would depend on the machine. Two were 2.5 times faster on
+# an idle machine, and many times slower on a busy one, where they wait for each other.
+THREADS = 1
 
 
 @dataclass(frozen=True)
@@ -46,58 +44,79 @@ class Judge:
     ceiling: float
 
     @torch.inference_mode()
+    def read(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits [N, K] and penultimate features [N, F] of images [N, C, H, W] in [0, 1]."""
+        seen = [self.model.features(part) for part in images.split(256)]
+        return torch.cat([part.logits for part in seen]), torch.cat([part.penultimate for part in seen])
+
     def logits(self, images: Tensor) -> Tensor:
         """Return logits [N, K] of images [N, C, H, W] in [0, 1]."""
-        return torch.cat([self.model(part) for part in images.split(256)])
+        return self.read(images)[0]
 
-    @torch.inference_mode()
     def features(self, images: Tensor) -> Tensor:
         """Return penultimate features [N, F] of images [N, C, H, W] in [0, 1]."""
-        return torch.cat([self.model.features(part).penultimate for part in images.split(256)])
-
-
-def check_independent(run: Run, settings: Evaluator) -> None:
-    """Refuse an evaluator that cannot be independent of the target.
-
-    Raises:
-        ConfigError: E1 has the target's architecture, another image shape, or its training images meet a client's.
-    """
-    if settings.model == run.model.name:
-        raise ConfigError(
-            f"audit.evaluator.model is '{settings.model}', the target's own architecture: it would share its "
-            "mistakes; choose another one"
-        )
-    wanted, given = spec_of(run.model.name).input_shape, spec_of(settings.model).input_shape
-    if wanted != given:
-        raise ConfigError(f"audit.evaluator.model '{settings.model}' takes images {given}, the target {wanted}")
-    manifest = run.split
-    vault = set(manifest.loc[manifest["part"] == "vault", "sha256"])
-    if vault & set(manifest.loc[manifest["client"] >= 0, "sha256"]):
-        raise ConfigError("an image of the evaluator's vault is held by a client; make the split anew")
+        return self.read(images)[1]
 
 
 def train_judge(run: Run, settings: Evaluator, store: Path, device: str | torch.device = "cpu") -> Judge:
-    """Return E1, trained on the vault or read from ``store``.
+    """Return E1, trained on the vault, or read from ``store`` or from the cache, where a sweep's runs find it.
+
+    It depends on its settings, the seed and the vault alone. That these are independent of this run's target is checked
+    every time, before anything is read.
+
+    Args:
+        run: whose reconstructions it will judge.
+        settings: of its training.
+        store: where the run keeps the judge that it was judged by.
+        device: where it computes.
 
     Raises:
-        ConfigError: see ``check_independent``.
+        ConfigError: it would not be independent; see ``auditor.independence``.
+        IntegrityError: a stored E1 is damaged; the message names the file.
     """
     check_independent(run, settings)
-    vault, reserve = part_of(run, "vault"), part_of(run, "reserve")
-    manifest = run.split
-    key = content_sha256([settings.model_dump(), run.seed, sorted(manifest.loc[manifest["part"] == "vault", "sha256"])])
-    classes = len(run.class_names)
-    network = build(settings.model, classes, settings.width, derive(run.seed, "evaluator"))
+    network = build(settings.model, len(run.class_names), settings.width, derive(run.seed, "evaluator"))
+    key = _key(run, settings)
     path = store / f"evaluator-{key[:16]}.safetensors"
     if path.exists():
         into_module(network, load_weights(path)[0], str(path))
     else:
-        _fit(network.to(device), vault, settings, generator(run.seed, "evaluator", "training"), device)
+        _train_once(network, run, settings, key, device)
         save_weights(path, to_weights(network), {"model": settings.model, "key": key})
     ready = for_inference(network, device)
-    judge = Judge(ready, 0.0)
-    right = judge.logits(unit(reserve.images, device)).argmax(1).cpu() == reserve.labels
+    reserve = part_of(run, "reserve")
+    right = Judge(ready, 0.0).logits(unit(reserve.images, device)).argmax(1).cpu() == reserve.labels
     return Judge(ready, float(right.float().mean()))
+
+
+def _key(run: Run, settings: Evaluator) -> str:
+    vault = run.split[run.split["part"] == "vault"]
+    images = vault[["sha256", "label"]].to_numpy().tolist()  # in training order
+    return content_sha256([VERSION, settings.model_dump(), run.seed, len(run.class_names), images])
+
+
+def _train_once(network: Classifier, run: Run, settings: Evaluator, key: str, device: str | torch.device) -> None:
+    """Fill ``network`` from the cache, or train it and store it there."""
+    path = cache_directory() / "evaluators" / f"{settings.model.replace(':', '-')}-{key[:16]}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):  # of a sweep's runs, one trains and the others wait for it
+        if path.exists():
+            into_module(network, load_weights(path)[0], str(path))
+            return
+        with _threads(THREADS):
+            random = generator(run.seed, "evaluator", "training")
+            _fit(network.to(device), part_of(run, "vault"), settings, random, device)
+        save_weights(path, to_weights(network), {"model": settings.model, "key": key})
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _fit(

@@ -19,7 +19,7 @@ ARMS: dict[str, str] = {
     "B1": "attack on the untrained model (round 0)",
     "B2": "attack on the model of a federation without the victim",
     "B3": "attack on a model of the attacker's own shard",
-    "B4": "nearest public image by the target",
+    "B4": "nearest public or own image by the target",
     "B5": "permuted labels",
     "CEIL": "real reserve images",
 }

@@ -1,11 +1,12 @@
 """How like real images a set of reconstructions is: FID, KID, precision, recall, density, coverage.
 
-All compare two sets of features [N, F] and [M, F] of one space. In another space than Inception's the figures
-do not compare with published ones; they compare with each other. A set too small for a figure gives the
+All compare features [N, F] of reconstructions with a ``RealSet`` of the same space. In another space than Inception's
+the figures do not compare with published ones; they compare with each other. A set too small for a figure gives the
 reason instead.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,27 @@ from auditor.omitted import Omitted
 
 FEWEST_FOR_FID = 2_000  # below, the estimate of the covariance dominates FID (Chong and Forsyth 2020)
 FEWEST_FOR_KID = 10
+NEIGHBOURS = 5  # k of precision, recall, density and coverage
+
+
+@dataclass(frozen=True, eq=False)
+class RealSet:
+    """Real images' features [M, F], and what is computed of them once for all the sets held against them."""
+
+    features: Tensor
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    @cached_property
+    def likeness(self) -> Tensor:
+        """KID's kernel, its mean over pairs of different images."""
+        return _kernel_mean(self.features, self.features, same=True)
+
+    @cached_property
+    def radii(self) -> Tensor:
+        """Distance [M] of every image to its k-th neighbour."""
+        return _radii(self.features, NEIGHBOURS)
 
 
 class _Given(nn.Module):
@@ -28,23 +50,22 @@ class _Given(nn.Module):
         return features
 
 
-def fid(reconstructed: Tensor, real: Tensor) -> float | Omitted:
-    """Return the Fréchet distance of the two sets' normal fits (Heusel et al. 2017), at least 0 up to
-    rounding."""
+def fid(reconstructed: Tensor, real: RealSet) -> float | Omitted:
+    """Return the Fréchet distance of the two sets' normal fits (Heusel et al. 2017), at least 0 up to rounding."""
     fewest = min(len(reconstructed), len(real))
     if fewest < FEWEST_FOR_FID:
         return Omitted(f"FID needs {FEWEST_FOR_FID:,} images on each side, got {fewest:,}; see KID")
     from torchmetrics.image.fid import FrechetInceptionDistance
 
-    metric = FrechetInceptionDistance(feature=_Given(real.shape[1])).set_dtype(torch.float64).to(real.device)
-    metric.update(real.double(), real=True)
+    metric = FrechetInceptionDistance(feature=_Given(real.features.shape[1])).set_dtype(torch.float64)
+    metric = metric.to(real.features.device)
+    metric.update(real.features.double(), real=True)
     metric.update(reconstructed.double(), real=False)
     return float(metric.compute())
 
 
-def kid(reconstructed: Tensor, real: Tensor) -> float | Omitted:
-    """Return the kernel distance: unbiased squared MMD under k(a, b) = (ab / F + 1)^3 (Binkowski et al.
-    2018).
+def kid(reconstructed: Tensor, real: RealSet) -> float | Omitted:
+    """Return the kernel distance: unbiased squared MMD under k(a, b) = (ab / F + 1)^3 (Binkowski et al. 2018).
 
     Over all pairs at once, where the published code averages over random subsets: the same expectation, less
     noise, no random numbers, and sets of different sizes. Unbiased, hence at times below 0.
@@ -52,8 +73,8 @@ def kid(reconstructed: Tensor, real: Tensor) -> float | Omitted:
     fewest = min(len(reconstructed), len(real))
     if fewest < FEWEST_FOR_KID:
         return Omitted(f"KID needs {FEWEST_FOR_KID} images on each side, got {fewest}")
-    within = _kernel_mean(reconstructed, reconstructed, same=True) + _kernel_mean(real, real, same=True)
-    return float(within - 2 * _kernel_mean(reconstructed, real, same=False))
+    within = _kernel_mean(reconstructed, reconstructed, same=True) + real.likeness
+    return float(within - 2 * _kernel_mean(reconstructed, real.features, same=False))
 
 
 def _kernel_mean(a: Tensor, b: Tensor, *, same: bool) -> Tensor:
@@ -83,25 +104,24 @@ class Manifolds:
     coverage: float
 
 
-def manifolds(reconstructed: Tensor, real: Tensor, neighbours: int = 5) -> Manifolds | Omitted:
-    """Return precision, recall, density and coverage with balls that reach the ``neighbours``-th neighbour
-    (k)."""
+def manifolds(reconstructed: Tensor, real: RealSet) -> Manifolds | Omitted:
+    """Return precision, recall, density and coverage with balls that reach the k-th neighbour, k = 5."""
     fewest = min(len(reconstructed), len(real))
-    if fewest <= neighbours:
-        return Omitted(f"precision and recall with k = {neighbours} need {neighbours + 1} images, got {fewest}")
-    of_real, of_reconstructed = _radii(real, neighbours), _radii(reconstructed, neighbours)
-    balls = torch.empty(len(reconstructed), dtype=torch.float64, device=real.device)
-    recalled = torch.zeros(len(real), dtype=torch.bool, device=real.device)
+    if fewest <= NEIGHBOURS:
+        return Omitted(f"precision and recall with k = {NEIGHBOURS} need {NEIGHBOURS + 1} images, got {fewest}")
+    of_reconstructed = _radii(reconstructed, NEIGHBOURS)
+    balls = torch.empty(len(reconstructed), dtype=torch.float64, device=reconstructed.device)
+    recalled = torch.zeros(len(real), dtype=torch.bool, device=reconstructed.device)
     covered = torch.zeros_like(recalled)
-    for rows, apart in blocks(reconstructed, real):
-        inside = apart <= of_real + TIE
+    for rows, apart in blocks(reconstructed, real.features):
+        inside = apart <= real.radii + TIE
         balls[rows] = inside.double().sum(1)
         covered |= inside.any(0)
         recalled |= (apart <= of_reconstructed[rows, None] + TIE).any(0)
     return Manifolds(
         float((balls > 0).double().mean()),
         float(recalled.double().mean()),
-        float(balls.mean() / neighbours),
+        float(balls.mean() / NEIGHBOURS),
         float(covered.double().mean()),
     )
 

@@ -21,17 +21,17 @@ def best_first(shown: Exhibit, label: int, count: int) -> Tensor:
     return shown.images[rows[order[:count]]]
 
 
-def nearest(images: Tensor, label: int, among: Shard, judge: Judge) -> Tensor:
-    """Return, for each of ``images``, the image of class ``label`` in ``among`` nearest in E1's features."""
-    own = unit(among.images[among.labels == label])
-    distance = torch.cdist(judge.features(images), judge.features(own))
-    return own[distance.argmin(1)]
+def nearest(images: Tensor, label: int, among: Shard, seen: Tensor, judge: Judge) -> Tensor:
+    """Return, for each of ``images``, the image of class ``label`` in ``among`` nearest in E1's features (``seen``)."""
+    own = among.labels == label
+    distance = torch.cdist(judge.features(images), seen[own])
+    return unit(among.images[own][distance.argmin(1)])
 
 
-def row_of(shown: Exhibit, label: int, private: Shard, judge: Judge, count: int) -> tuple[Tensor, Tensor]:
-    """Return (reconstructions, nearest private images) of ``label``, ``count`` each."""
+def row_of(shown: Exhibit, label: int, private: Shard, seen: Tensor, judge: Judge, count: int) -> tuple[Tensor, Tensor]:
+    """Return (reconstructions, nearest private images) of ``label``, ``count`` each; ``seen``: these' features."""
     images = best_first(shown, label, count)
-    return images, nearest(images, label, private, judge)
+    return images, nearest(images, label, private, seen, judge)
 
 
 def png(images: Tensor, zoom: int = 2) -> bytes:

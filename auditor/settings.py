@@ -2,9 +2,36 @@
 
 from pydantic import Field
 
-from auditor.evaluator import Evaluator
-from auditor.verdict import Primary
+from auditor.statistics import DRAWS
 from fedinverse.config import Section
+
+
+class Evaluator(Section):
+    """Training of E1."""
+
+    model: str = Field("scnn", description="network of the evaluator; never the target's")
+    width: float = Field(1.0, gt=0, le=4, description="multiplies its widths")
+    epochs: int = Field(30, ge=1, description="epochs on the vault images")
+    batch_size: int = Field(64, ge=2, description="images per step")
+    lr: float = Field(2e-3, gt=0, description="Adam's learning rate, annealed to zero by a cosine")
+
+
+class Primary(Section):
+    """What the verdict speaks of. Fixed before the run; changing it afterwards is choosing the answer."""
+
+    attack: str = Field("", description="label of the primary attack; empty: the only one, or an error")
+    round: int = Field(-1, ge=-1, description="primary round; -1: the last one captured")
+    metric: str = Field("attack-accuracy", description="primary score, a share in [0, 1]")
+    gate: float = Field(
+        0.5, ge=0, le=1, description="accuracy on the victim classes below which a round is 'not learned yet'"
+    )
+    ceiling: float = Field(
+        0.5, ge=0, le=1, description="score of real reserve images below which the evaluator cannot judge"
+    )
+    resolution: float = Field(
+        0.25, gt=0, le=1, description="smallest leakage that matters; the run must be able to find it"
+    )
+    draws: int = Field(DRAWS, ge=1000, description="bootstrap samples")
 
 
 class Audit(Section):

@@ -91,11 +91,6 @@ class Estimate:
     cells: int
     marks: tuple[str, ...]
 
-    @property
-    def covers_zero(self) -> bool:
-        """Whether 0 lies in the interval."""
-        return self.low <= 0 <= self.high
-
 
 def marks_of(seeds: int, classes: int) -> tuple[str, ...]:
     """Return what limits an interval over that many seeds and classes."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from auditor.scores import ACCURACY, RESEMBLANCE
+from auditor.metrics import ACCURACY, RESEMBLANCE
 from auditor.table import ROUNDLESS
 
 CONTROLS = {

@@ -2,23 +2,10 @@
 document.
 
 The primary attack, round and metric are fixed in the configuration before the run; the outcome speaks of them
-alone. With L = s(A) - s(B2) and its 95 % interval (``auditor.leakage``):
+alone (``auditor.decision``).
 
-``leak``
-    The intervals of L, s(A) - s(B0) and s(A) - s(B3) lie above 0: neither a federation without the victim nor
-    the prior nor the attacker's own shard explains the score. All must hold, so no correction for several
-    tests is due. It holds below the gate as well. B3, which B2 contains, may be missing and is then named; B0
-    may not.
-``no leak detected``
-    L was not found, the target knows the classes (gate), the evaluator recognises real images (ceiling), and
-    a leak of ``resolution`` would have been found with 80 % probability. Relative to these attacks, always.
-``inconclusive``
-    Everything else; ``reasons`` says what is missing.
-
-A B5 above chance means that the instrument scores what cannot be there: always ``inconclusive``.
-
-Schema of ``verdict.json``, version 1: the fields of ``Verdict`` below. A figure that could not be had is
-``{"omitted": reason}``. Numbers are shares in [0, 1] unless their field says otherwise. A reader must refuse
+Schema of ``verdict.json``, version 1: the fields of ``Verdict`` below, docs/verdict.md. A figure that could not be had
+is ``{"omitted": reason}``. Numbers are shares in [0, 1] unless their field says otherwise. A reader must refuse
 a version it does not know; fields are only ever added within a version.
 """
 
@@ -29,41 +16,17 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
+from auditor.decision import Outcome, above_controls, decide, sentence
 from auditor.leakage import Gate, Leakage, Quotient, measure
+from auditor.metrics import MEMBER
 from auditor.omitted import Omitted
-from auditor.statistics import (
-    DRAWS,
-    LEVEL,
-    Estimate,
-    estimate,
-    holm,
-    minimum_detectable_effect,
-)
+from auditor.settings import Primary
+from auditor.statistics import LEVEL, Estimate, estimate, holm, minimum_detectable_effect
 from auditor.table import attacks_of, cells, check_table, rounds_of
-from fedinverse.config import Section
 from fedinverse.errors import ConfigError
 from fedinverse.seeds import numpy_generator
 
 VERSION = 1
-Outcome = Literal["leak", "no leak detected", "inconclusive"]
-
-
-class Primary(Section):
-    """What the verdict speaks of. Fixed before the run; changing it afterwards is choosing the answer."""
-
-    attack: str = Field("", description="label of the primary attack; empty: the only one, or an error")
-    round: int = Field(-1, ge=-1, description="primary round; -1: the last one captured")
-    metric: str = Field("attack-accuracy", description="primary score, a share in [0, 1]")
-    gate: float = Field(
-        0.5, ge=0, le=1, description="accuracy on the victim classes below which a round is 'not learned yet'"
-    )
-    ceiling: float = Field(
-        0.5, ge=0, le=1, description="score of real reserve images below which the evaluator cannot judge"
-    )
-    resolution: float = Field(
-        0.25, gt=0, le=1, description="smallest leakage that matters; the run must be able to find it"
-    )
-    draws: int = Field(DRAWS, ge=1000, description="bootstrap samples")
 
 
 class _Part(BaseModel):
@@ -73,7 +36,7 @@ class _Part(BaseModel):
 class Missing(_Part):
     """A figure that could not be had."""
 
-    omitted: str
+    omitted: str = Field(description="why")
 
 
 class Interval(_Part):
@@ -82,7 +45,7 @@ class Interval(_Part):
     value: float
     low: float
     high: float
-    marks: tuple[str, ...]
+    marks: tuple[str, ...] = Field(description="what a reader must know before believing it; empty: nothing")
 
 
 class GateReport(_Part):
@@ -90,7 +53,7 @@ class GateReport(_Part):
 
     accuracy: float
     threshold: float
-    learned: bool
+    learned: bool = Field(description="whether the gate is passed; below it nothing found says nothing")
     text: str
 
 
@@ -111,12 +74,11 @@ class Point(_Part):
 
 
 class LeakCost(_Part):
-    """What the primary attack cost its attacker for one class leaked; the class count is leakage x
-    classes."""
+    """What the primary attack cost its attacker for one class leaked."""
 
-    seconds: float
-    target_queries: float
-    classes_leaked: float
+    seconds: float = Field(description="of the inversion, and of waiting for its prior")
+    target_queries: float = Field(description="images sent through the captured model")
+    classes_leaked: float = Field(description="leakage x classes")
 
 
 class PrimaryReport(_Part):
@@ -125,19 +87,28 @@ class PrimaryReport(_Part):
     attack: str
     round: int
     metric: str
-    resolution: float
+    resolution: float = Field(description="smallest leakage that matters")
+
+
+class Omission(_Part):
+    """Figures that the score table lacks, for one reason."""
+
+    metric: str
+    reason: str
+    arms: tuple[str, ...] = Field(description="the arms concerned")
+    figures: int = Field(description="how many figures: exhibits, or classes of exhibits")
 
 
 class Verdict(_Part):
     """``verdict.json``."""
 
-    version: Literal[1] = 1
+    version: Literal[1] = Field(1, description="of this schema; fields are only ever added within a version")
     outcome: Outcome
     sentence: str = Field(description="the verdict in one sentence")
     reasons: tuple[str, ...] = Field(description="why this outcome, the decisive one first; never empty")
     primary: PrimaryReport
-    seeds: int
-    classes: int
+    seeds: int = Field(description="federation seeds the primary figure rests on")
+    classes: int = Field(description="victim classes it rests on")
     points: tuple[Point, ...] = Field(description="every attack at every round, by attack and round")
     time_to_leak: dict[str, int | Missing] = Field(description="attack: first round that leaks, Holm-adjusted")
     cost_per_leaked_class: LeakCost | Missing
@@ -145,6 +116,7 @@ class Verdict(_Part):
         description="share nearer to training than to reserve images: 0.5 prototypes, above memorised"
     )
     attacks: tuple[str, ...] = Field(description="the attacks this verdict is relative to")
+    omitted: tuple[Omission, ...] = Field((), description="what the score table lacks, and why")
 
 
 class AttackCost(_Part):
@@ -152,10 +124,6 @@ class AttackCost(_Part):
 
     seconds: float = Field(ge=0)
     target_queries: float = Field(ge=0)
-
-
-MEMBER_METRIC = "member-share"
-"""Metric of the score table whose mean over classes is the member lift (arm A)."""
 
 
 def judge(
@@ -166,6 +134,7 @@ def judge(
     classes: int,
     seed: int,
     costs: Mapping[str, AttackCost] | None = None,
+    omitted: tuple[Omission, ...] = (),
 ) -> Verdict:
     """Return the verdict over a tidy score table.
 
@@ -177,6 +146,7 @@ def judge(
         classes: number K of classes the evaluator knows; chance is 1 / K.
         seed: of the bootstrap.
         costs: attack -> cost of one run on one captured model; missing ones are omitted with a reason.
+        omitted: what the table lacks, and why.
 
     Raises:
         DataError: malformed table.
@@ -194,12 +164,12 @@ def judge(
     adjusted = _adjusted(found)
     points = tuple(_point(leakage, gates, adjusted) for leakage in found.values())
     main = found[attack, server_round]
-    outcome, reasons = _decide(main, gates.get(server_round), primary, classes)
+    outcome, reasons = decide(main, gates.get(server_round), primary, classes)
     known = main.arms["A"]
     assert isinstance(known, Estimate)
     return Verdict(
         outcome=outcome,
-        sentence=_sentence(outcome, main, attacks_of(scores, primary.metric)),
+        sentence=sentence(outcome, main, attacks_of(scores, primary.metric)),
         reasons=reasons,
         primary=PrimaryReport(attack=attack, round=server_round, metric=primary.metric, resolution=primary.resolution),
         seeds=known.seeds,
@@ -209,6 +179,7 @@ def judge(
         cost_per_leaked_class=_cost(outcome, main, (costs or {}).get(attack)),
         member_lift=_member_lift(scores, attack, server_round, random, primary.draws),
         attacks=tuple(attacks_of(scores, primary.metric)),
+        omitted=omitted,
     )
 
 
@@ -243,120 +214,10 @@ def _adjusted(found: Mapping[tuple[str, int], Leakage]) -> dict[tuple[str, int],
     return adjusted
 
 
-def _above_controls(leakage: Leakage) -> bool | Omitted:
-    """Return whether A lies above B2, B0 and, where it was run, B3, each by its own interval."""
-    for needed in (leakage.leakage, leakage.beyond["B0"]):
-        if isinstance(needed, Omitted):
-            return needed
-    differences = (leakage.leakage, *leakage.beyond.values())
-    return all(each.low > 0 for each in differences if isinstance(each, Estimate))
-
-
-def _decide(main: Leakage, gate: Gate | None, primary: Primary, classes: int) -> tuple[Outcome, tuple[str, ...]]:
-    broken = _broken(main, classes)
-    if broken:
-        return "inconclusive", (broken,)
-    difference = main.leakage
-    if isinstance(difference, Omitted):
-        return "inconclusive", (
-            f"nothing can be attributed to the victim without a federation that lacks him: {difference.reason}",
-        )
-    marks = difference.marks
-    if difference.low > 0:
-        outcome, reasons = _found(main, difference)
-        if gate is not None and not gate.learned:
-            reasons = (*reasons, str(gate))
-        return outcome, (*reasons, *marks)
-    reasons = _blind(main, gate, difference, primary)
-    if reasons:
-        return "inconclusive", (
-            f"leakage {_show(difference)} is not above 0, which says nothing here",
-            *reasons,
-            *marks,
-        )
-    detectable = minimum_detectable_effect(difference)
-    return "no leak detected", (
-        f"leakage {_show(difference)} is not above 0",
-        f"a leakage of {detectable:.0%} would have been found with 80 % probability",
-        *([str(gate)] if gate else []),
-        *marks,
-    )
-
-
-def _found(main: Leakage, difference: Estimate) -> tuple[Outcome, tuple[str, ...]]:
-    """Judge an attack that beats B2: a leak only if the prior and the own shard do not explain it as well."""
-    above = f"leakage {_show(difference)} lies above 0"
-    beaten, not_run = ["B2"], []
-    for arm, control in main.beyond.items():
-        if isinstance(control, Omitted):
-            if arm == "B0":
-                return "inconclusive", (f"{above}, but the prior alone was not scored: {control.reason}",)
-            not_run.append(f"control {arm} was not run: {control.reason}")
-            continue
-        beaten.append(arm)
-        if control.low <= 0:
-            what = "the prior alone" if arm == "B0" else "a model of the attacker's own shard"
-            return "inconclusive", (
-                f"{above}, but {what} ({arm}) may do as well: the lead over it is {_show(control)}",
-            )
-    return "leak", (f"{above}, and the attack beats {', '.join(sorted(beaten))}", *not_run)
-
-
-def _broken(main: Leakage, classes: int) -> str:
-    """Return what shows that the instrument scores what cannot be there; empty: nothing."""
-    permuted = main.arms["B5"]
-    if isinstance(permuted, Estimate) and permuted.low > 1 / classes:
-        return f"the instrument is broken: permuted labels score {_show(permuted)}, above chance, {1 / classes:.0%}"
-    return ""
-
-
-def _blind(main: Leakage, gate: Gate | None, difference: Estimate, primary: Primary) -> tuple[str, ...]:
-    """Return why finding nothing says nothing; empty: it does."""
-    reasons = []
-    if gate is None:
-        reasons.append("the target's accuracy on the victim's classes is unknown")
-    elif not gate.learned:
-        reasons.append(str(gate))
-    ceiling = main.arms["CEIL"]
-    if isinstance(ceiling, Omitted):
-        reasons.append(f"what the evaluator can recognise is unknown: {ceiling.reason}")
-    elif ceiling.value < primary.ceiling:
-        reasons.append(
-            f"the evaluator scores real images of the victim's classes {_show(ceiling)}, under {primary.ceiling:.0%}"
-        )
-    detectable = minimum_detectable_effect(difference)
-    if detectable > primary.resolution:
-        reasons.append(
-            f"over {difference.cells} cells (classes x seeds) only a leakage of {detectable:.0%} would have been "
-            f"found with 80 % probability; {primary.resolution:.0%} is asked for"
-        )
-    return tuple(reasons)
-
-
-def _sentence(outcome: Outcome, main: Leakage, attacks: list[str]) -> str:
-    if outcome == "inconclusive":
-        return f"Inconclusive: {main.attack} at round {main.round} allows no verdict; see the reasons."
-    assert isinstance(main.leakage, Estimate)
-    if outcome == "leak":
-        return (
-            f"Leak: {main.attack} at round {main.round} shows {_show(main.leakage)} of the victim's classes "
-            "beyond what the same attack shows without the victim."
-        )
-    return (
-        f"No leak detected, relative to these attacks: {', '.join(attacks)}. {main.attack} at round "
-        f"{main.round} would have shown a leakage of {minimum_detectable_effect(main.leakage):.0%} with 80 % "
-        "probability."
-    )
-
-
-def _show(found: Estimate) -> str:
-    return f"{found.value:.0%} [{found.low:.0%}, {found.high:.0%}]"
-
-
 def _point(leakage: Leakage, gates: Mapping[int, Gate], adjusted: Mapping[tuple[str, int], float]) -> Point:
     gate = gates.get(leakage.round)
     difference = leakage.leakage
-    above = _above_controls(leakage)
+    above = above_controls(leakage)
     missing = Missing(omitted=difference.reason) if isinstance(difference, Omitted) else None
     return Point(
         attack=leakage.attack,
@@ -408,5 +269,5 @@ def _cost(outcome: Outcome, main: Leakage, cost: AttackCost | None) -> LeakCost 
 def _member_lift(
     scores: pd.DataFrame, attack: str, server_round: int, random: np.random.Generator, draws: int
 ) -> Interval | Missing:
-    found = cells(scores, "A", attack, server_round, MEMBER_METRIC)
+    found = cells(scores, "A", attack, server_round, MEMBER)
     return _interval(found if isinstance(found, Omitted) else estimate(found, random, draws))

@@ -8,10 +8,12 @@ import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from clients.clipping import clipping
 from clients.node import Node, node_of
+from clients.secure import secure_aggregation
 from clients.training import Training, evaluate, train
 from fedinverse.config import parse
-from fedinverse.flower import ARRAYS, CLIENT, CONFIG, METRICS, from_record, to_record
+from fedinverse.flower import ARRAYS, CLIENT, CONFIG, METRICS, PROXIMAL_MU, from_record, to_record
 from fedinverse.models import Classifier, build
 from fedinverse.seeds import generator
 from fedinverse.storage import check_finite, into_module, to_weights
@@ -30,7 +32,7 @@ def role_mod(message: Message, context: Context, call_next: Any) -> Message:
     return cast(Message, getattr(import_module(module), name)(message, context, call_next))
 
 
-app = ClientApp(mods=[role_mod])
+app = ClientApp(mods=[secure_aggregation, role_mod, clipping])  # the outermost first
 
 
 @lru_cache(maxsize=2)
@@ -63,7 +65,8 @@ def train_round(message: Message, context: Context) -> Message:
     settings = parse(Training, {key: config[key] for key in Training.model_fields}, "training", "train message")
     random = generator(config["seed"], "client", config["server-round"], node.partition)
     defence = node.defence()
-    result = train(network.to(node.device), node.shard, settings, defence, random, node.device)
+    proximal_mu = float(config.get(PROXIMAL_MU, 0.0))
+    result = train(network.to(node.device), node.shard, settings, defence, random, node.device, proximal_mu)
     metrics = {"num-examples": result.examples, "train-loss": result.loss, "train-accuracy": result.accuracy}
     told: dict[str, str | float] = {"defence": defence.name, **defence.report()}
     return _reply(message, node, MetricRecord(metrics), network, told)

@@ -16,6 +16,7 @@ from fedinverse.run import Run, World
 from fedinverse.shard import Shard, open_shard, shard_of
 
 ROLES = ("honest", "malicious")
+DEFENCE_SETTINGS = "defence-settings."  # a node config is flat: Flower joins the keys of tables with dots
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,11 @@ def node_of(context: Context) -> Node:
     """Return the node that ``context`` belongs to.
 
     In a deployment the operator's ``--node-config`` says everything: ``partition-id``, ``data-path``, ``role``,
-    ``device``, ``defence``. A simulated node has a partition id only; the run directory tells the rest.
+    ``device``, ``defence`` and its settings (``defence-settings.lambda_x=2.0``). A simulated node has a partition id
+    only; the run directory tells the rest.
 
     Raises:
-        ConfigError: no partition id, or an unknown role.
+        ConfigError: no partition id, or an unknown role, defence or setting of one.
     """
     own = context.node_config
     if "partition-id" not in own:
@@ -72,7 +74,12 @@ def node_of(context: Context) -> Node:
     device = str(own.get("device", "cpu"))
     if "data-path" in own:
         defence = str(own.get("defence", UNDEFENDED[0]))
-        return _own_data(partition, Path(str(own["data-path"])), role, device, defence)
+        settings = tuple(
+            (key.removeprefix(DEFENCE_SETTINGS), value)
+            for key, value in own.items()
+            if key.startswith(DEFENCE_SETTINGS)
+        )
+        return _own_data(partition, Path(str(own["data-path"])), role, device, defence, settings)
     return _simulated(partition, run_directory(context), world_of(context), device)
 
 
@@ -91,8 +98,11 @@ def _defences(path: Path) -> dict[int, tuple[str, dict[str, Any]]]:
 
 
 @cache
-def _own_data(partition: int, path: Path, role: str, device: str, defence: str) -> Node:
-    return Node(partition, path, None, role, device, defence, {})
+def _own_data(
+    partition: int, path: Path, role: str, device: str, defence: str, settings: tuple[tuple[str, Any], ...]
+) -> Node:
+    make_defence(defence, dict(settings), f"node config of client {partition}")  # refused before the first round
+    return Node(partition, path, None, role, device, defence, dict(settings))
 
 
 @cache

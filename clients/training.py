@@ -53,6 +53,7 @@ def train(
     defence: Defence,
     generator: torch.Generator,
     device: str | torch.device = "cpu",
+    proximal_mu: float = 0.0,
 ) -> TrainResult:
     """Train ``model`` in place on ``shard``.
 
@@ -63,6 +64,8 @@ def train(
         defence: changes the loss, the model or the step; ``clients.defences.none`` is plain training.
         generator: CPU generator of the batch order and of the defence's noise; the whole result follows from it.
         device: where to train.
+        proximal_mu: weight mu of FedProx' term mu/2 ||w - w_global||^2 (Li et al. 2020); it acts on the gradient, after
+            any noise of the defence, and is not in the reported loss.
 
     Raises:
         TrainingDivergedError: the loss, or a weight to be sent, is NaN or infinite.
@@ -73,7 +76,7 @@ def train(
     seen = 0
     trained = defence.prepare(model, len(shard), generator)
     try:
-        optimizer = defence.wrap_optimizer(_optimizer(trained, settings), settings, len(shard))
+        optimizer = defence.wrap_optimizer(_optimizer(trained, settings, proximal_mu), settings, len(shard))
         for _ in range(settings.epochs):
             total.zero_()
             right.zero_()
@@ -100,13 +103,25 @@ def train(
     return TrainResult(len(shard), float(total) / count, float(right) / count)
 
 
-def _optimizer(model: nn.Module, settings: Training) -> torch.optim.Optimizer:
+def _optimizer(model: nn.Module, settings: Training, proximal_mu: float) -> torch.optim.Optimizer:
     weights = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer: torch.optim.Optimizer
     if settings.optimizer == "adam":
-        return torch.optim.Adam(weights, settings.lr, weight_decay=settings.weight_decay)
-    return torch.optim.SGD(
-        weights, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay, foreach=True
-    )
+        optimizer = torch.optim.Adam(weights, settings.lr, weight_decay=settings.weight_decay)
+    else:
+        optimizer = torch.optim.SGD(
+            weights, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay, foreach=True
+        )
+    if proximal_mu:
+        start = [weight.detach().clone() for weight in weights]
+
+        def pull(*_: object) -> None:
+            for weight, origin in zip(weights, start, strict=True):
+                if weight.grad is not None:
+                    weight.grad.add_(weight.detach() - origin, alpha=proximal_mu)
+
+        optimizer.register_step_pre_hook(pull)
+    return optimizer
 
 
 @torch.inference_mode()

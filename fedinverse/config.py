@@ -54,15 +54,18 @@ class Split(Section):
 class Population(Section):
     """Who takes part and who holds what."""
 
-    clients: int = Field(20, ge=2, description="number of clients")
+    clients: int = Field(20, ge=2, le=1_000_000, description="number of clients")
     victim: int = Field(0, ge=0, description="the client who alone holds the victim classes")
-    victim_classes: tuple[int, ...] = Field((0, 1, 2, 3, 4), description="classes only the victim holds")
+    victim_classes: tuple[int, ...] = Field(
+        (0, 1, 2, 3, 4), description="classes only the victim holds; empty: none, for federations without attacks"
+    )
     malicious: int = Field(1, ge=0, description="how many clients capture and attack: the last ones")
-    partition: Literal["iid", "dirichlet", "shards", "pathological"] = Field(
+    partition: Literal["iid", "dirichlet", "shards", "unequal", "pathological", "identity"] = Field(
         "iid", description="how the other classes are spread over all clients"
     )
     alpha: float = Field(0.5, gt=0, description="dirichlet: concentration; small is uneven")
     classes_per_client: int = Field(2, ge=1, description="shards, pathological: classes a client holds")
+    overlap: float = Field(0.0, ge=0, lt=1, description="share of every other client's images that a client holds too")
 
     @property
     def attackers(self) -> tuple[int, ...]:
@@ -82,8 +85,8 @@ class Population(Section):
             raise ValueError(
                 f"victim {self.victim} is one of the malicious clients {list(self.attackers)}; choose a lower one"
             )
-        if len(set(self.victim_classes)) != len(self.victim_classes) or not self.victim_classes:
-            raise ValueError("victim_classes must name at least one class, each once")
+        if len(set(self.victim_classes)) != len(self.victim_classes):
+            raise ValueError("victim_classes must name each class once")
         return self
 
 
@@ -92,6 +95,7 @@ class Model(Section):
 
     name: str = Field("mcnn", description="network: see 'fedinverse models'")
     width: float = Field(1.0, gt=0, le=4, description="multiplies every hidden width; 1 is the published size")
+    weights: str = Field("", description="safetensors file to start from, made by 'fedinverse convert'; empty: drawn")
 
 
 S = TypeVar("S", bound=BaseModel)
@@ -154,8 +158,8 @@ def find_config(name: str) -> Path:
     for path in (Path(name), CONFIGS / name, CONFIGS / f"{name}.toml"):
         if path.is_file():
             return path
-    names = [path.stem for path in sorted(CONFIGS.glob("*.toml"))]
-    near = difflib.get_close_matches(Path(name).stem, names, n=1)
+    names = [path.relative_to(CONFIGS).with_suffix("").as_posix() for path in sorted(CONFIGS.rglob("*.toml"))]
+    near = difflib.get_close_matches(name.removesuffix(".toml"), names, n=1)
     hint = f"; did you mean '{near[0]}'?" if near else ""
     raise ConfigError(f"config '{name}' not found{hint} (in configs/: {', '.join(names)})")
 
@@ -177,7 +181,7 @@ def read_table(path: Path, assignments: list[str] | tuple[str, ...] = ()) -> Tab
 def _with_base(path: Path, heirs: tuple[Path, ...]) -> Table:
     try:
         table: Table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: {error}") from error
     base = table.pop("extends", None)
     if base is None:
@@ -207,21 +211,23 @@ def assign(table: Table, assignment: str) -> None:
         raise ConfigError(f"--set {assignment}: write it as section.key=value, e.g. --set training.epochs=2")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         value = text.strip()
     place: Any = table
     for part in parts[:-1]:
         place = _child(place, part, assignment)
     if isinstance(place, list):
         place[_index(place, parts[-1], assignment)] = value
-    else:
+    elif isinstance(place, dict):
         place[parts[-1]] = value
+    else:
+        raise ConfigError(f"--set {assignment}: '{parts[-2]}' is a value, not a section")
 
 
 def _child(place: Any, part: str, assignment: str) -> Any:
     if isinstance(place, list):
         return place[_index(place, part, assignment)]
-    child = place.setdefault(part, {})
+    child = place.setdefault(part, {}) if isinstance(place, dict) else None
     if not isinstance(child, dict | list):
         raise ConfigError(f"--set {assignment}: '{part}' is a value, not a section")
     return child

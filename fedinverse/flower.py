@@ -16,6 +16,9 @@ from fedinverse.run import World
 
 ARRAYS, CONFIG, METRICS, CLIENT = "arrays", "config", "metrics", "client"
 WHO_QUERY = "query.who"
+PROXIMAL_MU = "proximal-mu"  # in a train message's config: weight of FedProx' proximal term, as Flower names it
+CLIPPING = "clipping"  # in a train message's config: which of Flower's mods clips the update, "fixed" or "adaptive"
+SECURE = "secure-aggregation"  # a train message's record: how updates are weighted and how large they may be
 
 RUN_DIR, WORLD = "FEDINVERSE_RUN_DIR", "FEDINVERSE_WORLD"
 

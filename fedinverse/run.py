@@ -7,6 +7,8 @@
 ``audit/``                  scores, grids, verdict;  ``report.html``
 """
 
+import io
+import json
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,10 +18,20 @@ import pandas as pd
 
 from fedinverse.config import Data, Model, Population, S, Split, Table, parse
 from fedinverse.data import Pool, Request, open_source
-from fedinverse.errors import ConfigError, StageError
-from fedinverse.models import spec_of
+from fedinverse.errors import ConfigError, IntegrityError, StageError
+from fedinverse.models import Classifier, build, spec_of
+from fedinverse.models.published import start_from
+from fedinverse.seeds import derive
 from fedinverse.split import make_split
-from fedinverse.storage import content_sha256, read_json, read_jsonl, write_json
+from fedinverse.storage import (
+    content_sha256,
+    read_hashed,
+    read_jsonl,
+    read_object,
+    save_hashed,
+    typed,
+    write_json,
+)
 
 World = Literal["with_victim", "without_victim"]
 WORLDS: tuple[World, ...] = ("with_victim", "without_victim")
@@ -37,7 +49,10 @@ class Run:
         path = self.path / "config.json"
         if not path.exists():
             raise StageError(f"{self.path} is not a run directory: it has no config.json")
-        return read_json(path)  # type: ignore[no-any-return]
+        table = read_object(path, "seed")
+        if not isinstance(table["seed"], int):
+            raise IntegrityError(f"{path}: 'seed' is {table['seed']!r}, no whole number")
+        return table
 
     def section(self, name: str, kind: type[S]) -> S:
         """Return the section ``name`` parsed as ``kind``; its defaults when the file has none."""
@@ -61,14 +76,20 @@ class Run:
     @cached_property
     def split(self) -> pd.DataFrame:
         """The split manifest; columns ``row``, ``sha256``, ``label``, ``part``, ``client``."""
-        return pd.read_parquet(self.path / "split.parquet")
+        path = self.path / "split.parquet"
+        try:
+            return pd.read_parquet(io.BytesIO(read_hashed(path)))
+        except (ValueError, OSError) as error:  # pyarrow's errors are one or the other
+            raise IntegrityError(f"{path}: not a readable parquet file ({error})") from error
 
     @cached_property
     def pools(self) -> dict[str, Pool]:
         """The decoded ``private`` and ``public`` images; decoded again when the cache was cleared."""
-        requests = read_json(self.path / "pools.json")
+        path = self.path / "pools.json"
+        read_hashed(path)
         return {
-            name: open_source(Request(**{**asked, "shape": tuple(asked["shape"])})) for name, asked in requests.items()
+            name: open_source(typed(Request, asked, path))
+            for name, asked in read_object(path, "private", "public").items()
         }
 
     @cached_property
@@ -94,11 +115,25 @@ class Run:
 
     def recorded_rounds(self, world: World) -> list[dict[str, Any]]:
         """Return the recorded rounds in order; of a round recorded twice (a resume), the later line."""
-        return list({line["round"]: line for line in read_jsonl(self.rounds(world))}.values())
+        lines = read_jsonl(self.rounds(world))
+        if not all(isinstance(line.get("round"), int) and isinstance(line.get("sha256"), str) for line in lines):
+            raise IntegrityError(f"{self.rounds(world)}: a line lacks its round or its hash; delete its directory")
+        return list({line["round"]: line for line in lines}.values())
 
     def spool(self, world: World) -> Path:
         """Where the malicious clients' capture mod stores what it receives."""
         return self.path / "attacker" / world / "captures"
+
+    def initial_network(self) -> Classifier:
+        """Return the global model of round 0: drawn with the run's seed, or started from ``model.weights``.
+
+        Raises:
+            IntegrityError: that file is unreadable, altered or of another network.
+        """
+        network = build(self.model.name, len(self.class_names), self.model.width, derive(self.seed, "global model"))
+        if self.model.weights:
+            start_from(network, Path(self.model.weights))
+        return network
 
     @property
     def inversions(self) -> Path:
@@ -122,7 +157,7 @@ def prepare(path: Path, table: Table) -> Run:
     """
     stored = path / "config.json"
     if stored.exists():
-        differing = _differences(read_json(stored), table)
+        differing = _differences(read_object(stored), table)
         if differing:
             raise ConfigError(
                 f"{path} holds another configuration (differs in {', '.join(differing[:5])}); "
@@ -145,8 +180,9 @@ def prepare(path: Path, table: Table) -> Run:
     manifest = make_split(private, split, population, seed)
     check_disjoint(private, public, population, allow=data.allow_overlap)
     write_json(stored, table)
-    manifest.to_parquet(path / "split.parquet", index=False)
-    write_json(path / "pools.json", {name: asdict(request) for name, request in wanted.items()})  # last
+    save_hashed(path / "split.parquet", manifest.to_parquet(index=False))
+    requests = json.dumps({name: asdict(request) for name, request in wanted.items()}, indent=2, sort_keys=True)
+    save_hashed(path / "pools.json", requests.encode())  # last
     return Run(path)
 
 

@@ -7,8 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedinverse.errors import DataError
+from fedinverse.errors import DataError, IntegrityError
 from fedinverse.run import Run, World
+from fedinverse.split import held_by
+from fedinverse.storage import load_array
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,9 @@ class Shard:
 def shard_of(run: Run, client: int, world: World) -> Shard:
     """Return the images of ``client``; in the world ``without_victim`` the victim classes are taken out."""
     manifest = run.split
-    mine = manifest["client"] == client
+    mine = held_by(manifest, client)
     if world == "without_victim":
-        mine &= ~manifest["label"].isin(run.population.victim_classes)
+        mine = mine & ~manifest["label"].isin(run.population.victim_classes).to_numpy(bool)
     rows = manifest.loc[mine, "row"].to_numpy(np.int64)
     pool = run.pools["private"]
     return Shard(pool.tensor(rows), torch.from_numpy(np.asarray(pool.labels)[rows]))
@@ -41,9 +43,8 @@ def shard_of(run: Run, client: int, world: World) -> Shard:
 def open_shard(path: Path) -> Shard:
     """Read a node's own data directory: ``images.npy`` uint8 [N, C, H, W] and ``labels.npy`` int64 [N]."""
     try:
-        images = np.load(path / "images.npy", allow_pickle=False)
-        labels = np.load(path / "labels.npy", allow_pickle=False)
-    except (OSError, ValueError) as error:
+        images, labels = load_array(path / "images.npy"), load_array(path / "labels.npy")
+    except IntegrityError as error:
         raise DataError(f"{path}: no readable images.npy and labels.npy ({error})") from error
     if images.dtype != np.uint8 or images.ndim != 4 or labels.shape != images.shape[:1]:
         raise DataError(

@@ -2,7 +2,7 @@
 
 Parts: ``train`` images are at clients, ``vault`` images train the evaluators and are at no client, ``reserve`` images
 are in no training set at all, ``unused`` images were dealt to nobody. The victim classes' train images are all at the
-victim.
+victim. Where clients overlap, ``borrowers`` says who else holds an image.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fedinverse.config import Population, Split
 from fedinverse.data import Pool
 from fedinverse.errors import ConfigError
-from fedinverse.partition import spread
+from fedinverse.partition import borrowed, spread
 from fedinverse.seeds import numpy_generator
 
 NOBODY = -1
@@ -25,8 +25,9 @@ def make_split(pool: Pool, split: Split, population: Population, seed: int) -> p
 
     Returns:
         One row per image: ``row`` (index into the pool), ``sha256`` of its pixels, ``label``, ``part`` and
-        ``client`` (-1: at no client). Byte-identical images share one part and one client, so that no copy of a
-        training image waits in the vault.
+        ``client`` (-1: at no client); with ``population.overlap`` also ``borrowers``, one bit per client, the first
+        client's highest in the first byte (``numpy.packbits``). Byte-identical images share one part and one
+        client, so that no copy of a training image waits in the vault.
 
     Raises:
         ConfigError: unknown victim class, or a class too small to be divided.
@@ -55,13 +56,32 @@ def make_split(pool: Pool, split: Split, population: Population, seed: int) -> p
     table.loc[train & exclusive, "client"] = population.victim
     shared = table.index[train & ~exclusive]
     table.loc[shared, "client"] = spread(table.loc[shared, "label"].to_numpy(), population, seed)
+    if population.overlap:
+        holder = table["client"].where(train & ~exclusive, NOBODY).to_numpy(np.int64)
+        table["borrowers"] = [row.tobytes() for row in np.packbits(borrowed(holder, population, seed), axis=1)]
     # The pathological scheme deals whole classes and may leave some to nobody.
     table.loc[train & (table["client"] == NOBODY), "part"] = "unused"
     # A duplicate follows its first copy. (Copies under two labels would otherwise cross from client to vault.)
     first = table.drop_duplicates("sha256").set_index("sha256")
     table["part"] = table["sha256"].map(first["part"])
-    table["client"] = table["sha256"].map(first["client"])
+    for column in table.columns.intersection(["client", "borrowers"]):
+        table[column] = table["sha256"].map(first[column])
     return table
+
+
+def held_by(manifest: pd.DataFrame, client: int) -> NDArray[np.bool_]:
+    """Return which rows of the manifest ``client`` holds, its own and borrowed ones: bool [N]."""
+    own = (manifest["client"] == client).to_numpy(np.bool_)
+    if "borrowers" not in manifest:
+        return own
+    packed = np.frombuffer(b"".join(manifest["borrowers"]), np.uint8).reshape(len(manifest), -1)
+    return own | (packed[:, client // 8] >> (7 - client % 8) & 1).astype(np.bool_)
+
+
+def holdings(manifest: pd.DataFrame, clients: int, classes: int) -> NDArray[np.int64]:
+    """Return how many images of every class each client holds, int64 [clients, classes]."""
+    labels = manifest["label"].to_numpy()
+    return np.stack([np.bincount(labels[held_by(manifest, client)], minlength=classes) for client in range(clients)])
 
 
 def _parts(table: pd.DataFrame, split: Split, seed: int) -> NDArray[np.object_]:

@@ -1,7 +1,8 @@
 """Files that survive a kill: atomic writes, hashed weights, append-only JSON lines. No pickle anywhere.
 
-Weights are safetensors whose metadata carries the SHA-256 of their content; reading verifies it. The same hash is
-what the server's ledger records of a broadcast and what the capture mod records of a receipt.
+Weights are safetensors whose metadata carries the SHA-256 of their content, which is also what the server's ledger
+records of a broadcast and the capture mod of a receipt, and a second one of the metadata; reading verifies both. Other
+files may have their hash beside them (``save_hashed``).
 """
 
 import hashlib
@@ -10,18 +11,23 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from tokenize import TokenError
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as _serialise
 
 from fedinverse.errors import IntegrityError
 
 Weights = Mapping[str, NDArray[Any]]
+T = TypeVar("T")
+_ABOUT_SHA = "metadata-sha256"
 
 
 def atomic_write(path: Path, content: bytes | str) -> None:
@@ -49,7 +55,7 @@ def read_json(path: Path) -> Any:
     """Read JSON; a damaged file raises ``IntegrityError`` that names it."""
     try:
         return json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise IntegrityError(f"{path}: not valid JSON ({error}); delete it to have it made again") from error
 
 
@@ -58,6 +64,68 @@ def save_array(path: Path, array: NDArray[Any]) -> None:
     buffer = io.BytesIO()
     np.save(buffer, np.asarray(array, order="C"), allow_pickle=False)
     atomic_write(path, buffer.getvalue())
+
+
+def read_object(path: Path, *keys: str) -> dict[str, Any]:
+    """Read a JSON object that has ``keys``; anything else raises ``IntegrityError`` that names file and key."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise IntegrityError(f"{path}: holds no JSON object; delete it to have it made again")
+    missing = [key for key in keys if key not in value]
+    if missing:
+        raise IntegrityError(f"{path}: lacks '{missing[0]}'; delete it to have it made again")
+    return value
+
+
+def typed(kind: type[T], value: Any, path: Path) -> T:
+    """Return the JSON ``value`` that ``path`` holds as the dataclass ``kind``, every key known and of its type.
+
+    Raises:
+        IntegrityError: it does not fit; names the file and the key.
+    """
+    known = {field.name for field in fields(cast(Any, kind))}
+    if not isinstance(value, dict) or not value.keys() <= known:
+        surplus = sorted(map(str, value.keys() - known)) if isinstance(value, dict) else [json.dumps(value)[:40]]
+        raise IntegrityError(f"{path}: {', '.join(surplus)} is not of a {kind.__name__}; the file was altered")
+    try:
+        return TypeAdapter(kind).validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(map(str, problem["loc"]))
+        raise IntegrityError(f"{path}: '{place}': {problem['msg']}; the file was altered") from None
+
+
+def save_hashed(path: Path, content: bytes) -> None:
+    """Write ``content`` atomically, then its SHA-256 into ``PATH.sha256``."""
+    atomic_write(path, content)
+    atomic_write(_hash_of(path), hashlib.sha256(content).hexdigest() + "\n")
+
+
+def read_hashed(path: Path) -> bytes:
+    """Return the bytes that ``save_hashed`` wrote; ``IntegrityError`` names a file that is absent or was altered.
+
+    A file without a hash beside it (made elsewhere) is accepted.
+    """
+    try:
+        content = path.read_bytes()
+        stored = _hash_of(path).read_bytes().strip() if _hash_of(path).exists() else None
+    except OSError as error:
+        raise IntegrityError(f"{path}: not readable ({error})") from error
+    if stored is not None and stored != hashlib.sha256(content).hexdigest().encode():
+        raise IntegrityError(f"{path}: its SHA-256 is not the one in {_hash_of(path).name}; the file was altered")
+    return content
+
+
+def _hash_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def load_array(path: Path, *, memory_mapped: bool = False) -> NDArray[Any]:
+    """Read one array of ``.npy``; what is none raises ``IntegrityError`` that names the file."""
+    try:
+        return np.load(path, mmap_mode="r" if memory_mapped else None, allow_pickle=False)  # type: ignore[no-any-return]
+    except (OSError, ValueError, EOFError, SyntaxError, TokenError) as error:  # its header is a Python literal
+        raise IntegrityError(f"{path}: not a readable array ({error}); delete it") from error
 
 
 def append_jsonl(path: Path, *records: Mapping[str, Any]) -> None:
@@ -78,15 +146,18 @@ def _cut_torn_line(handle: int) -> None:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Read JSON lines; a torn last line is left out, any other damage raises ``IntegrityError``."""
+    """Read JSON lines, each an object; a torn last line is left out, any other damage raises ``IntegrityError``."""
     if not path.exists():
         return []
-    *lines, last = path.read_text().split("\n")
+    *lines, last = path.read_bytes().split(b"\n")
     del last  # text after the last newline: empty, or torn
     try:
-        return [json.loads(line) for line in lines]
-    except json.JSONDecodeError as error:
+        found = [json.loads(line) for line in lines]
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise IntegrityError(f"{path}: a line is not valid JSON ({error})") from error
+    if not all(isinstance(line, dict) for line in found):
+        raise IntegrityError(f"{path}: a line is no JSON object")
+    return found
 
 
 def file_sha256(path: Path) -> str:
@@ -115,17 +186,24 @@ def save_weights(path: Path, weights: Weights, metadata: Mapping[str, str | int 
     arrays = {name: np.asarray(array, order="C") for name, array in weights.items()}
     sha = weights_sha256(arrays)
     header = {key: str(value) for key, value in (metadata or {}).items()} | {"sha256": sha}
-    atomic_write(path, _serialise(arrays, metadata=header))
+    # Alone, the content's hash needs no hash of its own; and of one key, unlike of several, safetensors writes the same
+    # bytes every time.
+    about = {_ABOUT_SHA: content_sha256(header)} if metadata else {}
+    atomic_write(path, _serialise(arrays, metadata=header | about))
     return sha
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Return the metadata of a safetensors file (no array is read)."""
+    """Return the metadata of a safetensors file (no array is read); what does not fit its own hash is refused."""
     try:
         with safe_open(path, framework="numpy") as file:
-            return dict(file.metadata() or {})
+            found = dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
         raise IntegrityError(f"{path}: not a readable safetensors file ({error})") from error
+    stored = found.pop(_ABOUT_SHA, None)
+    if stored is not None and stored != content_sha256(found):
+        raise IntegrityError(f"{path}: its metadata does not match its hash; the file was altered, delete it")
+    return found
 
 
 def load_weights(path: Path, *, finite: bool = True) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:

@@ -3,13 +3,17 @@
 from pathlib import Path
 
 import pandas as pd
+from torch import Tensor
 
 from attacker.inversion import PRIOR_ONLY, RECONSTRUCTIONS, Inversion
-from auditor.controls import nearest_public, permuted
+from auditor.bench import Bench, open_bench, reserve_exhibit
+from auditor.controls import certainty, nearest_known, permuted
 from auditor.evaluator import train_judge
 from auditor.evidence import Arm, Exhibit, read_exhibit
 from auditor.grids import row_of, save_grid
-from auditor.scores import Bench, open_bench, reserve_exhibit, score
+from auditor.leakage_table import leakage_table
+from auditor.metrics import METRICS
+from auditor.scores import Scored, score
 from auditor.settings import Audit
 from auditor.summary import CONTROLS, RoundSummary, summarise
 from auditor.verdict import AttackCost, Verdict, judge
@@ -42,7 +46,8 @@ def audit(run: Run) -> pd.DataFrame:
     if not found:
         raise StageError(f"{run.path} holds no finished inversion; run the stage 'invert' first")
     settings = run.section("audit", Audit)
-    stamp = content_sha256([settings.model_dump(mode="json"), sorted(str(item.path) for item in found.values())])
+    judged = sorted(str(item.path.relative_to(run.path)) for item in found.values())
+    stamp = content_sha256([settings.model_dump(mode="json"), judged, sorted(METRICS)])
     done = run.audit / "summary.json"
     if done.exists() and read_json(done)["inputs"] == stamp:
         console.print("Auditing: the scores are up to date")
@@ -50,29 +55,39 @@ def audit(run: Run) -> pd.DataFrame:
     console.print("[b]Auditing[/b]: training the evaluator on images that no client holds")
     bench = open_bench(run, train_judge(run, settings.evaluator, run.audit))
     console.print(f"  evaluator reads {percent(bench.judge.ceiling)} of real reserve images")
-    exhibits = exhibits_of(run, found)
+    exhibits = exhibits_of(run, found, bench.known)
     last = max(shown.round for shown in exhibits)
-    scores = score([*exhibits, reserve_exhibit(bench, run.population.victim_classes, last)], bench, run.seed)
-    verdict = _verdict(run, scores, found, settings)
+    scored = score([*exhibits, reserve_exhibit(bench, run.population.victim_classes, last)], bench, run.seed)
+    verdict = _verdict(run, scored, found, settings)
     _draw(run, exhibits, bench)
-    atomic_write(run.audit / "scores.parquet", scores.to_parquet(index=False))
-    atomic_write(run.audit / "scores.csv", scores.to_csv(index=False))
+    for name, frame in (("scores", scored.table), ("leakage", leakage_table(verdict))):
+        atomic_write(run.audit / f"{name}.parquet", frame.to_parquet(index=False))
+        atomic_write(run.audit / f"{name}.csv", frame.to_csv(index=False))
     write_json(run.path / "verdict.json", verdict.model_dump(mode="json"))
     write_json(done, {"inputs": stamp, "ceiling": bench.judge.ceiling})
-    return scores
+    return scored.table
 
 
-def exhibits_of(run: Run, found: dict[tuple[str, Path], Inversion]) -> list[Exhibit]:
-    """Return every arm of every attack: captures (A) with the controls made of them, and the control targets."""
+def exhibits_of(run: Run, found: dict[tuple[str, Path], Inversion], known: Tensor) -> list[Exhibit]:
+    """Return every arm of every attack: captures (A) with the controls made of them, and the control targets.
+
+    Args:
+        run: the run.
+        found: its finished inversions.
+        known: the images the attacker holds, uint8 [M, C, H, W].
+    """
     exhibits: list[Exhibit] = []
-    public = run.pools["public"].tensor()
+    sure: dict[Path, Tensor] = {}  # several attacks have the same targets
     for (label, weights), inversion in found.items():
         number = int(read_metadata(weights)["model-round"])
         arm, world = _arm(run, weights)
         exhibits.append(read_exhibit(inversion.path / RECONSTRUCTIONS, arm, world, number, label))
         if arm == "A":
+            attack = exhibits[-1]
+            if weights not in sure:
+                sure[weights] = certainty(_network(run, weights), known)
             exhibits.append(read_exhibit(inversion.path / PRIOR_ONLY, "B0", world, number, label))
-            exhibits += [permuted(exhibits[-2]), nearest_public(exhibits[-2], _network(run, weights), public)]
+            exhibits += [permuted(attack), nearest_known(attack, sure[weights], known)]
     return exhibits
 
 
@@ -92,7 +107,7 @@ def _arm(run: Run, weights: Path) -> tuple[Arm, World]:
     return "A", "with_victim"
 
 
-def _verdict(run: Run, scores: pd.DataFrame, found: dict[tuple[str, Path], Inversion], settings: Audit) -> Verdict:
+def _verdict(run: Run, scored: Scored, found: dict[tuple[str, Path], Inversion], settings: Audit) -> Verdict:
     victims = run.population.victim_classes
     costs = {
         label: AttackCost(seconds=cost["seconds"] + about["prior-seconds"], target_queries=cost["target_queries"])
@@ -101,14 +116,21 @@ def _verdict(run: Run, scores: pd.DataFrame, found: dict[tuple[str, Path], Inver
         for about in [inversion.about]
         for cost in [about["cost"]]
     }
-    mine = scores[scores["label"].isin(victims)]
-    return judge(mine, settings.primary, known_by_round(run), classes=len(run.class_names), seed=run.seed, costs=costs)
+    return judge(
+        scored.table[scored.table["label"].isin(victims)],
+        settings.primary,
+        known_by_round(run),
+        classes=len(run.class_names),
+        seed=run.seed,
+        costs=costs,
+        omitted=scored.omitted,
+    )
 
 
 def _draw(run: Run, exhibits: list[Exhibit], bench: Bench) -> None:
     for shown in exhibits:
         labels = [label for label in run.population.victim_classes if (shown.labels == label).any()]
-        rows = [row_of(shown, label, bench.train, bench.judge, GRID_IMAGES) for label in labels]
+        rows = [row_of(shown, label, bench.train, bench.train_seen, bench.judge, GRID_IMAGES) for label in labels]
         if rows:
             save_grid(run.audit / "grids" / f"{shown.attack}-{shown.arm}-round-{shown.round:04d}.png", rows)
 

@@ -1,4 +1,4 @@
-"""The command line: ``fedinverse run | invert | audit | report | attack | prior | data | deploy | names``."""
+"""The command line: ``fedinverse run``, its stages, and the commands of ``pipeline/commands/``."""
 
 import os
 import sys
@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from fedinverse.errors import FedInverseError
-from pipeline.commands import attack, data, deploy, prior
-from pipeline.commands.run_options import ConfigArgument, OutOption, ResumeOption, SetOption
+from pipeline.commands import attack, checkpoints, compare, data, deploy, prior, runs, sweep
+from pipeline.commands.run_options import ConfigArgument, OutOption, ProfileOption, ResumeOption, SetOption
 
 app = typer.Typer(
     name="fedinverse",
@@ -41,12 +41,13 @@ def run(
     set_: SetOption = None,
     out: OutOption = None,
     resume: ResumeOption = False,
+    profile: ProfileOption = False,
 ) -> None:
     """Simulate a federation with a malicious participant, invert what it captured, audit and report."""
     from pipeline.experiment import load_experiment
     from pipeline.stages import run_all
 
-    run_all(load_experiment(config, set_ or [], out), resume=resume)
+    run_all(load_experiment(config, set_ or [], out), resume=resume, profile=profile)
 
 
 @app.command()
@@ -98,9 +99,14 @@ def names() -> None:
 
 
 app.command()(attack.attack)
+app.command(epilog=sweep.EXAMPLE)(sweep.sweep)
+app.command()(compare.compare)
+app.command()(checkpoints.convert)
+app.command()(checkpoints.export)
 app.add_typer(prior.app, name="prior")
 app.add_typer(data.app, name="data")
 app.add_typer(deploy.app, name="deploy")
+app.add_typer(runs.app, name="runs")
 
 
 def _open(directory: Path) -> Any:

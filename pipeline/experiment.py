@@ -14,9 +14,11 @@ from clients.cohorts import check as check_defences
 from clients.training import Training
 from fedinverse.config import Data, Model, Population, Section, Split, Table, find_config, parse, read_table
 from fedinverse.data import source_of
+from fedinverse.disk import Storage
 from fedinverse.errors import ConfigError
 from fedinverse.models import build, spec_of
 from pipeline.engines import Engine
+from pipeline.tracking import Tracking, check_installed
 from server.settings import Federation
 from strategies import make_strategy
 
@@ -38,6 +40,8 @@ class Experiment(Section):
     attacker: Attacker = Attacker()
     attacks: dict[str, dict[str, Any]] = Field(default_factory=dict, description="attacks by a label of your choice")
     audit: Audit = Audit()
+    storage: Storage = Storage()
+    tracking: Tracking = Tracking()
 
     @model_validator(mode="after")
     def _somebody_is_sampled(self) -> "Experiment":
@@ -52,6 +56,11 @@ class Experiment(Section):
             raise ValueError(f"federation.always_train names {beyond}, but clients run from 0 to {clients - 1}")
         if self.attacks and not self.population.malicious:
             raise ValueError("attacks are configured but population.malicious is 0; make it 1 or remove the attacks")
+        if self.attacks and not self.population.victim_classes:
+            raise ValueError(
+                "attacks are configured but population.victim_classes is empty, so that there is nobody to audit; "
+                "name the victim's classes or remove the attacks"
+            )
         return self
 
 
@@ -70,6 +79,8 @@ def load_experiment(name: str, assignments: list[str], out: Path | None = None) 
     table: Table = read_table(path, assignments)
     if out is not None:
         table["out"] = str(out)
+    if "sweep" in table:
+        raise ConfigError(f"{path}: holds a table [sweep], many experiments; run them with 'fedinverse sweep {name}'")
     experiment = parse(Experiment, table, "", str(path))
     check(experiment, str(path))
     return experiment
@@ -82,11 +93,12 @@ def check(experiment: Experiment, origin: str) -> None:
     _located(spec_of, experiment.model.name, f"{origin}: 'model.name'")
     for label, table in experiment.attacks.items():
         make_attack(table, f"attacks.{label}", origin)
-    make_strategy(experiment.federation.strategy, dict(experiment.federation.options), origin)
     population = experiment.population
+    make_strategy(experiment.federation, population.clients, experiment.seed, origin)
     defences = assign(experiment.cohorts, population.clients, experiment.seed, population.attackers, origin)
     if experiment.cohorts:
         check_defences(defences, build(experiment.model.name, 2, experiment.model.width, seed=0), origin)
+    check_installed(experiment.tracking, origin)
     if experiment.audit.evaluator.model == experiment.model.name:
         raise ConfigError(
             f"{origin}: 'audit.evaluator.model' is '{experiment.model.name}', the target's own architecture: "
@@ -111,6 +123,6 @@ def resolved(experiment: Experiment) -> Table:
         }
         for label, attack in experiment.attacks.items()
     }
-    for key in ("out", "engine"):  # where and on what it runs changes no result
+    for key in ("out", "engine", "storage", "tracking"):  # where and on what it runs changes no result
         del table[key]
     return table

@@ -1,16 +1,20 @@
 """Stage 1: run the federation, or the rounds of it that are still to run."""
 
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
+from typing import Any
 
 from rich.progress import Progress
 
 from fedinverse.errors import IntegrityError, StageError
 from fedinverse.run import Run, World
 from fedinverse.storage import read_jsonl
+from pipeline.client_reports import what_clients_said
 from pipeline.console import console, percent, progress_bar
 from pipeline.engines import Engine, run_federation
+from pipeline.log import event
 from server.settings import Federation
 
 TITLES = {
@@ -19,8 +23,11 @@ TITLES = {
 }
 
 
-def federate(run: Run, world: World, engine: Engine) -> None:
-    """Bring the federation of ``world`` to its last round.
+Told = Callable[[World, dict[str, Any]], None]
+
+
+def federate(run: Run, world: World, engine: Engine, told: Told = lambda world, line: None) -> None:
+    """Bring the federation of ``world`` to its last round; ``told`` hears of every round's line as it is recorded.
 
     Raises:
         StageError: the engine ended before the last round.
@@ -32,10 +39,12 @@ def federate(run: Run, world: World, engine: Engine) -> None:
         return
     start = f"resuming after round {done}" if done >= 0 else f"{rounds} rounds"
     console.print(f"[b]{TITLES[world]}[/b] on engine '{engine.kind}': {start}")
-    with progress_bar() as bar, _Watch(run, world, bar, rounds, done):
+    with progress_bar() as bar, _Watch(run, world, bar, rounds, done, told):
         run_federation(run, world, engine)
     if _done(run, world) < rounds:
         raise StageError(f"the federation ended after round {_done(run, world)} of {rounds}; start again with --resume")
+    for line in what_clients_said(run, world):
+        console.print(line)
 
 
 def is_federated(run: Run, world: World) -> bool:
@@ -44,14 +53,15 @@ def is_federated(run: Run, world: World) -> bool:
 
 
 def _done(run: Run, world: World) -> int:
-    lines = read_jsonl(run.rounds(world))
+    lines = run.recorded_rounds(world)
     return int(lines[-1]["round"]) if lines else -1
 
 
 class _Watch:
     """Shows rounds as the server records them. It reads files, so it watches every engine alike."""
 
-    def __init__(self, run: Run, world: World, bar: Progress, rounds: int, done: int) -> None:
+    def __init__(self, run: Run, world: World, bar: Progress, rounds: int, done: int, told: Told) -> None:
+        self._told = told
         self._run, self._world, self._bar, self._shown = run, world, bar, done
         self._task = bar.add_task("starting clients", total=rounds, completed=max(done, 0))
         self._stop = threading.Event()
@@ -76,6 +86,9 @@ class _Watch:
             for line in read_jsonl(self._run.rounds(self._world)):
                 if line["round"] > self._shown:
                     self._shown = line["round"]
+                    figures = {key: line[key] for key in ("accuracy", "victim-accuracy")}
+                    event("round", f"round {self._shown}", world=self._world, round=self._shown, **figures)
+                    self._told(self._world, line)
                     self._bar.update(self._task, completed=self._shown, description="rounds")
                     self._bar.console.print(
                         f"  round {self._shown:>3}   accuracy {percent(line['accuracy']):>7}"

@@ -13,7 +13,7 @@ from rich.progress import Progress
 from attacker.inversion import Inversion
 from attacker.schedule import due
 from attacker.settings import Attacker
-from attacker.worker import Bench, Plan
+from attacker.worker import Bench, Plan, distinct
 from fedinverse.errors import StageError
 from fedinverse.run import Run
 from fedinverse.shard import shard_of
@@ -25,8 +25,11 @@ _WORKER = [sys.executable, "-m", "attacker.worker"]
 _ROOT = Path(__file__).resolve().parent.parent  # so that -m finds the package without an installation
 
 
-def plan_of(run: Run) -> Plan:
-    """Return the plan of the attacker's worker, after laying out what it may read: its shard, in its own directory."""
+def plan_of(run: Run, *, over: bool = True) -> Plan:
+    """Return the plan of the attacker's worker, after laying out what it may read: its shard, in its own directory.
+
+    While the federation runs (not ``over``) there are no controls yet.
+    """
     attacker = run.population.attackers[0]
     shard = shard_of(run, attacker, "with_victim")
     own = run.path / "attacker" / "shard"
@@ -34,10 +37,10 @@ def plan_of(run: Run) -> Plan:
         save_array(own / "images.npy", shard.images.numpy())
         save_array(own / "labels.npy", shard.labels.numpy())
     spool = run.spool("with_victim")
-    rounds = due(spool, run.section("attacker", Attacker), shard) if spool.exists() else ()
+    rounds = due(spool, run.section("attacker", Attacker), shard) if over else ()
     return Plan(
         spool=str(spool),
-        controls=tuple(str(path) for path in control_targets(run, rounds)) if rounds else (),
+        controls=tuple(str(path) for path in control_targets(run, rounds)) if over else (),
         shard=str(own),
         public=str(run.pools["public"].path),
         classes=len(run.class_names),
@@ -45,7 +48,14 @@ def plan_of(run: Run) -> Plan:
         seed=run.seed,
         attacker=run.table.get("attacker", {}),
         attacks=run.table.get("attacks", {}),
+        shared_classes=shared_classes(run),
     )
+
+
+def shared_classes(run: Run) -> tuple[str, ...]:
+    """Return the victim's classes that the public images show too: none, unless the configuration allows overlap."""
+    public = set(run.pools["public"].class_names)
+    return tuple(name for label in run.population.victim_classes if (name := run.class_names[label]) in public)
 
 
 def control_targets(run: Run, rounds: Iterable[int]) -> list[Path]:
@@ -56,26 +66,35 @@ def control_targets(run: Run, rounds: Iterable[int]) -> list[Path]:
     return targets
 
 
-class PriorTraining:
-    """Trains the priors that need no captured model while the federation runs: the attacker has a machine of its own.
+class Meanwhile:
+    """What the attacker does while the federation runs, in a process of its own; says what it shares with the clients.
 
-    In a simulation it shares this machine with the clients, on one thread, and says so.
+    It trains the priors that need no captured model; with ``attacker.when`` it also inverts captures as they come.
     """
 
     def __init__(self, run: Run) -> None:
-        self._run = run
+        self._run, self._settings = run, run.section("attacker", Attacker)
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> None:
-        path = _write_plan(self._run, plan_of(self._run))
-        console.print("[dim]meanwhile the attacker trains its prior, one thread of the same machine[/dim]")
+        path, watching = _write_plan(self._run, plan_of(self._run, over=False)), self._settings.during
+        self._stop = Plan.stop(path)
+        self._stop.unlink(missing_ok=True)
+        work = "inverts what it captures" if watching else "trains its prior"
+        console.print(f"[dim]meanwhile the attacker {work} {self._settings.sharing}[/dim]", soft_wrap=True)
         self._process = subprocess.Popen(
-            [*_WORKER, str(path), "--priors"], cwd=_ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [*_WORKER, str(path), *(("--watch", "--child") if watching else ("--priors",))],
+            cwd=_ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        # Left running after success: the inversion waits for its lock. Its failure shows there, with its reason.
-        if kind is not None and self._process is not None:
+        # Left running after success: it does what is left and ends, and the stage that follows waits for its locks.
+        # Its failure shows there, with its reason.
+        if kind is None and self._settings.during:
+            self._stop.touch()
+        elif kind is not None and self._process is not None:
             self._process.terminate()
 
 
@@ -86,8 +105,7 @@ def invert(run: Run) -> None:
         StageError: a worker died; the message says how. What it finished is kept.
     """
     plan = plan_of(run)
-    # Two models with the same hash (a world before its victim first took part) are one inversion.
-    waiting = list({job.where.path: job for job in Bench(plan).jobs() if not job.where.done}.values())
+    waiting = [job for job in distinct(Bench(plan).jobs()) if not job.where.done]
     if not waiting:
         console.print("Inverting: all inversions are done")
         return

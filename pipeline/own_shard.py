@@ -4,9 +4,8 @@ from pathlib import Path
 
 from clients.defences import make_defence
 from clients.training import Training, train
-from fedinverse.models import build
 from fedinverse.run import Run
-from fedinverse.seeds import derive, generator
+from fedinverse.seeds import generator
 from fedinverse.shard import shard_of
 from fedinverse.storage import save_weights, to_weights
 from server.settings import Federation
@@ -18,7 +17,7 @@ def own_shard_model(run: Run) -> Path:
     if path.exists():
         return path
     classes, rounds = len(run.class_names), run.section("federation", Federation).rounds
-    network = build(run.model.name, classes, run.model.width, derive(run.seed, "global model"))
+    network = run.initial_network()
     shard = shard_of(run, run.population.attackers[0], "with_victim")
     alone = make_defence("none", {}, "own shard")
     for number in range(rounds):

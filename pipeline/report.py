@@ -6,176 +6,143 @@ from typing import Any
 import pandas as pd
 import tomli_w
 
-from auditor.report import Figures, render
-from auditor.report.curve import curve_svg
-from auditor.scores import ACCURACY, CONFIDENCE
+from auditor.report import Figures, Leakage, render
+from auditor.report.curve import chart
+from auditor.report.findings import facts, figures, finding, omitted
+from auditor.report.partition import partition
+from auditor.report.tables import Table, classes, controls, leakage, meanings, share, utility, whole_set
 from auditor.settings import Audit
-from auditor.summary import CONTROLS, RoundSummary
 from fedinverse.config import Data
 from fedinverse.run import Run
+from fedinverse.split import holdings
 from fedinverse.storage import atomic_write, read_json
-from pipeline.audit import known_by_round, summary_of
-from pipeline.console import percent
+from pipeline.audit import known_by_round
+from pipeline.gallery import galleries
 from pipeline.invert import inversions_of
+from pipeline.participants import clients_table, cohorts_table
 from pipeline.threat import threat_model
 
-Grid = tuple[list[str], list[list[str]]]
+SHEET_BYTES = 200_000  # a sheet of samples larger than this stays in the run directory
+SHEETS = {
+    "A": "The reconstructions the attacker would keep, beside the victim's training image nearest to each",
+    "B0": "Unoptimised samples of the same prior, beside the nearest images of the class",
+    "B2": "The same attack without the victim, beside the nearest images of the class",
+    "B4": "Public images that the model takes for the class, beside the nearest images of the class",
+}
+OVERLAP = (
+    "Overlap allowed: public and victim classes may be the same (data.allow_overlap), so a success may be the "
+    "attacker's own."
+)
 
 
 def report(run: Run) -> Path:
     """Write the page; return its path. A run without attacks gets a page about its utility."""
     scored = run.audit / "scores.parquet"
-    scores = pd.read_parquet(scored) if scored.exists() else None
+    page = _attacked(run, pd.read_parquet(scored)) if scored.exists() else _unattacked(run)
     path = run.path / "report.html"
-    atomic_write(path, render(_figures(run, scores)))
+    atomic_write(path, render(page))
     return path
 
 
-def _figures(run: Run, scores: pd.DataFrame | None) -> Figures:
-    rounds = run.recorded_rounds("with_victim")
-    names, victims = run.class_names, run.population.victim_classes
-    utility = (
-        ["", "all classes", *(f"class {names[label]}" for label in victims)],
-        [
-            [
-                f"round {line['round']}",
-                percent(line["accuracy"]),
-                *(percent(line["class-accuracy"][k]) for k in victims),
-            ]
-            for line in rounds
-        ],
-    )
-    empty: Grid = ([], [])
-    common: dict[str, Any] = {
+def _common(run: Run) -> dict[str, Any]:
+    counts = holdings(run.split, run.population.clients, len(run.class_names))
+    victim = run.population.victim if run.population.victim_classes else None
+    times = run.path / "times.json"
+    return {
         "title": str(run.table["name"]),
-        "utility": utility,
-        "threat": [*threat_model(run), ("Evaluator", f"reads {percent(_ceiling(run))} of real reserve images")],
+        "marks": [OVERLAP] if run.section("data", Data).allow_overlap else [],
+        "utility": utility(run.recorded_rounds("with_victim")),
+        "partition": partition(counts, victim, run.class_names),
+        "clients": clients_table(run),
+        "cohorts": cohorts_table(run),
+        "threat": threat_model(run),
+        "times": [(stage, f"{s:.0f} s") for stage, s in read_json(times).items()] if times.exists() else [],
         "config": tomli_w.dumps(_without_none(run.table)),
     }
-    if scores is None:
-        last = rounds[-1]
-        read = percent(last["accuracy"])
-        headline = f"No attack was run. After round {last['round']} the model reads {read} of the reserve."
-        return Figures(
-            headline=headline,
-            finding="",
-            notes=[],
-            curves=[],
-            grids=[],
-            leakage=empty,
-            classes=empty,
-            cost=[],
-            **common,
-        )
 
-    known = known_by_round(run)
-    lines = summary_of(run, scores)
-    gate = run.section("audit", Audit).primary.gate
+
+def _unattacked(run: Run) -> Figures:
+    last = run.recorded_rounds("with_victim")[-1]
+    headline = (
+        f"No attack was run. After round {last['round']} the model reads {share(last['accuracy'])} of the reserve."
+    )
+    return Figures(outcome="", headline=headline, finding="", notes=[], facts=[], leakage=None, **_common(run))
+
+
+def _attacked(run: Run, scores: pd.DataFrame) -> Figures:
     verdict = read_json(run.path / "verdict.json")
-    by_attack = {line.attack: [other for other in lines if other.attack == line.attack] for line in lines}
-    return Figures(
-        headline=verdict["sentence"],
-        finding=_finding(run, _strongest(lines)),
-        notes=_notes(run, verdict),
-        curves=[(attack, curve_svg(mine, known, gate)) for attack, mine in by_attack.items()],
-        grids=[grid for attack, mine in by_attack.items() for grid in _grids(run, attack, mine[-1].round)],
-        leakage=_leakage(lines),
-        classes=_classes(run, scores, _strongest(lines)),
+    known, gate = known_by_round(run), run.section("audit", Audit).primary.gate
+    points, primary = verdict["points"], verdict["primary"]
+    first = primary["attack"]
+    rounds = {attack: _shown_round(points, attack, primary["round"]) for attack in _first(first, verdict["attacks"])}
+    point = next(each for each in points if (each["attack"], each["round"]) == (first, primary["round"]))
+    victims = [run.class_names[label] for label in run.population.victim_classes]
+    by_class = {line["round"]: line["class-accuracy"] for line in run.recorded_rounds("with_victim")}
+    found = Leakage(
+        charts=[chart(points, attack, number, known, gate) for attack, number in rounds.items()],
+        galleries=galleries(run, scores, rounds),
+        sheets=_sheets(run, first, primary["round"]),
+        controls=controls(point),
+        figures=figures(verdict, point),
+        rounds=leakage(points),
+        classes=classes(
+            scores,
+            (first, primary["round"]),
+            run.class_names,
+            run.population.victim_classes,
+            by_class[primary["round"]],
+        ),
+        whole_set=whole_set(scores, (first, primary["round"])),
+        metrics=meanings(scores),
+        omitted=omitted(verdict),
         cost=_cost(run),
-        **common,
+    )
+    return Figures(
+        outcome=verdict["outcome"],
+        headline=verdict["sentence"],
+        finding=finding(point, victims, primary["metric"]),
+        notes=[f"{reason[0].upper()}{reason[1:]}." for reason in verdict["reasons"]],
+        facts=facts(verdict, point),
+        leakage=found,
+        **_common(run),
     )
 
 
-def _strongest(lines: list[RoundSummary]) -> RoundSummary:
-    """Return the strongest attack of the last attacked round."""
-    last = max(line.round for line in lines)
-    return max((line for line in lines if line.round == last), key=lambda line: line.recognised)
+def _first(first: str, attacks: list[str]) -> list[str]:
+    return [first, *(attack for attack in attacks if attack != first)]
 
 
-def _finding(run: Run, line: RoundSummary) -> str:
-    names = ", ".join(run.class_names[label] for label in run.population.victim_classes)
-    controls = [f"{CONTROLS[arm]} {percent(share)}" for arm, share in line.controls.items() if share is not None]
-    return (
-        f"From the global model of round {line.round}, attack “{line.attack}” made images of the victim's classes "
-        f"({names}), {percent(line.recognised)} of which are recognised. Controls: {', '.join(controls)}."
-    )
+def _shown_round(points: list[dict[str, Any]], attack: str, wanted: int) -> int:
+    """Return the primary round, or the last at which ``attack`` was run when it was not run there."""
+    had = [point["round"] for point in points if point["attack"] == attack]
+    return wanted if wanted in had else max(had)
 
 
-def _notes(run: Run, verdict: dict[str, Any]) -> list[str]:
-    notes = [f"{reason[0].upper()}{reason[1:]}." for reason in verdict["reasons"]]
-    if run.section("data", Data).allow_overlap:
-        notes.append(
-            "data.allow_overlap is on: public and victim classes may overlap, so a success may be the attacker's own."
-        )
-    return notes
-
-
-def _leakage(lines: list[RoundSummary]) -> Grid:
-    rows = [
-        [
-            f"{line.attack}, round {line.round}",
-            *map(percent, (line.known, line.recognised, line.resembling, *line.controls.values())),
-            "" if line.learned else "not yet",
-        ]
-        for line in lines
-    ]
-    return ["", "model on victim", "attack", "resembling", *CONTROLS.values(), ""], rows
-
-
-def _classes(run: Run, scores: pd.DataFrame, line: RoundSummary) -> Grid:
-    mine = scores[(scores["attack"] == line.attack) & (scores["arm"] == "A") & (scores["round"] == line.round)]
-    rows = []
-    for label in run.population.victim_classes:
-        own = mine[mine["label"] == label]
-        if len(own):
-            shares = [
-                percent(float(own.loc[own["metric"] == metric, "value"].mean())) for metric in (ACCURACY, CONFIDENCE)
-            ]
-            rows.append([f"class {run.class_names[label]}", str(own["count"].iloc[0]), *shares])
-    return ["", "images", "read by the evaluator", "target's confidence"], rows
-
-
-def _grids(run: Run, attack: str, server_round: int) -> list[tuple[str, str, bytes]]:
-    kinds = {
-        "A": (
-            f"Attack “{attack}”, round {server_round}: left the reconstructions the attacker would keep (highest "
-            "target confidence), right the victim's training image nearest to each.",
-            "Reconstructions, one row per victim class, beside the nearest private images",
-        ),
-        "B4": (
-            f"Control: no attack, only the public images that the model of round {server_round} takes for the class.",
-            "Public images chosen by the target, one row per victim class, beside the nearest private images",
-        ),
-        "B0": (
-            f"Control: unoptimised samples of the same prior (round {server_round}), with the nearest victim image of "
-            "the row's class.",
-            "Unoptimised prior samples, one row per victim class, beside the nearest private images",
-        ),
-    }
+def _sheets(run: Run, attack: str, server_round: int) -> list[tuple[str, str, bytes]]:
     shown = []
-    for arm, (caption, alternative) in kinds.items():
+    for arm, caption in SHEETS.items():
         path = run.audit / "grids" / f"{attack}-{arm}-round-{server_round:04d}.png"
-        if path.exists():
-            shown.append((caption, alternative, path.read_bytes()))
+        if path.exists() and path.stat().st_size <= SHEET_BYTES:
+            shown.append((f"{arm}. {caption}.", f"{caption}, one row per victim class", path.read_bytes()))
     return shown
 
 
-def _ceiling(run: Run) -> float | None:
-    path = run.audit / "summary.json"
-    return float(read_json(path)["ceiling"]) if path.exists() else None
-
-
-def _cost(run: Run) -> list[tuple[str, str]]:
+def _cost(run: Run) -> Table:
     rows = []
     for (label, weights), inversion in inversions_of(run).items():
-        about = inversion.about
-        cost = about["cost"]
-        rows.append((
+        without = weights.is_relative_to(run.federation("without_victim"))
+        about, cost = inversion.about, inversion.about["cost"]
+        rows.append([
             f"{label}, {weights.stem}",
-            f"prior {about['prior-seconds']:.0f} s, inversion {cost['seconds']:.0f} s, {cost['target_queries']:,} "
-            f"target queries, {cost['steps']:,} steps, {about['failed']} failed",
-        ))  # fmt: skip
-    return rows
+            "no victim" if without else "with victim",
+            f"{about['prior-seconds']:.0f} s",
+            f"{cost['seconds']:.0f} s",
+            f"{cost['target_queries']:,}",
+            f"{cost['steps']:,}",
+            str(about["failed"]),
+        ])  # fmt: skip
+    header = ["target", "world", "prior", "inversion", "target queries", "steps", "failed images"]
+    return Table("Every model that was inverted, controls among them", header, rows)
 
 
 def _without_none(value: Any) -> Any:

@@ -1,25 +1,36 @@
 """A whole run, stage after stage. Each is skipped when its outputs are there, so a killed run is simply run again."""
 
-import time
 from contextlib import nullcontext
 from pathlib import Path
 
+from fedinverse.disk import limited
 from fedinverse.errors import ConfigError
-from fedinverse.run import WORLDS, prepare
-from fedinverse.storage import read_json, write_json
-from pipeline.audit import audit, show
+from fedinverse.run import WORLDS, Run, prepare
+from fedinverse.storage import read_json
+from pipeline.audit import audit, show, summary_of
 from pipeline.console import console, show_threat_model
+from pipeline.disk import check_disk
 from pipeline.experiment import Experiment, resolved
 from pipeline.federate import federate, is_federated
-from pipeline.invert import PriorTraining, invert
+from pipeline.invert import Meanwhile, invert
+from pipeline.log import event, logging_to
+from pipeline.partition_picture import write_partition
+from pipeline.profile import Stages
 from pipeline.report import report
+from pipeline.tracking import Trackers
+from pipeline.tracking.tracker import flat
 
 
-def run_all(experiment: Experiment, *, resume: bool) -> Path:
+def run_all(experiment: Experiment, *, resume: bool, profile: bool = False) -> Path:
     """Run every stage; return the report.
 
+    Args:
+        experiment: the checked configuration.
+        resume: go on with a run directory that is there.
+        profile: also write where the time went, ``profile.json``.
+
     Raises:
-        ConfigError: the run directory exists and ``resume`` was not asked for.
+        ConfigError: the run directory exists and ``resume`` was not asked for, or the run needs more disk than it has.
         FedInverseError: see the stages.
     """
     path = (Path(experiment.out) / experiment.name).resolve()
@@ -28,45 +39,53 @@ def run_all(experiment: Experiment, *, resume: bool) -> Path:
             f"{path} exists already; continue it with --resume, or choose another name with --set name=... or --out"
         )
     console.print(f"[dim]preparing data for {path}[/dim]")
-    clock = _Clock(path)
-    run = prepare(path, resolved(experiment))
-    show_threat_model(run)
-    clock.lap("prepare")
-    worlds = WORLDS if experiment.audit.without_victim and experiment.attacks else WORLDS[:1]
-    ahead = experiment.attacks and not all(is_federated(run, world) for world in worlds)
-    with PriorTraining(run) if ahead else nullcontext():
-        for world in worlds:
-            federate(run, world, experiment.engine)
-    clock.lap("federate")
-    if experiment.attacks:
-        invert(run)
-        clock.lap("invert")
-        scores = audit(run)
-        show(run, scores)
-        clock.lap("audit")
-    page = report(run)
-    clock.lap("report")
-    console.print(clock.summary())
-    console.print(f"[b]Report[/b]  {page}")
+    stages = Stages(path, profile=profile)
+    with stages.stage("prepare"):
+        check_disk(experiment, path)
+        run = prepare(path, resolved(experiment))
+        write_partition(run)
+    with logging_to(path, flat(run.table)), limited(path, experiment.storage.budget):
+        show_threat_model(run)
+        trackers = Trackers(run, experiment.tracking)
+        words: dict[str, str] = {}
+        try:
+            page = _stages(run, experiment, stages, trackers)
+            words = _words(run) | {"report": str(page)}
+        finally:
+            trackers.close(words)
+        stages.write_profile(run)
+        console.print(stages.summary())
+        console.print(f"[b]Report[/b]  {page}")
     return page
 
 
-class _Clock:
-    """Adds up wall seconds per stage in ``times.json``, over resumes."""
+def _stages(run: Run, experiment: Experiment, stages: Stages, trackers: Trackers) -> Path:
+    worlds = WORLDS if experiment.audit.without_victim and experiment.attacks else WORLDS[:1]
+    ahead = experiment.attacks and not all(is_federated(run, world) for world in worlds)
+    with stages.stage("federate"), Meanwhile(run) if ahead else nullcontext():
+        for world in worlds:
+            federate(run, world, experiment.engine, trackers.round)
+    if experiment.attacks:
+        with stages.stage("invert"):
+            invert(run)
+        with stages.stage("audit"):
+            scores = audit(run)
+            show(run, scores)
+        for line in summary_of(run, scores):
+            shares = {"recognised": line.recognised, "resembling": line.resembling, **line.controls}
+            found = {f"{line.attack}/{name}": share for name, share in shares.items() if share is not None}
+            event("scores", f"{line.attack}, round {line.round}", attack=line.attack, round=line.round, **shares)
+            trackers.scalars(line.round, found)
+    with stages.stage("report"):
+        page = report(run)
+    trackers.scalars(experiment.federation.rounds, {f"seconds/{name}": value for name, value in stages.times.items()})
+    return page
 
-    def __init__(self, path: Path) -> None:
-        self._file, self._last = path / "times.json", time.perf_counter()
-        self._times: dict[str, float] = {}
 
-    def lap(self, stage: str) -> None:
-        """Count the time since the last lap as ``stage``."""
-        now = time.perf_counter()
-        stored: dict[str, float] = read_json(self._file) if self._file.exists() else {}
-        stored[stage] = round(stored.get(stage, 0.0) + now - self._last, 2)
-        self._times, self._last = stored, now
-        write_json(self._file, stored)
-
-    def summary(self) -> str:
-        """Return all stages' seconds on one line."""
-        parts = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in self._times.items())
-        return f"[dim]{parts}; {sum(self._times.values()):.0f} s in all[/dim]"
+def _words(run: Run) -> dict[str, str]:
+    """Return the outcome in words, for trackers."""
+    verdict = run.path / "verdict.json"
+    if not verdict.exists():
+        return {"outcome": "no attack was run"}
+    read = read_json(verdict)
+    return {"outcome": str(read["outcome"]), "verdict": str(read["sentence"])}

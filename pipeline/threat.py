@@ -1,15 +1,18 @@
 """The threat model of a run in words: who holds what, and what the attacker sees."""
 
+import numpy as np
+
 from fedinverse.config import Data
 from fedinverse.run import Run
+from fedinverse.split import holdings
 from server.settings import Federation
 
 
 def threat_model(run: Run) -> list[tuple[str, str]]:
     """Return (who, what) pairs, for the terminal and the report."""
     population, split, cohorts = run.population, run.split, run.table.get("cohorts", [])
-    held = split[split["part"] == "train"].groupby("client").size()
-    others = held.drop([population.victim], errors="ignore")
+    held = holdings(split, population.clients, len(run.class_names)).sum(1)
+    others = np.delete(held, population.victim) if population.victim_classes else held
     public, federation = run.pools["public"].about, run.section("federation", Federation)
     victims = ", ".join(run.class_names[label] for label in population.victim_classes)
     defences = "; ".join(
@@ -17,6 +20,27 @@ def threat_model(run: Run) -> list[tuple[str, str]]:
         + (f"clients {cohort['clients']}" if cohort.get("clients") else f"{cohort['fraction']:.0%} of the clients")
         for cohort in cohorts
     )
+    shared = f", {population.overlap:.0%} of each other's too" if population.overlap else ""
+    victim, all_but = ("none: no class is one client's alone", "")
+    if population.victim_classes:
+        victim = (
+            f"client {population.victim}: {int(held[population.victim])} images, the only one with classes {victims}"
+        )
+        all_but = ", none of a victim class"
+    attacker = [("Attacker", "none: every client is honest")]
+    if population.attackers:
+        attacker = [
+            (
+                "Attacker",
+                f"client {', '.join(map(str, population.attackers))}: trains honestly, keeps every model it is sent in "
+                "train and evaluate messages, inverts offline",
+            ),
+            (
+                "It sees",
+                f"the weights, its own shard, the class list, {public['count']} public images ({public['source']}); "
+                "no private image, no other client's update",
+            ),
+        ]
     lines = [
         (
             "Federation",
@@ -24,25 +48,12 @@ def threat_model(run: Run) -> list[tuple[str, str]]:
             f"{federation.fraction_train:.0%} train per round, {federation.fraction_evaluate:.0%} evaluate; "
             f"model {run.model.name} (width {run.model.width:g})",
         ),
-        (
-            "Victim",
-            f"client {population.victim}: {int(held[population.victim])} images, the only one with classes {victims}",
-        ),
+        ("Victim", victim),
         (
             "Others",
-            f"{int(others.min())} to {int(others.max())} images each, none of a victim class; "
-            f"defences: {defences or 'none'}",
+            f"{int(others.min())} to {int(others.max())} images each{shared}{all_but}; defences: {defences or 'none'}",
         ),
-        (
-            "Attacker",
-            f"client {', '.join(map(str, population.attackers)) or '(none)'}: trains honestly, keeps every model it "
-            "is sent in train and evaluate messages, inverts offline",
-        ),
-        (
-            "It sees",
-            f"the weights, its own shard, the class list, {public['count']} public images ({public['source']}); "
-            "no private image, no other client's update",
-        ),
+        *attacker,
         (
             "Auditor",
             f"{int((split['part'] == 'vault').sum())} vault images and {int((split['part'] == 'reserve').sum())} in "

@@ -10,15 +10,14 @@ from clients.training import Training
 from fedinverse.config import Table, find_config, read_table
 from fedinverse.errors import StageError
 from fedinverse.flower import CLIENT, WHO_QUERY, from_record, run_directory, to_record, world_of
-from fedinverse.models import build
 from fedinverse.private import part_of
 from fedinverse.run import Run, prepare
-from fedinverse.seeds import derive
+from fedinverse.split import holdings
 from fedinverse.storage import check_finite, into_module, to_weights
 from server.checkpoints import latest_round, save_round
 from server.settings import Federation
 from server.utility import utility
-from strategies import Ledger, Selection, make_strategy
+from strategies import Ledger, SecureGrid, Selection, make_strategy, remembered, remind
 
 log = logging.getLogger("fedinverse.server")
 app = ServerApp()
@@ -39,14 +38,17 @@ def main(grid: Grid, context: Context) -> None:
     run, world = _open(context, grid), world_of(context)
     federation, training = run.section("federation", Federation), run.section("training", Training)
     classes = len(run.class_names)
-    network = build(run.model.name, classes, run.model.width, derive(run.seed, "global model"))
+    network = run.initial_network()
     held_out = part_of(run, "reserve")
 
     stored = latest_round(run, world)
-    done, weights = stored if stored is not None else (-1, to_weights(network))
+    done, weights, state = stored if stored is not None else (-1, to_weights(network), {})
     into_module(network, weights, f"the checkpoint of round {done}")
+    weights = to_weights(network)  # in the network's order, which a file does not keep
     if done >= federation.rounds:
         return
+
+    strategy = make_strategy(federation, run.population.clients, run.seed, str(run.path / "config.json"))
 
     def after_round(strategy_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         """Evaluate and store the model; Flower calls this with 0 before the first round."""
@@ -57,17 +59,19 @@ def main(grid: Grid, context: Context) -> None:
         check_finite(received, f"the global model of round {server_round}")
         into_module(network, received, f"the global model of round {server_round}")
         scores = utility(network, held_out, run.population.victim_classes)
-        save_round(run, world, server_round, received, scores)
-        return MetricRecord({"accuracy": scores["accuracy"], "victim-accuracy": scores["victim-accuracy"]})
+        save_round(run, world, server_round, received, scores, remembered(strategy))
+        shown = {key: scores[key] for key in ("accuracy", "victim-accuracy") if scores[key] is not None}
+        return MetricRecord(shown)
 
-    strategy = make_strategy(federation.strategy, dict(federation.options), str(run.path / "config.json"))
     partitions = ask_who(grid, run.population.clients, federation.timeout)
     selection = Selection(federation, run.seed, partitions)
-    strategy.begin(selection, Ledger(run.ledger(world)), max(done, 0))
+    buffers = [name for name, _ in network.named_buffers()]
+    strategy.begin(selection, Ledger(run.ledger(world)), max(done, 0), buffers)
+    remind(strategy, state)
     message = {**training.model_dump(), "seed": run.seed}
     message |= {"model": run.model.name, "width": run.model.width, "classes": classes}
     strategy.start(
-        grid=grid,
+        grid=_secured(grid, run, federation),
         initial_arrays=to_record(weights),
         num_rounds=federation.rounds - max(done, 0),
         timeout=federation.timeout,
@@ -96,6 +100,14 @@ def _open(context: Context, grid: Grid) -> Run:
     logging.getLogger("flwr").info("Run directory: %s", path)  # for 'fedinverse invert', 'audit' and 'report'
     table.setdefault("population", {})["clients"] = len(list(grid.get_node_ids()))
     return prepare(path, table)
+
+
+def _secured(grid: Grid, run: Run, federation: Federation) -> Grid:
+    """Return the grid that the strategy sees: with secure aggregation, one that shows averages only."""
+    if not federation.secure_aggregation.enabled:
+        return grid
+    largest = int(holdings(run.split, run.population.clients, len(run.class_names)).sum(1).max())
+    return SecureGrid(grid, federation.secure_aggregation, weighted=federation.averaging == "weighted", largest=largest)
 
 
 def ask_who(grid: Grid, expected: int, timeout: float) -> dict[int, int]:

@@ -1,18 +1,26 @@
-"""Round checkpoints: the global model after every round, with its metadata, and where to resume."""
+"""Round checkpoints: the global model after every round, with its metadata, and where to resume.
 
+What a server optimiser remembers (momenta) lies beside the last model as ``strategy-0007.safetensors``. The round's
+line in ``rounds.jsonl`` is written last and names the hashes of both: a round counts when its line is there.
+"""
+
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
+from fedinverse.disk import check_room
 from fedinverse.errors import IntegrityError
 from fedinverse.run import Run, World
-from fedinverse.storage import append_jsonl, load_weights, read_jsonl, save_weights
+from fedinverse.storage import append_jsonl, load_weights, save_weights
 
 Weights = dict[str, NDArray[Any]]
 
 
-def save_round(run: Run, world: World, server_round: int, weights: Weights, utility: dict[str, Any]) -> None:
-    """Store the model after ``server_round`` (0: before training), then its line in ``rounds.jsonl``."""
+def save_round(
+    run: Run, world: World, server_round: int, weights: Weights, utility: dict[str, Any], state: Weights
+) -> None:
+    """Store the model after ``server_round`` (0: before training), the strategy's ``state``, then the round's line."""
     metadata = {
         "model-round": server_round,
         "model": run.model.name,
@@ -20,28 +28,41 @@ def save_round(run: Run, world: World, server_round: int, weights: Weights, util
         "classes": len(run.class_names),
         "accuracy": utility["accuracy"],
     }
-    sha = save_weights(run.checkpoint(world, server_round), weights, metadata)
-    append_jsonl(run.rounds(world), {"round": server_round, "sha256": sha, **utility})
+    check_room(run.path, sum(array.nbytes for array in (*weights.values(), *state.values())))
+    line = {"round": server_round, **utility}
+    if state:
+        line["strategy-sha256"] = save_weights(_state(run, world, server_round), state)
+    line["sha256"] = save_weights(run.checkpoint(world, server_round), weights, metadata)
+    append_jsonl(run.rounds(world), line)
+    _state(run, world, server_round - 1).unlink(missing_ok=True)
 
 
-def latest_round(run: Run, world: World) -> tuple[int, Weights] | None:
-    """Return the last round whose line and checkpoint are both whole, with its weights; None: start anew.
+def latest_round(run: Run, world: World) -> tuple[int, Weights, Weights] | None:
+    """Return the last round whose line is whole, its weights and the strategy's state; None: start anew.
 
     Raises:
-        IntegrityError: the checkpoint of a recorded round is damaged; the message names it.
+        IntegrityError: a file of a recorded round is missing, damaged or another; the message names it.
     """
-    lines = read_jsonl(run.rounds(world))
+    lines = run.recorded_rounds(world)
     if not lines:
         return None
     last = lines[-1]
-    path = run.checkpoint(world, int(last["round"]))
+    number = int(last["round"])
+    weights = _recorded(run, world, run.checkpoint(world, number), last["sha256"])
+    state = {}
+    if "strategy-sha256" in last:
+        state = _recorded(run, world, _state(run, world, number), last["strategy-sha256"])
+    return number, weights, state
+
+
+def _state(run: Run, world: World, server_round: int) -> Path:
+    return run.checkpoint(world, server_round).with_name(f"strategy-{server_round:04d}.safetensors")
+
+
+def _recorded(run: Run, world: World, path: Path, sha256: str) -> Weights:
     if not path.exists():
-        raise IntegrityError(
-            f"{path} is missing although round {last['round']} is recorded; delete {run.federation(world)}"
-        )
+        raise IntegrityError(f"{path} is missing although its round is recorded; delete {run.federation(world)}")
     weights, metadata = load_weights(path)
-    if metadata["sha256"] != last["sha256"]:
-        raise IntegrityError(
-            f"{path} is not the checkpoint recorded in {run.rounds(world)}; delete {run.federation(world)}"
-        )
-    return int(last["round"]), weights
+    if metadata["sha256"] != sha256:
+        raise IntegrityError(f"{path} is not the file recorded in {run.rounds(world)}; delete {run.federation(world)}")
+    return weights

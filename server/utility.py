@@ -17,8 +17,8 @@ def utility(
     """Evaluate ``network`` on ``held_out``.
 
     Returns:
-        ``accuracy`` and ``loss`` over all images, ``victim-accuracy`` over the victim classes, and
-        ``class-accuracy``, one value per class; shares in [0, 1].
+        ``accuracy`` and ``loss`` over all images, ``victim-accuracy`` over the victim classes (None
+        without any), and ``class-accuracy``, one value per class; shares in [0, 1].
     """
     ready = for_inference(network, device)
     logits = torch.cat([ready(unit(part, device)) for part in held_out.images.split(256)]).cpu()
@@ -26,9 +26,10 @@ def utility(
     hits = torch.zeros(network.classes).index_add_(0, held_out.labels, right)
     counts = torch.bincount(held_out.labels, minlength=network.classes)
     victims = list(victim_classes)
+    known = float(hits[victims].sum() / counts[victims].sum()) if victims else None
     return {
         "accuracy": float(right.mean()),
         "loss": float(F.cross_entropy(logits, held_out.labels)),
-        "victim-accuracy": float(hits[victims].sum() / counts[victims].sum()),
+        "victim-accuracy": known,
         "class-accuracy": (hits / counts.clamp_min(1)).tolist(),
     }

@@ -4,5 +4,20 @@ from strategies.audited import Audited
 from strategies.choice import Strategy, make_strategy, strategy_names
 from strategies.ledger import Ledger
 from strategies.participation import Participation, Selection
+from strategies.secure_aggregation import SecureGrid
+from strategies.settings import Aggregation
+from strategies.state import remembered, remind
 
-__all__ = ["Audited", "Ledger", "Participation", "Selection", "Strategy", "make_strategy", "strategy_names"]
+__all__ = [
+    "Aggregation",
+    "Audited",
+    "Ledger",
+    "Participation",
+    "SecureGrid",
+    "Selection",
+    "Strategy",
+    "make_strategy",
+    "remembered",
+    "remind",
+    "strategy_names",
+]

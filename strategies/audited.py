@@ -5,33 +5,51 @@
 - replies are put into the order of their partitions before aggregation: float addition does not commute, and two
   identical runs would differ otherwise;
 - replies with NaN or with arrays of other names or shapes are refused and noted;
+- BatchNorm buffers go past the strategy and are plainly averaged: a server optimiser or noise would break them. Only
+  rules that pick among updates (Krum, the median) are shown the float ones; the step counter is never;
 - arrays keep the dtype they were sent with (averaging makes BatchNorm's step counter a float);
-- everything sent is written to the ledger.
+- with ``averaging = "unweighted"`` every client counts the same, whatever its number of images;
+- everything sent is written to the ledger, everything told by clients to ``clients.jsonl``.
 """
 
 import logging
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
+from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 
 from fedinverse.errors import IntegrityError
-from fedinverse.flower import ARRAYS, from_record
+from fedinverse.flower import ARRAYS, METRICS, from_record
 from fedinverse.storage import check_finite
+from strategies.central_privacy import Private
+from strategies.client_reports import ClientReports
+from strategies.grids import ChosenNodes
 from strategies.ledger import Ledger
-from strategies.participation import ChosenNodes, Selection
+from strategies.participation import Selection
 
 log = logging.getLogger("fedinverse.server")
+EQUAL_WEIGHT = "equal-weight"  # the metric that unweighted averages weigh by: 1 for everyone
 
 
 class Audited:
-    """Put before a Flower strategy: ``class AuditedFedAvg(Audited, FedAvg)``. Call ``begin`` before ``start``."""
+    """Put before a Flower strategy: ``class AuditedFedAvg(Audited, FedAvg)``. Call ``begin`` before ``start``.
 
-    def begin(self, selection: Selection, ledger: Ledger, offset: int) -> None:
-        """Set who takes part, where broadcasts are noted and how many rounds lie behind."""
+    Attributes:
+        weighted_by: the metric that averages weigh by.
+        shows_buffers: whether the strategy itself aggregates float buffers.
+    """
+
+    weighted_by: ClassVar[str] = "num-examples"
+    shows_buffers: ClassVar[bool] = False
+
+    def begin(self, selection: Selection, ledger: Ledger, offset: int, buffers: Iterable[str] = ()) -> None:
+        """Set who takes part, where broadcasts are noted, how many rounds lie behind, which arrays are buffers."""
         self._selection, self._ledger, self._offset = selection, ledger, offset
+        self._buffers = frozenset(buffers)
+        self._reports = ClientReports(ledger.path.parent)
         self._sent: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
 
     def configure_train(
@@ -41,7 +59,11 @@ class Audited:
         current = server_round + self._offset
         self._sent = {name: (array.shape, array.dtype) for name, array in from_record(arrays).items()}
         chosen = ChosenNodes(grid, self._selection.train(current))
-        return self._note(current, super().configure_train(current, arrays, config, chosen))  # type: ignore[misc]
+        shown, _ = self._parted(arrays)
+        messages = list(super().configure_train(current, shown, config, chosen))  # type: ignore[misc]
+        for message in messages:
+            message.content[ARRAYS] = arrays
+        return self._note(current, messages)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -58,19 +80,29 @@ class Audited:
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Aggregate the sound replies in the order of their partitions."""
+        current = server_round + self._offset
         ordered = self._ordered(replies)
-        self._ledger.note_replies(server_round + self._offset, ordered)
-        sound = [reply for reply in ordered if reply.has_error() or self._is_sound(reply)]
-        arrays, metrics = super().aggregate_train(server_round + self._offset, sound)  # type: ignore[misc]
-        if arrays is not None:
-            arrays = ArrayRecord(
-                {name: Array(_as_dtype(array.numpy(), self._sent[name][1])) for name, array in arrays.items()}
-            )
-        return arrays, metrics
+        central = self.accounted() if isinstance(self, Private) and not self._buffers else None
+        self._reports.note(current, ordered, self._selection.partitions, central)
+        failed = [reply for reply in ordered if reply.has_error()]
+        sound = self._weigh([reply for reply in ordered if not reply.has_error() and self._is_sound(reply)])
+        kept = []
+        for reply in sound:
+            shown, past = self._parted(reply.content[ARRAYS])
+            kept.append(RecordDict({ARRAYS: past, METRICS: reply.content[METRICS]}))
+            reply.content[ARRAYS] = shown
+        arrays, metrics = super().aggregate_train(current, [*failed, *sound])  # type: ignore[misc]
+        if arrays is None:
+            log.warning("round %d: no update could be used; the model stays as it was", current)
+            return None, metrics
+        both = {**arrays, **aggregate_arrayrecords(kept, self.weighted_by)}
+        result = {name: Array(_as_dtype(both[name].numpy(), dtype)) for name, (_, dtype) in self._sent.items()}
+        return ArrayRecord(result), metrics
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Aggregate the metrics in the order of the partitions."""
-        return super().aggregate_evaluate(server_round + self._offset, self._ordered(replies))  # type: ignore[misc]
+        ordered = self._weigh(self._ordered(replies))
+        return super().aggregate_evaluate(server_round + self._offset, ordered)  # type: ignore[misc]
 
     def _note(self, current: int, messages: Iterable[Message]) -> list[Message]:
         partitions = self._selection.partitions
@@ -81,6 +113,26 @@ class Audited:
     def _ordered(self, replies: Iterable[Message]) -> list[Message]:
         partitions = self._selection.partitions
         return sorted(replies, key=lambda reply: partitions.get(reply.metadata.src_node_id, -1))
+
+    def _weigh(self, replies: list[Message]) -> list[Message]:
+        """Give every reply the weight of an unweighted average, if that is asked for."""
+        if self.weighted_by == EQUAL_WEIGHT:
+            for reply in replies:
+                if not reply.has_error() and METRICS in reply.content:
+                    reply.content[METRICS][EQUAL_WEIGHT] = 1.0
+        return replies
+
+    def _parted(self, arrays: ArrayRecord) -> tuple[ArrayRecord, ArrayRecord]:
+        """Return (what the strategy aggregates, what goes past it), in the order of what was sent.
+
+        Some of Flower's strategies pair arrays by position; whoever sends them in another order must not matter.
+        """
+        counters = {name for name, (_, dtype) in self._sent.items() if np.issubdtype(dtype, np.integer)}
+        past = counters if self.shows_buffers else counters | self._buffers
+        return (
+            ArrayRecord({name: arrays[name] for name in self._sent if name not in past}),
+            ArrayRecord({name: arrays[name] for name in self._sent if name in past}),
+        )
 
     def _is_sound(self, reply: Message) -> bool:
         partition = self._selection.partitions.get(reply.metadata.src_node_id, -1)

@@ -1,24 +1,31 @@
-"""Flower's strategies by name, each with the ``Audited`` mixin in front."""
+"""Flower's strategies by name, each with the ``Audited`` mixin in front; what cannot work is refused before the run."""
 
+from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 from flwr.serverapp import strategy as flower
 
 from fedinverse.errors import ConfigError
-from strategies.audited import Audited
+from strategies.audited import EQUAL_WEIGHT, Audited
+from strategies.central_privacy import wrapper, wrapper_options
+from strategies.settings import Aggregation
 
-_FLOWER = {
+_AVERAGING = {  # a weighted mean of the updates, and a step from it
     "fedavg": flower.FedAvg,
+    "fedprox": flower.FedProx,
     "fedavgm": flower.FedAvgM,
     "fedadam": flower.FedAdam,
     "fedadagrad": flower.FedAdagrad,
     "fedyogi": flower.FedYogi,
+}
+_ROBUST = {  # rules that look at every single update
     "fedmedian": flower.FedMedian,
     "fedtrimmedavg": flower.FedTrimmedAvg,
     "krum": flower.Krum,
     "multikrum": flower.MultiKrum,
     "bulyan": flower.Bulyan,
 }
+_PLAIN = ("fedavg", "fedprox")  # the mean is the new model
 
 
 class Strategy(Protocol):
@@ -33,30 +40,106 @@ class Strategy(Protocol):
 
 def strategy_names() -> list[str]:
     """Return the names, sorted."""
-    return sorted(_FLOWER)
+    return sorted(_AVERAGING | _ROBUST)
 
 
-def make_strategy(name: str, options: dict[str, Any], origin: str) -> Strategy:
-    """Build the audited strategy ``name`` with Flower's own ``options``.
+def make_strategy(settings: Aggregation, clients: int, seed: int, origin: str) -> Strategy:
+    """Build the audited strategy of ``settings`` for ``clients`` clients.
 
     Raises:
-        ConfigError: unknown strategy or option; names ``origin`` and the key.
+        ConfigError: unknown strategy or option, too few participants for it, or things that do not go together;
+            names ``origin``, the key and the fix.
     """
-    if name not in _FLOWER:
+    name, participants = settings.strategy, settings.participants(clients)
+    if name not in _AVERAGING | _ROBUST:
         raise ConfigError(f"{origin}: 'federation.strategy' is '{name}' (known: {', '.join(strategy_names())})")
-    audited = type(f"Audited{_FLOWER[name].__name__}", (Audited, _FLOWER[name]), {})
-    try:
+    _check_combination(settings, participants, origin)
+    weighted_by = "num-examples" if settings.averaging == "weighted" else EQUAL_WEIGHT
+    marks = {"weighted_by": weighted_by, "shows_buffers": name in _ROBUST}
+    options = {
         # Selection has already sampled: the strategy takes every node it is shown.
-        return cast(
-            Strategy,
-            audited(
-                fraction_train=1.0,
-                fraction_evaluate=1.0,
-                min_train_nodes=1,
-                min_evaluate_nodes=1,
-                min_available_nodes=1,
-                **options,
-            ),
+        "fraction_train": 1.0,
+        "fraction_evaluate": 1.0,
+        "min_train_nodes": 1,
+        "min_evaluate_nodes": 1,
+        "min_available_nodes": 1,
+        "weighted_by_key": weighted_by,
+        **settings.options,
+    }
+    chosen = (_AVERAGING | _ROBUST)[name]
+    if settings.privacy.kind == "none":
+        audited = type(f"Audited{chosen.__name__}", (Audited, chosen), marks)
+        strategy = _built(lambda: audited(**options), f"'federation.options' does not suit strategy '{name}'", origin)
+        _check_count(name, strategy, participants, origin)
+        return cast(Strategy, strategy)
+    inner = _built(lambda: chosen(**options), f"'federation.options' does not suit strategy '{name}'", origin)
+    mixin, wrapping = wrapper(settings.privacy)
+    private = type(f"Audited{wrapping.__name__}", (Audited, mixin, wrapping), marks)
+    around = wrapper_options(settings.privacy, participants)
+    strategy = _built(lambda: private(inner, **around), "'federation.privacy' cannot work", origin)
+    strategy.set_up(settings.privacy, seed)
+    return cast(Strategy, strategy)
+
+
+def _built(make: Callable[[], Any], what: str, origin: str) -> Any:
+    try:
+        return make()
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{origin}: {what}: {error}") from error
+
+
+def _check_combination(settings: Aggregation, participants: int, origin: str) -> None:
+    name, secure = settings.strategy, settings.secure_aggregation
+    if settings.privacy.kind != "none":
+        if name not in _PLAIN:
+            raise ConfigError(
+                f"{origin}: 'federation.privacy' needs strategy 'fedavg' or 'fedprox': Flower adds the noise after the "
+                f"strategy's own step, and only for a plain mean has it the size that is accounted; '{name}' is none"
+            )
+        if settings.averaging != "unweighted":
+            raise ConfigError(
+                f"{origin}: 'federation.privacy' needs federation.averaging = \"unweighted\": a client that weighs "
+                "more than others would be clipped and noised as if it did not"
+            )
+    if not secure.enabled:
+        return
+    if name in _ROBUST:
+        raise ConfigError(
+            f"{origin}: strategy '{name}' looks at single updates, which 'federation.secure_aggregation' hides; "
+            f"use one of {', '.join(_AVERAGING)}"
         )
-    except TypeError as error:
-        raise ConfigError(f"{origin}: 'federation.options' does not suit strategy '{name}': {error}") from error
+    if settings.privacy.kind.startswith("server"):
+        raise ConfigError(
+            f"{origin}: with 'federation.secure_aggregation' the server sees no update that it could clip; "
+            "set federation.privacy.kind to 'client_fixed' or 'client_adaptive'"
+        )
+    most = secure.modulus_range // secure.quantization_range
+    if not 3 <= participants <= most:  # of two, each knows the other's update from the sum
+        raise ConfigError(
+            f"{origin}: 'federation.secure_aggregation' needs 3 to {most} clients in a round, {participants} train; "
+            "change federation.fraction_train, or quantization_range"
+        )
+
+
+def _check_count(name: str, strategy: Any, participants: int, origin: str) -> None:
+    """Refuse fewer participants than a robust rule needs: Flower would skip rounds, or trim nobody."""
+    liars = getattr(strategy, "num_malicious_nodes", 0)
+    needed, why = 1, ""
+    if name in ("krum", "multikrum"):
+        needed, why = 2 * liars + 3, f"2 f + 3 for f = num_malicious_nodes = {liars}"
+    elif name == "bulyan":
+        needed, why = 4 * liars + 3, f"4 f + 3 for f = num_malicious_nodes = {liars}"
+    elif name == "fedmedian":
+        needed, why = 3, "a median of fewer is their mean"
+    elif name == "fedtrimmedavg" and strategy.beta > 0 and int(strategy.beta * participants) < 1:
+        needed, why = int(1 / strategy.beta + 1 - 1e-9), f"with beta = {strategy.beta:g} it trims nobody of fewer"
+    if participants < needed:
+        raise ConfigError(
+            f"{origin}: strategy '{name}' needs {needed} clients in a round ({why}), {participants} train; "
+            "raise federation.fraction_train or population.clients"
+        )
+    if name == "multikrum" and strategy.num_nodes_to_select > participants - liars:
+        raise ConfigError(
+            f"{origin}: 'federation.options.num_nodes_to_select' is {strategy.num_nodes_to_select}, but of "
+            f"{participants} clients in a round {liars} may be malicious; make it at most {participants - liars}"
+        )

@@ -4,15 +4,13 @@ It is the ground truth a capture is held against: a captured file whose hash is 
 server sent. Append-only; a round repeated after a kill is noted again, because it was sent again.
 """
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from flwr.app import Message
 
-from fedinverse.flower import ARRAYS, CLIENT, METRICS, from_record
+from fedinverse.flower import ARRAYS, from_record
 from fedinverse.storage import append_jsonl, weights_sha256
 
 
@@ -41,18 +39,3 @@ class Ledger:
                 }
             )
         append_jsonl(self.path, *lines)
-
-    def note_replies(self, server_round: int, replies: Iterable[Message]) -> None:
-        """Note in ``clients.jsonl`` what each client said of its training: examples, loss, defence, epsilon."""
-        lines = [
-            {"round": server_round, **dict(reply.content[CLIENT]), **dict(reply.content[METRICS])}
-            for reply in replies
-            if not reply.has_error() and {CLIENT, METRICS} <= reply.content.keys()
-        ]
-        finite = [{key: _finite(value) for key, value in line.items()} for line in lines]
-        append_jsonl(self.path.with_name("clients.jsonl"), *finite)
-
-
-def _finite(value: Any) -> Any:
-    """Return ``value``, or its name as text where JSON has no number for it (the epsilon of no noise)."""
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -4,12 +4,10 @@ Flower samples random node ids with the global random state; node ids differ fro
 which partition they are, and rounds are drawn by partition.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-from flwr.proto.node_pb2 import NodeInfo
-from flwr.serverapp import Grid
 from pydantic import Field
 
 from fedinverse.config import Section
@@ -51,6 +49,11 @@ class Selection:
     def __post_init__(self) -> None:
         self._nodes.update({partition: node for node, partition in self.partitions.items()})
 
+    @staticmethod
+    def count(fraction: float, clients: int, always: int = 0) -> int:
+        """Return how many of ``clients`` take part when ``fraction`` of them, and ``always``, shall."""
+        return max(1, always, round(fraction * clients))
+
     def train(self, server_round: int) -> list[int]:
         """Return the node ids that train in ``server_round``, in the order of their partitions."""
         policy = self.participation
@@ -65,49 +68,8 @@ class Selection:
 
     def _draw(self, purpose: str, server_round: int, fraction: float, always: list[int]) -> list[int]:
         everyone = sorted(self._nodes)
-        count = max(1, len(always), round(fraction * len(everyone)))
+        count = self.count(fraction, len(everyone), len(always))
         rest = [partition for partition in everyone if partition not in always]
         drawn = numpy_generator(self.seed, "participation", purpose, server_round).permutation(rest)
         chosen = sorted([*always, *(int(partition) for partition in drawn[: count - len(always)])])
         return [self._nodes[partition] for partition in chosen]
-
-
-class ChosenNodes(Grid):
-    """A grid that shows a strategy only the chosen nodes, so that whatever it samples, it samples them."""
-
-    def __init__(self, grid: Grid, nodes: list[int]) -> None:
-        self._grid, self._nodes = grid, nodes
-
-    def get_node_ids(self) -> list[int]:
-        """Return the chosen nodes."""
-        return list(self._nodes)
-
-    def get_nodes(self) -> Iterable[NodeInfo]:
-        """Return the chosen nodes' information."""
-        chosen = set(self._nodes)
-        return [node for node in self._grid.get_nodes() if node.node_id in chosen]
-
-    def set_run(self, run: Any) -> None:
-        """Pass on."""
-        self._grid.set_run(run)
-
-    @property
-    def run(self) -> Any:
-        """Pass on."""
-        return self._grid.run
-
-    def create_message(self, *args: Any, **kwargs: Any) -> Any:
-        """Pass on."""
-        return self._grid.create_message(*args, **kwargs)
-
-    def push_messages(self, messages: Any) -> Any:
-        """Pass on."""
-        return self._grid.push_messages(messages)
-
-    def pull_messages(self, message_ids: Any) -> Any:
-        """Pass on."""
-        return self._grid.pull_messages(message_ids)
-
-    def send_and_receive(self, messages: Any, *, timeout: float | None = None) -> Any:
-        """Pass on."""
-        return self._grid.send_and_receive(messages, timeout=timeout)

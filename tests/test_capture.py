@@ -75,10 +75,24 @@ def test_schedules(tmp_path: Path) -> None:
     assert asked(rounds="every") == [1, 2, 3, 4, 5, 6, 7]
     assert asked(rounds="every", every_nth=3) == [3, 6, 7]
     assert asked(rounds=(2, 5)) == [2, 5]
+    assert asked(rounds=(5, 2)) == [2, 5]
     with pytest.raises(StageError, match=r"\[9\].*received only"):
         asked(rounds=(2, 9))
     with pytest.raises(StageError, match="holds no capture"):
         due(tmp_path / "elsewhere", Attacker(), NOTHING)
+
+
+def test_while_the_federation_runs_what_is_due_is_the_beginning_of_what_will_be(tmp_path: Path) -> None:
+    schedules: list[dict[str, Any]] = [
+        {"rounds": "every"}, {"rounds": "every", "every_nth": 3}, {"rounds": "last"}, {"rounds": (2, 5)},
+    ]  # fmt: skip
+    for number in range(1, 8):
+        early = [list(due(tmp_path, Attacker(**schedule), NOTHING, over=False)) for schedule in schedules]
+        receive(tmp_path, message("evaluate", number, float(number)))
+        for schedule, rounds in zip(schedules, early, strict=True):
+            if number == 7:
+                assert list(due(tmp_path, Attacker(**schedule), NOTHING))[: len(rounds)] == rounds
+    assert early == [[1, 2, 3, 4, 5, 6], [3, 6], [], [2, 5]]
 
 
 def test_the_role_comes_from_the_nodes_own_configuration(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Who trains with which defence."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -100,3 +102,46 @@ def test_check_asks_every_defence() -> None:
     check(assign([cohort(defence="bido_hsic", clients=[0])], 3, seed=0), model)
     with pytest.raises(ConfigError, match="mcnn_gn"):
         check(assign([cohort(defence="dp_sgd", clients=[2])], 3, seed=0), model)
+
+
+def test_the_sweep_of_the_defences_runs_what_their_own_files_say() -> None:
+    from fedinverse.config import CONFIGS
+    from pipeline.experiment import load_experiment
+    from pipeline.sweep import load_plan
+
+    files = {path.stem for path in (CONFIGS / "defences").glob("*.toml")} - {"sweep"}
+    points = {point.label: point.experiment for point in load_plan("defences/sweep").points}
+    assert points.keys() == files
+    for name, point in points.items():
+        alone = load_experiment(f"defences/{name}", [])
+        for section in ("data", "population", "model", "training", "federation", "cohorts"):
+            assert getattr(point, section) == getattr(alone, section)
+        budget = alone.attacks["gmi"] | {"iterations": point.attacks["gmi"]["iterations"]}
+        assert point.attacks == {"gmi": budget}
+
+
+def test_a_deployed_nodes_own_config_carries_its_defence_with_settings(
+    tmp_path: Path, tiny: Callable[..., Any]
+) -> None:
+    from flwr.app import Context, RecordDict
+    from flwr.common.config import parse_config_args
+
+    from clients.node import node_of
+    from fedinverse.run import prepare
+    from pipeline.deploy.commands import settings
+    from pipeline.deploy.parties import node_configs
+    from pipeline.experiment import resolved
+
+    def node(text: str) -> Any:
+        return node_of(Context(1, 5, parse_config_args([text]), RecordDict(), {}))
+
+    chosen = cohort(defence="bido_hsic", clients=[1], settings={"lambda_y": 7.5, "sigma": "median"})
+    run = prepare(tmp_path / "run", resolved(tiny(cohorts=[chosen.model_dump(mode="json", exclude_none=True)])))
+    defended, plain = (node(settings(node_configs(run)[number])).defence() for number in (1, 2))
+    assert (defended.name, plain.name) == ("bido_hsic", "none")
+    assert defended.settings.model_dump()["lambda_y"] == 7.5
+    assert defended.settings.model_dump()["sigma"] == "median"
+    with pytest.raises(ConfigError, match=r"node config of client 3.*lamda.*lambda_x"):
+        node('partition-id=3 data-path="x" defence="bido_hsic" defence-settings.lamda_x=1.0')
+    with pytest.raises(ConfigError, match="did you mean 'bido_hsic'"):
+        node('partition-id=3 data-path="x" defence="bido_hsick"')

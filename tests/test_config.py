@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from fedinverse.config import CONFIGS
 from fedinverse.errors import ConfigError
 from pipeline.experiment import load_experiment, resolved
+from pipeline.sweep.plan import load_plan
 
 ROOT = Path(__file__).parent.parent
 
@@ -46,15 +48,27 @@ def test_each_mistake_is_named_with_its_fix(assignment: str, said: str) -> None:
 
 
 def test_every_shipped_config_loads() -> None:
-    files = sorted(CONFIGS.glob("*.toml"))
-    assert files
+    files = sorted(CONFIGS.rglob("*.toml"))
+    assert {"quickstart", "mnist", "celeba", "faces"} <= {path.stem for path in files}
     for path in files:
-        load_experiment(str(path), [])
+        if "sweep" in tomllib.loads(path.read_text()):
+            assert load_plan(str(path)).points
+        else:
+            load_experiment(str(path), [])
+
+
+def test_attacks_without_a_victim_are_refused_and_a_federation_without_either_is_not() -> None:
+    with pytest.raises(ConfigError, match=r"victim_classes is empty.*remove the attacks"):
+        load_experiment("quickstart", ["population.victim_classes=[]"])
+    plain = load_experiment("paper/mnist", [])
+    assert (plain.population.victim_classes, plain.population.attackers, plain.attacks) == ((), (), {})
 
 
 def test_an_unknown_config_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'quickstart'"):
         load_experiment("quickstrat", [])
+    with pytest.raises(ConfigError, match="did you mean 'paper/mnist-bido'"):
+        load_experiment("paper/mnist_bido", [])
 
 
 def test_a_config_may_extend_another(tmp_path: Path) -> None:

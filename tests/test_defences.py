@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clients.defences import Defence, defence_class, defence_names, make_defence
-from clients.defences.accounting import spent_epsilon
 from clients.defences.dp_sgd import DpSgd
 from clients.training import Training, TrainingDivergedError, TrainResult, train
+from fedinverse.accounting import spent_epsilon
 from fedinverse.errors import ConfigError
 from fedinverse.models import Classifier, build
 from fedinverse.models.groupnorm import with_group_norm

@@ -15,12 +15,14 @@ from fedinverse.run import Run, World, prepare
 from fedinverse.storage import append_jsonl, read_jsonl
 from pipeline.commands.deploy import app
 from pipeline.deploy import commands
-from pipeline.deploy.control import Control
+from pipeline.deploy.fleet import Fleet
 from pipeline.deploy.keys import make_keys
-from pipeline.deploy.local import check_captures, federate_deployed, free_ports, listens
+from pipeline.deploy.local import check_captures, federate_deployed
+from pipeline.deploy.parties import node_configs, server_run
 from pipeline.deploy.processes import Processes, tail
 from pipeline.engines import Engine, run_federation
 from pipeline.experiment import resolved
+from server.settings import Federation
 
 Load = Callable[..., Any]
 WORLD: World = "with_victim"
@@ -57,7 +59,7 @@ def test_deployed_federation_is_the_simulated_one_and_the_captures_equal_the_led
     assert federate_deployed(Run(deployed.path)) == compared  # done: nothing is started again
     append_jsonl(deployed.ledger(WORLD), {"round": 3, "message-type": "train", "partition": 3, "sha256": "0"})
     with pytest.raises(StageError, match="1 messages to client 3 were not captured"):
-        check_captures(deployed)
+        check_captures(deployed, 3)
 
 
 def says(log: Path, text: str) -> bool:
@@ -67,29 +69,21 @@ def says(log: Path, text: str) -> bool:
 
 def deploy_with_a_stranger(directory: Path) -> None:
     """Start a SuperLink and two SuperNodes, of which only node 0 is registered; wait for what does not come."""
-    keys = make_keys(directory / "keys", 2)
-    fleet_port, control_port, *ports = free_ports(4)
-    fleet, address = f"127.0.0.1:{fleet_port}", f"127.0.0.1:{control_port}"
+    fleet = Fleet.on_loopback(directory, 2)
     with Processes() as processes:
-        link = commands.superlink(keys, fleet, address)
-        processes.start("SuperLink", link, commands.environment(directory / "link"), directory / "superlink.log")
-        processes.wait_until("the SuperLink listens", lambda: listens(fleet_port) and listens(control_port), 60)
-        Control.connect(directory / "control", address, keys.authority).register(keys.node_public(0))
-        for number, port in enumerate(ports):
-            node: dict[str, str | int] = {"partition-id": number, "data-path": str(directory)}
-            start = commands.supernode(keys.authority, keys.node(number), fleet, port, node)
-            own = directory / f"node-{number}"
-            processes.start(f"SuperNode {number:02d}", start, commands.environment(own), own / "supernode.log")
+        fleet.start_superlink(processes)
+        fleet.connect(register=[0])
+        for number in (0, 1):
+            started = fleet.start_node(processes, number, {"partition-id": number, "data-path": str(directory)})
             if number == 0:
-                accepted = partial(says, own / "supernode.log", "SuperNode ID")
-                processes.wait_until("node 0 is accepted", accepted, 60)
+                processes.wait_until("node 0 is accepted", partial(says, started.log, "SuperNode ID"), 60)
         processes.wait_until("a refusal", lambda: False, 60)
 
 
 def test_a_node_whose_key_is_not_registered_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StageError, match="SuperNode 01 ended"):
         deploy_with_a_stranger(tmp_path)
-    assert "SuperNode ID" not in (tmp_path / "node-1" / "supernode.log").read_text()
+    assert "SuperNode ID" not in (tmp_path / "node-01" / "supernode.log").read_text()
     assert (tmp_path / "superlink.log").read_text().count("Activated node_id") == 1
     assert processes_of(tmp_path) == []
 
@@ -121,14 +115,30 @@ def test_keys_are_private_kept_and_name_their_hosts(tmp_path: Path) -> None:
         make_keys(keys.directory, 1, ["other.example"])
 
 
-def test_what_a_node_config_cannot_say_is_refused(tiny: Load, tmp_path: Path) -> None:
+def test_what_a_node_config_says(tiny: Load, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="quotes"):
         commands.settings({"data-path": 'a"b'})
-    with pytest.raises(ConfigError, match=r"population\.malicious"):
-        federate_deployed(prepare(tmp_path / "two", resolved(tiny(population={"malicious": 2}))))
-    cohorts = [{"defence": "bido_hsic", "fraction": 0.5, "settings": {"lambda_x": 1.0}}]
-    with pytest.raises(ConfigError, match="'cohorts' give settings"):
-        federate_deployed(prepare(tmp_path / "cohorts", resolved(tiny(cohorts=cohorts))))
+    cohorts = [{"defence": "bido_hsic", "clients": [1], "settings": {"lambda_x": 2.5}}]
+    run = prepare(tmp_path / "run", resolved(tiny(cohorts=cohorts, population={"malicious": 2})))
+    nodes = node_configs(run)
+    assert "partition-id=1 " in commands.settings(nodes[1])
+    assert 'defence="bido_hsic"' in commands.settings(nodes[1])
+    assert "defence-settings.lambda_x=2.5" in commands.settings(nodes[1])
+    assert ["role" in node for node in nodes] == [False, False, True, True]
+    assert nodes[2]["spool"] != nodes[3]["spool"]  # two processes never write one
+
+
+def test_the_servers_directory_does_not_say_who_is_malicious(tiny: Load, tmp_path: Path) -> None:
+    cohorts = [{"defence": "bido_hsic", "clients": [1]}]
+    run = prepare(tmp_path / "run", resolved(tiny(cohorts=cohorts)))
+    server = server_run(run)
+    assert run.population.attackers == (3,)
+    assert server.population.attackers == ()
+    assert not {"attacker", "attacks", "audit", "cohorts"} & server.table.keys()
+    assert server.section("federation", Federation) == run.section("federation", Federation)
+    assert server.split.equals(run.split)
+    assert server.pools["private"].path == run.pools["private"].path
+    assert not [path for path in server.path.rglob("*") if b"attack" in path.read_bytes()]
 
 
 @pytest.mark.parametrize(
@@ -137,11 +147,12 @@ def test_what_a_node_config_cannot_say_is_refused(tiny: Load, tmp_path: Path) ->
         ("keys", "flwr supernode register"),
         ("superlink", "flower-superlink"),
         ("supernode", "flower-supernode"),
+        ("attacker", "attacker.worker"),
         ("prepare", "flwr run"),
         ("local", "flwr run"),
     ],
 )
-def test_every_command_shows_the_plain_flower_command(command: str, plain: str) -> None:
+def test_every_command_shows_the_plain_command(command: str, plain: str) -> None:
     shown = CliRunner().invoke(app, [command, "--help"])
     assert shown.exit_code == 0
     assert plain in shown.stdout

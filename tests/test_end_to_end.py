@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 from attacker.inversion import RECONSTRUCTIONS
+from auditor.metrics import METRICS, WHOLE_SET
 from auditor.verdict import Verdict
 from fedinverse.errors import ConfigError, StageError
 from fedinverse.run import Run
@@ -40,8 +41,9 @@ def test_from_config_to_report(tiny: Load) -> None:
     run = Run(page.parent)
     scores = pd.read_csv(run.audit / "scores.csv")
     assert set(scores["arm"]) == {"A", "B0", "B1", "B2", "B3", "B4", "B5", "CEIL"}
-    assert set(scores.loc[scores["arm"] == "A", "label"]) == {0, 1}
-    assert scores.loc[scores["metric"] != "vendi", "value"].between(0, 1).all()
+    assert set(scores.loc[scores["arm"] == "A", "label"]) == {WHOLE_SET, 0, 1}
+    shares = [name for name, metric in METRICS.items() if metric.share]
+    assert scores.loc[scores["metric"].isin(shares), "value"].between(0, 1).all()
     verdict = Verdict.model_validate_json((run.path / "verdict.json").read_text())
     assert verdict.outcome == "inconclusive"  # three attack steps find nothing, two classes allow no "no"
     html = page.read_text()

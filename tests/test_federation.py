@@ -16,7 +16,7 @@ from pipeline.engines import run_federation
 from pipeline.engines.local import LocalGrid
 from pipeline.experiment import resolved
 from server.app import ask_who
-from strategies import Ledger, Participation, Selection, make_strategy
+from strategies import Aggregation, Ledger, Participation, Selection, make_strategy
 
 Load = Callable[..., Any]
 
@@ -148,7 +148,7 @@ def _reply(node: int, weights: dict[str, Any], examples: int = 1) -> Message:
 def test_unsound_updates_are_refused_and_dtypes_kept(reference: Run, tmp_path: Path) -> None:
     grid = LocalGrid(reference, "with_victim")
     partitions = ask_who(grid, 4, 10)
-    strategy: Any = make_strategy("fedavg", {}, "config")
+    strategy: Any = make_strategy(Aggregation(), 4, 0, "config")
     strategy.begin(Selection(Participation(fraction_train=1.0), 0, partitions), Ledger(tmp_path / "l.jsonl"), 0)
     model = {"w": np.zeros(2, np.float32), "steps": np.array(0, np.int64)}
     strategy.configure_train(1, to_record(model), ConfigRecord(), grid)

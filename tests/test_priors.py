@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,13 +14,13 @@ from torch import Tensor, nn
 from attacker.attack import PublicSet, Target
 from attacker.priors import kplus1
 from attacker.priors.kplus1 import discriminator_loss, entropy
-from attacker.priors.prior import Prior
+from attacker.priors.prior import Prior, prior_path
 from attacker.priors.spectral import baked, normalise
 from attacker.priors.wgan_gp import gradient_penalty
 from attacker.public_view import public_view
 from fedinverse.errors import ConfigError
 from fedinverse.models import Classifier
-from fedinverse.storage import to_weights, weights_sha256
+from fedinverse.storage import read_metadata, to_weights, weights_sha256
 
 
 def test_gradient_penalty_of_a_linear_critic() -> None:
@@ -61,13 +62,24 @@ def test_kplus1_is_cached_per_target() -> None:
     assert kplus1_prior({}, target(seed=4)).key != first.key
 
 
-def test_kplus1_starts_warm() -> None:
-    first = kplus1_prior({}, target())
-    made = attack("kedmi").warm_from(first.key)  # type: ignore[attr-defined]
-    warm = made.prior(target(seed=4), public(), 0, CPU)
-    assert warm.key not in {first.key, kplus1_prior({}, target(seed=4)).key}
-    with pytest.raises(ConfigError, match="warm_start"):
-        kplus1_prior({"warm_start": "f" * 64}, target(seed=4))
+def apart(one: nn.Module, other: nn.Module) -> float:
+    return sum(float((a - b).abs().sum()) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_kplus1_starts_warm_from_the_target_before_it() -> None:
+    before, now = target(), target(seed=4)
+    warm, cold = {"warm_start": True, "warm_steps": 1, "steps": 12}, {"steps": 1}
+    first = kplus1_prior(warm, before)
+    after = kplus1_prior(warm, replace(now, previous=lambda: before))
+    assert after.key not in {kplus1_prior(warm, now).key, kplus1_prior(cold, now).key}
+    path = prior_path("kplus1", after.key)
+    assert read_metadata(path)["steps"] == "1"
+    assert read_metadata(prior_path("kplus1", first.key))["steps"] == "12"  # nothing was before it
+    near, far = (apart(one.generator, first.generator) for one in (after, kplus1_prior(cold, now)))
+    assert near < far
+    path.unlink()  # killed before it was stored: made again, the same
+    again = kplus1_prior(warm, replace(now, previous=lambda: before))
+    assert weights_sha256(to_weights(again.generator)) == weights_sha256(to_weights(after.generator))
 
 
 def test_kplus1_asks_the_target_once_and_leaves_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -298,6 +298,8 @@ def test_mnist59_keeps_the_digits_names(tmp_path: Path) -> None:
     offline = open_source(Request("mnist59", DIGITS))
     assert names_of(offline) == set("56789")
     assert len(offline.labels) == 2500
+    lower = open_source(Request("mnist04", DIGITS, str(tmp_path)))
+    assert [lower.class_names[label] for label in lower.labels] == ["0", "4"]
 
 
 def test_damaged_idx_files_are_refused(tmp_path: Path) -> None:
@@ -349,7 +351,7 @@ def test_cifar10_reads_the_binary_version(tmp_path: Path, monkeypatch: pytest.Mo
 
 # ---------------------------------------------------------------- all of them
 
-OFFLINE = {"mnist", "mnist59", "fmnist", "glyphs", "synthfaces", "synthfaces_public"}
+OFFLINE = {"mnist", "mnist04", "mnist59", "fmnist", "glyphs", "synthfaces", "synthfaces_public"}
 
 
 @pytest.mark.parametrize("name", sorted(set(source_names()) - OFFLINE))

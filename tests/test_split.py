@@ -5,16 +5,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+from PIL import Image
 
 from fedinverse.config import Population, Split
 from fedinverse.data import Request, open_source
 from fedinverse.errors import ConfigError, DataError
+from fedinverse.partition import spread
 from fedinverse.private import part_of
 from fedinverse.run import Run, prepare
 from fedinverse.shard import open_shard, shard_of
-from fedinverse.split import make_split
+from fedinverse.split import holdings, make_split
 from pipeline.experiment import resolved
+from pipeline.partition_picture import write_partition
 
 
 @pytest.fixture
@@ -57,7 +61,7 @@ def test_parts_have_the_asked_shares(run: Run) -> None:
     assert len(part_of(run, "reserve", victim_only=True)) < len(part_of(run, "reserve"))
 
 
-@pytest.mark.parametrize("scheme", ["iid", "dirichlet", "shards", "pathological"])
+@pytest.mark.parametrize("scheme", ["iid", "dirichlet", "shards", "unequal", "pathological", "identity"])
 def test_every_partition_scheme_gives_every_client_images_and_follows_the_seed(scheme: str) -> None:
     pool = open_source(Request("mnist", (1, 32, 32), limit=400))
     population = Population(clients=4, victim_classes=(0, 1), partition=scheme)  # type: ignore[arg-type]
@@ -65,6 +69,66 @@ def test_every_partition_scheme_gives_every_client_images_and_follows_the_seed(s
     assert set(tables[0]["client"].unique()) == {-1, 0, 1, 2, 3}
     assert tables[0].equals(tables[1])
     assert not tables[0].equals(tables[2])
+
+
+def dealt(classes: int, each: int, **population: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Return images per client and class, int64 [clients, classes], of ``each`` images of every class."""
+    labels = np.repeat(np.arange(classes), each)
+    chosen = Population(victim_classes=(), malicious=0, **population)
+    return holdings(pd.DataFrame({"client": spread(labels, chosen, 0), "label": labels}), chosen.clients, classes)
+
+
+def test_shards_are_the_originals() -> None:
+    counts = dealt(10, 600, clients=100, partition="shards")  # a tenth of 200 shards of 300, two per client
+    assert (counts.sum(1) == 60).all()
+    assert set(np.unique(counts)) == {0, 30, 60}
+
+
+def test_unequal_deals_between_1_and_30_of_12_shards_per_client() -> None:
+    counts = dealt(10, 600, clients=100, partition="unequal")  # 1,200 shards of 5 images
+    assert counts.sum() == 6000
+    assert (counts % 5 == 0).all()
+    images = counts.sum(1)
+    assert images.min() >= 5
+    assert images.max() <= 30 * 5
+    assert images.max() > 10 * images.min()
+    with pytest.raises(ConfigError, match="deals 1200 shards but only 500"):
+        dealt(10, 50, clients=100, partition="unequal")
+
+
+def test_by_identity_every_person_is_at_one_client() -> None:
+    counts = dealt(10, 30, clients=4, partition="identity")
+    assert ((counts > 0).sum(0) == 1).all()
+    assert sorted((counts > 0).sum(1)) == [2, 2, 3, 3]
+    with pytest.raises(ConfigError, match="only 10 are left for 11 clients"):
+        dealt(10, 30, clients=11, partition="identity")
+
+
+def test_overlap_gives_every_client_its_share_of_every_other(tiny: Callable[..., Any], tmp_path: Path) -> None:
+    alone, shared = (
+        prepare(tmp_path / f"{overlap}", resolved(tiny(population={"overlap": overlap}))) for overlap in (0.0, 0.8)
+    )
+    own = holdings(alone.split, 4, 10).sum(1)
+    for client in range(4):
+        others = [other for other in range(4) if other != client]
+        exclusive = alone.split["label"].isin((0, 1)) & (alone.split["client"] == 0)
+        lent = own - np.array([int(exclusive.sum()), 0, 0, 0])
+        expected = own[client] + sum(int(0.8 * lent[other]) for other in others)
+        # Copies of an image follow its first one, so a few may differ.
+        assert len(shard_of(shared, client, "with_victim")) == pytest.approx(expected, abs=2)
+    for attacker in shared.population.attackers:
+        assert not set(shard_of(shared, attacker, "with_victim").labels.tolist()) & {0, 1}
+    assert (shared.split["client"] == alone.split["client"]).all()
+
+
+def test_the_partition_is_drawn_and_tabled(run: Run) -> None:
+    write_partition(run)
+    table = pd.read_csv(run.path / "partition.csv")
+    assert table["role"].tolist() == ["victim", "honest", "honest", "malicious"]
+    assert table["images"].tolist() == [len(shard_of(run, client, "with_victim")) for client in range(4)]
+    assert table[["0", "1"]].iloc[1:].to_numpy().sum() == 0
+    with Image.open(run.path / "partition.png") as picture:
+        assert min(picture.size) > 200
 
 
 def test_copies_of_an_image_stay_together(tmp_path: Path) -> None:

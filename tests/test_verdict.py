@@ -1,7 +1,9 @@
 """Leakage, its corrected forms and the verdict on synthetic score tables: a planted leak is found, none is
 invented."""
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,20 +13,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from auditor.leakage import Gate, Leakage, Quotient, corrected, measure, normalised
+from auditor.leakage_table import leakage_table
+from auditor.metrics import MEMBER, METRICS
 from auditor.omitted import Omitted
+from auditor.settings import Primary
 from auditor.statistics import ONE_SEED, TOO_FEW_CLASSES, Cells, Estimate
 from auditor.table import cells, check_table
-from auditor.verdict import (
-    MEMBER_METRIC,
-    AttackCost,
-    Interval,
-    LeakCost,
-    Missing,
-    Point,
-    Primary,
-    Verdict,
-    judge,
-)
+from auditor.verdict import AttackCost, Interval, LeakCost, Missing, Omission, Point, Verdict, judge
 from fedinverse.errors import ConfigError, DataError
 
 METRIC = "attack-accuracy"
@@ -276,7 +271,7 @@ def test_cost_per_leaked_class() -> None:
 
 
 def test_member_lift_enters_from_the_table() -> None:
-    table = pd.concat([rows(LEAK), rows({"A": 0.9}, metric=MEMBER_METRIC)])
+    table = pd.concat([rows(LEAK), rows({"A": 0.9}, metric=MEMBER)])
     lift = verdict(table).member_lift
     assert isinstance(lift, Interval)
     assert lift.low > 0.5
@@ -307,6 +302,43 @@ def test_verdict_survives_json_and_other_versions_are_refused() -> None:
     assert Verdict.model_validate_json(text) == found
     with pytest.raises(ValidationError):
         Verdict.model_validate_json(text.replace('"version":1', '"version":2'))
+
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def test_the_schema_is_documented() -> None:
+    # The file is json.dumps(schema, indent=2, ensure_ascii=False) and a newline.
+    schema = Verdict.model_json_schema(mode="serialization")
+    assert json.loads((DOCS / "verdict.schema.json").read_text()) == schema
+    text = (DOCS / "verdict.md").read_text()
+    for part in (Verdict, Point, Omission, LeakCost, Interval, Missing):
+        for key in part.model_fields:
+            assert f"`{key}`" in text or f'"{key}"' in text, key
+    for name, metric in METRICS.items():
+        row = (
+            f"| `{name}` | {'-1' if metric.whole else 'class'} | {'yes' if metric.share else 'no'} | {metric.meaning} |"
+        )
+        assert row in text
+
+
+def test_a_written_verdict_has_the_documented_keys() -> None:
+    schema = Verdict.model_json_schema(mode="serialization")
+    written = json.loads(verdict(rows(LEAK)).model_dump_json())
+    assert set(written) == set(schema["properties"])
+    assert set(written["points"][0]) == set(schema["$defs"]["Point"]["properties"])
+
+
+def test_leakage_as_a_tidy_table() -> None:
+    found = verdict(pd.concat([rows(QUIET, server_round=1), rows(LEAK | {"CEIL": 0.0}, server_round=5)]))
+    table = leakage_table(found).set_index(["round", "figure"])
+    assert isinstance(found.points[1].leakage, Interval)
+    assert table.loc[(5, "leakage"), "value"] == found.points[1].leakage.value
+    assert table.loc[(1, "p_holm"), "value"] == found.points[0].p_holm
+    assert table.loc[(-1, "time-to-leak"), "value"] == 5
+    assert math.isnan(table.loc[(5, "normalised"), "value"])
+    assert "ceiling" in table.loc[(5, "normalised"), "omitted"]
+    assert table.loc[(5, "leakage"), "omitted"] == ""
 
 
 def test_verdicts_repeat() -> None:

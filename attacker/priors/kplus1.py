@@ -5,7 +5,8 @@ D gives K logits l; the logit of "fake" is fixed at 0. With s = logsumexp(l), P(
 L_D = CE(softmax T(x_a), l(x_a)) + 1/2 [E softplus(s(x_u)) - E s(x_u) + E softplus(s(G z))]           (eq. 2-3)
 L_G = mean_j |E f_j(G z) - E f_j(x_u')| + 1e-4 sum_batch H(softmax l(G z)),  f: D's features          (eq. 4)
 
-The GAN belongs to one target: it is cached under the target's hash and made again for every audited round.
+The GAN belongs to one target: it is cached under the target's hash and made again for every audited round. With
+``warm_start`` it starts from the one of the round before, which is made first if it is not in the cache.
 
 | differs from the published code | why |
 |---|---|
@@ -37,7 +38,7 @@ from fedinverse.models.classifier import scaled
 from fedinverse.seeds import derive, generator
 from fedinverse.storage import content_sha256, into_module, load_weights
 
-VERSION = 1  # part of the cache key; raise it when training changes
+VERSION = 2  # part of the cache key; raise it when training changes
 _ENTROPY = 1e-4  # weight of the entropy of D's decision on fakes
 
 
@@ -52,9 +53,8 @@ class KPlus1Settings(Section):
     minibatch_discrimination: bool = Field(
         False, description="published; inert at initialisation, and couples the images of a batch"
     )
-    warm_start: str = Field(
-        "",
-        description="key of an earlier K+1 prior to start from, e.g. the last round's; empty: from scratch",
+    warm_start: bool = Field(
+        False, description="start from the GAN of the model inverted before this one (the previous round's), if any"
     )
     warm_steps: int = Field(0, ge=0, description="generator steps after a warm start; 0: as many as from scratch")
 
@@ -149,8 +149,8 @@ def kplus1_prior(
     """Return the K+1 GAN of ``public`` for ``target``, trained or from the cache, ready for inference.
 
     Raises:
-        ConfigError: the public images are not of the shape the target takes, or there is no prior to start from.
-        IntegrityError: the prior to start from is damaged or of other networks.
+        ConfigError: the public images are not of the shape the target takes.
+        IntegrityError: the prior to start from is damaged.
     """
     shape = (int(public.images.shape[1]), int(public.images.shape[2]), int(public.images.shape[3]))
     if shape != target.model.input_shape:
@@ -158,9 +158,13 @@ def kplus1_prior(
             f"the public images are {shape} but the target takes {target.model.input_shape}; "
             "prepare the public set in that shape"
         )
+    start = ""
+    if settings.warm_start and target.previous is not None:
+        start = kplus1_prior(settings, target.previous(), public, seed=seed, progress=progress).key
     key = content_sha256(
         {
             "settings": settings.model_dump(mode="json"),
+            "start": start,
             "target": target.sha256,
             "public": public.key,
             "seed": seed,
@@ -179,7 +183,9 @@ def kplus1_prior(
             }
         )
     nets = nets.to(target.device).to(memory_format=torch.channels_last)
-    about = cached("kplus1", key, nets, lambda: _train(nets, settings, target, public, seed=seed, progress=progress))
+    about = cached(
+        "kplus1", key, nets, lambda: _train(nets, settings, target, public, start=start, seed=seed, progress=progress)
+    )
     return Prior(
         "kplus1",
         for_inference(nets["generator"], target.device),
@@ -191,29 +197,22 @@ def kplus1_prior(
     )
 
 
-def _start(nets: nn.ModuleDict, settings: KPlus1Settings) -> int:
-    """Load the prior of a warm start into ``nets``; return the number of steps to train."""
-    if not settings.warm_start:
-        return settings.steps
-    path = prior_path("kplus1", settings.warm_start)
-    if not path.exists():
-        raise ConfigError(f"'warm_start' names {path}, which does not exist; give a trained prior's key or none")
-    into_module(nets, load_weights(path)[0], str(path))
-    return settings.warm_steps or settings.steps
-
-
 def _train(
     nets: nn.ModuleDict,
     settings: KPlus1Settings,
     target: Target,
     public: PublicSet,
     *,
+    start: str,
     seed: int,
     progress: Progress,
 ) -> dict[str, str]:
-    """Train in place; leave the averaged generator in ``nets["generator"]``."""
-    watch, device = Stopwatch(), target.device
-    steps = _start(nets, settings)
+    """Train in place, from the prior with the key ``start`` if there is one; leave the average in the generator."""
+    watch, device, steps = Stopwatch(), target.device, settings.steps
+    if start:
+        path = prior_path("kplus1", start)
+        into_module(nets, load_weights(path)[0], str(path))
+        steps = settings.warm_steps or steps
     random = generator(seed, "kplus1", "training")
     G, D = nets["generator"].train(), nets["discriminator"].train()
     images = public.images.to(device)

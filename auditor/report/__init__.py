@@ -1,5 +1,5 @@
 """The report: one self-contained HTML page, no network."""
 
-from auditor.report.page import Figures, render
+from auditor.report.page import Figures, Leakage, render
 
-__all__ = ["Figures", "render"]
+__all__ = ["Figures", "Leakage", "render"]

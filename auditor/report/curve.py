@@ -1,76 +1,171 @@
-"""The picture of a run: leakage against rounds, beside its controls and the global model's accuracy."""
+"""The picture of a run: shares against rounds, of the attack, its controls and the model's own accuracy.
 
-import io
-from collections.abc import Sequence
+Only geometry and words; the template draws it as SVG, so that a reader can switch lines, print and zoom.
+"""
 
-from auditor.summary import RoundSummary
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-BLUE, RED, GREY = "#2457a6", "#c22f2f", "#777777"
+KNOWN = "known"
+LINES: dict[str, str] = {
+    "A": "Attack",
+    KNOWN: "Model's own accuracy",
+    "B2": "False positives, no victim",
+    "B0": "Prior only",
+    "B1": "Untrained model",
+    "B3": "Attacker's own shard",
+    "B4": "Public images",
+    "B5": "Wrong labels",
+    "CEIL": "Real images",
+}
+"""Every line of the picture, in the order of its legend."""
+FIRST_SHOWN = ("A", KNOWN, "B2")
+MOST_TICKS = 10
 
 
-def curve_svg(lines: Sequence[RoundSummary], utility: dict[int, float], gate: float) -> str:
-    """Draw the curve.
+@dataclass(frozen=True)
+class At:
+    """One figure of a line: a share at a round with its 95 % interval; without one, ``low = value = high``."""
+
+    round: int
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line.
+
+    Attributes:
+        arm: key of ``LINES``.
+        points: by round, ascending; empty: the line was not had.
+        reason: why it was not.
+    """
+
+    arm: str
+    points: tuple[At, ...]
+    reason: str = ""
+
+    @property
+    def name(self) -> str:
+        """What the legend calls it."""
+        return LINES[self.arm]
+
+    @property
+    def shown(self) -> bool:
+        """Whether it is drawn before the reader chooses."""
+        return self.arm in FIRST_SHOWN and bool(self.points)
+
+    def at(self, server_round: int) -> At | None:
+        """Return the figure at a round."""
+        return next((point for point in self.points if point.round == server_round), None)
+
+
+@dataclass(frozen=True)
+class Chart:
+    """The picture of one attack.
+
+    Attributes:
+        attack: its label.
+        round: whose figures the legend shows first.
+        rounds: all rounds of the federation, ascending.
+        unlearned: rounds whose model does not pass the gate.
+        series: in the order of ``LINES``.
+    """
+
+    attack: str
+    round: int
+    rounds: tuple[int, ...]
+    unlearned: tuple[int, ...]
+    series: tuple[Series, ...]
+
+    def figures(self) -> dict[str, Any]:
+        """Return what the page's script shows on hover: arm -> round -> [value, low, high]."""
+        return {
+            line.arm: {str(point.round): [point.value, point.low, point.high] for point in line.points}
+            for line in self.series
+        }
+
+
+def chart(
+    points: Sequence[Mapping[str, Any]], attack: str, server_round: int, known: Mapping[int, float], gate: float
+) -> Chart:
+    """Return the picture of ``attack``.
 
     Args:
-        lines: the attacked rounds of one attack, in order.
-        utility: the global model's accuracy on the victim's classes by round.
-        gate: below this utility a round is shaded "not learned yet".
-
-    Returns:
-        An ``<svg>`` element.
+        points: the verdict's, of all attacks.
+        attack: which to draw.
+        server_round: whose figures are shown first.
+        known: the model's accuracy on the victim's classes by round, in [0, 1].
+        gate: below this accuracy a round is marked "not learned yet".
     """
-    import matplotlib as mpl
+    mine = [point for point in points if point["attack"] == attack]
+    lines = []
+    for arm in LINES:
+        if arm == KNOWN:
+            lines.append(Series(arm, tuple(At(r, known[r], known[r], known[r]) for r in sorted(known))))
+            continue
+        had = tuple(
+            At(point["round"], found["value"], found["low"], found["high"])
+            for point in mine
+            if "value" in (found := point["arms"][arm])
+        )
+        reasons = [point["arms"][arm]["omitted"] for point in mine if "omitted" in point["arms"][arm]]
+        lines.append(Series(arm, had, "" if had else reasons[0]))
+    rounds = tuple(sorted(known))
+    return Chart(attack, server_round, rounds, tuple(r for r in rounds if known[r] < gate), tuple(lines))
 
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
 
-    with mpl.rc_context(
-        {"svg.fonttype": "none", "font.size": 10, "svg.hashsalt": "fedinverse", "font.family": "sans-serif"}
-    ):
-        figure, axes = plt.subplots(figsize=(7.6, 3.6))
-        rounds = sorted(utility)
-        axes.plot(
-            rounds,
-            [utility[r] for r in rounds],
-            color=GREY,
-            lw=1.2,
-            ls="--",
-            label="model's accuracy on the victim's classes",
+@dataclass(frozen=True)
+class Canvas:
+    """Where shares and rounds lie in a drawing of ``width`` x ``height`` units, with room for the axes' words."""
+
+    width: int
+    height: int
+    rounds: tuple[int, ...]
+    left: int = 48
+    right: int = 12
+    top: int = 10
+    bottom: int = 40
+
+    def x(self, server_round: float) -> float:
+        """Return the abscissa of a round."""
+        span = max(1, self.rounds[-1] - self.rounds[0])
+        return round(self.left + (self.width - self.left - self.right) * (server_round - self.rounds[0]) / span, 1)
+
+    def y(self, share: float) -> float:
+        """Return the ordinate of a share in [0, 1]."""
+        return round(self.top + (self.height - self.top - self.bottom) * (1 - share), 1)
+
+    def line(self, points: Sequence[At]) -> str:
+        """Return the SVG path through ``points``."""
+        return "M" + "L".join(f"{self.x(point.round)} {self.y(point.value)}" for point in points)
+
+    def band(self, points: Sequence[At]) -> str:
+        """Return the SVG path around the intervals of ``points``; a lone one becomes a bar."""
+        upper = [(self.x(point.round), self.y(point.high)) for point in points]
+        lower = [(self.x(point.round), self.y(point.low)) for point in points]
+        if len(points) == 1:
+            (x, high), low = upper[0], lower[0][1]
+            upper, lower = [(x - 4, high), (x + 4, high)], [(x - 4, low), (x + 4, low)]
+        return "M" + "L".join(f"{x} {y}" for x, y in [*upper, *reversed(lower)]) + "Z"
+
+    def ticks(self) -> list[int]:
+        """Return at most eleven rounds to write below the axis, the last always among them."""
+        first, last = self.rounds[0], self.rounds[-1]
+        step = next(
+            step
+            for power in range(9)
+            for base in (1, 2, 5)
+            if (last - first) / (step := base * 10**power) <= min(MOST_TICKS, self.width / 50)
         )
-        at = [line.round for line in lines]
-        axes.plot(
-            at,
-            [line.recognised for line in lines],
-            color=RED,
-            lw=2.2,
-            marker="o",
-            label="attack: reconstructions read as the class",
-        )
-        for arm, style, mark, label in (
-            ("B4", (0, (5, 1, 1, 1, 1, 1)), "^", "public images the model is surest of, no attack"),
-            ("B0", "-", "s", "prior only"),
-            ("B2", "-.", "D", "federation without the victim"),
-            ("B1", ":", "", "untrained model"),
-            ("B3", "--", "", "model of the attacker's own shard"),
-        ):
-            drawn = [(line.round, share) for line in lines if (share := line.controls[arm]) is not None]
-            if drawn:
-                x, y = zip(*drawn, strict=True)
-                axes.plot(x, y, color=BLUE, lw=1.3, ls=style, marker=mark, ms=4, label=f"control: {label}")
-        for number in rounds:
-            if utility[number] < gate:
-                axes.axvspan(number - 0.5, number + 0.5, color="#eeeeee", lw=0)
-        axes.set(
-            xlabel="federation round (shaded: the victim's classes are not learned yet)",
-            ylabel="share",
-            ylim=(-0.03, 1.05),
-        )
-        axes.set_xlim(min(rounds) - 0.5, max(rounds) + 0.5)
-        axes.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0))
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=8.5, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncol=2)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
-        plt.close(figure)
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+        inner = [number for number in range(first, last, step) if last - number >= step * 0.7]
+        return [*inner, last]
+
+    def shade(self, server_round: int) -> tuple[float, float]:
+        """Return (left, width) of the strip of one round, inside the axes."""
+        low = max(self.x(server_round - 0.5), self.left)
+        high = min(self.x(server_round + 0.5), self.width - self.right)
+        return low, round(high - low, 1)

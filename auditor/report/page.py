@@ -1,10 +1,49 @@
 """Fills the page's template. Everything it shows is computed before; it draws no conclusion of its own."""
 
-import base64
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+
+from auditor.report.curve import Canvas, Chart
+from auditor.report.gallery import Gallery, data_uri
+from auditor.report.partition import Partition
+from auditor.report.tables import Table
+
+WIDE, NARROW = (1032, 350), (358, 260)  # drawings of a chart for a desk and for a phone, in CSS pixels
+OUTCOMES = {"leak": "Leak", "no leak detected": "No leak detected", "inconclusive": "Inconclusive", "": "Not attacked"}
+
+
+@dataclass(frozen=True)
+class Leakage:
+    """What the page shows of a run that was attacked.
+
+    Attributes:
+        charts: one per attack, the primary one first.
+        galleries: likewise.
+        sheets: (caption, alternative text, png) of some reconstructions and controls.
+        controls: (arm, name, meaning, figure) of the primary attack and round.
+        figures: (name, figure, meaning): the verdict's other figures.
+        rounds: every attack and round.
+        classes: every attacked class.
+        whole_set: the arms at the primary round, judged as sets.
+        metrics: (metric, what it says).
+        omitted: (metric, why it could not be had).
+        cost: every inversion.
+    """
+
+    charts: list[Chart]
+    galleries: list[Gallery]
+    sheets: list[tuple[str, str, bytes]]
+    controls: list[tuple[str, str, str, str]]
+    figures: list[tuple[str, str, str]]
+    rounds: Table
+    classes: Table
+    whole_set: Table | None
+    metrics: list[tuple[str, str]]
+    omitted: list[tuple[str, str]]
+    cost: Table
 
 
 @dataclass(frozen=True)
@@ -13,46 +52,62 @@ class Figures:
 
     Attributes:
         title: name of the run.
+        outcome: the verdict's, a key of ``OUTCOMES``.
         headline: one sentence, the finding.
-        finding: the same in figures, with the controls.
-        notes: the verdict's reasons, and what else qualifies it (overlap allowed, say).
-        curves: (attack, svg) of every attack.
-        grids: (caption, alternative text, png bytes).
-        leakage: table header and rows: per attack and round.
-        classes: table header and rows: per class.
-        utility: table header and rows: accuracy per round.
+        finding: the same in figures, with the controls; empty: none.
+        marks: what must stand beside the verdict in any case (overlap allowed, say).
+        notes: the verdict's reasons.
+        facts: (figure, what it is, its interval or a remark): a handful.
+        leakage: of an attacked run.
+        utility: accuracy per round.
+        partition: who holds which class.
+        clients: what is known of every client.
+        cohorts: the federation's defences; None: there are none.
         threat: (who, what) pairs.
-        cost: (what, how much) pairs.
+        times: (stage, seconds as text) pairs.
         config: the resolved configuration as text.
     """
 
     title: str
+    outcome: str
     headline: str
     finding: str
+    marks: list[str]
     notes: list[str]
-    curves: list[tuple[str, str]]
-    grids: list[tuple[str, str, bytes]]
-    leakage: tuple[list[str], list[list[str]]]
-    classes: tuple[list[str], list[list[str]]]
-    utility: tuple[list[str], list[list[str]]]
+    facts: list[tuple[str, str, str]]
+    leakage: Leakage | None
+    utility: Table
+    partition: Partition
+    clients: Table
+    cohorts: Table | None
     threat: list[tuple[str, str]]
-    cost: list[tuple[str, str]]
     config: str
+    times: list[tuple[str, str]] = field(default_factory=list)
 
 
 def render(figures: Figures) -> str:
-    """Return the page as one HTML text with every picture inside it."""
+    """Return the page as one HTML text with style, script and every picture inside it."""
+    here = Path(__file__).parent
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(here),
         autoescape=select_autoescape(["html"]),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["data_uri"] = _data_uri
-    style = (Path(__file__).parent / "report.css").read_text()
-    return environment.get_template("report.html").render(f=figures, style=style)
+    environment.filters["data_uri"] = data_uri
+    charts = figures.leakage.charts if figures.leakage else []
+    return environment.get_template("report.html").render(
+        f=figures,
+        outcome=OUTCOMES[figures.outcome],
+        canvases=[("wide", WIDE), ("narrow", NARROW)],
+        canvas=Canvas,
+        style=(here / "report.css").read_text(),
+        script=(here / "report.js").read_text(),
+        data=_inline_json([chart.figures() for chart in charts]),
+    )
 
 
-def _data_uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
+def _inline_json(value: object) -> str:
+    """Return ``value`` as JSON that cannot close the script element around it."""
+    return json.dumps(value).replace("<", "\\u003c")

@@ -4,9 +4,8 @@ The loss becomes CE + sum_j [lambda_x d(X, Z_j) - lambda_y d(Z_j, Y)] over the h
 images X (raw, in [0, 1]), keep the labels Y (one-hot).
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch.nn.functional as F
 from pydantic import Field, field_validator
@@ -53,8 +52,11 @@ class CocoSettings(BidoSettings):
     )
 
 
-class Bido(Defence, ABC):
+class Bido(Defence):
     """Cross-entropy plus the penalty; with both weights 0 it is plain training."""
+
+    bilateral: ClassVar[Callable[..., Tensor]]  # the penalty in its fast form ...
+    measure: ClassVar[Callable[..., Tensor]]  # ... and one of its terms in the published form
 
     def loss(self, model: Classifier, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return (CE + penalty, logits)."""
@@ -65,18 +67,18 @@ class Bido(Defence, ABC):
         penalty = self.penalty(images, targets, seen.taps)
         return F.cross_entropy(seen.logits, labels) + penalty, seen.logits
 
-    @abstractmethod
     def penalty(self, images: Tensor, targets: Tensor, taps: tuple[Tensor, ...]) -> Tensor:
-        """Return the scalar penalty of images [m, C, H, W], one-hot targets [m, K] and taps [m, ...]."""
+        """Return sum_j [lambda_x d(X, Z_j) - lambda_y d(Z_j, Y)].
 
-    def _published(
-        self, measure: Callable[..., Tensor], images: Tensor, targets: Tensor, taps: tuple[Tensor, ...]
-    ) -> Tensor:
+        Images X [m, C, H, W], one-hot targets Y [m, K], taps Z_j [m, ...].
+        """
         s = self.settings
+        if s.numerics == "symmetric":
+            return self.bilateral(images, targets, taps, **s.model_dump(exclude={"numerics"}))
         total = images.new_zeros(())
         for tap in taps:
-            total = total + s.lambda_x * measure(images, tap, ("gaussian", "gaussian"), s.sigma)
-            total = total - s.lambda_y * measure(tap, targets, ("gaussian", s.label_kernel), s.sigma)
+            total = total + s.lambda_x * self.measure(images, tap, ("gaussian", "gaussian"), s.sigma)
+            total = total - s.lambda_y * self.measure(tap, targets, ("gaussian", s.label_kernel), s.sigma)
         return total
 
 
@@ -85,21 +87,8 @@ class BidoHsic(Bido):
     """BiDO with d = the ridge-normalised HSIC."""
 
     Settings = HsicSettings
-
-    def penalty(self, images: Tensor, targets: Tensor, taps: tuple[Tensor, ...]) -> Tensor:
-        """Return sum_j [lambda_x HSIC(X, Z_j) - lambda_y HSIC(Z_j, Y)]."""
-        s = self.settings
-        if s.numerics == "published":
-            return self._published(published.ridge_hsic, images, targets, taps)
-        return bilateral_hsic(
-            images,
-            targets,
-            taps,
-            lambda_x=s.lambda_x,
-            lambda_y=s.lambda_y,
-            sigma=s.sigma,
-            label_kernel=s.label_kernel,
-        )
+    bilateral = staticmethod(bilateral_hsic)
+    measure = staticmethod(published.ridge_hsic)
 
 
 @register("bido_coco")
@@ -107,19 +96,5 @@ class BidoCoco(Bido):
     """BiDO with d = COCO."""
 
     Settings = CocoSettings
-
-    def penalty(self, images: Tensor, targets: Tensor, taps: tuple[Tensor, ...]) -> Tensor:
-        """Return sum_j [lambda_x COCO(X, Z_j) - lambda_y COCO(Z_j, Y)]."""
-        s = self.settings
-        if s.numerics == "published":
-            return self._published(published.coco, images, targets, taps)
-        return bilateral_coco(
-            images,
-            targets,
-            taps,
-            lambda_x=s.lambda_x,
-            lambda_y=s.lambda_y,
-            sigma=s.sigma,
-            label_kernel=s.label_kernel,
-            norm=s.norm,
-        )
+    bilateral = staticmethod(bilateral_coco)
+    measure = staticmethod(published.coco)

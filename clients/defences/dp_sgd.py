@@ -13,9 +13,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from clients.defences.accounting import spent_epsilon
 from clients.defences.defence import Defence, register
 from clients.defences.noise import noise_generator
+from fedinverse.accounting import spent_epsilon
 from fedinverse.config import Section
 from fedinverse.errors import ConfigError
 from fedinverse.models import Classifier
@@ -107,7 +107,7 @@ class DpSgd(Defence):
         model.to(memory_format=torch.channels_last)
 
     def report(self) -> dict[str, float]:
-        """Return what this round cost; ``accounting.spent_epsilon`` composes rounds from the last three."""
+        """Return what this round cost; ``fedinverse.accounting`` composes rounds from the last three."""
         s = self.settings
         return {
             "epsilon_round": spent_epsilon(s.noise_multiplier, self._sample_rate, self._steps, s.delta),

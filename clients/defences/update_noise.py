@@ -8,9 +8,9 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from clients.defences.accounting import spent_epsilon
 from clients.defences.defence import Defence, register
 from clients.defences.noise import noise_generator
+from fedinverse.accounting import spent_epsilon
 from fedinverse.config import Section
 from fedinverse.models import Classifier
 
@@ -68,4 +68,11 @@ class UpdateNoise(Defence):
         s = self.settings
         if not self._covered:
             return {}
-        return {"epsilon_round": spent_epsilon(s.noise_multiplier / 2, 1.0, 1, s.delta), "delta": s.delta}
+        noise = s.noise_multiplier / 2
+        return {
+            "epsilon_round": spent_epsilon(noise, 1.0, 1, s.delta),
+            "delta": s.delta,
+            "dp_noise_multiplier": noise,
+            "dp_sample_rate": 1.0,
+            "dp_steps": 1.0,
+        }

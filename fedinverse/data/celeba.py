@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fedinverse.data.identities import Album, private_images, private_people, public_images
-from fedinverse.data.source import Images, Request, register
+from fedinverse.data.identities import Album, private_people, register_people
+from fedinverse.data.source import Request
 from fedinverse.errors import DataError
 
 IDENTITIES = 1000
@@ -26,22 +26,6 @@ OBTAIN = (
 )
 
 
-@register("celeba", 3, OBTAIN)
-def load(request: Request) -> Images:
-    """Return the private identities; ``limit`` leaves out whole people."""
-    folder = _folder(request)
-    album = _album(folder)
-    return private_images(album, _private(folder, album, request.seed), request)
-
-
-@register("celeba_public", 3, OBTAIN)
-def load_public(request: Request) -> Images:
-    """Return images of the identities that ``celeba`` with the same seed does not hold."""
-    folder = _folder(request)
-    album = _album(folder)
-    return public_images(album, _private(folder, album, request.seed), request)
-
-
 def _folder(request: Request) -> Path:
     root = Path(request.root)
     for folder in (root, root / "celeba"):
@@ -51,7 +35,8 @@ def _folder(request: Request) -> Path:
     raise DataError(f"{request.source}: no img_align_celeba/ with identity_CelebA.txt {where}; {OBTAIN}")
 
 
-def _album(folder: Path) -> Album:
+def _album(request: Request) -> Album:
+    folder = _folder(request)
     listing = folder / "identity_CelebA.txt"
     raw = listing.read_bytes()
     fields = [line.split() for line in raw.decode("utf-8", "replace").splitlines() if line.strip()]
@@ -77,15 +62,19 @@ def _aligned(path: Path, width: int, height: int) -> int:
     return CROP
 
 
-def _private(folder: Path, album: Album, seed: int) -> list[str]:
+def _private(album: Album, request: Request) -> list[str]:
     """Return the identities of KED-MI's lists (lines ``file label``, any suffix), or the seeded ones."""
+    folder = _folder(request)
     lists = [folder / f"{prefix}{split}set.txt" for split in ("train", "test") for prefix in ("", "celeba_")]
     present = [path for path in lists if path.is_file()]
     if not present:
-        return private_people(album, seed, IDENTITIES, AT_LEAST)
+        return private_people(album, request.seed, IDENTITIES, AT_LEAST)
     person_of = dict(zip((path.stem for path in album.paths), map(str, album.people), strict=True))
     listed = {line.split()[0] for path in present for line in path.read_text().splitlines() if line.strip()}
     unknown = sorted(name for name in listed if Path(name).stem not in person_of)
     if unknown:
         raise DataError(f"{present[0]}: lists {unknown[0]}, which identity_CelebA.txt does not; remove one of them")
     return sorted({person_of[Path(name).stem] for name in listed})
+
+
+register_people("celeba", OBTAIN, _album, _private)

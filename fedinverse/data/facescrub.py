@@ -3,10 +3,9 @@
 ``facescrub`` are 200 private people, ``facescrub_public`` all others.
 """
 
-from fedinverse.data.identities import Album, private_images, private_people, public_images
+from fedinverse.data.identities import private_people, register_people
 from fedinverse.data.people_folders import album_of
 from fedinverse.data.pictures import share
-from fedinverse.data.source import Images, Request, register
 
 PEOPLE = 200
 AT_LEAST = 20
@@ -19,19 +18,9 @@ OBTAIN = (
 )
 
 
-@register("facescrub", 3, OBTAIN)
-def load(request: Request) -> Images:
-    """Return the private people; ``limit`` leaves out whole people."""
-    album = _album(request)
-    return private_images(album, private_people(album, request.seed, PEOPLE, AT_LEAST), request)
-
-
-@register("facescrub_public", 3, OBTAIN)
-def load_public(request: Request) -> Images:
-    """Return pictures of the people that ``facescrub`` with the same seed does not hold."""
-    album = _album(request)
-    return public_images(album, private_people(album, request.seed, PEOPLE, AT_LEAST), request)
-
-
-def _album(request: Request) -> Album:
-    return album_of(request, ("facescrub",), share(CROP), LICENCE)
+register_people(
+    "facescrub",
+    OBTAIN,
+    lambda request: album_of(request, ("facescrub",), share(CROP), LICENCE),
+    lambda album, request: private_people(album, request.seed, PEOPLE, AT_LEAST),
+)

@@ -5,7 +5,7 @@ alone, so that ``celeba`` and ``celeba_public`` opened with one seed never share
 limits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedinverse.data.pictures import Crop, decode
-from fedinverse.data.source import Images, Request, sample
+from fedinverse.data.source import Images, Request, register, sample
 from fedinverse.errors import ConfigError, DataError
 from fedinverse.seeds import numpy_generator
 
@@ -35,6 +35,32 @@ class Album:
     crop: Crop
     licence: str
     origin: str
+
+
+def register_people(
+    name: str,
+    obtain: str,
+    everyone: Callable[[Request], Album],
+    private: Callable[[Album, Request], list[str]],
+) -> None:
+    """Register two sources: ``name``, the private people, and ``name_public``, everyone else.
+
+    Args:
+        name: of the private source.
+        obtain: how to get the data.
+        everyone: lists the photographs; raises ``DataError`` when there are none.
+        private: returns who is private; the same for the same album and seed.
+    """
+
+    @register(name, 3, obtain)
+    def load(request: Request) -> Images:
+        album = everyone(request)
+        return private_images(album, private(album, request), request)
+
+    @register(f"{name}_public", 3, obtain)
+    def load_public(request: Request) -> Images:
+        album = everyone(request)
+        return public_images(album, private(album, request), request)
 
 
 def private_people(album: Album, seed: int, most: int, at_least: int) -> list[str]:

@@ -3,14 +3,12 @@
 ``lfw`` are 30 private people of the 62 with 20 pictures or more, ``lfw_public`` all others.
 """
 
-from pathlib import Path
-
-from fedinverse.data.identities import Album, private_images, private_people, public_images
+from fedinverse.data.identities import private_people, register_people
 from fedinverse.data.people_folders import album_of
-from fedinverse.data.source import Images, Request, register
 
 PEOPLE = 30
 AT_LEAST = 20
+FOLDERS = ("lfw_funneled", "lfw-deepfunneled", "lfw", "lfw-py/lfw_funneled")
 CROP = 108  # of 250: the face, as in CelebA
 LICENCE = "no licence stated; research use (University of Massachusetts)"
 OBTAIN = (
@@ -19,23 +17,9 @@ OBTAIN = (
 )
 
 
-@register("lfw", 3, OBTAIN)
-def load(request: Request) -> Images:
-    """Return the private people; ``limit`` leaves out whole people."""
-    album = _album(request)
-    return private_images(album, private_people(album, request.seed, PEOPLE, AT_LEAST), request)
-
-
-@register("lfw_public", 3, OBTAIN)
-def load_public(request: Request) -> Images:
-    """Return pictures of the people that ``lfw`` with the same seed does not hold."""
-    album = _album(request)
-    return public_images(album, private_people(album, request.seed, PEOPLE, AT_LEAST), request)
-
-
-def _album(request: Request) -> Album:
-    return album_of(request, ("lfw_funneled", "lfw-deepfunneled", "lfw", "lfw-py/lfw_funneled"), _crop, LICENCE)
-
-
-def _crop(_path: Path, _width: int, _height: int) -> int:
-    return CROP
+register_people(
+    "lfw",
+    OBTAIN,
+    lambda request: album_of(request, FOLDERS, lambda _path, _width, _height: CROP, LICENCE),
+    lambda album, request: private_people(album, request.seed, PEOPLE, AT_LEAST),
+)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedinverse.errors import ConfigError, DataError
-from fedinverse.storage import content_sha256, file_sha256, read_json, save_array, write_json
+from fedinverse.storage import content_sha256, file_sha256, load_array, read_object, save_array, write_json
 
 FORMAT = 1  # raise when a loader's output changes: old pools are then made anew
 
@@ -69,22 +70,26 @@ class Pool:
     @cached_property
     def images(self) -> NDArray[np.uint8]:
         """Memory-mapped uint8 [N, C, H, W]."""
-        return np.load(self.path / "images.npy", mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+        return load_array(self.path / "images.npy", memory_mapped=True)
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:
         """int64 [N]."""
-        return np.load(self.path / "labels.npy", allow_pickle=False)  # type: ignore[no-any-return]
+        return load_array(self.path / "labels.npy")
 
     @cached_property
-    def about(self) -> dict[str, object]:
+    def about(self) -> dict[str, Any]:
         """Source, licence, origin, class names and file hashes."""
-        return read_json(self.path / "pool.json")  # type: ignore[no-any-return]
+        path = self.path / "pool.json"
+        found = read_object(path, "class_names", "files")
+        if not isinstance(found["class_names"], list) or not isinstance(found["files"], dict):
+            raise DataError(f"{path}: altered since it was prepared; delete {self.path}")
+        return found
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """One name per class."""
-        return tuple(self.about["class_names"])  # type: ignore[arg-type]
+        return tuple(map(str, self.about["class_names"]))
 
     def tensor(self, rows: NDArray[np.int64] | None = None) -> Tensor:
         """Return images as uint8 [n, C, H, W], channels-last: all, or ``rows`` in their order."""
@@ -93,8 +98,8 @@ class Pool:
 
     def verify(self) -> None:
         """Raise ``DataError`` naming the file if a byte of the pool changed since it was made."""
-        for name, sha in self.about["files"].items():  # type: ignore[attr-defined]
-            if file_sha256(self.path / name) != sha:
+        for name, sha in self.about["files"].items():
+            if not (self.path / name).is_file() or file_sha256(self.path / name) != sha:
                 raise DataError(f"{self.path / name}: altered since it was prepared; delete {self.path}")
 
 

@@ -1,8 +1,8 @@
 """``fedinverse attack``: invert captured models or one weights file. Needs no run directory, no Ray and no Flower.
 
 The result lies where a run's worker would put it, ``OUT/LABEL/TARGET-CONFIG/``, in the same format; with the same
-public set and seed it shares the cached priors with runs. Whether the public images show a class of the target cannot
-be checked here: weights do not tell what their classes are called.
+public set and seed it shares the cached priors with runs. Whether the public images show a class of the target is
+checked where a run directory tells what its classes are called; weights alone do not.
 """
 
 from pathlib import Path
@@ -41,6 +41,9 @@ def attack(
     wanted: Annotated[str, typer.Option("--classes-to-invert", help="e.g. 0,3,5-9; default: all")] = "",
     restarts: Annotated[int, typer.Option("--restarts", min=1, help="reconstructions per class")] = 10,
     rounds: Annotated[str, typer.Option("--rounds", help="of a directory: every, last, or a list like 2,5")] = "last",
+    allow_overlap: Annotated[
+        bool, typer.Option("--allow-overlap", help="public images may show a class to invert; every output is marked")
+    ] = False,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = 1,
     seed: SeedOption = 0,
@@ -52,12 +55,11 @@ def attack(
     """
     import torch
 
-    from attacker.attack import open_target
     from attacker.inversion import invert, place
     from pipeline.commands.choice import chosen_attack, chosen_device, chosen_schedule, public_set
-    from pipeline.commands.inversions import HEADER, PICTURE, draw, line_of, name_of
+    from pipeline.commands.inversions import HEADER, PICTURE, draw, line_of, name_of, overlap_mark
     from pipeline.commands.progress import Shown
-    from pipeline.commands.weights import labels_to_invert, network_of_all, weights_at
+    from pipeline.commands.weights import labels_to_invert, network_of_all, shared_classes, targets, weights_at
     from pipeline.console import console, progress_bar, table
 
     chosen = chosen_attack(kind, config, label, set_ or [])
@@ -68,9 +70,9 @@ def attack(
     where = chosen_device(device)
     torch.set_num_threads(threads)
     images = public_set(public, network.shape, public_root, public_limit, seed)
+    shared = shared_classes(target, labels, images, allow=allow_overlap)
     lines = []
-    for path in paths:
-        victim = open_target(path, network.model, network.classes, network.width, where)
+    for path, victim in targets(paths, network, where):
         found = place(out, chosen.label, chosen.table, victim.sha256, labels, seed, images.key)
         name = name_of(victim, path)
         if found.done:
@@ -78,11 +80,13 @@ def attack(
         else:
             console.print(f"[b]Inverting[/b] {name} with {chosen.label}: {len(labels)} images on {device}")
             with progress_bar() as bar:
-                invert(chosen.attack, found, victim, images, labels, seed, Shown(bar))
+                invert(chosen.attack, found, victim, images, labels, seed, Shown(bar), shared)
         draw(found)
         lines.append(line_of(name, found))
         console.print(f"  {found.path}", soft_wrap=True, markup=False)
     table("Inversions", HEADER, lines)
+    if shared:
+        console.print(overlap_mark(shared), soft_wrap=True, style="yellow")
     console.print(
         f"Each directory has a picture, {PICTURE}: a row per class, best first. Confidence is the target's own, and "
         "noise can have it too: whether anything leaked, only an audit with private images can say.",

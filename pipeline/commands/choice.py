@@ -102,7 +102,7 @@ def public_set(source: str, shape: tuple[int, int, int], root: str, limit: int, 
     """
     check_channels(source, shape)
     pool = open_source(Request(source, shape, root, limit, seed))
-    return PublicSet(pool.tensor(), pool.path.name)
+    return PublicSet(pool.tensor(), pool.path.name, pool.class_names)
 
 
 def check_channels(source: str, shape: tuple[int, int, int]) -> None:

@@ -32,7 +32,10 @@ def list_() -> None:
     shown.add_column("how to obtain it", overflow="fold")
     for name in source_names():
         source = source_of(name)
-        shown.add_row(name, str(source.channels), str(len(prepared(name)) or "–"), escape(source.obtain))
+        base = name.removesuffix("_public")
+        same = name != base and source.obtain == source_of(base).obtain
+        obtain = f"as {base}; other people" if same else source.obtain
+        shown.add_row(name, str(source.channels), str(len(prepared(name)) or "–"), escape(obtain))
     console.print(shown)
 
 

@@ -38,6 +38,13 @@ SUPERNODE_HELP = """
   flower-supernode --superlink HOST:PORT --root-certificates KEYS/ca.pem --auth-supernode-private-key KEYS/node-00.key
   --isolation subprocess --host 127.0.0.1 --port PORT --node-config 'partition-id=0 data-path="/data"'
 """
+ATTACKER_HELP = """
+[b]By hand[/b]  Flower has no part in it: the command writes plan.json beside the spool and becomes
+
+  python -m attacker.worker plan.json --watch
+
+To have it do what its schedule still asks for and then end, make the file plan.stop beside plan.json.
+"""
 PREPARE_HELP = """
 [b]Plain Flower[/b]  knows no such step: the lines printed are what each SuperNode gets as --node-config, then
 
@@ -107,6 +114,10 @@ def supernode(
     authority: Annotated[Path, typer.Option("--ca", help="ca.pem, by which the SuperLink is verified")],
     key: Annotated[Path, typer.Option("--key", help="this node's private key, registered with the SuperLink")],
     defence: Annotated[str, typer.Option("--defence", help="see 'fedinverse names'")] = "none",
+    defence_set: Annotated[
+        list[str] | None,
+        typer.Option("--defence-set", metavar="KEY=VALUE", help="override a setting of the defence; may be repeated"),
+    ] = None,
     device: Annotated[str, typer.Option("--device", help="where it trains: cpu, cuda, cuda:1")] = "cpu",
     spool: Annotated[
         Path | None, typer.Option("--spool", help="makes this node malicious: where it keeps every model it is sent")
@@ -114,13 +125,45 @@ def supernode(
     port: Annotated[int, typer.Option("--port", help="loopback port of its own ClientApp processes")] = 9094,
 ) -> None:
     """Start a SuperNode in the foreground, honest or malicious: its own operator decides, and nobody else."""
+    from clients.node import DEFENCE_SETTINGS
+    from fedinverse.config import assign
     from pipeline.deploy import commands
 
-    node: dict[str, str | int] = {"partition-id": partition, "data-path": str(data.resolve())}
+    settings: dict[str, str | int | float] = {}
+    for assignment in defence_set or ():
+        assign(settings, assignment)
+    node: dict[str, str | int | float] = {"partition-id": partition, "data-path": str(data.resolve())}
     node |= {"defence": defence, "device": device}
+    node |= {f"{DEFENCE_SETTINGS}{key}": value for key, value in settings.items()}
     if spool is not None:
         node |= {"role": "malicious", "spool": str(spool.resolve())}
     _become(commands.supernode(authority.resolve(), key.resolve(), link, port, node))
+
+
+@app.command(epilog=ATTACKER_HELP)
+def attacker(
+    config: Annotated[str, typer.Argument(help="the operator's own TOML file: attacks, attacker, public data, seed")],
+    spool: Annotated[Path, typer.Option("--spool", help="where the SuperNode keeps every model it is sent")],
+    data: Annotated[Path, typer.Option("--data", help="the node's own images.npy and labels.npy")],
+    classes: Annotated[int, typer.Option("--classes", min=2, help="number of classes of the federation's model")],
+    set_: SetOption = None,
+) -> None:
+    """Invert what a malicious SuperNode captures, as it comes: a daemon beside it, on attacker.device.
+
+    Inversions go into the directory 'inversions' beside the spool. SIGTERM ends the daemon; started again it goes on.
+    """
+    from attacker.worker import Plan
+    from pipeline.deploy.attacker import ROOT, daemon, plan_beside
+    from pipeline.experiment import load_experiment
+
+    spool = spool.resolve()
+    path = spool.parent / "plan.json"
+    plan_beside(load_experiment(config, set_ or []), spool, data.resolve(), classes).write(path)
+    Plan.stop(path).unlink(missing_ok=True)
+    command = daemon(path)
+    typer.echo(shlex.join(command), err=True)
+    os.chdir(ROOT)
+    os.execv(command[0], command)
 
 
 @app.command(epilog=PREPARE_HELP)
@@ -134,13 +177,14 @@ def prepare(
     from fedinverse.run import prepare as make
     from pipeline.console import console
     from pipeline.deploy import commands
-    from pipeline.deploy.local import export_shards, node_configs
+    from pipeline.deploy.parties import export_shards, node_configs, server_run
     from pipeline.experiment import load_experiment, resolved
 
     experiment = load_experiment(config, _assignments(set_, clients), out)
     run = make((Path(experiment.out) / experiment.name).resolve(), resolved(experiment))
     nodes = node_configs(run)
     export_shards(run, nodes)
+    console.print(f"the server's run directory: {server_run(run).path}", soft_wrap=True, markup=False)
     for node in nodes:
         console.print(commands.settings(node), soft_wrap=True, markup=False)
 

@@ -1,6 +1,8 @@
 """What an inversion looks like: a picture, and a line of the table a command ends with."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean
 
 from rich.markup import escape
 
@@ -10,7 +12,7 @@ from pipeline.commands.pictures import save_sheet
 from pipeline.console import percent
 
 PICTURE = "reconstructions.png"
-HEADER = ["target", "images", "confidence", "prior alone", "failed", "seconds"]
+HEADER = ["target", "images", "confidence", "prior alone", "Vendi", "failed", "seconds"]
 
 
 def name_of(target: Target, path: Path) -> str:
@@ -25,11 +27,21 @@ def draw(found: Inversion) -> None:
     for label in made.labels.unique():
         own = (made.labels == label).nonzero().flatten()
         rows.append(made.images[own[made.confidence[own].argsort(descending=True, stable=True)]])
-    save_sheet(found.path / PICTURE, rows)
+    shared = found.about["shared-classes"]
+    save_sheet(found.path / PICTURE, rows, caption=f"overlap: {', '.join(shared)}" if shared else "")
+
+
+def overlap_mark(shared: Sequence[str]) -> str:
+    """Return what is said of public images that show the classes ``shared``."""
+    return f"Overlap: the public images show the classes {', '.join(shared)} too; what came out could be theirs."
 
 
 def line_of(name: str, found: Inversion) -> list[str]:
-    """Return the line of ``HEADER`` for an inversion; failed reconstructions are left out of the mean confidence."""
+    """Return the line of ``HEADER`` for an inversion; means are over the reconstructions that did not fail.
+
+    The Vendi score (effective number of different images, on the target's features) is the mean over classes.
+    """
+    diversity = [measured["vendi"] for measured in found.about["diversity"].values()]
     made, plain = found.load(), found.load(PRIOR_ONLY)
     kept = made.confidence[~made.failed]
     return [
@@ -37,6 +49,7 @@ def line_of(name: str, found: Inversion) -> list[str]:
         str(len(made.labels)),
         percent(float(kept.mean()) if len(kept) else None),
         percent(float(plain.confidence.mean())),
+        f"{mean(diversity):.1f}" if diversity else "–",
         str(int(made.failed.sum())),
         f"{made.cost.seconds:.1f}",
     ]

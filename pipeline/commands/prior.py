@@ -1,4 +1,4 @@
-"""``fedinverse prior train | list | show``: the cache of trained priors, and what their samples look like."""
+"""``fedinverse prior train | add | list | show``: the cache of trained priors, and what their samples look like."""
 
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +20,7 @@ from pipeline.commands.options import (
     ThreadsOption,
 )
 
-app = typer.Typer(no_args_is_help=True, help="Train, list and look at the priors that attacks sample from.")
+app = typer.Typer(no_args_is_help=True, help="Train, add, list and look at the priors that attacks sample from.")
 
 
 @app.command()
@@ -68,6 +68,34 @@ def train(
     entry = describe(made, chosen.attack, images, seed, where)
     how = f"trained in {made.seconds:.1f} s" if made.seconds else "it was in the cache"
     console.print(f"[b]Prior[/b] {entry.name} {entry.key}: {how}")
+    console.print(f"  {entry.path}\n  {entry.picture}", soft_wrap=True, markup=False)
+
+
+@app.command()
+def add(
+    architecture: Annotated[
+        str, typer.Argument(metavar="NETWORK", help="dcgan, or package.module:Class of a torch.nn.Module of yours")
+    ],
+    weights: Annotated[
+        Path | None, typer.Option("--weights", help="its .safetensors file; a class may have its own")
+    ] = None,
+    shape: Annotated[str, typer.Option("--shape", help="of dcgan's images")] = "1x32x32",
+    width: Annotated[float, typer.Option("--width", min=0.01, help="dcgan's width multiplier")] = 1.0,
+) -> None:
+    """Check a generator trained elsewhere and keep it in the cache; attacks take it with --set generator=KEY."""
+    import torch
+
+    from attacker.priors.external import Network, add_external, external_prior
+    from pipeline.commands.pictures import shape_of
+    from pipeline.commands.priors import describe_external
+    from pipeline.commands.weights import file_at
+    from pipeline.console import console
+
+    network = Network(architecture, shape_of(shape), width)
+    file = None if weights is None else file_at(weights)
+    prior = external_prior(add_external(network, file), torch.device("cpu"))
+    entry = describe_external(prior, network, str(file or architecture))
+    console.print(f"[b]Prior[/b] {entry.name} {entry.key}: use it with --set generator={entry.key}", soft_wrap=True)
     console.print(f"  {entry.path}\n  {entry.picture}", soft_wrap=True, markup=False)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from attacker.attack import Attack, PublicSet
+from attacker.priors.external import Network
 from attacker.priors.prior import Prior, prior_path
 from fedinverse.errors import ConfigError
 from fedinverse.seeds import generator
@@ -64,7 +65,7 @@ class CachedPrior:
             f"{self.path.stat().st_size / 2**20:.1f} MiB",
             self._when,
             "–" if seconds is None else f"{float(seconds):.1f}",
-            f"{told['attack']} on {told['public'].partition('-')[0]} {told['shape']}" if told else "–",
+            _summary(told) if told else "–",
         ]
 
     @property
@@ -101,9 +102,6 @@ def cached_prior(key: str) -> CachedPrior:
 
 def describe(prior: Prior, attack: Attack, public: PublicSet, seed: int, device: torch.device) -> CachedPrior:
     """Write description and picture of a trained ``prior`` beside its weights."""
-    entry = CachedPrior(prior_path(prior.name, prior.key))
-    samples = prior.sample(_ROWS * COLUMNS, generator(seed, "prior", "samples"), device).cpu()
-    save_sheet(entry.picture, samples.split(COLUMNS))
     about = {
         "attack": attack.name,
         "settings": attack.settings.model_dump(mode="json")["prior"],
@@ -112,5 +110,30 @@ def describe(prior: Prior, attack: Attack, public: PublicSet, seed: int, device:
         "shape": shape_text(prior.shape),
         "seed": seed,
     }
+    return _write(prior, about, device)
+
+
+def describe_external(prior: Prior, network: Network, origin: str) -> CachedPrior:
+    """Write description and picture of an added ``prior`` that came from ``origin`` beside its weights."""
+    critic = "with its critic" if prior.critic is not None else "without a critic"
+    about = {
+        "architecture": network.architecture,
+        "origin": origin,
+        "shape": shape_text(prior.shape),
+        "latent": prior.latent,
+        "critic": critic,
+    }
+    return _write(prior, about, torch.device("cpu"))
+
+
+def _write(prior: Prior, about: dict[str, Any], device: torch.device) -> CachedPrior:
+    entry = CachedPrior(prior_path(prior.name, prior.key))
+    samples = prior.sample(_ROWS * COLUMNS, generator(int(about.get("seed", 0)), "prior", "samples"), device).cpu()
+    save_sheet(entry.picture, samples.split(COLUMNS))
     write_json(entry.description, about)
     return entry
+
+
+def _summary(told: dict[str, Any]) -> str:
+    made = told["architecture"] if "architecture" in told else f"{told['attack']} on {told['public'].partition('-')[0]}"
+    return f"{made} {told['shape']}"

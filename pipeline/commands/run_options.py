@@ -14,3 +14,4 @@ OutOption = Annotated[
     Path | None, typer.Option("--out", help="directory of run directories (default: the file's 'out')")
 ]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="continue a run that was stopped or killed")]
+ProfileOption = Annotated[bool, typer.Option("--profile", help="also write profile.json: where the time went")]

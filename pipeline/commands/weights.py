@@ -1,11 +1,14 @@
 """The weights a command line points to: one safetensors file, a directory of captures, or a run directory."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from attacker.attack import PublicSet, Target, open_target
 from attacker.schedule import due
 from attacker.settings import Attacker
 from attacker.worker import labels_of
@@ -52,6 +55,37 @@ def weights_at(target: Path, settings: Attacker) -> list[Path]:
         if "model-round" not in metadata_of(path):
             raise IntegrityError(f"{path} does not say which round it is; give that file itself instead of {target}")
     return list(due(spool, settings, Shard(torch.empty(0), torch.empty(0))).values())
+
+
+def targets(paths: list[Path], network: Network, device: torch.device) -> Iterator[tuple[Path, Target]]:
+    """Yield every file's model, ready to be attacked; each knows the one before it, for priors that start warm."""
+    previous: Callable[[], Target] | None = None
+
+    def opened(path: Path, before: Callable[[], Target] | None) -> Target:
+        target = open_target(path, network.model, network.classes, network.width, device)
+        return replace(target, previous=before)
+
+    for path in paths:
+        yield path, opened(path, previous)
+        previous = partial(opened, path, previous)
+
+
+def shared_classes(target: Path, labels: Tensor, public: PublicSet, *, allow: bool) -> tuple[str, ...]:
+    """Return the names of the classes to invert that the public images show too, where a run tells the names.
+
+    Raises:
+        ConfigError: there are such classes, and ``allow`` is not given.
+    """
+    if not (target / "pools.json").exists():
+        return ()
+    names = Run(target).class_names
+    shared = tuple(names[label] for label in labels.unique().tolist() if names[label] in public.class_names)
+    if shared and not allow:
+        raise ConfigError(
+            f"the public images show the classes {', '.join(shared)} that are to be inverted: what comes out could be "
+            "theirs. Choose another --public, or give --allow-overlap to have every output marked"
+        )
+    return shared
 
 
 def file_at(target: Path) -> Path:

@@ -4,11 +4,14 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 from fedinverse.errors import ConfigError, StageError
 from fedinverse.flower import RUN_DIR, WORLD
 from pipeline.deploy.keys import Keys
+
+NodeConfig = Mapping[str, str | int | float]  # what a SuperNode's operator tells it
 
 CONNECTION = "deployment"  # the SuperLink's name in Flower's own config file
 QUIET = {
@@ -19,6 +22,12 @@ QUIET = {
 _PROGRAMS = Path(sys.executable).parent  # Flower starts its own programs by name: they must be on the PATH
 
 
+def one_port() -> bool:
+    """Return whether the installed Flower serves SuperNodes on the control API's port: from 1.40 on, over HTTP."""
+    major, minor, *_ = version("flwr").split(".")
+    return (int(major), int(minor)) >= (1, 40)
+
+
 def superlink(keys: Keys, fleet: str, control: str, database: Path | None = None) -> list[str]:
     """Return the command of a SuperLink.
 
@@ -26,16 +35,18 @@ def superlink(keys: Keys, fleet: str, control: str, database: Path | None = None
         keys: its certificate and key.
         fleet: ``host:port`` where SuperNodes connect (gRPC).
         control: ``host:port`` where ``flwr run`` connects. Who reaches it can run code on the server and the nodes.
+            Not used by a Flower that has one port for both.
         database: where it keeps its state over a restart; None: in memory.
     """
-    host, port = _address(control)
+    host, port = _address(fleet if one_port() else control)
     command = ["flower-superlink", "--ssl-ca-certfile", str(keys.authority), "--ssl-certfile", str(keys.certificate)]
     command += ["--ssl-keyfile", str(keys.certificate_key), "--enable-supernode-auth", "--isolation", "subprocess"]
-    command += ["--host", host, "--port", port, "--fleet-api-address", fleet]
+    command += ["--host", host, "--port", port]
+    command += [] if one_port() else ["--fleet-api-address", fleet]
     return command + (["--database", str(database)] if database else [])
 
 
-def supernode(authority: Path, key: Path, fleet: str, port: int, node: Mapping[str, str | int]) -> list[str]:
+def supernode(authority: Path, key: Path, fleet: str, port: int, node: NodeConfig) -> list[str]:
     """Return the command of a SuperNode.
 
     Args:
@@ -72,7 +83,7 @@ def log(run_id: str) -> list[str]:
     return ["flwr", "log", run_id, CONNECTION, "--show"]
 
 
-def settings(values: Mapping[str, str | int]) -> str:
+def settings(values: NodeConfig) -> str:
     """Return ``key=value`` pairs as ``--node-config`` and ``--run-config`` take them.
 
     Raises:
@@ -81,10 +92,7 @@ def settings(values: Mapping[str, str | int]) -> str:
     for key, value in values.items():
         if isinstance(value, str) and any(mark in value for mark in "\"'\\\n"):
             raise ConfigError(f"{key} is {value!r}; Flower cannot carry quotes, backslashes and line breaks there")
-    return " ".join(
-        f"{key}={json.dumps(value, ensure_ascii=False) if isinstance(value, str) else value}"
-        for key, value in values.items()
-    )
+    return " ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items())
 
 
 def connection(control: str, authority: Path) -> str:

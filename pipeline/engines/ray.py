@@ -5,7 +5,9 @@ and its message sent again, and the largest shards start first so that no round 
 """
 
 import logging
+import math
 import os
+import socket
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,12 +19,14 @@ from flwr.common.constant import ErrorCode
 from fedinverse.errors import ConfigError
 from fedinverse.flower import ARRAYS
 from fedinverse.run import Run, World
+from fedinverse.split import holdings
 from pipeline.engines.settings import Engine
 from pipeline.engines.simulated import SimulatedGrid, error_reply, explain, server_context
 from server.app import app as server_app
 
 log = logging.getLogger("fedinverse.engine")
 _TRIES = 3  # a message whose actor died is sent again: the client's work is deterministic and has no side effect
+_CONNECT = 10.0  # seconds
 _MAILBOX = 2  # messages in flight per actor: the next one is there when the first is done
 
 
@@ -40,8 +44,9 @@ class ClientActor:
         self._app = app
         self._broadcast: tuple[Any, ArrayRecord | None] = (None, None)
 
+    @ray.method(max_task_retries=-1)
     def ready(self) -> bool:
-        """Return True once the imports are done."""
+        """Return True once the imports are done, after as many restarts as it takes."""
         return True
 
     def handle(self, message: Message, broadcast: list[Any], context: Context) -> tuple[Message, RecordDict]:
@@ -79,8 +84,9 @@ class RayGrid(SimulatedGrid):
             num_cpus=engine.client_cpus, num_gpus=engine.client_gpus, max_restarts=-1, max_task_retries=0
         )
         self._actors = [options.remote() for _ in range(count)]
-        held = run.split.groupby("client").size()
-        self._size = {partition + 1: int(held.get(partition, 0)) for partition in range(run.population.clients)}
+        self._restarting: dict[Any, int] = {}  # what a restarting actor will answer when it is back -> its number
+        held = holdings(run.split, run.population.clients, len(run.class_names)).sum(1)
+        self._size = {partition + 1: int(images) for partition, images in enumerate(held)}
 
     def answer(self, messages: list[Message], timeout: float | None) -> list[Message]:
         """Answer ``messages`` on the actors; what is not answered in time is left out and its actor restarted."""
@@ -88,21 +94,25 @@ class RayGrid(SimulatedGrid):
         stored: dict[int, Any] = {}
         waiting = [_Sent(message, self._store(message, stored)) for message in messages]
         waiting.sort(key=lambda sent: self._size[sent.message.metadata.dst_node_id])
-        queues = dict.fromkeys(range(len(self._actors)), 0)
+        queues = dict.fromkeys(range(len(self._actors)), 0.0)
+        queues |= dict.fromkeys(self._restarting.values(), math.inf)
         flying: dict[Any, _Sent] = {}
         replies: list[Message] = []
         while waiting or flying:
             while waiting and min(queues.values()) < _MAILBOX:
                 self._send(waiting.pop(), queues, flying)
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            done, _ = ray.wait(list(flying), num_returns=1, timeout=left)
+            done, _ = ray.wait([*flying, *self._restarting], num_returns=1, timeout=left)
             if not done:
-                self._abandon(flying, queues)
+                self._abandon(flying, waiting, queues)
                 break
             for reference in done:
+                if reference in self._restarting:
+                    queues[self._restarting.pop(reference)] = 0.0
+                    continue
                 sent = flying.pop(reference)
                 queues[sent.actor] -= 1
-                reply = self._collect(reference, sent, waiting)
+                reply = self._collect(reference, sent, waiting, queues)
                 if reply is not None:
                     replies.append(reply)
         return replies
@@ -116,7 +126,7 @@ class RayGrid(SimulatedGrid):
             stored[id(record)] = ray.put(record)
         return [stored[id(record)]]
 
-    def _send(self, sent: _Sent, queues: dict[int, int], flying: dict[Any, _Sent]) -> None:
+    def _send(self, sent: _Sent, queues: dict[int, float], flying: dict[Any, _Sent]) -> None:
         sent.actor = min(queues, key=queues.__getitem__)
         queues[sent.actor] += 1
         light = RecordDict({key: value for key, value in sent.message.content.items() if key != ARRAYS})
@@ -124,12 +134,19 @@ class RayGrid(SimulatedGrid):
         context = self.contexts[sent.message.metadata.dst_node_id]
         flying[self._actors[sent.actor].handle.remote(message, sent.broadcast, context)] = sent
 
-    def _collect(self, reference: Any, sent: _Sent, waiting: list[_Sent]) -> Message | None:
+    def _await_restart(self, number: int, queues: dict[int, float]) -> None:
+        """Send nothing to an actor that restarts: Ray would refuse it at once, and a message has only so many tries."""
+        queues[number] = math.inf
+        if number not in self._restarting.values():
+            self._restarting[self._actors[number].ready.remote()] = number
+
+    def _collect(self, reference: Any, sent: _Sent, waiting: list[_Sent], queues: dict[int, float]) -> Message | None:
         """Return the reply; None when the actor died and the message waits to be sent again."""
         node = sent.message.metadata.dst_node_id
         try:
             reply, state = ray.get(reference)
         except ray.exceptions.RayError as error:
+            self._await_restart(sent.actor, queues)
             if sent.tries < _TRIES:
                 log.warning("the actor of client %d died; its message is sent again", node - 1)
                 sent.tries += 1
@@ -141,12 +158,12 @@ class RayGrid(SimulatedGrid):
             log.warning("client %d failed: %s", node - 1, reply.error.reason)
         return reply
 
-    def _abandon(self, flying: dict[Any, _Sent], queues: dict[int, int]) -> None:
+    def _abandon(self, flying: dict[Any, _Sent], waiting: list[_Sent], queues: dict[int, float]) -> None:
         """Restart the actors that still work, so that the next round does not queue behind them."""
         for number in {sent.actor for sent in flying.values()}:
             ray.kill(self._actors[number], no_restart=False)
-            queues[number] = 0
-        late = sorted(sent.message.metadata.dst_node_id - 1 for sent in flying.values())
+            self._await_restart(number, queues)
+        late = sorted(sent.message.metadata.dst_node_id - 1 for sent in [*flying.values(), *waiting])
         log.warning("no reply in time from clients %s; the round goes on without them", late)
 
 
@@ -154,27 +171,54 @@ def run_on_ray(run: Run, world: World, engine: Engine) -> None:
     """Start Ray (or join ``engine.address``), run the federation, and leave nothing running.
 
     Raises:
-        ConfigError: the cluster lacks the resources one actor asks for.
+        ConfigError: no cluster answers at ``engine.address``, the token is not its own, or it lacks the resources that
+            the actors ask for.
     """
     count = engine.actors or os.cpu_count() or 1
     if engine.address:
-        ray.init(address=engine.address, log_to_driver=False, logging_level=logging.ERROR)
+        _join(engine.address)
     else:
         # "local": never join, or wait for, a cluster that somebody else left behind
         ray.init(
             address="local",
-            num_cpus=max(1, round(count * engine.client_cpus)),
+            num_cpus=math.ceil(count * engine.client_cpus),
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
     try:
-        have = ray.cluster_resources()
-        if have.get("GPU", 0) < engine.client_gpus or have.get("CPU", 0) < engine.client_cpus:
-            raise ConfigError(
-                f"engine: a client asks for {engine.client_cpus:g} CPUs and {engine.client_gpus:g} GPUs, but Ray has "
-                f"{have.get('CPU', 0):g} and {have.get('GPU', 0):g}; lower engine.client_cpus / engine.client_gpus"
-            )
+        fitting = _fitting(engine, ray.cluster_resources())
+        count = engine.actors or (fitting if engine.address else count)
         server_app(RayGrid(run, world, engine, count), server_context())
     finally:
         ray.shutdown()
+
+
+def _join(address: str) -> None:
+    """Connect to a running cluster. Ray would wait minutes for one that is not there, so it is looked for first."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT).close()
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"engine.address '{address}': no Ray cluster answers there ({error}); give the host:port of its head"
+        ) from error
+    except ray.exceptions.AuthenticationError as error:
+        raise ConfigError(
+            f"engine.address '{address}': the cluster refuses this token; set RAY_AUTH_TOKEN to the one it was started "
+            "with"
+        ) from error
+
+
+def _fitting(engine: Engine, have: dict[str, float]) -> int:
+    """Return how many actors the resources ``have`` hold; an actor that has no place would never answer."""
+    asked = {"CPU": engine.client_cpus, "GPU": engine.client_gpus}
+    fit = min(int(have.get(name, 0) / share + 1e-9) for name, share in asked.items() if share)
+    if fit < max(1, engine.actors):
+        raise ConfigError(
+            f"engine: {max(1, engine.actors)} actors ask for {engine.client_cpus:g} CPUs and {engine.client_gpus:g} "
+            f"GPUs each, but Ray has {have.get('CPU', 0):g} and {have.get('GPU', 0):g}; lower engine.actors, "
+            "engine.client_cpus or engine.client_gpus"
+        )
+    return fit

@@ -13,7 +13,7 @@ class Engine(Section):
     """What runs the clients of a simulation."""
 
     kind: EngineName = Field("ray", description="ray: actors; local: in process; flower: Flower's own runtime")
-    actors: int = Field(0, ge=0, description="ray: client processes, one thread each; 0: one per CPU core")
-    address: str = Field("", description="ray: address of a running cluster; empty: start one here")
+    actors: int = Field(0, ge=0, description="ray: client processes, one thread each; 0: as many as fit")
+    address: str = Field("", description="ray: host:port of a running cluster's head; empty: start one here")
     client_cpus: float = Field(1.0, gt=0, description="ray: CPUs of an honest client's actor")
     client_gpus: float = Field(0.0, ge=0, description="ray: share of a GPU of an honest client's actor")

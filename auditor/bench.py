@@ -1,0 +1,123 @@
+"""What reconstructions are held against: both evaluators, and the real images in their features, made once a run."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from auditor.embedding import Embedding, fit_embedding
+from auditor.evaluator import Judge
+from auditor.evidence import Exhibit
+from auditor.fidelity import RealSet
+from auditor.omitted import Omitted
+from auditor.threshold import Threshold, calibrate
+from fedinverse.data.source import unit
+from fedinverse.private import part_of
+from fedinverse.run import Run
+from fedinverse.shard import Shard, shard_of
+
+CHUNK = 2048  # images made floating-point at once
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What reconstructions are held against.
+
+    Attributes:
+        judge: E1, says which class an image shows.
+        embedding: E2, says how near two images are, knowing no class.
+        threshold: how near counts as resembling, at 1 % false accepts; or why there is none.
+        train: the victim's training images; ``train_seen`` their features by E1, ``train_features`` by E2.
+        reserve: images of all classes that are in no training set; ``reserve_features`` by E2.
+        known: what the attacker holds all along, uint8 [P, C, H, W]: the public images, then its own shard;
+            ``known_features`` by E2.
+        of_victim: the victim's training images as a set, for whole-set metrics.
+        of_public: the public images, likewise.
+    """
+
+    judge: Judge
+    embedding: Embedding
+    threshold: Threshold | Omitted
+    train: Shard
+    train_seen: Tensor
+    train_features: Tensor
+    reserve: Shard
+    reserve_features: Tensor
+    known: Tensor
+    known_features: Tensor
+    of_victim: RealSet
+    of_public: RealSet
+
+
+def open_bench(run: Run, judge: Judge) -> Bench:
+    """Fit E2 on the vault, calibrate its threshold on the reserve, describe every real image once."""
+    embedding = fit_embedding(part_of(run, "vault").images)
+    train, reserve = part_of(run, "train", victim_only=True), part_of(run, "reserve")
+    public = run.pools["public"].tensor()
+    own = [shard_of(run, client, "with_victim").images for client in run.population.attackers]
+    known = torch.cat([public, *own])
+
+    def described(images: Tensor) -> Tensor:
+        return torch.cat([embedding(unit(part)) for part in images.split(CHUNK)])
+
+    of_train, of_reserve, of_known = map(described, (train.images, reserve.images, known))
+    return Bench(
+        judge,
+        embedding,
+        calibrate(of_train, train.labels, of_reserve, reserve.labels),
+        train,
+        judge.features(unit(train.images)),
+        of_train,
+        reserve,
+        of_reserve,
+        known,
+        of_known,
+        RealSet(scaled(of_train)),
+        RealSet(scaled(of_known[: len(public)])),
+    )
+
+
+def scaled(features: Tensor) -> Tensor:
+    """Return E2's features [N, F], of unit length, at root mean square 1, where whole-set metrics expect them.
+
+    KID's kernel is then (cosine + 1)^3.
+    """
+    return features.double() * math.sqrt(features.shape[1])
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """An exhibit as the evaluators see it.
+
+    Attributes:
+        shown: the exhibit.
+        logits: E1's, [N, K]; NaN where the reconstruction failed, which is never a success.
+        seen: E1's penultimate features [N, F].
+        features: E2's [N, G].
+    """
+
+    shown: Exhibit
+    logits: Tensor
+    seen: Tensor
+    features: Tensor
+
+    @property
+    def sound(self) -> Tensor:
+        """bool [N]: what did not fail."""
+        return self.shown.failed.logical_not()
+
+
+def inspect(shown: Exhibit, bench: Bench) -> Inspected:
+    """Show an exhibit to both evaluators."""
+    images = shown.images.nan_to_num(0.0)
+    logits, seen = bench.judge.read(images)
+    return Inspected(shown, logits.masked_fill(shown.failed[:, None], torch.nan), seen, bench.embedding(images))
+
+
+def reserve_exhibit(bench: Bench, classes: tuple[int, ...], server_round: int) -> Exhibit:
+    """Return the ceiling: real reserve images of ``classes``, judged as if they were reconstructions."""
+    rows = torch.isin(bench.reserve.labels, torch.tensor(classes))
+    images, labels = unit(bench.reserve.images[rows]), bench.reserve.labels[rows]
+    sure, none = torch.ones(len(labels)), torch.zeros(len(labels), dtype=torch.bool)
+    return Exhibit("CEIL", "with_victim", server_round, "", images, labels, sure, none)

@@ -1,0 +1,93 @@
+"""One audited run, as a comparison needs it: its files are all that is read."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import pandas as pd
+
+from auditor.omitted import Omitted
+from auditor.settings import Audit, Primary
+from auditor.table import check_table
+from auditor.verdict import VERSION
+from fedinverse.errors import IntegrityError, StageError
+from fedinverse.run import WORLDS, Run
+from fedinverse.storage import read_json, read_jsonl
+
+
+@dataclass(frozen=True)
+class Record:
+    """An audited run.
+
+    Attributes:
+        run: its directory.
+        label: what a sweep calls the point; empty: it is no sweep's.
+    """
+
+    run: Run
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return str(self.run.path)
+
+    @property
+    def seed(self) -> int:
+        """The run's seed, by which runs are paired."""
+        return self.run.seed
+
+    @cached_property
+    def scores(self) -> pd.DataFrame:
+        """The tidy score table (``auditor.table``), victim classes only.
+
+        Raises:
+            StageError: the run was not audited.
+        """
+        path = self.run.audit / "scores.parquet"
+        if not path.exists():
+            raise StageError(f"{self.name} holds no scores; run 'fedinverse audit {self.name}' first, or leave it out")
+        scores = pd.read_parquet(path)
+        check_table(scores)
+        return scores[scores["label"].isin(self.run.population.victim_classes)]
+
+    @cached_property
+    def primary(self) -> Primary:
+        """The primary attack, round and metric that the run's verdict speaks of, both named.
+
+        Raises:
+            StageError: it has no verdict.
+            IntegrityError: the verdict is of a version that this program does not know.
+        """
+        path = self.run.path / "verdict.json"
+        if not path.exists():
+            raise StageError(f"{self.name} holds no verdict; run 'fedinverse audit {self.name}' first, or leave it out")
+        verdict = read_json(path)
+        if verdict.get("version") != VERSION:
+            raise IntegrityError(f"{path} is of version {verdict.get('version')}, known is {VERSION}; audit it again")
+        said = {key: verdict["primary"][key] for key in ("attack", "round", "metric")}
+        return self.run.section("audit", Audit).primary.model_copy(update=said)
+
+    @cached_property
+    def rounds(self) -> dict[int, dict[str, Any]]:
+        """Utility of the federation with the victim, by round."""
+        return {int(line["round"]): line for line in self.run.recorded_rounds("with_victim")}
+
+    @property
+    def seconds_per_round(self) -> float | Omitted:
+        """Wall seconds of the stage 'federate' per round, over both worlds and all resumes."""
+        path = self.run.path / "times.json"
+        seconds = read_json(path).get("federate") if path.exists() else None
+        rounds = sum(max(len(self.run.recorded_rounds(world)) - 1, 0) for world in WORLDS)
+        return seconds / rounds if seconds and rounds else Omitted("its time was not recorded")
+
+    def epsilon(self, noise: Literal["own", "central"]) -> float | Omitted:
+        """Return the largest epsilon that any client has spent in all its rounds, by the last line it reports it in.
+
+        Args:
+            noise: the clients' ``own`` noise, or the server's (``central``). The two do not add up.
+        """
+        key = "epsilon" if noise == "own" else "central_epsilon"
+        lines = read_jsonl(self.run.federation("with_victim") / "clients.jsonl")
+        spent = {line["partition"]: float(line[key]) for line in lines if key in line}
+        return max(spent.values()) if spent else Omitted("no client's training has accounted noise of this kind")

@@ -1,0 +1,52 @@
+"""What is scored: every metric of the score table by name, what it says and between which values it lies."""
+
+from dataclasses import dataclass
+
+WHOLE_SET = -1
+"""Label of a metric that speaks of all reconstructions of the victim's classes together."""
+
+ACCURACY, TOP5, DEVIATION = "attack-accuracy", "attack-accuracy-top5", "attack-accuracy-deviation"
+CONFIDENCE, RESEMBLANCE = "target-confidence", "resemblance"
+MEMBER, COPY_GUARD = "member-share", "copy-guard"
+KNN, FEATURE = "knn-distance", "feature-distance"
+VENDI, PAIRWISE = "vendi", "pairwise-distance"
+FID_VICTIM, FID_PUBLIC, KID_VICTIM, KID_PUBLIC = "fid-victim", "fid-public", "kid-victim", "kid-public"
+PRECISION, RECALL, DENSITY, COVERAGE = "precision", "recall", "density", "coverage"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric.
+
+    Attributes:
+        meaning: what it says; E1 is the evaluator, E2 the task-free embedding.
+        share: whether it lies in [0, 1].
+        whole: whether it speaks of the whole set (label -1) and not of a class.
+    """
+
+    meaning: str
+    share: bool = True
+    whole: bool = False
+
+
+METRICS = {
+    ACCURACY: Metric("share that E1 reads as the intended class, which must lead alone; a failed image misses"),
+    TOP5: Metric("share with the class among E1's first five; from 50 classes on"),
+    DEVIATION: Metric("sample deviation over restarts of the mean top-1 accuracy: the attack's luck only", whole=True),
+    CONFIDENCE: Metric("the target's mean probability of the class: the attacker's own view"),
+    RESEMBLANCE: Metric("share near enough by E2 to a training image of the class, at 1 % false accepts"),
+    MEMBER: Metric("share nearer by E2 to a training than to a reserve image; .5: class prototypes (arm A)"),
+    COPY_GUARD: Metric("share nearer by E2 to a victim's image than to every public image and image of the attacker's"),
+    KNN: Metric("mean distance to the nearest training image of the class, E1's features", share=False),
+    FEATURE: Metric("mean distance to the mean of the class's training images, E1's features", share=False),
+    VENDI: Metric("effective number of different images by E2, from 1 to their count", share=False),
+    PAIRWISE: Metric("mean E2 distance of two images of the class, 0 alike, 1.41 unrelated", share=False),
+    FID_VICTIM: Metric("Fréchet distance to the victim's training images, E2; from 2,000 images on", False, True),
+    FID_PUBLIC: Metric("Fréchet distance to the public images, E2; from 2,000 images on", False, True),
+    KID_VICTIM: Metric("kernel distance to the victim's training images, E2; unbiased, at times below 0", False, True),
+    KID_PUBLIC: Metric("kernel distance to the public images, E2; unbiased, at times below 0", False, True),
+    PRECISION: Metric("share among the victim's training images, E2 (5 neighbours)", whole=True),
+    RECALL: Metric("share of the victim's training images among the reconstructions, E2 (5 neighbours)", whole=True),
+    DENSITY: Metric("how densely the victim's training images surround them, E2; may exceed 1", False, True),
+    COVERAGE: Metric("share of the victim's training images with a reconstruction near, E2", whole=True),
+}

@@ -1,0 +1,152 @@
+"""A prior's training step (5 critic steps and 1 generator step): ours against a plain loop in the published style.
+
+    python benchmarks/gan_speed.py [--sizes 32 64] [--turns 3] [--json PATH] [--publish]
+
+The plain loop is written from the papers' formulas the way their public code runs: NCHW, one pass of G and D for every
+kind of image, T's soft labels computed again in every step with T's weights collecting gradients. Ours is the training
+of ``attacker.priors`` as it is; there the soft labels are computed once per target, which the step's time leaves out.
+Published widths and batch (64), mcnn at 32 pixels, vgg16 at 64; interleaved, one thread, CPU time, medians.
+"""
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from interleaved import Ticks, medians
+from tables import markdown, publish
+from torch import Tensor, nn
+
+from attacker.attack import PublicSet, Target
+from attacker.priors.dcgan import LATENT, Critic, Generator, gan_adam
+from attacker.priors.kplus1 import Discriminator, KPlus1Settings, discriminator_loss, generator_loss, kplus1_prior
+from attacker.priors.wgan_gp import WganGpSettings, gradient_penalty, wgan_gp_prior
+from fedinverse.data.source import unit
+from fedinverse.models import build, for_inference
+from fedinverse.storage import write_json
+
+CPU = torch.device("cpu")
+NETS = {32: ("mcnn", 10), 64: ("vgg16", 1000)}
+BATCH, CRITIC_STEPS, STEPS, IMAGES = 64, 5, 2, 128
+TITLES = {"kplus1": "training the K+1 prior", "wgan-gp": "training the WGAN-GP prior"}
+
+
+def ours(kind: str, size: int, public: PublicSet) -> Callable[[], list[float]]:
+    """Return a turn of our training; a new seed each, so that nothing comes from the cache."""
+    name, classes = NETS[size]
+    target = Target(for_inference(build(name, classes, seed=0)), "untrained", 0, CPU)
+    seeds = iter(range(10**6))
+
+    def turn() -> list[float]:
+        ticks = Ticks(TITLES[kind])
+        if kind == "kplus1":
+            kplus1_prior(KPlus1Settings(steps=STEPS + 1), target, public, seed=next(seeds), progress=ticks)
+        else:
+            wgan_gp_prior(WganGpSettings(steps=STEPS + 1), public, next(seeds), CPU, ticks)
+        return ticks.steps
+
+    return turn
+
+
+def plain(kind: str, size: int, images: Tensor) -> Callable[[], list[float]]:
+    """Return a turn of the plain loop; ``images`` are uint8 [N, C, H, W]."""
+    name, classes = NETS[size]
+    T = build(name, classes, seed=0).eval().to(memory_format=torch.contiguous_format)
+    G = Generator(T.input_shape).train()
+    D: nn.Module = Discriminator(T.input_shape, classes, 1.0, False) if kind == "kplus1" else Critic(T.input_shape)
+    training = _plain_kplus1(T, G, D, images) if kind == "kplus1" else _plain_wgan_gp(G, D, images)
+
+    def turn() -> list[float]:
+        taken = []
+        for _ in range(STEPS):
+            start = time.process_time()
+            next(training)
+            taken.append(time.process_time() - start)
+        return taken
+
+    return turn
+
+
+def _batch(images: Tensor) -> Tensor:
+    return unit(images[torch.randint(len(images), (BATCH,))]).contiguous()
+
+
+def _plain_kplus1(T: nn.Module, G: nn.Module, D: nn.Module, images: Tensor) -> Iterator[None]:
+    step_G, step_D = gan_adam(G, 2e-4), gan_adam(D, 2e-4)
+    while True:
+        for _ in range(CRITIC_STEPS):
+            labelled, unlabelled = _batch(images), _batch(images)
+            fake = G(torch.randn(BATCH, LATENT)).detach().contiguous()
+            soft = T(labelled).softmax(1)
+            loss = discriminator_loss(D(labelled)[1], soft, D(unlabelled)[1], D(fake)[1])
+            step_D.zero_grad()
+            loss.backward()
+            loss.item()
+            step_D.step()
+        real, _ = D(_batch(images))
+        made, logits = D(G(torch.randn(BATCH, LATENT)).contiguous())
+        loss = generator_loss(made, real, logits)
+        step_G.zero_grad()
+        loss.backward()
+        loss.item()
+        step_G.step()
+        yield
+
+
+def _plain_wgan_gp(G: nn.Module, D: nn.Module, images: Tensor) -> Iterator[None]:
+    step_G, step_D = gan_adam(G, 2e-4), gan_adam(D, 2e-4)
+    while True:
+        for _ in range(CRITIC_STEPS):
+            real, fake = _batch(images), G(torch.randn(BATCH, LATENT)).detach().contiguous()
+            loss = D(fake).mean() - D(real).mean()
+            loss = loss + 10 * gradient_penalty(D, real, fake, torch.rand(BATCH, 1, 1, 1))
+            step_D.zero_grad()
+            loss.backward()
+            loss.item()
+            step_D.step()
+        loss = -D(G(torch.randn(BATCH, LATENT)).contiguous()).mean()
+        step_G.zero_grad()
+        loss.backward()
+        loss.item()
+        step_G.step()
+        yield
+
+
+def measure(kind: str, size: int, turns: int) -> dict[str, float]:
+    """Return seconds per training step and their ratio."""
+    shape = build(*NETS[size], seed=0).input_shape
+    images = torch.randint(256, (IMAGES, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    public = PublicSet(images.contiguous(memory_format=torch.channels_last), f"noise-{size}")
+    seconds = medians({"plain": plain(kind, size, images), "ours": ours(kind, size, public)}, turns)
+    return {f"{name} s": value for name, value in seconds.items()} | {"x": seconds["plain"] / seconds["ours"]}
+
+
+def main() -> None:
+    """Measure, print, write JSON if asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="+", type=int, default=[32, 64], choices=NETS)
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--publish", action="store_true", help="put the table into docs/attacks.md")
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    table: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["FEDINVERSE_CACHE"] = cache
+        for size in chosen.sizes:
+            for kind in TITLES:
+                row = table[f"{kind} {size}"] = measure(kind, size, chosen.turns)
+                print(f"{kind} {size}:", ", ".join(f"{name} {value:.3g}" for name, value in row.items()), flush=True)
+    if chosen.json:
+        write_json(chosen.json, {"unit": "s CPU per step of 5 D and 1 G; ratio", "measured": table})
+    if chosen.publish:
+        rows = [[f"{name} px", *(f"{value:.3g}" for value in row.values())] for name, row in table.items()]
+        publish("gan-speed", markdown(["one training step", "plain, s", "ours, s", "×"], rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""An inversion step: ours against a plain loop in the published style, interleaved, one thread, CPU time.
+
+    python benchmarks/inversion_speed.py [--sizes 32 64] [--turns 3] [--json PATH] [--publish]
+
+The plain loop is written from the papers' formulas the way their public code runs: NCHW, BatchNorm unfolded, the
+weights of G, D and T collect gradients, one block of 60 identities, losses read with ``.item()`` every step. Ours is
+``Attack.invert`` as it is, in one batch of 300 at 32 pixels; at 64 pixels, where a batch fills the caches anyway, also
+of 60. Published widths: mcnn at 32 pixels, vgg16 at 64; the same networks in both loops. The published K+1
+discriminator also has minibatch discrimination, which is off by default here (inert): KED-MI is timed without it in
+both loops and, marked ``+ MD``, with it in both.
+
+Printed: milliseconds per image and step, ratios to the plain loop, and the share of the measured fp32 convolution peak
+that ours reaches by the FLOPs it needs (multiplications of forward and backward to the latent). bf16 is timed
+with the check switched off: untrained weights do not pass it, and take the same time.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from interleaved import Ticks, convolution_peak, medians
+from tables import markdown, publish
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from attacker.attack import PublicSet, Target
+from attacker.precision import in_bf16
+from attacker.priors.dcgan import LATENT, Critic, Generator
+from attacker.priors.kplus1 import Discriminator, MinibatchDiscrimination, Realness
+from attacker.priors.prior import Prior
+from attacker.registry import make_attack
+from fedinverse.models import build, for_inference
+from fedinverse.storage import write_json
+
+CPU = torch.device("cpu")
+BLOCK = 60  # identities of the published loops
+NETS = {32: ("mcnn", 300, 300), 64: ("vgg16", 1000, 60)}  # target, classes, our batch
+STEPS = 3  # of a turn
+TITLES = {"gmi": "GMI", "kedmi": "KED-MI"}
+CASES = {"GMI": ("gmi", False), "KED-MI": ("kedmi", False), "KED-MI + MD": ("kedmi", True)}
+
+
+class Broadcast(MinibatchDiscrimination):
+    """Minibatch discrimination by broadcasting all pairs, as published."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return [N, 64] of ``features`` [N, F]."""
+        rows = (features @ self.project).view(-1, self.kernels, self.dimensions)
+        return (rows[None] - rows[:, None]).abs().sum(3).neg().exp().sum(0) - 1
+
+
+class Case:
+    """G, D and T of one attack at one size, untrained; ``compare``: D has minibatch discrimination."""
+
+    def __init__(self, attack: str, size: int, compare: bool) -> None:
+        name, classes, self.batch = NETS[size]
+        self.attack = attack
+        torch.manual_seed(0)
+        self.T = build(name, classes, seed=0).eval()
+        shape = self.T.input_shape
+        self.G = Generator(shape).eval()
+        self.D: nn.Module = Critic(shape) if attack == "gmi" else Realness(Discriminator(shape, classes, 1.0, compare))
+        self.target = Target(for_inference(self.T), "untrained", 0, CPU)
+        self.prior = Prior("untrained", for_inference(self.G), for_inference(self.D), LATENT, shape, "untrained")
+        self.public = PublicSet(torch.zeros(1, *shape, dtype=torch.uint8), "none")
+
+    def ours(self, lowered: bool) -> Callable[[], list[float]]:
+        """Return a turn of our loop."""
+        made = make_attack({"kind": self.attack, "iterations": STEPS + 1}, "attacks.speed", "benchmark")
+        labels, target, prior = torch.arange(self.batch), self.target, self.prior
+        if lowered:
+            assert prior.critic is not None
+            target = replace(target, model=in_bf16(target.model, "cpu"))
+            prior = replace(prior, generator=in_bf16(prior.generator, "cpu"), critic=in_bf16(prior.critic, "cpu"))
+
+        def turn() -> list[float]:
+            ticks = Ticks(TITLES[self.attack])
+            made.invert(target, prior, self.public, labels, torch.Generator().manual_seed(0), ticks)
+            return [seconds / len(labels) for seconds in ticks.steps]
+
+        return turn
+
+    def plain(self) -> Callable[[], list[float]]:
+        """Return a turn of the plain loop; seconds per image and step."""
+        for own in self.D.modules():
+            if isinstance(own, Discriminator) and own.compare is not None:
+                own.compare = Broadcast(len(own.compare.project))
+        for net in (self.T, self.G, self.D):
+            net.to(memory_format=torch.contiguous_format).eval().requires_grad_(True)
+        steps = self._plain_gmi() if self.attack == "gmi" else self._plain_kedmi()
+
+        def turn() -> list[float]:
+            taken = []
+            for _ in range(STEPS):
+                start = time.process_time()
+                next(steps)
+                taken.append((time.process_time() - start) / BLOCK)
+            return taken
+
+        return turn
+
+    def _plain_gmi(self) -> Iterator[None]:
+        labels = torch.arange(BLOCK) % self.T.classes
+        z, velocity = torch.randn(BLOCK, LATENT), torch.zeros(BLOCK, LATENT)
+        while True:
+            z.requires_grad_(True)
+            images = self.G(z).contiguous()
+            prior, identity = -self.D(images).mean(), F.cross_entropy(self.T(images), labels)
+            (prior + 100 * identity).backward()
+            prior.item(), identity.item()
+            assert z.grad is not None
+            with torch.no_grad():
+                before = velocity.clone()
+                velocity = 0.9 * velocity - 0.02 * z.grad
+                z = (z - 0.9 * before + 1.9 * velocity).clamp(-1, 1)
+            yield
+
+    def _plain_kedmi(self) -> Iterator[None]:
+        labels = torch.arange(BLOCK) % self.T.classes
+        mu = torch.zeros(BLOCK, LATENT, requires_grad=True)
+        rho = torch.zeros(BLOCK, LATENT, requires_grad=True)
+        adam = torch.optim.Adam([mu, rho], 2e-2)
+        while True:
+            images = self.G(mu + (rho / 2).exp() * torch.randn(BLOCK, LATENT)).contiguous()
+            realness = self.D(images)
+            prior = F.softplus(realness).mean() - realness.mean()
+            identity = F.cross_entropy(self.T(images), labels)
+            adam.zero_grad()
+            (prior + 100 * identity).backward()
+            prior.item(), identity.item()
+            adam.step()
+            yield
+
+    def needed(self) -> int:
+        """Return the FLOPs of one image's forward and backward to the latent, weights frozen."""
+        z = torch.randn(1, LATENT, requires_grad=True)
+        counter = FlopCounterMode(display=False)
+        assert self.prior.critic is not None
+        with counter:
+            images = self.prior.generator(z)
+            total = self.target.model(images).sum() + self.prior.critic(images).sum()
+            total.backward()
+        return counter.get_total_flops()
+
+
+def measure(title: str, size: int, turns: int, peak: float) -> dict[str, float]:
+    """Return milliseconds per image and step, ratios, and the share of the convolution peak."""
+    attack, compare = CASES[title]
+    case, plain = Case(attack, size, compare), Case(attack, size, compare)
+    seconds = medians({"plain": plain.plain(), "ours": case.ours(False), "ours bf16": case.ours(True)}, turns)
+    result = {f"{name} ms": 1000 * value for name, value in seconds.items()}
+    result["fp32 x"] = seconds["plain"] / seconds["ours"]
+    result["bf16 x"] = seconds["plain"] / seconds["ours bf16"]
+    result["% of peak"] = 100 * case.needed() / seconds["ours"] / peak
+    return result
+
+
+def main() -> None:
+    """Measure, print, write JSON if asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="+", type=int, default=[32, 64], choices=NETS)
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--publish", action="store_true", help="put the table into docs/attacks.md")
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    peak = convolution_peak()
+    print(f"fp32 convolution peak of one thread: {peak / 1e9:.0f} GFLOP/s", flush=True)
+    table: dict[str, Any] = {}
+    for size in chosen.sizes:
+        for title in CASES:
+            row = table[f"{title} {size}"] = measure(title, size, chosen.turns, peak)
+            print(f"{title} {size}:", ", ".join(f"{name} {value:.3g}" for name, value in row.items()), flush=True)
+    if chosen.json:
+        write_json(chosen.json, {"unit": "ms CPU per image and step; ratios", "peak": peak, "measured": table})
+    if chosen.publish:
+        header = ["one step of one image", "plain, ms", "ours, ms", "bf16, ms", "fp32 ×", "bf16 ×", "% of peak"]
+        rows = [[f"{name} px", *(f"{value:.3g}" for value in row.values())] for name, row in table.items()]
+        publish("speed", markdown(header, rows))
+
+
+if __name__ == "__main__":
+    main()

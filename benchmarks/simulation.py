@@ -1,0 +1,148 @@
+"""Simulation speed beside the peers: interleaved runs of the same federation, medians and ratios to the floor.
+
+    python benchmarks/simulation.py [--models scnn mcnn] [--batches 10 60] [--rounds 6] [--repeats 3]
+        [--peers DIR] [--variants ...] [--json PATH]
+
+100 clients hold the 5,000 digits in equal shares, 10 train in a round, E = 1, SGD. ``ray`` and ``local`` are our
+engines as a run uses them: on top of what the others do they hash, check, evaluate (100 images) and store the model
+of every round. The others are in ``benchmarks/peers.py``. ``--peers`` names a directory with one sub-directory per
+framework of the registry, made by
+
+    pip install --no-deps --target DIR/pfl pfl dp-accounting prv-accountant absl-py dm-tree immutabledict attrs
+    pip install --no-deps --target DIR/fedlab fedlab nvidia-ml-py
+
+so that none of them meets this environment; a framework that is not there is left out, and that is said. Per cell:
+median seconds of a round after the first, the ratio to the floor, and the whole run, process start included.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedinverse.run import Run, prepare
+from fedinverse.shard import shard_of
+from fedinverse.storage import write_json
+from pipeline.experiment import load_experiment, resolved
+
+ROOT = Path(__file__).resolve().parent.parent
+OURS, PEERS = ("ray", "local"), ("floor", "loop", "flower", "pfl", "fedlab")
+FROM_REGISTRY = ("pfl", "fedlab")
+CLIENTS, SAMPLED = 100, 10
+
+_OURS = """
+import sys
+from pathlib import Path
+from fedinverse.run import Run
+from pipeline.engines import Engine, run_federation
+run_federation(Run(Path(sys.argv[1])), "with_victim", Engine(kind=sys.argv[2], actors=2))
+"""
+
+
+def assignments(model: str, batch: int, rounds: int) -> list[str]:
+    """Return what turns the quick start into this federation."""
+    return [
+        f"population.clients={CLIENTS}", "population.victim_classes=[]", "population.malicious=0", "attacks={}",
+        "split={ train = 0.96, vault = 0.02, reserve = 0.02 }", f"model.name={model}", "model.width=1.0",
+        "training={ epochs = 1, lr = 0.01, momentum = 0.0, batch_size = " + str(batch) + " }",
+        f"federation.rounds={rounds}", f"federation.fraction_train={SAMPLED / CLIENTS}",
+        "federation.fraction_evaluate=0.0", "audit.evaluator.model=lenet5",
+    ]  # fmt: skip
+
+
+def fresh_run(directory: Path, model: str, batch: int, rounds: int) -> Run:
+    """Prepare a run directory for one run of our own."""
+    return prepare(directory, resolved(load_experiment("quickstart", assignments(model, batch, rounds))))
+
+
+def save_shards(run: Run, path: Path) -> None:
+    """Write every client's images and labels for the peers."""
+    held = {f"images{client}": shard_of(run, client, "with_victim") for client in range(CLIENTS)}
+    arrays: dict[str, Any] = {name: np.ascontiguousarray(shard.images.numpy()) for name, shard in held.items()}
+    arrays |= {name.replace("images", "labels"): shard.labels.numpy() for name, shard in held.items()}
+    np.savez(path, clients=CLIENTS, **arrays)
+
+
+def measure(variant: str, run: Run, work: Path, peers: Path | None) -> dict[str, Any]:
+    """Run one variant once; return its median round, its first round's end and its whole time, in seconds."""
+    paths = [str(ROOT), *([str(peers / variant)] if peers and variant in FROM_REGISTRY else [])]
+    inherited = filter(None, [os.environ.get("PYTHONPATH")])
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([*paths, *inherited])}
+    ours = [sys.executable, "-c", _OURS, str(run.path), variant]
+    command = ours if variant in OURS else [sys.executable, str(ROOT / "benchmarks" / "peers.py"), variant, str(work)]
+    start = time.time()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=work.parent)
+    whole = time.time() - start
+    if done.returncode:
+        raise SystemExit(f"{variant} failed: {done.stderr[-1500:]}")
+    if variant in OURS:
+        last = len(run.recorded_rounds("with_victim")) - 1
+        ends = [run.checkpoint("with_victim", number).stat().st_mtime for number in range(1, last + 1)]
+    else:
+        ends = json.loads(done.stdout.strip().splitlines()[-1])
+    rounds = [later - earlier for earlier, later in pairwise(ends)]
+    return {"round": statistics.median(rounds), "first": ends[0] - start, "whole": whole}
+
+
+def cell(model: str, batch: int, chosen: argparse.Namespace, variants: list[str]) -> dict[str, dict[str, float]]:
+    """Measure every variant ``repeats`` times in turn; return medians and ratios."""
+    taken: dict[str, list[dict[str, Any]]] = {variant: [] for variant in variants}
+    with tempfile.TemporaryDirectory(prefix="simulation-") as scratch:
+        place = Path(scratch)
+        shards = place / "shards.npz"
+        save_shards(fresh_run(place / "data", model, batch, chosen.rounds), shards)
+        work = place / "work.json"
+        write_json(work, {"model": model, "width": 1.0, "batch_size": batch, "lr": 0.01, "rounds": chosen.rounds,
+                          "sampled": SAMPLED, "data": str(shards)})  # fmt: skip
+        for repeat in range(chosen.repeats):
+            for variant in variants:
+                run = fresh_run(place / f"{variant}-{repeat}", model, batch, chosen.rounds) if variant in OURS else None
+                taken[variant].append(measure(variant, run or Run(place), work, chosen.peers))
+    rows = {name: {key: statistics.median(one[key] for one in all_) for key in all_[0]} for name, all_ in taken.items()}
+    for row in rows.values():
+        row["x floor"] = row["round"] / rows["floor"]["round"]
+    return rows
+
+
+def main() -> None:
+    """Measure all cells, print a table each, write JSON if asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=["scnn", "mcnn"])
+    parser.add_argument("--batches", nargs="+", type=int, default=[10, 60])
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--variants", nargs="+", default=[*OURS, *PEERS])
+    parser.add_argument("--peers", type=Path, help="directory with pfl/ and fedlab/")
+    parser.add_argument("--json", type=Path)
+    chosen = parser.parse_args()
+    absent = [name for name in FROM_REGISTRY if not (chosen.peers and (chosen.peers / name).is_dir())]
+    variants = ["floor", *(name for name in chosen.variants if name != "floor" and name not in absent)]
+    for name in set(absent) & set(chosen.variants):
+        print(f"{name} is left out: not in --peers")
+    measured = {}
+    for model in chosen.models:
+        for batch in chosen.batches:
+            rows = measured[f"{model} {batch}"] = cell(model, batch, chosen, variants)
+            print(f"{model}, B = {batch}: load {os.getloadavg()[0]:.1f}")
+            for name, row in sorted(rows.items(), key=lambda item: item[1]["round"]):
+                shown = f"round {row['round']:.3f} s, x floor {row['x floor']:.2f}"
+                print(
+                    f"  {name:<8}{shown}, first round after {row['first']:.1f} s, whole {row['whole']:.1f} s",
+                    flush=True,
+                )
+            if chosen.json:
+                about = {"rounds": chosen.rounds, "repeats": chosen.repeats, "clients": CLIENTS, "sampled": SAMPLED}
+                write_json(chosen.json, {"unit": "s; x floor: ratio of rounds", **about, "measured": measured})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""Published checkpoints for our networks: which array is called what, and the one-off conversion from ``.pth``.
+
+Networks differ between repositories in the names of their modules alone. The tables below hold, for each of ours, the
+modules as published (FedInverse, BiDO, KED-MI, face.evoLVe, torchvision) and as they are called here.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedinverse.errors import ConfigError, IntegrityError
+from fedinverse.models.classifier import Classifier, build
+from fedinverse.models.improved_resnet import IR50, IR152
+from fedinverse.storage import into_module, load_weights, to_weights
+
+Names = dict[str, str]  # module as published -> module here
+BACKBONE = "backbone"  # value of the metadata key "part" of a file without the layers before the logits
+_OWN = ("head", "pool")  # those layers, in our networks
+_WRAPPERS = re.compile(r"^(module\.)+")  # torch.nn.DataParallel
+
+
+def _in_order(name: str, lengths: tuple[int, ...]) -> Names:
+    """One published sequence ``name`` that is cut into our blocks of so many layers."""
+    places = [(block, layer) for block, length in enumerate(lengths) for layer in range(length)]
+    return {f"{name}.{index}": f"blocks.{block}.{layer}" for index, (block, layer) in enumerate(places)}
+
+
+def _mcnn() -> Names:
+    return {f"layer{number + 1}": f"blocks.{number}" for number in range(3)} | {"fc_layer": "head"}
+
+
+def _scnn() -> Names:
+    return _in_order("feature", (4, 4, 3, 3, 3)) | {"fc_layer": "head"}
+
+
+def _lenet5() -> Names:
+    features = {"features.0": "blocks.0.0", "features.2": "blocks.1.0"}
+    return features | {"classifier.0": "blocks.2.1", "classifier.1": "blocks.2.3", "classifier.2": "head"}
+
+
+def _vgg16() -> Names:
+    layers = (7, 7, 10, 10, 10)  # torchvision's features; published as feature, or as layer1 to layer5 with BiDO
+    blocks = {f"layer{number + 1}": f"blocks.{number}" for number in range(5)}
+    return _in_order("features", layers) | _in_order("feature", layers) | blocks | {"bn": "pool.1", "fc_layer": "head"}
+
+
+def _resnet18() -> Names:
+    names = {"conv1": "blocks.0.0", "bn1": "blocks.0.1", "fc": "head"}
+    for stage in range(4):
+        for unit in range(2):
+            here = f"blocks.{stage}.{unit + 3 if stage == 0 else unit}"
+            inside = {"conv1": "residual.0", "bn1": "residual.1", "conv2": "residual.3", "bn2": "residual.4"}
+            inside |= {"downsample.0": "shortcut.1", "downsample.1": "shortcut.2"}
+            names |= {f"layer{stage + 1}.{unit}.{theirs}": f"{here}.{ours}" for theirs, ours in inside.items()}
+    return names
+
+
+def _face(units: tuple[int, ...]) -> Callable[[], Names]:
+    def names() -> Names:
+        found = {f"input_layer.{index}": f"blocks.0.{index}" for index in range(3)}
+        places = [(stage, unit) for stage, count in enumerate(units) for unit in range(count)]
+        for index, (stage, unit) in enumerate(places):
+            here = f"blocks.{stage}.{unit + 3 if stage == 0 else unit}"
+            found |= {f"body.{index}.res_layer": f"{here}.residual"}
+            found |= {f"body.{index}.shortcut_layer.{layer}": f"{here}.shortcut.{layer + 1}" for layer in range(2)}
+        found |= {"output_layer": "pool", "fc_layer": "head"}
+        return found | {f"feature.{theirs}": ours for theirs, ours in found.items()}
+
+    return names
+
+
+_NAMES: dict[str, Callable[[], Names]] = {
+    "mcnn": _mcnn,
+    "scnn": _scnn,
+    "lenet5": _lenet5,
+    "vgg16": _vgg16,
+    "resnet18": _resnet18,
+    "resnet18_32": _resnet18,
+    "face_evolve": _face(IR50),
+    "ir152": _face(IR152),
+    "facenet112": _face(IR50),
+}
+
+
+@dataclass(frozen=True)
+class Converted:
+    """Arrays under our names.
+
+    Attributes:
+        network: holds them.
+        left_out: arrays of the file that are not among them: a backbone's own classifier.
+        backbone: whether ``head`` and ``pool`` are the network's own, new ones.
+    """
+
+    network: Classifier
+    left_out: list[str]
+    backbone: bool
+
+
+def read_pickle(path: Path) -> dict[str, Tensor]:
+    """Read a checkpoint with ``weights_only=True``: tensors and plain containers, never code.
+
+    Returns:
+        The arrays by name; of a table with ``state_dict`` or ``model``, those below it.
+
+    Raises:
+        IntegrityError: unreadable, or holding something else than weights.
+    """
+    try:
+        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, UnpicklingError) as error:
+        raise IntegrityError(
+            f"{path}: not a checkpoint that can be read without running its code ({str(error).splitlines()[0]}); "
+            "save its state_dict anew with torch.save"
+        ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise IntegrityError(f"{path}: holds no table of arrays (a state_dict)")
+    return {_WRAPPERS.sub("", str(name)): value for name, value in loaded.items()}
+
+
+def convert(arrays: Mapping[str, Tensor], model: str, width: float, origin: str, *, backbone: bool) -> Converted:
+    """Put published arrays into our network ``model``, strictly.
+
+    BatchNorm's count of batches, which files of old do not have and FedInverse averaged, is set to 0 where absent.
+
+    Args:
+        arrays: by published name, or by ours.
+        model: registered name.
+        width: multiplier of the network.
+        origin: the file, for messages.
+        backbone: take the blocks only, to start a federation from; the file's classifier is left out.
+
+    Raises:
+        ConfigError: the file has no classifier and ``backbone`` was not asked for.
+        IntegrityError: arrays that are missing, unknown or of another shape; names every one.
+    """
+    renamed = {_here(name, _NAMES[model]() if model in _NAMES else {}): value for name, value in arrays.items()}
+    if backbone:
+        network = build(model, 2, width, seed=0)
+    elif "head.weight" in renamed:
+        network = build(model, len(renamed["head.weight"]), width, seed=0)
+    else:
+        raise ConfigError(
+            f"{origin} holds no classifier of '{model}'; if it is a backbone to start from, add --backbone"
+        )
+    state = network.state_dict()
+    wanted = {name for name in state if not (backbone and name.startswith(_OWN))}
+    missing = sorted(name for name in wanted - renamed.keys() if not name.endswith("num_batches_tracked"))
+    unknown = sorted(renamed.keys() - state.keys())
+    shapes = [
+        f"{name} is {tuple(renamed[name].shape)}, '{model}' at width {width:g} has {tuple(state[name].shape)}"
+        for name in sorted(wanted & renamed.keys())
+        if renamed[name].shape != state[name].shape
+    ]
+    problems = [f"missing: {', '.join(missing)}"] if missing else []
+    problems += [f"unknown: {', '.join(unknown)}"] if unknown and not backbone else []
+    if problems or shapes:
+        raise IntegrityError("\n".join([f"{origin} does not fit '{model}':", *problems, *shapes]))
+    fitting = {name: renamed[name].to(state[name].dtype) for name in wanted & renamed.keys()}
+    network.load_state_dict(state | fitting)
+    left_out = sorted(name for name in renamed if name not in wanted)
+    return Converted(network, left_out, backbone)
+
+
+def _here(name: str, names: Names) -> str:
+    """Return ``name`` with the longest of its modules that is in ``names`` replaced."""
+    parts = name.split(".")
+    for length in range(len(parts) - 1, 0, -1):
+        module = ".".join(parts[:length])
+        if module in names:
+            return ".".join([names[module], *parts[length:]])
+    return name
+
+
+def start_from(network: Classifier, path: Path) -> None:
+    """Copy the weights of a converted file into ``network`` in place; of a backbone, all but head and pool.
+
+    Raises:
+        IntegrityError: unreadable, altered, or of another network; names the array.
+    """
+    weights, metadata = load_weights(path)
+    if metadata.get("part") == BACKBONE:
+        weights |= {name: value for name, value in to_weights(network).items() if name.startswith(_OWN)}
+    into_module(network, weights, str(path))

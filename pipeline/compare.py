@@ -1,0 +1,66 @@
+"""Compares finished runs: finds them, has the auditor compare them, writes and prints what it says."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from auditor.comparison import Comparison, Record, compare, markdown, render
+from fedinverse.errors import ConfigError, StageError
+from fedinverse.run import Run
+from fedinverse.storage import atomic_write, read_json
+from pipeline.console import console, table
+
+PAGE = "compare.html"
+
+
+def compare_runs(paths: Sequence[Path], out: Path, by: Sequence[str] = (), baseline: str = "") -> Path:
+    """Compare the runs, and the sweeps' finished points, in ``paths``; write page and tables into ``out``.
+
+    Returns:
+        The page; beside it ``compare.md``, ``compare.csv`` and ``compare.parquet``.
+
+    Raises:
+        ConfigError: no such run, or runs that cannot be compared.
+        StageError: a run that was not audited.
+    """
+    records = [record for path in paths for record in _records(path)]
+    if not baseline and not by and len(paths) == 1:
+        baseline = _own_baseline(paths[0], records)
+    made = compare(records, " · ".join(path.resolve().name for path in paths[:4]), by, baseline)
+    atomic_write(out / "compare.parquet", made.table.to_parquet(index=False))
+    atomic_write(out / "compare.csv", made.table.to_csv(index=False))
+    atomic_write(out / "compare.md", markdown(made.page))
+    atomic_write(out / PAGE, render(made.page))  # last
+    _show(made)
+    return out / PAGE
+
+
+def _records(path: Path) -> Iterator[Record]:
+    index = path / "sweep.json"
+    if index.exists():
+        finished = [point for point in read_json(index)["points"] if point["state"] == "finished"]
+        if not finished:
+            raise StageError(f"{path}: no point of this sweep is finished; continue it with --resume")
+        for point in finished:
+            yield Record(Run((path / point["run"]).resolve()), point["label"])
+    elif (path / "config.json").exists():
+        yield Record(Run(path.resolve()))
+    else:
+        raise ConfigError(f"{path} is neither a run directory nor a sweep's: it has no config.json and no sweep.json")
+
+
+def _own_baseline(path: Path, records: Sequence[Record]) -> str:
+    """Return the baseline that a sweep's file names, if a point of it is finished."""
+    index = path / "sweep.json"
+    named = str(read_json(index)["baseline"]) if index.exists() else ""
+    return named if any(record.label == named for record in records) else ""
+
+
+def _show(made: Comparison) -> None:
+    for finding in made.page.findings:
+        console.print(finding, soft_wrap=True, markup=False)
+    for mark in made.page.marks:
+        console.print(f"  - {mark}", soft_wrap=True, markup=False)
+    for each in made.page.tables:
+        table(each.title, each.header, each.rows)
+        for note in each.notes:
+            console.print(f"  - {note}", soft_wrap=True, markup=False, style="dim")

@@ -1,0 +1,96 @@
+"""The processes of a deployment on one machine: where each listens and logs, and how each is started, once or again."""
+
+import os
+import socket
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.deploy import commands
+from pipeline.deploy.control import Control
+from pipeline.deploy.keys import Keys, make_keys
+from pipeline.deploy.processes import Owned, Processes
+
+_START = 120.0  # seconds until the SuperLink listens
+HOST = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """A SuperLink and SuperNodes on loopback.
+
+    Attributes:
+        directory: holds keys, logs and every process's own Flower home.
+        keys: certificates and node keys.
+        fleet_port: where SuperNodes connect.
+        control_port: where ``flwr`` connects.
+        node_ports: where each SuperNode serves its own ClientApp processes.
+        database: where the SuperLink keeps nodes and runs over a restart; None: in memory.
+    """
+
+    directory: Path
+    keys: Keys
+    fleet_port: int
+    control_port: int
+    node_ports: tuple[int, ...]
+    database: Path | None = None
+
+    @classmethod
+    def on_loopback(cls, directory: Path, nodes: int, database: Path | None = None) -> "Fleet":
+        """Return a fleet of ``nodes`` SuperNodes on ports that are free now, its keys made; nothing is started."""
+        fleet, control, *ports = free_ports(2 + nodes)
+        control = fleet if commands.one_port() else control
+        return cls(directory, make_keys(directory / "keys", nodes), fleet, control, tuple(ports), database)
+
+    @property
+    def fleet(self) -> str:
+        """``host:port`` of the SuperLink for SuperNodes."""
+        return f"{HOST}:{self.fleet_port}"
+
+    @property
+    def control(self) -> str:
+        """``host:port`` of the SuperLink for ``flwr``."""
+        return f"{HOST}:{self.control_port}"
+
+    def start_superlink(self, processes: Processes) -> Owned:
+        """Start the SuperLink and wait until it listens."""
+        command = commands.superlink(self.keys, self.fleet, self.control, self.database)
+        environment = commands.environment(self.directory / "superlink")
+        started = processes.start("SuperLink", command, environment, self.directory / "superlink.log")
+        ports = (self.fleet_port, self.control_port)
+        processes.wait_until("the SuperLink listens", lambda: all(map(listens, ports)), _START)
+        return started
+
+    def connect(self, register: Sequence[int] = ()) -> Control:
+        """Return the SuperLink's control, after registering the public keys of the nodes ``register``."""
+        control = Control.connect(self.directory / "control", self.control, self.keys.authority)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(control.register, [self.keys.node_public(number) for number in register]))
+        return control
+
+    def start_node(self, processes: Processes, number: int, node: commands.NodeConfig) -> Owned:
+        """Start SuperNode ``number`` with the node config ``node``."""
+        own = self.directory / f"node-{number:02d}"
+        key, port = self.keys.node(number), self.node_ports[number]
+        command = commands.supernode(self.keys.authority, key, self.fleet, port, node)
+        return processes.start(
+            f"SuperNode {number:02d}", command, commands.environment(own / "flwr"), own / "supernode.log"
+        )
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports of the loopback interface that nobody listens on just now."""
+    with ExitStack() as held:  # all at once, or the same one would be found twice
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind((HOST, 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+
+
+def listens(port: int) -> bool:
+    """Return whether something accepts connections on a loopback port."""
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex((HOST, port)) == 0

@@ -1,0 +1,72 @@
+"""What each party of a deployment is given: the server its run directory, every node its config and its own images.
+
+The server's directory says nothing about attackers. A node knows what its operator's node config says, and nothing the
+server sends makes a node malicious. Whoever prepares a measurement knows both sides, as the auditor must.
+"""
+
+import shutil
+from pathlib import Path
+
+from clients.cohorts import Cohort, assign
+from clients.node import DEFENCE_SETTINGS
+from fedinverse.config import parse
+from fedinverse.run import Run, World
+from fedinverse.shard import shard_of
+from fedinverse.storage import save_array, write_json
+
+WORLD: World = "with_victim"  # whose world without the victim only a simulation can make
+_NOT_THE_SERVERS = ("attacker", "attacks", "audit", "cohorts")
+
+
+def private_directory(run: Run) -> Path:
+    """Return the deployment's directory; it holds keys and copies of the clients' images."""
+    directory = run.path / "deploy"
+    directory.mkdir(exist_ok=True, mode=0o700)
+    return directory
+
+
+def server_run(run: Run) -> Run:
+    """Lay out and return the server's run directory: ``run`` without a word on attackers, attacks or the audit."""
+    path = private_directory(run) / "server"
+    path.mkdir(exist_ok=True)
+    table = {key: value for key, value in run.table.items() if key not in _NOT_THE_SERVERS}
+    table["population"] = table["population"] | {"malicious": 0}
+    for name in ("split.parquet", "pools.json"):
+        shutil.copyfile(run.path / name, path / name)
+    write_json(path / "config.json", table)
+    return Run(path)
+
+
+def node_configs(run: Run) -> list[dict[str, str | int]]:
+    """Return what each node's operator writes into its node config, by partition."""
+    population, origin = run.population, str(run.path / "config.json")
+    cohorts = [parse(Cohort, table, f"cohorts.{at}", origin) for at, table in enumerate(run.table.get("cohorts", []))]
+    defences = assign(cohorts, population.clients, run.seed, population.attackers, origin)
+    nodes: list[dict[str, str | int]] = []
+    for number in range(population.clients):
+        data = private_directory(run) / f"node-{number:02d}" / "data"
+        defence, settings = defences[number]
+        node: dict[str, str | int] = {"partition-id": number, "data-path": str(data), "defence": defence}
+        node |= {f"{DEFENCE_SETTINGS}{key}": value for key, value in settings.items()}
+        if number in population.attackers:
+            node |= {"role": "malicious", "spool": str(spool_of(run, number))}
+        nodes.append(node)
+    return nodes
+
+
+def spool_of(run: Run, number: int) -> Path:
+    """Return the spool of the malicious node ``number``.
+
+    The first one's is where later stages look. All are sent the same models, so one is enough to invert.
+    """
+    if number == run.population.attackers[0]:
+        return run.spool(WORLD)
+    return private_directory(run) / f"node-{number:02d}" / "spool"
+
+
+def export_shards(run: Run, nodes: list[dict[str, str | int]]) -> None:
+    """Write every client's images and labels into the data directory that its node config names."""
+    for number, node in enumerate(nodes):
+        shard = shard_of(run, number, WORLD)
+        save_array(Path(str(node["data-path"])) / "images.npy", shard.images.numpy())
+        save_array(Path(str(node["data-path"])) / "labels.npy", shard.labels.numpy())

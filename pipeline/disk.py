@@ -1,0 +1,73 @@
+"""What a run will need on disk, reckoned before anything is written."""
+
+from pathlib import Path
+
+from attacker.settings import Attacker
+from fedinverse.config import Population
+from fedinverse.data import Request, open_source
+from fedinverse.disk import free, in_words, used
+from fedinverse.errors import ConfigError
+from fedinverse.models import build, spec_of
+from fedinverse.run import WORLDS
+from pipeline.experiment import Experiment
+
+
+def check_disk(experiment: Experiment, path: Path) -> None:
+    """Refuse a run that cannot fit.
+
+    Raises:
+        ConfigError: checkpoints, captures and reconstructions need more than ``storage.disk_budget``, or than the disk
+            has free; the message says how much of what.
+        DataError: the private source is absent.
+    """
+    parts = needed(experiment)
+    total = sum(parts.values())
+    shares = ", ".join(f"{what} {in_words(size)}" for what, size in parts.items() if size)
+    budget = experiment.storage.budget
+    if budget is not None and total > budget:
+        raise ConfigError(
+            f"this run will need about {in_words(total)} ({shares}), more than storage.disk_budget = "
+            f"{experiment.storage.disk_budget}; raise it, or lower federation.rounds or model.width"
+        )
+    left = free(path) + (used(path) if path.exists() else 0)  # a resumed run has some of it already
+    if total > left:
+        raise ConfigError(
+            f"this run will need about {in_words(total)} ({shares}), but the disk of {path} has {in_words(left)} free; "
+            "make room, choose another --out, or lower federation.rounds"
+        )
+
+
+def needed(experiment: Experiment) -> dict[str, int]:
+    """Return the bytes that the large files of a run will take, by what they hold: an upper bound.
+
+    Every model of every world is a checkpoint; every one that a malicious client is sent is also a capture (all of
+    them, with Flower's ``fraction_evaluate`` of 1). Reconstructions and prior-only samples are float32 images.
+    """
+    shape = spec_of(experiment.model.name).input_shape
+    data = experiment.data
+    classes = len(
+        open_source(Request(data.private, shape, data.private_root, data.private_limit, experiment.seed)).class_names
+    )
+    network = build(experiment.model.name, classes, experiment.model.width, seed=0)
+    size = sum(value.numel() * value.element_size() for value in network.state_dict().values())
+    worlds = len(WORLDS) if experiment.audit.without_victim and experiment.attacks else 1
+    models = worlds * (experiment.federation.rounds + 1)
+    return {
+        "checkpoints": models * size,
+        "captures": models * size if experiment.population.malicious else 0,
+        "reconstructions": _images(experiment.attacker, experiment, classes, shape, worlds),
+    }
+
+
+def _images(attacker: Attacker, experiment: Experiment, classes: int, shape: tuple[int, int, int], worlds: int) -> int:
+    rounds = experiment.federation.rounds
+    attacked = len(attacker.rounds) if isinstance(attacker.rounds, tuple) else {"last": 1}.get(attacker.rounds, rounds)
+    targets = attacked * worlds + 2 if experiment.attacks else 0  # and the untrained and the own-shard model
+    wanted = len(attacker.classes) or _not_held(experiment.population, classes)
+    image = 4 * shape[0] * shape[1] * shape[2]
+    return targets * len(experiment.attacks) * wanted * attacker.restarts * 2 * image
+
+
+def _not_held(population: Population, classes: int) -> int:
+    """Return how many classes the attacker may hold no image of: with the classes dealt unevenly, any number."""
+    return len(population.victim_classes) if population.partition == "iid" else classes

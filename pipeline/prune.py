@@ -1,0 +1,99 @@
+"""Frees the disk space of a finished run: files that nothing it says needs any more.
+
+Removed are
+
+checkpoints   of rounds that no inversion used, but the first and the last;
+captures      of rounds that no inversion used;
+priors        in the cache that were trained for this run's own captured models, and that no run beside it names.
+
+Verdict, report, scores, grids, reconstructions and the server's ledger are never removed, so the run can still be read,
+reported, audited again and compared; what it can no longer do is invert a round whose model is gone.
+"""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from attacker.inversion import ABOUT
+from attacker.registry import make_attack
+from fedinverse.data.source import cache_directory
+from fedinverse.errors import StageError
+from fedinverse.run import WORLDS, Run
+from fedinverse.storage import read_json
+from pipeline.invert import inversions_of
+from pipeline.runs import REPORTED, find_runs, stage_of
+
+KINDS = ("checkpoints", "captures", "priors")
+
+
+@dataclass(frozen=True)
+class Removable:
+    """A file that may go.
+
+    Attributes:
+        kind: one of ``KINDS``.
+        path: where it is.
+        size: bytes.
+    """
+
+    kind: str
+    path: Path
+    size: int
+
+
+def removable(run: Run, keep: Collection[str] = ()) -> list[Removable]:
+    """Return what may be removed of ``run``, but for the kinds in ``keep``.
+
+    Raises:
+        StageError: the run is not finished: its checkpoints are what it continues from.
+    """
+    stage = stage_of(run.path)
+    if stage != REPORTED:
+        raise StageError(f"{run.path} is not finished ({stage}); continue it with --resume before it is pruned")
+    used = _used(run)
+    found = {
+        "checkpoints": (path for world in WORLDS for path in _between(run.checkpoint(world, 0).parent)),
+        "captures": (path for world in WORLDS for path in sorted(run.spool(world).glob("round-*.safetensors"))),
+        "priors": _own_priors(run),
+    }
+    return [
+        Removable(kind, path, path.stat().st_size)
+        for kind in KINDS
+        if kind not in keep
+        for path in found[kind]
+        if path.resolve() not in used
+    ]
+
+
+def remove(files: Collection[Removable]) -> None:
+    """Delete ``files``; one that is gone already is no error."""
+    for each in files:
+        each.path.unlink(missing_ok=True)
+
+
+def _used(run: Run) -> set[Path]:
+    """Return the weights that an inversion used: the audit reads their round and hash again."""
+    return {weights.resolve() for _, weights in inversions_of(run)} if run.table.get("attacks") else set()
+
+
+def _between(checkpoints: Path) -> list[Path]:
+    """Return all checkpoints but the first, which controls start from, and the last, the federation's result."""
+    return sorted(checkpoints.glob("round-*.safetensors"))[1:-1]
+
+
+def _own_priors(run: Run) -> Iterator[Path]:
+    """Yield cached priors that were trained for one captured model of this run."""
+    own = {
+        about["prior"]
+        for path in run.inversions.glob(f"*/*/{ABOUT}")
+        for about in [read_json(path)]
+        if make_attack(run.table["attacks"][path.parts[-3]], path.parts[-3], str(run.path)).needs.target_at_prior
+    }
+    others = {
+        read_json(path)["prior"]
+        for other in find_runs(run.path.parent)
+        if other.path.resolve() != run.path.resolve()
+        for path in other.inversions.glob(f"*/*/{ABOUT}")
+    }
+    for key in sorted(own - others):
+        yield from sorted((cache_directory() / "priors").glob(f"*-{key[:16]}.safetensors"))

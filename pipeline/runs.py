@@ -1,0 +1,75 @@
+"""What a run directory tells of itself without being opened: how far it came, how large it is."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+
+from fedinverse.errors import IntegrityError
+from fedinverse.run import WORLDS, Run
+from fedinverse.storage import read_json, read_jsonl
+from server.settings import Federation
+
+NOT_STARTED = "not started"
+REPORTED = "reported"
+NONE = "–"
+
+
+def find_runs(directory: Path) -> Iterator[Run]:
+    """Yield the run directories in ``directory``, itself included, by path; none lies inside another."""
+    if (directory / "config.json").is_file():
+        yield Run(directory)
+    elif directory.is_dir():
+        for path in sorted(directory.iterdir()):
+            if not path.is_symlink():
+                yield from find_runs(path)
+
+
+def stage_of(path: Path) -> str:
+    """Return how far the run in ``path`` came, in words; a file that is being written counts as not there yet."""
+    if not (path / "config.json").exists():
+        return NOT_STARTED
+    run = Run(path)
+    if (path / "report.html").exists():
+        return REPORTED
+    if (path / "verdict.json").exists():
+        return "audited"
+    made = len(list(run.inversions.glob("*/*/about.json")))
+    if made:
+        return f"{made} inverted"
+    with suppress(IntegrityError, OSError):
+        rounds = run.section("federation", Federation).rounds
+        for world in reversed(WORLDS):
+            lines = read_jsonl(run.rounds(world))
+            if lines:
+                where = "" if world == WORLDS[0] else " without the victim"
+                return f"round {lines[-1]['round']} of {rounds}{where}"
+    return "prepared" if (path / "pools.json").exists() else "started"
+
+
+def verdict_of(path: Path) -> str:
+    """Return the outcome of the run's verdict; a dash: there is none yet."""
+    verdict = path / "verdict.json"
+    return str(read_json(verdict)["outcome"]) if verdict.exists() else NONE
+
+
+def times_of(path: Path) -> dict[str, float]:
+    """Return wall seconds by stage, in the order of the stages; empty: none was finished."""
+    times = path / "times.json"
+    return dict(read_json(times)) if times.exists() else {}
+
+
+def files_of(path: Path) -> list[tuple[Path, int]]:
+    """Return the run's files with their sizes in bytes, the largest first."""
+    found = []
+    for file in path.rglob("*"):
+        with suppress(FileNotFoundError):  # a running stage replaced it
+            if file.is_file() and not file.is_symlink():
+                found.append((file, file.stat().st_size))
+    return sorted(found, key=lambda each: (-each[1], each[0]))
+
+
+def date_of(path: Path) -> str:
+    """Return when a file directly in the run directory was last written, in local time."""
+    latest = max((file.stat().st_mtime for file in path.iterdir()), default=path.stat().st_mtime)
+    return datetime.fromtimestamp(latest).astimezone().strftime("%Y-%m-%d %H:%M")

@@ -1,0 +1,150 @@
+"""A sweep's points: every combination, with a name and a checked experiment, before the first one is run."""
+
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedinverse.config import Table, find_config, laid_over, parse, read_table
+from fedinverse.errors import ConfigError
+from pipeline.experiment import Experiment, check
+from pipeline.sweep.settings import Sweep, axes_of, sweep_of
+
+RESERVED = {
+    "name": "the point's name is made of what varies",
+    "seed": "list the seeds in sweep.seeds",
+    "out": "give --out, or 'out' at the top of the file",
+    "sweep": "a sweep has no sweep inside",
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run of a sweep.
+
+    Attributes:
+        label: what varies, the same for every seed.
+        table: its whole configuration; ``out`` is the sweep's directory, ``name`` the label and the seed.
+        experiment: the same, checked.
+    """
+
+    label: str
+    table: Table
+    experiment: Experiment
+
+    @property
+    def path(self) -> Path:
+        """Its run directory."""
+        return (Path(self.experiment.out) / self.experiment.name).resolve()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep.
+
+    Attributes:
+        path: its directory, ``<out>/<name>``.
+        points: in the order in which they are run: all points of the first seed, then of the next.
+        baseline: label of the point that the others are compared with.
+    """
+
+    path: Path
+    points: tuple[Point, ...]
+    baseline: str
+
+
+def load_plan(name: str, assignments: Sequence[str] = (), out: Path | None = None) -> Plan:
+    """Read a sweep's file and check every point of it.
+
+    Args:
+        name: path of a TOML file, or the name of one in ``configs/``.
+        assignments: ``section.key=value`` overrides of what all points share, or of ``sweep`` itself.
+        out: replaces the file's ``out``.
+
+    Raises:
+        ConfigError: one message with the problems of all points.
+    """
+    path = find_config(name)
+    table = read_table(path, list(assignments))
+    if out is not None:
+        table["out"] = str(out)
+    sweep = sweep_of(table, str(path))
+    shared = {key: value for key, value in table.items() if key != "sweep"}
+    title = shared.get("name")
+    if not isinstance(title, str) or not title:
+        raise ConfigError(f"{path}: key 'name' is required: the sweep's directory is <out>/<name>")
+    directory = (Path(shared.get("out", Experiment.model_fields["out"].default)) / title).resolve()
+    variations = dict(_variations(shared, sweep, str(path)))
+    if sweep.baseline and sweep.baseline not in variations:
+        raise ConfigError(f"{path}: 'sweep.baseline' is '{sweep.baseline}'; the points are {', '.join(variations)}")
+    points, problems = [], []
+    for seed in sweep.seeds or (shared.get("seed", 0),):
+        for label, varied in variations.items():
+            called = "-".join(filter(None, [label, f"seed{seed}"]))
+            whole = {**varied, "seed": seed, "out": str(directory), "name": called}
+            where = f"{path}, point '{label}'" if label else str(path)
+            try:
+                experiment = parse(Experiment, whole, "", where)
+                check(experiment, where)
+                points.append(Point(label, whole, experiment))
+            except ConfigError as error:
+                problems += str(error).splitlines()
+    if problems:
+        raise ConfigError("\n".join(dict.fromkeys(problems)))
+    return Plan(directory, tuple(points), sweep.baseline or next(iter(variations)))
+
+
+def _variations(shared: Table, sweep: Sweep, origin: str) -> Iterator[tuple[str, Table]]:
+    """Yield (label, table): every variant with every combination of the grid's values."""
+    axes = dict(axes_of(sweep.grid, origin))
+    for key in [*axes, *(key for variant in sweep.variants.values() for key in variant)]:
+        if key.split(".")[0] in RESERVED:
+            raise ConfigError(f"{origin}: 'sweep' cannot vary '{key}': {RESERVED[key.split('.')[0]]}")
+    found: set[str] = set()
+    for variant, changes in (sweep.variants or {"": {}}).items():
+        for chosen in itertools.product(*(enumerate(values) for values in axes.values())):
+            table = laid_over(shared, changes)
+            parts = [_plain(variant)] if variant else []
+            for (key, values), (number, value) in zip(axes.items(), chosen, strict=True):
+                table = with_value(table, key.split("."), value, f"{origin}: 'sweep.grid.{key}'")
+                parts.append(f"{_short(key, axes)}-{_text(value, values, number)}")
+            label = "-".join(parts)
+            if label in found:
+                raise ConfigError(f"{origin}: two points of the sweep are called '{label}'; make their values differ")
+            found.add(label)
+            yield label, table
+
+
+def with_value(place: Any, parts: Sequence[str], value: Any, where: str) -> Any:
+    """Return ``place``, tables and lists, with ``value`` at the dotted key ``parts``; a number indexes a list.
+
+    Raises:
+        ConfigError: the key leads through a plain value, or beyond a list.
+    """
+    if not parts:
+        return value
+    head, *rest = parts
+    if isinstance(place, dict):
+        return {**place, head: with_value(place.get(head, {}), rest, value, where)}
+    if isinstance(place, list) and head.isdigit() and int(head) < len(place):
+        return [with_value(item, rest, value, where) if i == int(head) else item for i, item in enumerate(place)]
+    raise ConfigError(f"{where}: there is no '{head}' to set; check the key")
+
+
+def _short(key: str, axes: Table) -> str:
+    ends = [other.rpartition(".")[2] for other in axes]
+    last = key.rpartition(".")[2]
+    return last if ends.count(last) == 1 else key
+
+
+def _text(value: Any, values: list[Any], number: int) -> str:
+    """Return a value as part of a directory's name; of a list of tables, only its position tells."""
+    if any(isinstance(each, dict | list) for each in values):
+        return str(number)
+    return _plain(str(value).lower() if isinstance(value, bool) else str(value))
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", text)

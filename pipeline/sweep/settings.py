@@ -1,0 +1,63 @@
+"""The ``[sweep]`` table of a configuration: what varies from point to point."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import Field
+
+from fedinverse.config import Section, Table, parse
+from fedinverse.errors import ConfigError
+
+
+class Sweep(Section):
+    """Points = variants x grid values; each is run with every seed."""
+
+    seeds: tuple[int, ...] = Field((), description="seeds of every point; empty: the file's own seed")
+    grid: dict[str, Any] = Field(
+        default_factory=dict, description="dotted key -> list of values, each in place of the file's; all combinations"
+    )
+    variants: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="name -> tables laid over the experiment; each is run"
+    )
+    baseline: str = Field("", description="the point that others are compared with; empty: the first")
+
+
+def sweep_of(table: Table, origin: str) -> Sweep:
+    """Read ``[sweep]``, with ``[[sweep.variants]]`` (each with a ``name``) for ``[sweep.variants.NAME]``.
+
+    Raises:
+        ConfigError: no such table, or a wrong one; names file, key and fix.
+    """
+    if "sweep" not in table:
+        raise ConfigError(f"{origin}: has no table [sweep]; add one, or run it with 'fedinverse run'")
+    asked = table["sweep"]
+    if isinstance(asked, dict) and isinstance(asked.get("variants"), list):
+        asked = asked | {"variants": _named(asked["variants"], origin)}
+    return parse(Sweep, asked, "sweep", origin)
+
+
+def _named(variants: list[Any], origin: str) -> dict[str, Any]:
+    names = [variant.get("name") if isinstance(variant, dict) else None for variant in variants]
+    for number, name in enumerate(names):
+        if not isinstance(name, str) or names.count(name) > 1:
+            raise ConfigError(f"{origin}: 'sweep.variants.{number}' needs a 'name' of its own")
+    return {
+        str(name): {key: value for key, value in variant.items() if key != "name"}
+        for name, variant in zip(names, variants, strict=True)
+    }
+
+
+def axes_of(grid: Table, origin: str, prefix: str = "") -> Iterator[tuple[str, list[Any]]]:
+    """Yield (dotted key, values); ``model.width = [1, 2]`` and ``"model.width" = [1, 2]`` are the same.
+
+    Raises:
+        ConfigError: a value is no list, or an empty one.
+    """
+    for key, values in grid.items():
+        dotted = f"{prefix}{key}"
+        if isinstance(values, dict):
+            yield from axes_of(values, origin, f"{dotted}.")
+        elif isinstance(values, list) and values:
+            yield dotted, values
+        else:
+            raise ConfigError(f"{origin}: 'sweep.grid.{dotted}' must be a list of at least one value")

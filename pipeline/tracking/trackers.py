@@ -1,0 +1,65 @@
+"""All trackers of a run, fed from what the run directory records."""
+
+import logging
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+from fedinverse.run import WORLDS, Run, World
+from pipeline.tracking.settings import TrackerName, Tracking
+from pipeline.tracking.tracker import Tracker
+
+log = logging.getLogger("fedinverse.tracking")
+
+_CLASSES: dict[TrackerName, str] = {
+    "tensorboard": "pipeline.tracking.tensorboard:TensorBoard",
+    "mlflow": "pipeline.tracking.mlflow:MLflow",
+    "wandb": "pipeline.tracking.wandb:Wandb",
+}
+
+
+class Trackers:
+    """Passes figures on to every configured tracker. One that fails is left out from there on, with a warning."""
+
+    def __init__(self, run: Run, settings: Tracking) -> None:
+        self._open: dict[TrackerName, Tracker] = {}
+        for name in settings.to:
+            self._try(name, lambda name=name: self._open.update({name: _class(name)(run, settings.project)}))  # type: ignore[misc]
+        for world in WORLDS if self._open else ():
+            for line in run.recorded_rounds(world):
+                self.round(world, line)
+
+    def round(self, world: World, line: Mapping[str, Any]) -> None:
+        """Pass on the figures of one line of ``rounds.jsonl``."""
+        values = {key: float(value) for key, value in line.items() if key != "round" and _is_number(value)}
+        self.scalars(int(line["round"]), {f"{world}/{key}": value for key, value in values.items()})
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Pass on figures of round ``step``."""
+        for name, tracker in list(self._open.items()):
+            self._try(name, lambda tracker=tracker: tracker.scalars(step, values))  # type: ignore[misc]
+
+    def close(self, words: Mapping[str, str]) -> None:
+        """Close every tracker; ``words``: the outcome, empty when the run ended early."""
+        for name, tracker in list(self._open.items()):
+            self._try(name, lambda tracker=tracker: tracker.close(words))  # type: ignore[misc]
+        self._open.clear()
+
+    def _try(self, name: TrackerName, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception as error:  # a third party's code: whatever it raises, the run's own files are whole
+            self._open.pop(name, None)
+            log.warning(
+                "tracking to %s ended: %s: %s; the run goes on, --resume fills it again",
+                name, type(error).__name__, error,
+            )  # fmt: skip
+
+
+def _class(name: TrackerName) -> Callable[[Run, str], Tracker]:
+    module, attribute = _CLASSES[name].split(":")
+    return getattr(import_module(module), attribute)  # type: ignore[no-any-return]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,105 @@
+"""What clients say of their training, round after round, and what differential privacy that adds up to per client.
+
+``clients.jsonl`` has one line per client and round: examples, loss, defence, or the error it answered with. Where
+noise is accounted, ``epsilon`` is what the client has spent of its own (DP-SGD, noise on its update) in all rounds so
+far, and ``central_epsilon`` what it has spent in rounds whose average the server put noise on. ``privacy.json`` is the
+summary.
+
+Both hold for the weights sent, not for the losses and image counts that go beside them. They do not add up: a client's
+own noise is there when the server looks, the server's only when others receive the model.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Message
+
+from fedinverse.accounting import Mechanism, composed_epsilon
+from fedinverse.flower import CLIENT, METRICS
+from fedinverse.storage import append_jsonl, read_jsonl, write_json
+
+_OWN = ("dp_noise_multiplier", "dp_sample_rate", "dp_steps")
+_CENTRAL = "central_noise_multiplier"
+
+
+class ClientReports:
+    """Appends to ``clients.jsonl`` in ``directory``; goes on with what is there."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path, self._summary = directory / "clients.jsonl", directory / "privacy.json"
+        # A round repeated after a kill is noted twice and counts once: the same message was sent, noise and all.
+        self._own: dict[int, dict[int, tuple[Mechanism, float]]] = {}
+        self._central: dict[int, dict[int, tuple[Mechanism, float]]] = {}
+        self._last: dict[int, dict[str, Any]] = {}
+        for line in read_jsonl(self._path):
+            self._count(line)
+
+    def note(
+        self,
+        server_round: int,
+        replies: Iterable[Message],
+        partitions: Mapping[int, int],
+        central: dict[str, float] | None = None,
+    ) -> None:
+        """Note the replies to the train messages of a round.
+
+        Args:
+            server_round: its number.
+            replies: all of them, errors too.
+            partitions: node id -> partition id.
+            central: ``central_noise_multiplier`` and ``central_delta`` of the noise their average gets, if accounted.
+        """
+        lines = [line for reply in replies if (line := self._line(server_round, reply, partitions, central))]
+        for line in lines:
+            self._count(line)
+            line.update(self._spent(int(line["partition"])))
+        append_jsonl(self._path, *[{key: _finite(value) for key, value in line.items()} for line in lines])
+        if self._own or self._central:
+            write_json(self._summary, self.summary())
+
+    def summary(self) -> dict[str, Any]:
+        """Return, per partition with any accounted noise, its defence, rounds, epsilons and deltas."""
+        return {
+            str(partition): {
+                "defence": self._last[partition].get("defence", "none"),
+                "rounds": len(self._own.get(partition, {}) | self._central.get(partition, {})),
+                **{key: _finite(value) for key, value in self._spent(partition).items()},
+            }
+            for partition in sorted(self._own.keys() | self._central.keys())
+        }
+
+    def _line(
+        self, server_round: int, reply: Message, partitions: Mapping[int, int], central: dict[str, float] | None
+    ) -> dict[str, Any] | None:
+        if reply.has_error():
+            node = reply.metadata.src_node_id
+            return {"round": server_round, "partition": partitions.get(node, -1), "error": reply.error.reason}
+        if not {CLIENT, METRICS} <= reply.content.keys():
+            return None
+        return {"round": server_round, **reply.content[CLIENT], **reply.content[METRICS], **(central or {})}
+
+    def _count(self, line: dict[str, Any]) -> None:
+        partition, server_round = int(line["partition"]), int(line["round"])
+        if set(_OWN) <= line.keys():
+            noise, rate, steps = (float(line[key]) for key in _OWN)
+            self._own.setdefault(partition, {})[server_round] = ((noise, rate, int(steps)), float(line["delta"]))
+        if _CENTRAL in line:
+            event = ((float(line[_CENTRAL]), 1.0, 1), float(line["central_delta"]))
+            self._central.setdefault(partition, {})[server_round] = event
+        self._last[partition] = line
+
+    def _spent(self, partition: int) -> dict[str, float]:
+        spent = {}
+        for prefix, events in (("", self._own.get(partition)), ("central_", self._central.get(partition))):
+            if events:
+                delta = max(delta for _, delta in events.values())
+                spent[f"{prefix}epsilon"] = composed_epsilon([event for event, _ in events.values()], delta)
+                spent[f"{prefix}delta"] = delta
+        return spent
+
+
+def _finite(value: Any) -> Any:
+    """Return ``value``, or its name as text where JSON has no number for it (the epsilon of no noise)."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,28 @@
+"""What the configuration says of aggregation: the strategy, its averaging, noise and secure aggregation."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from strategies.central_privacy import CentralPrivacy
+from strategies.participation import Participation, Selection
+from strategies.secure_aggregation import SecureAggregation
+
+
+class Aggregation(Participation):
+    """Flower strategy and what is put around it."""
+
+    strategy: str = Field("fedavg", description="Flower strategy: see 'fedinverse names'")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="the strategy's own options, as Flower names them"
+    )
+    averaging: Literal["weighted", "unweighted"] = Field(
+        "weighted", description="a client's weight in an average: its number of images, or the same for all"
+    )
+    privacy: CentralPrivacy = CentralPrivacy()
+    secure_aggregation: SecureAggregation = SecureAggregation()
+
+    def participants(self, clients: int) -> int:
+        """Return how many of ``clients`` train in a round."""
+        always = len(self.always_train) if self.policy == "every_round" else 0
+        return Selection.count(self.fraction_train, clients, always)

@@ -1,0 +1,255 @@
+"""Comparisons: what is grouped, paired, refused and marked; figures against values worked out by hand."""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import merged
+from typer.testing import CliRunner
+
+from auditor.comparison import Comparison, Record, compare
+from auditor.statistics import holm
+from auditor.table import COLUMNS, ROUNDLESS, world_of
+from fedinverse.errors import ConfigError, IntegrityError, StageError
+from fedinverse.run import Run
+from fedinverse.storage import append_jsonl, write_json
+from pipeline.cli import app
+from pipeline.experiment import resolved
+
+Make = Callable[..., Record]
+LABELS = (0, 1)
+BIDO = {"cohorts": [{"defence": "bido_hsic", "fraction": 1.0}]}
+SCORES = {"A": (0.9, 0.7), "B0": (0.1, 0.2), "B2": (0.2, 0.0), "B3": (0.1, 0.1), "CEIL": (1.0, 0.9)}
+
+
+@pytest.fixture
+def make(tiny: Callable[..., Any], tmp_path: Path) -> Make:
+    """Return a function that writes what a finished, audited run leaves behind, with scores of our choice."""
+
+    def build(
+        name: str,
+        seed: int = 0,
+        scores: Mapping[str, tuple[float, float]] | None = None,
+        accuracy: float = 0.8,
+        attack: str = "gmi",
+        rounds: tuple[int, ...] = (3,),
+        images: str = "",
+        label: str = "",
+        **changes: Any,
+    ) -> Record:
+        run = Run(tmp_path / "made" / name)
+        table = merged(resolved(tiny(name=name, seed=seed, audit={"primary": {"attack": attack}})), changes)
+        write_json(run.path / "config.json", table)
+        rows = [
+            (seed, world_of(arm), number, arm, attack, k, "attack-accuracy", values[k], 10)
+            for arm, values in (scores or SCORES).items()
+            for number in (rounds[-1:] if arm in ROUNDLESS else rounds)
+            for k in LABELS
+        ]
+        run.audit.mkdir()
+        pd.DataFrame(rows, columns=list(COLUMNS)).to_parquet(run.audit / "scores.parquet", index=False)
+        primary = {"attack": attack, "round": rounds[-1], "metric": "attack-accuracy"}
+        write_json(run.path / "verdict.json", {"version": 1, "primary": primary})
+        parts = ("train", "vault", "reserve")
+        images_of = [(f"{seed}{images}{n}", n % 2, parts[n % 3], -1 if n % 3 else 0) for n in range(12)]
+        manifest = pd.DataFrame(images_of, columns=["sha256", "label", "part", "client"])
+        manifest.to_parquet(run.path / "split.parquet", index=False)
+        lines = [
+            {
+                "round": n,
+                "sha256": f"{n:064}",
+                "accuracy": accuracy,
+                "victim-accuracy": 0.9,
+                "class-accuracy": [0.9] * 10,
+            }
+            for n in range(rounds[-1] + 1)
+        ]
+        append_jsonl(run.rounds("with_victim"), *lines)
+        write_json(run.path / "times.json", {"federate": 12.0})
+        return Record(run, label)
+
+    return build
+
+
+def value(made: Comparison, group: str, quantity: str, column: str = "value") -> Any:
+    rows = made.table[(made.table["group"] == group) & (made.table["quantity"] == quantity)]
+    assert len(rows) == 1, (group, quantity)
+    return rows[column].iloc[0]
+
+
+def test_seeds_are_pooled_and_differences_paired_by_seed_and_class(make: Make) -> None:
+    weaker = SCORES | {"A": (0.5, 0.5), "B2": (0.1, 0.1)}
+    runs = [
+        make("a", 0),
+        make("b", 1, SCORES | {"A": (0.8, 0.6)}),
+        make("c", 0, weaker, 0.795, **BIDO),
+        make("d", 1, weaker | {"A": (0.4, 0.2)}, 0.795, **BIDO),
+    ]
+    made = compare(runs, "test")
+    plain, defended = "no defence", "bido_hsic on 100%"
+    assert list(dict.fromkeys(made.table["group"])) == [plain, defended]
+    assert value(made, plain, "A") == pytest.approx(0.75)
+    assert value(made, plain, "leakage") == pytest.approx((0.8 + 0.6) / 2 - 0.05 + 0.0)
+    assert value(made, defended, "leakage") == pytest.approx(0.3)
+    assert value(made, defended, "difference of leakage") == pytest.approx(0.3 - 0.65)
+    assert value(made, defended, "difference of attack-accuracy") == pytest.approx(0.4 - 0.75)
+    assert value(made, defended, "difference of leakage", "matched")
+    assert value(made, defended, "difference of leakage", "seeds") == 2
+    low, high = (value(made, defended, "difference of leakage", end) for end in ("low", "high"))
+    assert low < -0.35 < high
+    assert value(made, plain, "seconds-per-round") == pytest.approx(4.0)
+    assert "matched accuracy (-0.5 points)" in made.page.findings[1]
+
+
+def test_only_seeds_of_both_groups_are_paired(make: Make) -> None:
+    lower = SCORES | {"A": (0.6, 0.3)}
+    runs = [make("a", 0), make("b", 1), make("c", 1, lower, **BIDO), make("d", 2, SCORES | {"A": (0.1, 0.1)}, **BIDO)]
+    made = compare(runs, "test")
+    assert value(made, "bido_hsic on 100%", "difference of attack-accuracy") == pytest.approx(-0.35)
+    assert value(made, "bido_hsic on 100%", "difference of attack-accuracy", "seeds") == 1
+    alone = compare([runs[0], runs[3]], "test")
+    assert "no seed and class in common" in value(alone, "bido_hsic on 100%", "difference of leakage", "omitted")
+
+
+def test_holm_is_over_the_groups_compared(make: Make) -> None:
+    spread = {"A": (0.6, 0.3)}, {"A": (0.2, 0.4)}
+    runs = [make("a")] + [
+        make(f"d{number}", 0, SCORES | each, training={"lr": 0.1 * (number + 1)}) for number, each in enumerate(spread)
+    ]
+    table = compare(runs, "test").table
+    rows = table[table["quantity"] == "difference of attack-accuracy"]
+    assert len(rows) == 2
+    assert tuple(rows["p_holm"]) == pytest.approx(holm(list(rows["p"])))
+    assert (rows["baseline"] == "training.lr 0.05").all()
+
+
+def test_not_at_matched_accuracy_is_said(make: Make) -> None:
+    made = compare([make("a"), make("c", 0, accuracy=0.78, **BIDO)], "test")
+    assert not value(made, "bido_hsic on 100%", "difference of leakage", "matched")
+    assert "not at matched accuracy (-2.0 points)" in made.page.findings[1]
+
+
+def test_without_the_control_world_leakage_is_omitted_with_its_reason(make: Make) -> None:
+    scores = {arm: shares for arm, shares in SCORES.items() if arm != "B2"}
+    made = compare([make("a"), make("c", 0, scores | {"A": (0.7, 0.2)}, **BIDO)], "test")
+    for quantity in ("leakage", "difference of leakage", "B2"):
+        assert "arm B2 has no attack-accuracy" in value(made, "bido_hsic on 100%", quantity, "omitted")
+        assert np.isnan(value(made, "bido_hsic on 100%", quantity))
+    assert value(made, "bido_hsic on 100%", "difference of attack-accuracy") == pytest.approx(0.45 - 0.8)
+    assert "leakage omitted: arm B2" in made.page.findings[1]
+    assert "attack accuracy (no leakage" in made.page.plane
+
+
+def test_other_attacks_and_rounds_are_compared_and_marked(make: Make) -> None:
+    other = make("k", 0, attack="kedmi", rounds=(2,), attacks={"kedmi": {"kind": "kedmi"}, "gmi": None})
+    made = compare([make("a"), other], "test")
+    assert "the primary attacks differ: gmi, kedmi" in made.page.marks
+    assert "the primary rounds differ: 2, 3" in made.page.marks
+    assert len(set(made.table["group"])) == 2
+    assert value(made, made.table["group"].iloc[-1], "difference of leakage") == pytest.approx(0.0)
+
+
+def test_an_evaluator_that_differs_is_marked(make: Make) -> None:
+    made = compare([make("a"), make("c", 0, audit={"evaluator": {"epochs": 2}})], "test")
+    assert made.page.marks == ["the evaluators differ: a difference may be theirs"]
+
+
+def test_seeds_whose_last_capture_was_another_round_are_pooled_at_it(make: Make) -> None:
+    made = compare([make("a", 0, rounds=(2, 3)), make("b", 1, SCORES | {"A": (0.5, 0.3)}, rounds=(2,))], "test")
+    assert value(made, "all runs", "A") == pytest.approx(0.6)
+    assert value(made, "all runs", "CEIL") == pytest.approx(0.95)
+    assert "the primary rounds differ: 2, 3" in made.page.marks
+
+
+def test_epsilon_is_the_largest_total_of_any_client(make: Make) -> None:
+    record = make("a")
+    reports = record.run.federation("with_victim") / "clients.jsonl"
+    lines = [(1, 0, 1.0), (1, 1, 2.5), (2, 0, 1.5), (2, 2, None)]
+    told = [{"round": r, "partition": p} | ({} if e is None else {"epsilon": e}) for r, p, e in lines]
+    append_jsonl(reports, *told)
+    made = compare([record], "test")
+    assert value(made, "all runs", "epsilon") == 2.5
+    assert "no client's training has accounted noise" in value(made, "all runs", "central-epsilon", "omitted")
+    append_jsonl(reports, {"round": 3, "partition": 0, "epsilon": "inf"})
+    assert value(compare([record], "test"), "all runs", "epsilon") == np.inf
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"population": {"victim": 1}}, "'population.victim' is 0 in .*a and 1 in .*c"),
+        ({"population": {"victim_classes": [0]}}, "'population.victim_classes' is"),
+        ({"data": {"private": "digits"}}, "'data.private' is mnist"),
+        ({"split": {"train": 0.4}}, r"'split\.train' is 0.5"),
+        ({"audit": {"primary": {"metric": "resemblance"}}}, r"'audit\.primary\.metric' is attack-accuracy"),
+        ({"images": "other"}, "same seed but other images in the victim's shard, the vault, the reserve"),
+        ({}, "are the same seed of the same group; leave one out"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(changes: dict[str, Any], complaint: str, make: Make) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        compare([make("a"), make("c", 0, **changes)], "test")
+
+
+def test_a_run_given_twice_not_audited_or_of_another_version_is_refused(make: Make) -> None:
+    record, other = make("a"), make("b", 1)
+    with pytest.raises(ConfigError, match="is given twice"):
+        compare([record, record], "test")
+    write_json(other.run.path / "verdict.json", {"version": 99})
+    with pytest.raises(IntegrityError, match="version 99"):
+        compare([record, Record(other.run)], "test")
+    (other.run.audit / "scores.parquet").unlink()
+    (other.run.path / "verdict.json").unlink()
+    with pytest.raises(StageError, match="fedinverse audit"):
+        compare([record, Record(other.run)], "test")
+
+
+def test_by_groups_by_one_key_and_the_baseline_is_chosen_by_name(make: Make) -> None:
+    runs = [
+        make("a", 0),
+        make("b", 1, training={"lr": 0.2}),
+        make("c", 0, **BIDO),
+        make("d", 1, **merged(BIDO, {"training": {"lr": 0.2}})),
+    ]
+    made = compare(runs, "test", by=["cohorts"], baseline="bido_hsic on 100%")
+    assert made.page.tables[0].rows[0][:2] == ["1  no defence", "2"]
+    assert set(made.table["baseline"].dropna()) == {"bido_hsic on 100%"}
+    with pytest.raises(ConfigError, match=r"--by cohorts\.x does not vary"):
+        compare(runs, "test", by=["cohorts.x"])
+    with pytest.raises(ConfigError, match=r"they differ in training\.lr: name one with --by"):
+        compare([runs[0], runs[2], make("e", 0, training={"lr": 0.3})], "test", by=["cohorts"])
+    with pytest.raises(ConfigError, match="--baseline 'x' is no group; the groups are: no defence; bido_hsic on 100%"):
+        compare(runs, "test", by=["cohorts"], baseline="x")
+
+
+def test_the_command_writes_page_and_tables_that_agree(make: Make, tmp_path: Path) -> None:
+    sweep = tmp_path / "made"
+    make("a", 0)
+    make("b", 0, SCORES | {"A": (0.4, 0.1)}, **BIDO)
+    points = [("plain", "a", "finished"), ("bido", "b", "finished"), ("late", "x", "failed")]
+    write_json(
+        sweep / "sweep.json",
+        {
+            "version": 1,
+            "baseline": "bido",
+            "points": [{"label": label, "run": run, "state": state} for label, run, state in points],
+        },
+    )
+    result = CliRunner().invoke(app, ["compare", str(sweep)])
+    assert result.exit_code == 0, result.exception
+    html, text = (sweep / "compare.html").read_text(), (sweep / "compare.md").read_text()
+    assert html.count("<svg") == 2
+    assert not re.findall(r"""(?:src|href)=["']https?:""", html)  # nothing is fetched
+    table = pd.read_parquet(sweep / "compare.parquet")
+    shared = ["group", "quantity", "value", "low", "high", "p", "p_holm", "seeds"]
+    pd.testing.assert_frame_equal(pd.read_csv(sweep / "compare.csv")[shared], table[shared])
+    assert list(table["matched"].notna()) == list(table["p"].notna())
+    assert set(table["baseline"].dropna()) == {"bido"}
+    assert "| 1  plain | 1 | 80.0 % | 90.0 % | 80.0 % | 70 %" in text
+    assert "Paired differences from “bido”" in text
+    nowhere = CliRunner().invoke(app, ["compare", str(tmp_path / "nowhere")])
+    assert "neither a run directory nor a sweep" in str(nowhere.exception)

@@ -1,0 +1,301 @@
+"""The instrument judged: on models really trained and really attacked, it finds the leak that was planted and no other.
+
+Every test can fail, and says how: a scorer that does not subtract the false positives, a control that is not what it
+claims to be, a judge that knows the images it judges.
+"""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+
+from attacker.attack import PublicSet, Target
+from attacker.priors.prior import Prior
+from attacker.registry import make_attack
+from auditor.bench import Bench, open_bench, reserve_exhibit
+from auditor.controls import permuted
+from auditor.evaluator import train_judge
+from auditor.evidence import Arm, Exhibit
+from auditor.metrics import (
+    ACCURACY,
+    FID_PUBLIC,
+    FID_VICTIM,
+    KID_VICTIM,
+    KNN,
+    MEMBER,
+    METRICS,
+    TOP5,
+    WHOLE_SET,
+)
+from auditor.scores import score
+from auditor.settings import Audit, Evaluator
+from auditor.verdict import Interval, Verdict, judge
+from clients.defences import make_defence
+from clients.training import Training, train
+from fedinverse.data.source import unit
+from fedinverse.errors import ConfigError, IntegrityError
+from fedinverse.models import Classifier, build, for_inference
+from fedinverse.private import part_of
+from fedinverse.run import Run, World, prepare
+from fedinverse.seeds import generator
+from fedinverse.shard import Shard
+from fedinverse.storage import read_metadata, save_hashed
+from pipeline.experiment import load_experiment, resolved
+
+CPU = torch.device("cpu")
+RESTARTS = 5
+SETTINGS = [
+    "data.private_limit=1000",
+    "data.public_limit=100",
+    "model.width=0.2",
+    "audit.evaluator.width=0.25",
+    "audit.evaluator.epochs=12",
+    "audit.primary.draws=2000",
+]
+
+
+class Bank(nn.Module):
+    """A prior that can express what it was given: mixtures of real images, z [N, M] -> [N, C, H, W]."""
+
+    def __init__(self, images: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("images", images)
+
+    def forward(self, z: Tensor) -> Tensor:
+        shares = (6 * z).softmax(1)
+        return torch.einsum("nm,mchw->nchw", shares, self.get_buffer("images"))
+
+
+class NoCritic(nn.Module):
+    """Finds every image equally natural."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.new_zeros(len(images))
+
+
+@dataclass(frozen=True)
+class Laboratory:
+    """A small split, its auditor, and an attacker whose prior can express the victim's images and others."""
+
+    run: Run
+    bench: Bench
+    prior: Prior
+
+    @property
+    def victims(self) -> tuple[int, ...]:
+        return self.run.population.victim_classes
+
+    @cache  # noqa: B019 - one laboratory per module
+    def model(self, world: World, seed: int = 0) -> Classifier:
+        """A model trained on all clients' images, in the world without the victim on all but his."""
+        shard = part_of(self.run, "train")
+        if world == "without_victim":
+            rows = ~torch.isin(shard.labels, torch.tensor(self.victims))
+            shard = Shard(shard.images[rows], shard.labels[rows])
+        network, settings = self.untrained(seed), Training(epochs=8, lr=0.05, momentum=0.9)
+        train(network, shard, settings, make_defence("none", {}, "test"), generator(seed, "laboratory", world))
+        return network
+
+    def untrained(self, seed: int) -> Classifier:
+        return build(self.run.model.name, len(self.run.class_names), self.run.model.width, seed)
+
+    def attacked(self, arm: Arm, network: Classifier, seed: int = 0) -> Exhibit:
+        """What GMI makes of ``network``."""
+        attack = make_attack(
+            {"kind": "gmi", "iterations": 80, "lr": 1e-3, "identity_loss": "max_margin"}, "gmi", "test"
+        )
+        labels = torch.tensor(self.victims).repeat_interleave(RESTARTS)
+        target = Target(for_inference(network), "", 1, CPU)
+        public = PublicSet(self.run.pools["public"].tensor(), "public")
+        made = attack.invert(target, self.prior, public, labels, generator(seed, "attack"))
+        world: World = "without_victim" if arm == "B2" else "with_victim"
+        return Exhibit(arm, world, 1, "gmi", made.images, labels, made.confidence, made.failed)
+
+    def unoptimised(self) -> Exhibit:
+        labels = torch.tensor(self.victims).repeat_interleave(RESTARTS)
+        images = self.prior.sample(len(labels), generator(0, "attack"), CPU)
+        sure = torch.full((len(labels),), 0.1)
+        return Exhibit("B0", "with_victim", 1, "gmi", images, labels, sure, torch.zeros(len(labels)).bool())
+
+    def accuracy(self, network: Classifier) -> float:
+        """The gate: accuracy on the victim classes' reserve images."""
+        rows = torch.isin(self.bench.reserve.labels, torch.tensor(self.victims))
+        with torch.inference_mode():
+            told = for_inference(network)(unit(self.bench.reserve.images[rows])).argmax(1)
+        return float((told == self.bench.reserve.labels[rows]).float().mean())
+
+    def verdict(self, shown: list[Exhibit], known: float) -> Verdict:
+        """Score the exhibits beside the ceiling and judge."""
+        scored = score([*shown, reserve_exhibit(self.bench, self.victims, 1)], self.bench, self.run.seed)
+        mine = scored.table[scored.table["label"].isin(self.victims)]
+        primary, classes = self.run.section("audit", Audit).primary, len(self.run.class_names)
+        return judge(mine, primary, {1: known}, classes=classes, seed=0, omitted=scored.omitted)
+
+
+def prepared(out: Path) -> Run:
+    experiment = load_experiment("quickstart", SETTINGS, out)
+    return prepare(out / experiment.name, resolved(experiment))
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
+    run = prepared(tmp_path_factory.mktemp("laboratory"))
+    bench = open_bench(run, train_judge(run, run.section("audit", Audit).evaluator, run.audit))
+    everyone = part_of(run, "train")
+    rows = torch.cat([(everyone.labels == label).nonzero().flatten()[:10] for label in range(len(run.class_names))])
+    images = unit(everyone.images[rows])
+    prior = Prior("bank", Bank(images), NoCritic(), len(images), (1, 32, 32), "bank")
+    return Laboratory(run, bench, prior)
+
+
+def leakage(verdict: Verdict) -> Interval:
+    found = verdict.points[0].leakage
+    assert isinstance(found, Interval)
+    return found
+
+
+def shares(exhibit: Exhibit, lab: Laboratory, metric: str = ACCURACY) -> float:
+    table = score([exhibit], lab.bench, 0).table
+    return float(table.loc[table["metric"] == metric, "value"].mean())
+
+
+# ------------------------------------------------------------------ what is there is found, what is not there is not
+
+
+def test_a_planted_leak_is_found(lab: Laboratory) -> None:
+    # Fails if the evaluator cannot read, if the arms are mixed up, or if a leak this plain is called anything else.
+    network = lab.model("with_victim")
+    attack = lab.attacked("A", network)
+    found = lab.verdict(
+        [attack, lab.unoptimised(), lab.attacked("B2", lab.model("without_victim"))], lab.accuracy(network)
+    )
+    assert found.outcome == "leak"
+    assert leakage(found).low > 0
+    # The prior holds the training images themselves: they are nearer than the reserve. Half if the two are mixed up.
+    assert shares(attack, lab, MEMBER) > 0.55
+
+
+def test_an_untrained_target_leaks_nothing(lab: Laboratory) -> None:
+    # The same prior, so single successes occur: fails if they are counted without what B2 has by the same luck.
+    attack, control = lab.attacked("A", lab.untrained(1)), lab.attacked("B2", lab.untrained(2), seed=1)
+    found = lab.verdict([attack, lab.unoptimised(), control], lab.accuracy(lab.untrained(1)))
+    assert leakage(found).low <= 0 <= leakage(found).high
+    assert shares(attack, lab) > 0  # there is something to subtract
+    assert found.outcome == "inconclusive"
+    assert any("not learned yet" in reason for reason in found.reasons)
+
+
+def test_equal_worlds_leak_nothing(lab: Laboratory) -> None:
+    # W1 is W0, trained again with another seed: fails if what an attack makes of any trained model counts as leakage.
+    attack = lab.attacked("A", lab.model("without_victim", 1), seed=1)
+    control = lab.attacked("B2", lab.model("without_victim"))
+    found = lab.verdict([attack, lab.unoptimised(), control], 1.0)
+    assert leakage(found).low <= 0 <= leakage(found).high
+    assert found.outcome != "leak"
+
+
+def test_permuted_labels_score_at_chance_and_a_broken_control_is_noticed(lab: Laboratory) -> None:
+    # Fails if B5 keeps the right labels, or if the judge says yes to whatever label it is asked about.
+    network = lab.model("with_victim")
+    attack, control = lab.attacked("A", network), lab.attacked("B2", lab.model("without_victim"))
+    wrong = permuted(attack)
+    assert torch.equal(wrong.labels.unique(), attack.labels.unique())
+    assert shares(wrong, lab) <= 1 / len(lab.run.class_names)
+    others = [attack, lab.unoptimised(), control]
+    assert lab.verdict([*others, wrong], 1.0).outcome == "leak"
+    unpermuted = lab.verdict([*others, replace(attack, arm="B5")], 1.0)
+    assert unpermuted.outcome == "inconclusive"
+    assert "instrument is broken" in unpermuted.reasons[0]
+
+
+def test_every_figure_is_documented_and_in_its_range(lab: Laboratory) -> None:
+    # Fails if a metric is renamed in one place only, leaves its range, or a figure that cannot be had is filled in.
+    found = score(
+        [lab.attacked("A", lab.model("with_victim")), reserve_exhibit(lab.bench, lab.victims, 1)], lab.bench, 0
+    )
+    assert set(found.table["metric"]) | {each.metric for each in found.omitted} == set(METRICS)
+    assert {each.metric for each in found.omitted} == {TOP5, FID_PUBLIC, FID_VICTIM}
+    for name, rows in found.table.groupby("metric"):
+        metric = METRICS[str(name)]
+        assert set(rows["label"]) <= ({WHOLE_SET} if metric.whole else set(lab.victims)), name
+        assert rows["value"].notna().all(), name
+        if metric.share:
+            assert rows["value"].between(0, 1).all(), name
+    table = found.table.set_index(["arm", "metric"]).sort_index()["value"]
+    assert table["A", KNN].mean() < table["CEIL", KNN].mean()  # the planted images are nearer than others of the class
+    assert table["CEIL", KID_VICTIM].mean() < table["A", KID_VICTIM].mean()
+
+
+# ------------------------------------------------------------------ a judge that is not independent is refused
+
+
+def refused(run: Run, settings: Evaluator, reason: str) -> None:
+    before = sorted(run.path.rglob("*"))
+    with pytest.raises(ConfigError, match=reason):
+        train_judge(run, settings, run.audit)
+    assert sorted(run.path.rglob("*")) == before
+
+
+def altered(lab: Laboratory, change: Callable[[pd.DataFrame], None], path: Path) -> Run:
+    """A run like the laboratory's but for its manifest; the same E1 lies in the cache."""
+    shutil.copytree(lab.run.path, path, ignore=shutil.ignore_patterns("audit"))
+    manifest = pd.read_parquet(path / "split.parquet")
+    change(manifest)
+    save_hashed(path / "split.parquet", manifest.to_parquet(index=False))
+    return Run(path)
+
+
+def test_an_evaluator_of_the_targets_architecture_is_refused(lab: Laboratory) -> None:
+    # Fails if only the settings' file, and not what is about to be used, were checked.
+    settings = lab.run.section("audit", Audit).evaluator
+    refused(lab.run, settings.model_copy(update={"model": lab.run.model.name}), "target's own architecture")
+
+
+@pytest.mark.parametrize("part", ["vault", "reserve"])
+def test_an_evaluator_that_knows_a_clients_image_is_refused(part: str, lab: Laboratory, tmp_path: Path) -> None:
+    # The vault's images are the same, so E1 is in the cache: fails if the check came after the look-up.
+    def leaked(manifest: pd.DataFrame) -> None:
+        manifest.loc[manifest.index[manifest["part"] == part][0], "client"] = 3
+
+    run = altered(lab, leaked, tmp_path / "run")
+    refused(run, run.section("audit", Audit).evaluator, f"{part} is held by a client")
+
+
+def test_an_image_in_two_parts_is_refused(lab: Laboratory, tmp_path: Path) -> None:
+    # Fails if copies are told apart by their row and not by their pixels.
+    def copied(manifest: pd.DataFrame) -> None:
+        parts = [manifest.index[manifest["part"] == part][0] for part in ("vault", "reserve")]
+        manifest.loc[parts[1], "sha256"] = manifest.loc[parts[0], "sha256"]
+
+    run = altered(lab, copied, tmp_path / "run")
+    refused(run, run.section("audit", Audit).evaluator, "more than one part")
+
+
+def test_the_evaluator_comes_from_the_cache_and_does_not_depend_on_threads(
+    lab: Laboratory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Fails if training takes the process's thread count, leaves it changed, or is done again in every run.
+    run, settings = lab.run, lab.run.section("audit", Audit).evaluator.model_copy(update={"epochs": 1})
+    made = []
+    for threads in (1, 3):
+        monkeypatch.setenv("FEDINVERSE_CACHE", str(tmp_path / f"cache-{threads}"))
+        torch.set_num_threads(threads)
+        try:
+            train_judge(run, settings, tmp_path / f"run-{threads}")
+            assert torch.get_num_threads() == threads
+        finally:
+            torch.set_num_threads(1)
+        (path,) = (tmp_path / f"run-{threads}").iterdir()
+        made.append((path.name, read_metadata(path)["sha256"]))
+    assert made[0] == made[1]
+    (stored,) = (tmp_path / "cache-1" / "evaluators").glob("*.safetensors")
+    stored.write_bytes(next((tmp_path / "cache-3" / "evaluators").glob("*.safetensors")).read_bytes()[:100])
+    monkeypatch.setenv("FEDINVERSE_CACHE", str(tmp_path / "cache-1"))
+    with pytest.raises(IntegrityError, match="evaluators"):  # read, not trained
+        train_judge(run, settings, tmp_path / "another")

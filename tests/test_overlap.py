@@ -1,0 +1,86 @@
+"""A public set that shows a class to invert is refused, or every output says so; what an inversion says of itself."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from attack_bench import TINY, attack, public, target
+from PIL import Image
+from typer.testing import CliRunner
+
+from attacker.attack import PublicSet
+from attacker.inversion import Inversion, invert
+from fedinverse.errors import ConfigError
+from fedinverse.models import build
+from fedinverse.run import Run, prepare
+from fedinverse.storage import save_weights, to_weights
+from pipeline.cli import app
+from pipeline.commands.pictures import save_sheet
+from pipeline.commands.weights import shared_classes
+from pipeline.experiment import resolved
+from pipeline.invert import plan_of
+
+LABELS = torch.tensor([0, 0, 3, 3])
+
+
+def run_at(tiny: Any, source: str) -> Run:
+    """Return a run whose attacker captured one model."""
+    data = {"private_limit": 400, "public_limit": 200, "public": source, "allow_overlap": True}
+    experiment = tiny(data=data)
+    run = prepare(Path(experiment.out) / "tiny", resolved(experiment))
+    about: dict[str, str | int | float] = {"model-round": 1, "model": "mcnn", "width": 0.1, "classes": 10}
+    save_weights(run.spool("with_victim") / "round-0001.safetensors", to_weights(build("mcnn", 10, 0.1, seed=0)), about)
+    return run
+
+
+def test_a_run_that_allows_overlap_names_the_classes(tiny: Any) -> None:
+    assert plan_of(run_at(tiny, "mnist"), over=False).shared_classes == ("0", "1")
+
+
+def test_a_run_without_overlap_has_nothing_to_name(tiny: Any) -> None:
+    assert plan_of(run_at(tiny, "glyphs"), over=False).shared_classes == ()
+
+
+def test_the_command_refuses_overlap_or_marks_it(tiny: Any, tmp_path: Path) -> None:
+    run = run_at(tiny, "mnist")
+    overlapping = PublicSet(public().images, "digits", ("3", "7"))
+    with pytest.raises(ConfigError, match="classes 3 that are to be inverted"):
+        shared_classes(run.path, LABELS, overlapping, allow=False)
+    assert shared_classes(run.path, LABELS, overlapping, allow=True) == ("3",)
+    assert shared_classes(run.path / "pools.json", LABELS, overlapping, allow=False) == ()  # a file tells no names
+    settings = [f"--set=prior.{key}={value}" for key, value in TINY["gmi"]["prior"].items()]
+    command = ["attack", str(run.path), "--kind=gmi", "--set=iterations=1", *settings, "--classes-to-invert=0,1"]
+    command += ["--restarts=2", "--public=mnist", "--public-limit=50", "--out", str(tmp_path / "out")]
+    assert isinstance(CliRunner().invoke(app, command).exception, ConfigError)
+    assert not (tmp_path / "out").exists()
+    marked = CliRunner().invoke(app, [*command, "--allow-overlap"], catch_exceptions=False)
+    assert "Overlap: the public images show the classes 0, 1 too" in " ".join(marked.output.split())
+    (about,) = (tmp_path / "out").rglob("about.json")
+    assert Inversion(about.parent).about["shared-classes"] == ["0", "1"]
+
+
+def test_a_caption_stands_above_the_pictures(tmp_path: Path) -> None:
+    rows = [torch.zeros(2, 1, 32, 32)]
+    save_sheet(tmp_path / "plain.png", rows)
+    save_sheet(tmp_path / "told.png", rows, caption="overlap: 0")
+    plain, told = Image.open(tmp_path / "plain.png"), Image.open(tmp_path / "told.png")
+    assert told.height > plain.height
+    strip = told.crop((0, 0, told.width, told.height - plain.height))
+    low, high = strip.convert("L").getextrema()
+    assert low < 100  # dark letters ...
+    assert high > 200  # ... on white
+
+
+def test_an_inversion_reports_its_diversity_and_precision(tmp_path: Path) -> None:
+    where = Inversion(tmp_path / "one")
+    invert(attack("gmi"), where, target(), public(), LABELS, 0)
+    about = where.about
+    assert set(about["diversity"]) == {"0", "3"}
+    measured = about["diversity"]["3"]
+    assert measured["samples"] == 2
+    assert 1 <= measured["vendi"] <= 2
+    assert measured["pixel_distance"] > 0
+    assert about["shared-classes"] == []
+    assert about["cost"]["precision"] == "fp32"
+    assert where.load().cost.precision == "fp32"

@@ -1,0 +1,154 @@
+"""The attacker's worker beside a running federation: takes captures as they come, ends cleanly, does nothing twice."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from attack_bench import TINY
+
+from attacker.inversion import ABOUT
+from attacker.settings import Attacker
+from attacker.worker import Bench, Plan, main
+from fedinverse.data import Request, open_source
+from fedinverse.models import build
+from fedinverse.run import prepare
+from fedinverse.storage import save_weights, to_weights
+from pipeline.console import console
+from pipeline.experiment import resolved
+from pipeline.federate import federate
+from pipeline.invert import Meanwhile, inversions_of, invert
+
+ROOT = Path(__file__).parent.parent
+PATIENCE = 60.0
+
+
+def arrives(spool: Path, number: int) -> None:
+    weights = to_weights(build("mcnn", 5, width=0.1, seed=number))
+    about: dict[str, str | int | float] = {"model-round": number, "model": "mcnn", "width": 0.1, "classes": 5}
+    save_weights(spool / f"round-{number:04d}.safetensors", weights, about)
+
+
+def plan_at(path: Path, **changes: Any) -> Plan:
+    pool = open_source(Request("glyphs", (1, 32, 32), limit=30))
+    plan = Plan(
+        spool=str(path / "captures"),
+        controls=(),
+        shard="",
+        public=str(pool.path),
+        classes=5,
+        store=str(path / "inversions"),
+        seed=0,
+        attacker={"rounds": "every", "every_nth": 2, "classes": [0, 3], "restarts": 1} | changes,
+        attacks={"kedmi": {"kind": "kedmi"} | TINY["kedmi"]},
+    )
+    plan.write(path / "plan.json")
+    return plan
+
+
+def finished(plan: Plan) -> list[int]:
+    """Return the rounds whose inversion is there."""
+    return [job.where.about["model-round"] for job in Bench(plan).jobs() if job.where.done]
+
+
+def until(met: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not met():
+        assert time.monotonic() < end, "the worker did not do it"
+        time.sleep(0.1)
+
+
+@contextmanager
+def watcher(path: Path) -> Iterator["subprocess.Popen[str]"]:
+    command = [sys.executable, "-m", "attacker.worker", str(path / "plan.json"), "--watch"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_it_takes_captures_as_they_come_and_survives_a_kill(tmp_path: Path) -> None:
+    plan, spool = plan_at(tmp_path), tmp_path / "captures"
+
+    def there(count: int) -> Callable[[], bool]:
+        return lambda: len(list(Path(plan.store).rglob(ABOUT))) == count
+
+    with watcher(tmp_path) as process:  # started before the first capture
+        arrives(spool, 1)  # not in the schedule
+        arrives(spool, 2)
+        until(there(1))
+        process.kill()
+    stamps = {path: path.stat().st_mtime_ns for path in Path(plan.store).rglob(ABOUT)}
+    with watcher(tmp_path) as process:
+        arrives(spool, 4)
+        until(there(2))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0
+    arrives(spool, 5)  # the last: due only when no more will come
+    with watcher(tmp_path) as process:
+        Plan.stop(tmp_path / "plan.json").touch()
+        assert process.wait(PATIENCE) == 0
+    assert finished(plan) == [2, 4, 5]
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())  # nothing was done twice
+
+
+def test_a_damaged_plan_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "plan.json").write_text('{"spool": "x"}')
+    assert main([str(tmp_path / "plan.json")]) == 2
+    assert "not a worker's plan" in capsys.readouterr().err
+
+
+def test_warm_targets_know_the_one_before_them(tmp_path: Path) -> None:
+    plan = plan_at(tmp_path)
+    for number in (2, 4, 6):
+        arrives(tmp_path / "captures", number)
+    jobs = list(Bench(plan).jobs())
+    assert [job.before.weights.name if job.before else "" for job in jobs] == ["", *(j.weights.name for j in jobs[:2])]
+    opened = Bench(plan)._open(jobs[2])
+    assert opened.previous is not None
+    before = opened.previous()
+    assert (opened.round, before.round) == (6, 4)
+    assert before.previous is not None
+    assert before.previous().previous is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "during"),
+    [
+        ({}, False),
+        ({"device": "cuda:1"}, True),
+        ({"device": "cuda:1", "when": "after"}, False),
+        ({"when": "during"}, True),
+    ],
+)
+def test_when_it_works_and_what_it_says(settings: dict[str, Any], during: bool) -> None:
+    attacker = Attacker(**settings)
+    assert attacker.during == during
+    assert ("shares with the clients" in attacker.sharing) == (attacker.device == "cpu")
+
+
+def test_during_and_after_end_alike(tiny: Any) -> None:
+    def results(when: str) -> list[np.ndarray[Any, Any]]:
+        experiment = tiny(name=when, federation={"rounds": 2}, attacker={"rounds": "every", "when": when})
+        run = prepare(Path(experiment.out) / when, resolved(experiment))
+        with Meanwhile(run):
+            federate(run, "with_victim", experiment.engine)
+            if when == "during":
+                until(lambda: any(run.inversions.rglob(ABOUT)))
+        invert(run)
+        return [inversion.load().images.numpy() for _, inversion in sorted(inversions_of(run).items())]
+
+    with console.capture() as said:
+        during = results("during")
+    assert "inverts what it captures on this machine's CPU, which it shares with the clients" in said.get()
+    after = results("after")
+    assert len(during) == len(after) > 2
+    assert all(np.array_equal(one, other) for one, other in zip(during, after, strict=True))
