@@ -1,8 +1,8 @@
 """The arithmetic of an inversion's gradient steps: bf16 or TF32 only where a check on the very target passes.
 
-Trained networks' gradients survive bf16 (median cosine to fp32 about .999 on 32-pixel targets, see docs/attacks.md);
-untrained networks' do not. So the gradients by the latent, of the identity loss and of the critic, are compared on a
-few latents before every inversion, and what does not agree is not used. Only steps that need a gradient are lowered:
+The gradients of most networks survive bf16 (docs/attacks.md has the measured cosines), but nothing promises it of the
+next one. So the gradients by the latent, of the identity loss and of the critic, are compared on a few latents before
+every inversion, and what does not agree is not used. Only steps that need a gradient are lowered:
 what is kept and scored is computed in fp32.
 
 | ``precision`` | |

@@ -90,7 +90,7 @@ def alone(prior: Prior, sigma: float) -> dict[str, float]:
         z = (z - 0.2 * step / step.norm()).detach()
     with torch.no_grad():
         after = torch.pdist(prior.generator(z).flatten(1)).mean()
-    return {"value": float(inert), "slope": float(slope.abs().max()), "distance": float(after / before - 1)}
+    return {"value": float(inert.detach()), "slope": float(slope.abs().max()), "distance": float(after / before - 1)}
 
 
 def main() -> int:
@@ -104,6 +104,11 @@ def main() -> int:
     try:
         prior = attack_with("gmi", {"measure": "none"}).prior(None, public_set(PUBLIC), SHARED, CPU)
         lone = {name: alone(prior, sigma) for name, sigma in (("σ = 5", 5.0), ("σ = 0 (median rule)", 0.0))}
+        rows = [
+            [name, f"{said['value']:.3f}", f"{said['slope']:.1e}", f"{100 * said['distance']:+.0f} %"]
+            for name, said in lone.items()
+        ]
+        publish("published-term", markdown(["", "value, m = 2", "largest gradient", "pairwise distance of 64"], rows))
         results: dict[tuple[str, str], list[dict[str, float]]] = {}
         for seed, name, (number, term) in itertools.product(range(chosen.seeds), TABLES, enumerate(TERMS)):
             path = out / "diversity" / f"{name}-{number}-{seed}.json"
@@ -118,11 +123,6 @@ def main() -> int:
     except FedInverseError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    rows = [
-        [name, f"{said['value']:.3f}", f"{said['slope']:.1e}", f"{100 * said['distance']:+.0f} %"]
-        for name, said in lone.items()
-    ]
-    publish("published-term", markdown(["", "value, m = 2", "largest gradient", "pairwise distance of 64"], rows))
     lines = []
     for (name, term), found in results.items():
         share = spread([one["accuracy"] for one in found])

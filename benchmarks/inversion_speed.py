@@ -11,7 +11,7 @@ both loops and, marked ``+ MD``, with it in both.
 
 Printed: milliseconds per image and step, ratios to the plain loop, and the share of the measured fp32 convolution peak
 that ours reaches by the FLOPs it needs (multiplications of forward and backward to the latent). bf16 is timed
-with the check switched off: untrained weights do not pass it, and take the same time.
+without its check, which a real target needs and these untrained weights do not.
 """
 
 import argparse

@@ -240,10 +240,12 @@ def fedlab(work: Work, ends: list[float]) -> None:
         def evaluate(self) -> None:
             ends.append(time.time())
 
-    trainer = SGDSerialClientTrainer(work.network(), len(held))
+    plain = torch.contiguous_format  # it flattens weights with view
+    trainer = SGDSerialClientTrainer(work.network().to(memory_format=plain), len(held))
     trainer.setup_dataset(Data())
     trainer.setup_optim(1, work.batch, work.lr)
-    Timed(SyncServerHandler(work.network(), work.rounds, work.sampled / len(held)), trainer).main()
+    server = SyncServerHandler(work.network().to(memory_format=plain), work.rounds, work.sampled / len(held))
+    Timed(server, trainer).main()
 
 
 VARIANTS = {"floor": floor, "loop": loop, "flower": flower, "pfl": pfl, "fedlab": fedlab}

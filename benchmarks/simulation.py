@@ -39,7 +39,7 @@ OURS, PEERS = ("ray", "local"), ("floor", "loop", "flower", "pfl", "fedlab")
 FROM_REGISTRY = ("pfl", "fedlab")
 CLIENTS, SAMPLED = 100, 10
 
-_OURS = """
+ENGINE = """
 import sys
 from pathlib import Path
 from fedinverse.run import Run
@@ -48,20 +48,20 @@ run_federation(Run(Path(sys.argv[1])), "with_victim", Engine(kind=sys.argv[2], a
 """
 
 
-def assignments(model: str, batch: int, rounds: int) -> list[str]:
+def assignments(model: str, batch: int, rounds: int, clients: int = CLIENTS) -> list[str]:
     """Return what turns the quick start into this federation."""
     return [
-        f"population.clients={CLIENTS}", "population.victim_classes=[]", "population.malicious=0", "attacks={}",
+        f"population.clients={clients}", "population.victim_classes=[]", "population.malicious=0", "attacks={}",
         "split={ train = 0.96, vault = 0.02, reserve = 0.02 }", f"model.name={model}", "model.width=1.0",
         "training={ epochs = 1, lr = 0.01, momentum = 0.0, batch_size = " + str(batch) + " }",
-        f"federation.rounds={rounds}", f"federation.fraction_train={SAMPLED / CLIENTS}",
+        f"federation.rounds={rounds}", f"federation.fraction_train={SAMPLED / clients}",
         "federation.fraction_evaluate=0.0", "audit.evaluator.model=lenet5",
     ]  # fmt: skip
 
 
-def fresh_run(directory: Path, model: str, batch: int, rounds: int) -> Run:
+def fresh_run(directory: Path, model: str, batch: int, rounds: int, clients: int = CLIENTS) -> Run:
     """Prepare a run directory for one run of our own."""
-    return prepare(directory, resolved(load_experiment("quickstart", assignments(model, batch, rounds))))
+    return prepare(directory, resolved(load_experiment("quickstart", assignments(model, batch, rounds, clients))))
 
 
 def save_shards(run: Run, path: Path) -> None:
@@ -77,7 +77,7 @@ def measure(variant: str, run: Run, work: Path, peers: Path | None) -> dict[str,
     paths = [str(ROOT), *([str(peers / variant)] if peers and variant in FROM_REGISTRY else [])]
     inherited = filter(None, [os.environ.get("PYTHONPATH")])
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([*paths, *inherited])}
-    ours = [sys.executable, "-c", _OURS, str(run.path), variant]
+    ours = [sys.executable, "-c", ENGINE, str(run.path), variant]
     command = ours if variant in OURS else [sys.executable, str(ROOT / "benchmarks" / "peers.py"), variant, str(work)]
     start = time.time()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=work.parent)

@@ -122,6 +122,7 @@ def guarded(command: Callable[[], Any]) -> None:
     from rich.console import Console
     from rich.markup import escape
 
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin starve the other processes of a run
     problems = Console(stderr=True, highlight=False)
     try:
         command()

@@ -139,13 +139,16 @@ class Audited:
         origin = f"the update of client {partition}"
         weights = from_record(reply.content[ARRAYS]) if ARRAYS in reply.content else {}
         shapes = {name: array.shape for name, array in weights.items()}
+        noted = {"event": "refused update", "fields": {"client": partition}}
         if shapes != {name: shape for name, (shape, _) in self._sent.items()}:
-            log.warning("%s was refused: its arrays do not have the names and shapes of the global model", origin)
+            log.warning(
+                "%s was refused: its arrays do not have the names and shapes of the global model", origin, extra=noted
+            )
             return False
         try:
             check_finite(weights, origin)
         except IntegrityError as error:
-            log.warning("%s; it was refused", error)
+            log.warning("%s; it was refused", error, extra=noted)
             return False
         return True
 

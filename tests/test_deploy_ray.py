@@ -87,7 +87,7 @@ def test_who_lacks_the_token_is_refused(cluster: str, tiny: Load, tmp_path: Path
     run = prepare(tmp_path / "run", resolved(tiny()))
     done = federate(run.path, cluster, "wrong")
     assert done.returncode != 0
-    assert f"engine.address '{cluster}': the cluster refuses this token" in done.stderr
+    assert f"engine.address '{cluster}': what listens there refuses this driver" in done.stderr
     assert run.recorded_rounds(WORLD) == []
 
 

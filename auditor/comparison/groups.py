@@ -5,10 +5,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
+
 from auditor.comparison.labels import labels_of
 from auditor.comparison.records import Record
 from fedinverse.config import Table
 from fedinverse.errors import ConfigError
+from fedinverse.split import held_by
 
 # Where and by how many processes a run was made changes no result; a seed is what runs are paired by.
 IRRELEVANT = ("name", "seed", "attacker.processes", "attacker.threads", "attacker.device")
@@ -146,7 +149,7 @@ def check_comparable(records: Sequence[Record], varying: dict[str, list[Any]]) -
 
 def _images(record: Record) -> dict[str, frozenset[str]]:
     split, victim = record.run.split, record.run.population.victim
-    rows = {"the victim's shard": split["client"] == victim} | {
+    rows = {"the victim's shard": pd.Series(held_by(split, victim), split.index)} | {
         f"the {part}": split["part"] == part for part in ("vault", "reserve")
     }
     victims = split["label"].isin(record.run.population.victim_classes)

@@ -199,15 +199,16 @@ def _join(address: str) -> None:
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=_CONNECT).close()
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"engine.address '{address}': no Ray cluster answers there ({error}); give the host:port of its head"
         ) from error
-    except ray.exceptions.AuthenticationError as error:
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ray.exceptions.AuthenticationError) as error:  # a wrong token is told as either
         raise ConfigError(
-            f"engine.address '{address}': the cluster refuses this token; set RAY_AUTH_TOKEN to the one it was started "
-            "with"
+            f"engine.address '{address}': what listens there refuses this driver ({error}); set RAY_AUTH_TOKEN to the "
+            "token that the cluster was started with"
         ) from error
 
 

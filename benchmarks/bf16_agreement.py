@@ -1,0 +1,45 @@
+"""Do bf16 gradients agree with fp32 on a run's models? What ``precision = "bf16"`` and ``"auto"`` ask of every target.
+
+    python benchmarks/bf16_agreement.py RUN [--rounds 0 5 10]
+
+For each global model of RUN, in both worlds, and each identity loss: the median cosine over 32 latents between the bf16
+and the fp32 gradient by the latent, with the prior of ``benchmarks/ablation.py``'s GMI; at least .99 passes. Seconds.
+"""
+
+import argparse
+import itertools
+from pathlib import Path
+
+import torch
+from ablation import ATTACKS, CPU, SHARED, public_set
+
+from attacker.attack import open_target
+from attacker.identity import IdentityName
+from attacker.precision import agreement
+from attacker.registry import make_attack
+from fedinverse.run import WORLDS, Run
+
+LOSSES: tuple[IdentityName, ...] = ("ce", "logit", "max_margin", "poincare")
+
+
+def main() -> None:
+    """Print a line per model."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="a run directory")
+    parser.add_argument("--rounds", type=int, nargs="+", default=[0, 5, 10])
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    run = Run(chosen.run.resolve())
+    attack = make_attack(ATTACKS["gmi"] | {"kind": "gmi"}, "attacks.gmi", "benchmark")
+    prior = attack.prior(None, public_set("glyphs"), SHARED, CPU)
+    labels = torch.tensor(run.population.victim_classes)
+    for world, number in itertools.product(WORLDS, chosen.rounds):
+        path = run.checkpoint(world, number)
+        if path.exists():
+            target = open_target(path, run.model.name, len(run.class_names), run.model.width, CPU)
+            found = {loss: agreement("bf16", target, prior, labels, loss) for loss in LOSSES}
+            print(f"{world} round {number}:", ", ".join(f"{loss} {value:.4f}" for loss, value in found.items()))
+
+
+if __name__ == "__main__":
+    main()
