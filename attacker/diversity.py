@@ -7,8 +7,9 @@
 | ``coco_paper`` | sqrt(||K_c L_c||_F) / m of the same halves | FedInverse |
 | ``hsic`` | per class: unbiased HSIC of latent codes and the target's features of several samples | Song et al. 2012 |
 
-What the paper's terms do, by construction and measured (docs/attacks.md): with halves of m = 2 images every R is the same projection, so the value is nearly 1 and its gradient nearly 0; with a fixed sigma a batch that collapses
-has K_c -> 0, so descending the term *shrinks* distances; and the images it compares belong to different classes. They
+What the paper's terms do, by construction and measured (docs/attacks.md): with halves of m = 2 images every R is the
+same projection, so the value is nearly 1 and its gradient nearly 0; with a fixed sigma a batch that collapses has
+K_c -> 0, so descending the term *shrinks* distances; and the images it compares belong to different classes. They
 are kept for comparison.
 
 The valid term asks the right question: do different codes of one class give different images? Its kernels' widths

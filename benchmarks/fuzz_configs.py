@@ -1,5 +1,6 @@
 """Mutated configs for ``benchmarks/fuzz.py``: wrong values, misspelt keys, missing and surplus ones, broken TOML."""
 
+import copy
 import math
 import random
 import tomllib
@@ -66,7 +67,7 @@ def mutate_table(table: dict[str, Any], chance: random.Random) -> None:
     elif what == "rename" and isinstance(parent, dict):
         parent[_misspelt(str(last), chance)] = parent.pop(last)
     elif what == "add" and isinstance(parent, dict):
-        parent[_misspelt(str(last), chance)] = chance.choice(VALUES)
+        parent[_misspelt(str(last), chance)] = copy.deepcopy(chance.choice(VALUES))
     elif what == "swap":
         *other, name = chance.choice(places)
         place: Any = table
@@ -76,7 +77,7 @@ def mutate_table(table: dict[str, Any], chance: random.Random) -> None:
     elif what == "scale" and isinstance(parent[last], int | float):
         parent[last] = parent[last] * chance.choice([-1, 0.5, 2, 10, 1000])
     else:
-        parent[last] = chance.choice(VALUES)
+        parent[last] = copy.deepcopy(chance.choice(VALUES))
 
 
 def _misspelt(key: str, chance: random.Random) -> str:

@@ -1,5 +1,6 @@
 """Mutated files for ``benchmarks/fuzz.py``: those of a small run, each read by the program's own functions."""
 
+import copy
 import json
 import random
 import shutil
@@ -32,7 +33,7 @@ def mutated_json(raw: bytes, chance: random.Random) -> bytes:
     at = chance.randrange(max(len(lines) - 1, 1))
     value = json.loads(lines[at])
     if chance.random() < 0.1 or not isinstance(value, dict):
-        value = chance.choice(VALUES)
+        value = copy.deepcopy(chance.choice(VALUES))
     else:
         mutate_table(value, chance)
     lines[at] = json.dumps(value)

@@ -1,6 +1,6 @@
 """Scale of the ``ray`` engine: clients, model size, and the memory of an actor.
 
-    python benchmarks/scale.py [--clients 10 100 1000] [--models lenet5 mcnn resnet18_32] [--rounds 4] [--json PATH]
+    python benchmarks/scale.py [--clients 10 100 1000] [--models lenet5 mcnn mcnn:4] [--rounds 4] [--json PATH]
 
 Ten clients train in every round whatever the population, so that a round's work stays the same per image held: what
 grows with the number of clients is overhead. Told per cell: median seconds of a round, seconds per client message, the
@@ -49,7 +49,8 @@ def actors_of(session: int) -> list[int]:
 def measure(model: str, clients: int, rounds: int) -> dict[str, float]:
     """Run one federation and watch its memory."""
     with tempfile.TemporaryDirectory(prefix="scale-") as scratch:
-        run = fresh_run(Path(scratch) / "run", model, 32, rounds, clients)
+        name, _, width = model.partition(":")
+        run = fresh_run(Path(scratch) / "run", name, 32, rounds, clients, float(width or 1))
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-c", ENGINE, str(run.path), "ray"]
         program = subprocess.Popen(
@@ -77,7 +78,7 @@ def main() -> None:
     """Measure, print a line per cell, write JSON if asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", nargs="+", type=int, default=[10, 100, 1000])
-    parser.add_argument("--models", nargs="+", default=["lenet5", "mcnn", "resnet18_32"])
+    parser.add_argument("--models", nargs="+", default=["lenet5", "mcnn", "mcnn:4"], help="NAME or NAME:WIDTH")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()

@@ -48,20 +48,22 @@ run_federation(Run(Path(sys.argv[1])), "with_victim", Engine(kind=sys.argv[2], a
 """
 
 
-def assignments(model: str, batch: int, rounds: int, clients: int = CLIENTS) -> list[str]:
+def assignments(model: str, batch: int, rounds: int, clients: int = CLIENTS, width: float = 1.0) -> list[str]:
     """Return what turns the quick start into this federation."""
     return [
         f"population.clients={clients}", "population.victim_classes=[]", "population.malicious=0", "attacks={}",
-        "split={ train = 0.96, vault = 0.02, reserve = 0.02 }", f"model.name={model}", "model.width=1.0",
+        "split={ train = 0.96, vault = 0.02, reserve = 0.02 }", f"model.name={model}", f"model.width={width}",
         "training={ epochs = 1, lr = 0.01, momentum = 0.0, batch_size = " + str(batch) + " }",
         f"federation.rounds={rounds}", f"federation.fraction_train={SAMPLED / clients}",
-        "federation.fraction_evaluate=0.0", "audit.evaluator.model=lenet5",
+        "federation.fraction_evaluate=0.0", f"audit.evaluator.model={'mcnn' if model == 'lenet5' else 'lenet5'}",
     ]  # fmt: skip
 
 
-def fresh_run(directory: Path, model: str, batch: int, rounds: int, clients: int = CLIENTS) -> Run:
+def fresh_run(directory: Path, model: str, batch: int, rounds: int, clients: int = CLIENTS, width: float = 1.0) -> Run:
     """Prepare a run directory for one run of our own."""
-    return prepare(directory, resolved(load_experiment("quickstart", assignments(model, batch, rounds, clients))))
+    return prepare(
+        directory, resolved(load_experiment("quickstart", assignments(model, batch, rounds, clients, width)))
+    )
 
 
 def save_shards(run: Run, path: Path) -> None:

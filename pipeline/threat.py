@@ -48,6 +48,7 @@ def threat_model(run: Run) -> list[tuple[str, str]]:
             f"{federation.fraction_train:.0%} train per round, {federation.fraction_evaluate:.0%} evaluate; "
             f"model {run.model.name} (width {run.model.width:g})",
         ),
+        *_aggregation(federation),
         ("Victim", victim),
         (
             "Others",
@@ -63,3 +64,13 @@ def threat_model(run: Run) -> list[tuple[str, str]]:
     if run.section("data", Data).allow_overlap:
         lines.append(("Overlap", "public and victim classes may overlap: allowed by data.allow_overlap"))
     return lines
+
+
+def _aggregation(federation: Federation) -> list[tuple[str, str]]:
+    """Return what the server puts around its strategy; nothing when that is nothing."""
+    privacy, added = federation.privacy, []
+    if privacy.kind != "none":
+        added.append(f"differential privacy {privacy.kind}, noise multiplier {privacy.noise_multiplier:g}")
+    if federation.secure_aggregation.enabled:
+        added.append("secure aggregation: the server sees no client's own update")
+    return [("Aggregation", "; ".join(added))] if added else []

@@ -103,7 +103,7 @@ def test_it_takes_captures_as_they_come_and_survives_a_kill(tmp_path: Path) -> N
 def test_a_damaged_plan_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "plan.json").write_text('{"spool": "x"}')
     assert main([str(tmp_path / "plan.json")]) == 2
-    assert "not a worker's plan" in capsys.readouterr().err
+    assert "plan.json: 'controls'" in capsys.readouterr().err
 
 
 def test_warm_targets_know_the_one_before_them(tmp_path: Path) -> None:
