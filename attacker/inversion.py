@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attacker.attack import Attack, Cost, Progress, PublicSet, Reconstructions, Stopwatch, Target, silent
+from attacker.attack import Attack, Cost, Progress, PublicSet, Reconstructions, Target, silent
 from attacker.diversity import measured_diversity
 from fedinverse.seeds import generator
 from fedinverse.storage import content_sha256, load_weights, read_object, save_weights, typed, write_json
@@ -73,9 +73,7 @@ def invert(
 
     ``shared_classes`` are names of classes to be inverted that the public images show too: the result is marked.
     """
-    watch = Stopwatch()
     prior = attack.prior(target, public, seed, target.device, progress)
-    prior_seconds = watch.seconds
     # The stream does not depend on the target, so that every target starts from the same latents: paired figures.
     made = attack.invert(target, prior, public, labels, generator(seed, "attack", attack.name), progress)
     plain = prior.sample(len(labels), generator(seed, "attack", attack.name), target.device)
@@ -93,7 +91,7 @@ def invert(
             "public": public.key,
             "shared-classes": list(shared_classes),
             "prior": prior.key,
-            "prior-seconds": round(prior_seconds, 3),
+            "prior-seconds": round(prior.seconds, 3),
             "cost": asdict(made.cost),
             "failed": int(made.failed.sum()),
             "diversity": _diversity(target, made),

@@ -8,6 +8,7 @@ section and is the only place where pydantic's messages become ours.
 import difflib
 import json
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -156,8 +157,9 @@ def find_config(name: str) -> Path:
         ConfigError: there is none; names the nearest one.
     """
     for path in (Path(name), CONFIGS / name, CONFIGS / f"{name}.toml"):
-        if path.is_file():
-            return path
+        with suppress(OSError):  # longer than a name can be
+            if path.is_file():
+                return path
     names = [path.relative_to(CONFIGS).with_suffix("").as_posix() for path in sorted(CONFIGS.rglob("*.toml"))]
     near = difflib.get_close_matches(name.removesuffix(".toml"), names, n=1)
     hint = f"; did you mean '{near[0]}'?" if near else ""

@@ -193,7 +193,7 @@ def kplus1_prior(
         LATENT,
         shape,
         key,
-        float(about["seconds"]) if about["cached"] == "false" else 0.0,
+        float(about["seconds"]),
     )
 
 

@@ -151,8 +151,7 @@ def plg_prior(
             nn.ModuleDict({"generator": G}),
             lambda: _train(G, D, settings, target, public, seed=seed, progress=progress),
         )
-    seconds = float(trained["seconds"]) if trained["cached"] == "false" else 0.0
-    return Prior("plg", for_inference(G, target.device), None, LATENT, shape, key, seconds)
+    return Prior("plg", for_inference(G, target.device), None, LATENT, shape, key, float(trained["seconds"]))
 
 
 def _train(

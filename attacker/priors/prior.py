@@ -23,7 +23,7 @@ class Prior:
         latent: dimension of z.
         shape: (C, H, W) of the images.
         key: hash of everything it was made from.
-        seconds: what training it cost; 0 when it came from the cache.
+        seconds: what training it cost, now or when it came into the cache; 0 for one made elsewhere.
     """
 
     name: str
@@ -50,7 +50,7 @@ def cached(name: str, key: str, networks: nn.ModuleDict, train: Callable[[], dic
     """Fill ``networks`` from the cache, or call ``train`` (which trains them in place) and store them.
 
     Returns:
-        The metadata ``train`` returned, now or when the prior was trained; ``cached`` is "true" when it was read.
+        The metadata ``train`` returned, now or when the prior was trained.
 
     Raises:
         IntegrityError: the cached file is damaged; the message names it.
@@ -61,7 +61,7 @@ def cached(name: str, key: str, networks: nn.ModuleDict, train: Callable[[], dic
         if path.exists():
             weights, metadata = load_weights(path)
             into_module(networks, weights, str(path))
-            return metadata | {"cached": "true"}
+            return metadata
         metadata = train() | {"key": key, "prior": name}
         save_weights(path, to_weights(networks), metadata)
-        return metadata | {"cached": "false"}
+        return metadata

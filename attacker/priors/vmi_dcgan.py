@@ -66,8 +66,7 @@ def vmi_dcgan_prior(
             nn.ModuleDict({"generator": G}),
             lambda: _train(G, D, settings, public, seed=seed, progress=progress),
         )
-    seconds = float(trained["seconds"]) if trained["cached"] == "false" else 0.0
-    return Prior("vmi-dcgan", for_inference(G, device), None, LATENT, shape, key, seconds)
+    return Prior("vmi-dcgan", for_inference(G, device), None, LATENT, shape, key, float(trained["seconds"]))
 
 
 def _train(

@@ -76,7 +76,7 @@ def wgan_gp_prior(
         LATENT,
         shape,
         key,
-        float(about["seconds"]) if about["cached"] == "false" else 0.0,
+        float(about["seconds"]),
     )
 
 
