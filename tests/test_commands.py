@@ -239,7 +239,7 @@ def test_prior_is_trained_listed_and_shown(own_cache: Path) -> None:
     assert f"{name} {key}: trained in" in said
     assert str(path.with_suffix(".png")) in said
     assert Image.open(path.with_suffix(".png")).size == (12 * 32 * 2, 8 * 32 * 2)
-    assert "it was in the cache" in run("prior", "train", "--kind", "gmi", *TINY)
+    assert run("prior", "train", "--kind", "gmi", *TINY) == said, "the cached one, and what it cost then"
     listed = run("prior", "list")
     for word in ("wgan-gp", key, "MiB", "gmi on glyphs 1x32x32"):
         assert word in listed

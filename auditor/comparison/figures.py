@@ -106,6 +106,16 @@ def time_to_leak(figures: GroupFigures) -> int | Omitted:
     return Omitted(first.omitted) if isinstance(first, Missing) else first
 
 
+def score_of(figures: GroupFigures, metric: str, arm: str = "A") -> Spread | Omitted:
+    """Return the mean of ``metric`` over the victim's classes at the primary attack and round, by seed."""
+    scores, primary = figures.scores, figures.verdict.primary
+    at_primary = (scores["attack"] == primary.attack) & (scores["round"] == primary.round)
+    mine = scores[(scores["metric"] == metric) & (scores["arm"] == arm) & at_primary]
+    if mine.empty:
+        return Omitted(f"'{metric}' was not scored")
+    return _spread([float(each) for each in mine.groupby("seed")["value"].mean()])
+
+
 def baseline_of(figures: Sequence[GroupFigures], label: str) -> GroupFigures:
     """Return the group called ``label``; empty: the first.
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from auditor.comparison.differences import Difference
-from auditor.comparison.figures import GroupFigures, time_to_leak
+from auditor.comparison.figures import GroupFigures, score_of, time_to_leak
 from auditor.comparison.text import NONE, interval, percent, points, probability, spread
+from auditor.metrics import COPY_GUARD, MEMBER, METRICS, RESEMBLANCE, VENDI
 from auditor.omitted import Omitted
 from auditor.statistics import Estimate
 from auditor.summary import CONTROLS
@@ -35,7 +36,7 @@ def tables_of(figures: Sequence[GroupFigures], differences: Sequence[Difference]
     tables = [_overview(figures)]
     if differences:
         tables.append(_differences(differences, baseline))
-    return [*tables, _controls(figures), _costs(figures)]
+    return [*tables, _controls(figures), _likeness(figures), _costs(figures)]
 
 
 def _overview(figures: Sequence[GroupFigures]) -> Table:
@@ -95,6 +96,23 @@ def _controls(figures: Sequence[GroupFigures]) -> Table:
     ]
     header = ["", "attack (A)", *(f"{CONTROLS[arm]} ({arm})" for arm in arms), "real images (CEIL)"]
     return Table("The attack beside its controls [95 %]", header, rows, [])
+
+
+def _likeness(figures: Sequence[GroupFigures]) -> Table:
+    shown = (RESEMBLANCE, MEMBER, COPY_GUARD, VENDI)
+    rows = [
+        [
+            _numbered(number, each),
+            *(
+                spread(score_of(each, metric), 100, " %") if METRICS[metric].share else spread(score_of(each, metric))
+                for metric in shown
+            ),
+        ]
+        for number, each in enumerate(figures, 1)
+    ]
+    header = ["", *(metric.replace("-", " ") for metric in shown)]
+    notes = [f"{metric.replace('-', ' ')}: {METRICS[metric].meaning}" for metric in shown]
+    return Table("What the attack's images are like, mean over seeds (smallest to largest)", header, rows, notes)
 
 
 def _costs(figures: Sequence[GroupFigures]) -> Table:

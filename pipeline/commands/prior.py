@@ -66,8 +66,7 @@ def train(
     with progress_bar() as bar:
         made = chosen.attack.prior(victim, images, seed, where, Shown(bar))
     entry = describe(made, chosen.attack, images, seed, where)
-    how = f"trained in {made.seconds:.1f} s" if made.seconds else "it was in the cache"
-    console.print(f"[b]Prior[/b] {entry.name} {entry.key}: {how}")
+    console.print(f"[b]Prior[/b] {entry.name} {entry.key}: trained in {made.seconds:.3f} s, now or before")
     console.print(f"  {entry.path}\n  {entry.picture}", soft_wrap=True, markup=False)
 
 
