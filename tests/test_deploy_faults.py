@@ -39,26 +39,38 @@ def limit_files(pids: list[int], size: int) -> None:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
-def strike_in_training(deployment: Deployment, straggler: int, victim: int) -> list[int]:
-    """Stop the ClientApp of one node and kill another while they train; return the stopped process ids."""
-    asked = {pid for number in (straggler, victim) for pid in deployment.client_apps(number)}  # who they are
-    stopped: list[int] = []
+def strike_in_training(deployment: Deployment, straggler: int, victim: int) -> None:
+    """Hold every ClientApp of one node from the first train message until round 1 is over; kill another node meanwhile.
+
+    Whatever ran before round 0 was recorded had only been asked who it is.
+    """
+    asked: set[int] = set()
+    stopped: set[int] = set()
     killed = False
+
+    def begun() -> bool:
+        begun = 0 in deployment.rounds()
+        if not begun:
+            asked.update(pid for number in (straggler, victim) for pid in deployment.client_apps(number))
+        return begun
 
     def struck() -> bool:
         nonlocal killed
-        if not stopped:
-            stopped.extend(set(deployment.client_apps(straggler)) - asked)
-            for pid in stopped:
-                os.kill(pid, signal.SIGSTOP)
+        for pid in set(deployment.client_apps(straggler)) - asked - stopped:
+            os.kill(pid, signal.SIGSTOP)
+            stopped.add(pid)
         if not killed and set(deployment.client_apps(victim)) - asked:
             deployment.strike(victim)
             killed = True
         return killed and bool(stopped)
 
+    until("round 0 is recorded", begun)
+    limit_files(deployment.running("SuperNode 03"), _SMALLER_THAN_A_MODEL)
     until("both train", struck)
     deployment.kill(f"SuperNode {victim:02d}")
-    return stopped
+    until("round 1 is recorded", lambda: struck() and 1 in deployment.rounds())
+    for pid in stopped:
+        os.kill(pid, signal.SIGCONT)
 
 
 def rejoin(deployment: Deployment, number: int) -> None:
@@ -93,12 +105,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
         deployment.nodes[1]["data-path"] = str(directory / "nowhere")
         control = deployment.start()
         control.submit(deployment.server.path)
-        deployment.until_round(0)
-        limit_files(deployment.running("SuperNode 03"), _SMALLER_THAN_A_MODEL)
-        stopped = strike_in_training(deployment, straggler=0, victim=2)
-        deployment.until_round(1)
-        for pid in stopped:
-            os.kill(pid, signal.SIGCONT)
+        strike_in_training(deployment, straggler=0, victim=2)
         told.receipts["after round 1"] = read_jsonl(spool)
         limit_files(deployment.running("SuperNode 03"), resource.RLIM_INFINITY)
         until("round 2 is captured", lambda: any(line["round"] == 2 for line in read_jsonl(spool)))
