@@ -79,7 +79,8 @@ class RayGrid(SimulatedGrid):
     """Hands messages to the actor with the shortest queue."""
 
     def __init__(self, run: Run, world: World, engine: Engine, count: int) -> None:
-        super().__init__(run, world)
+        # Ray shows an actor the GPU that it was given, and no other, as the first one.
+        super().__init__(run, world, "cuda" if engine.client_gpus else "cpu")
         options = ClientActor.options(  # type: ignore[attr-defined]
             num_cpus=engine.client_cpus, num_gpus=engine.client_gpus, max_restarts=-1, max_task_retries=0
         )

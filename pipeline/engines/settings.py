@@ -15,5 +15,5 @@ class Engine(Section):
     kind: EngineName = Field("ray", description="ray: actors; local: in process; flower: Flower's own runtime")
     actors: int = Field(0, ge=0, description="ray: client processes, one thread each; 0: as many as fit")
     address: str = Field("", description="ray: host:port of a running cluster's head; empty: start one here")
-    client_cpus: float = Field(1.0, gt=0, description="ray: CPUs of an honest client's actor")
-    client_gpus: float = Field(0.0, ge=0, description="ray: share of a GPU of an honest client's actor")
+    client_cpus: float = Field(1.0, gt=0, description="ray: CPUs of a client's actor")
+    client_gpus: float = Field(0.0, ge=0, description="ray: share of a GPU of a client's actor, where it trains")

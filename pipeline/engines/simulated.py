@@ -15,9 +15,9 @@ SERVER_NODE = 0
 
 
 class SimulatedGrid(Grid):
-    """Nodes 1 to n stand for partitions 0 to n - 1. Messages are answered by ``answer``, in any order."""
+    """Nodes 1 to n stand for partitions 0 to n - 1, training on ``device``. Messages are answered by ``answer``."""
 
-    def __init__(self, run: Run, world: World) -> None:
+    def __init__(self, run: Run, world: World, device: str = "cpu") -> None:
         clients = run.population.clients
         self._run = FlowerRun.create_empty(run_id=1)
         self._ids = itertools.count(1)
@@ -31,6 +31,7 @@ class SimulatedGrid(Grid):
                     "num-partitions": clients,
                     "run-dir": str(run.path.resolve()),
                     "world": world,
+                    "device": device,
                 },
                 state=RecordDict(),
                 run_config={},
