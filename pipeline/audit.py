@@ -152,14 +152,14 @@ def show(run: Run, scores: pd.DataFrame) -> None:
     for attack in dict.fromkeys(line.attack for line in lines):
         rows = [
             [
-                f"round {line.round}",
+                str(line.round),
                 *map(percent, (line.known, line.recognised, *line.controls.values())),
                 "" if line.learned else "not yet",
             ]
             for line in lines
             if line.attack == attack
         ]
-        header = ["", "model", "attack", *CONTROLS, ""]
+        header = ["round", "model", "attack", *CONTROLS, ""]
         table(f"Attack '{attack}': share of reconstructions the evaluator reads as the victim's class", header, rows)
     told = ", ".join(f"{arm} {name}" for arm, name in CONTROLS.items())
     console.print(
