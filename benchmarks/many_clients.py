@@ -1,6 +1,6 @@
 """How long a round of many simulated clients takes and how much memory all its processes need together.
 
-    python benchmarks/many_clients.py --clients 1000 --rounds 5 --directory /tmp/many
+    python benchmarks/many_clients.py --clients 1000 --rounds 5 --directory many-clients
 
 A tenth of the clients train, all of them evaluate, as Flower's default is; the network and the shards are tiny, so that
 what is measured is the engine. Memory is the proportional set size of the engine's process, its actors and Ray's own

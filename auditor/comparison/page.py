@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
-
 from auditor.comparison.tables import Table
+from auditor.template import templates_in
 
 
 @dataclass(frozen=True)
@@ -37,13 +36,7 @@ class Page:
 def render(page: Page) -> str:
     """Return the page as one HTML text with every picture inside it."""
     here = Path(__file__).parent
-    environment = Environment(
-        loader=FileSystemLoader(here),
-        autoescape=select_autoescape(["html"]),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates_in(here)
     return environment.get_template("compare.html").render(p=page, style=(here / "compare.css").read_text())
 
 

@@ -4,12 +4,11 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
-
 from auditor.report.curve import Canvas, Chart
 from auditor.report.gallery import Gallery, data_uri
 from auditor.report.partition import Partition
 from auditor.report.tables import Table
+from auditor.template import templates_in
 
 WIDE, NARROW = (1032, 350), (358, 260)  # drawings of a chart for a desk and for a phone, in CSS pixels
 OUTCOMES = {"leak": "Leak", "no leak detected": "No leak detected", "inconclusive": "Inconclusive", "": "Not attacked"}
@@ -88,13 +87,7 @@ class Figures:
 def render(figures: Figures) -> str:
     """Return the page as one HTML text with style, script and every picture inside it."""
     here = Path(__file__).parent
-    environment = Environment(
-        loader=FileSystemLoader(here),
-        autoescape=select_autoescape(["html"]),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates_in(here)
     environment.filters["data_uri"] = data_uri
     charts = figures.leakage.charts if figures.leakage else []
     return environment.get_template("report.html").render(
