@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from plain_networks import plain_network
 from torch import Tensor
 
 from clients.defences import Defence, make_defence
@@ -45,7 +46,9 @@ def measure(net: str, size: int, steps: int) -> dict[str, float]:
     generator = torch.Generator().manual_seed(0)
     runs = {}
     for name, (defence, table, layout) in variants.items():
-        model = build(net, 10, seed=0).to(memory_format=layout).train()
+        model = build(net, 10, seed=0).train()
+        if layout is torch.contiguous_format:
+            plain_network(model)
         images = torch.rand((size, *model.input_shape), generator=generator).contiguous(memory_format=layout)
         labels = torch.randint(10, (size,), generator=generator)
         optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9, foreach=True)

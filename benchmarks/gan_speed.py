@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from interleaved import Ticks, medians
+from plain_networks import plain_network
 from tables import markdown, publish
 from torch import Tensor, nn
 
@@ -55,9 +56,10 @@ def ours(kind: str, size: int, public: PublicSet) -> Callable[[], list[float]]:
 def plain(kind: str, size: int, images: Tensor) -> Callable[[], list[float]]:
     """Return a turn of the plain loop; ``images`` are uint8 [N, C, H, W]."""
     name, classes = NETS[size]
-    T = build(name, classes, seed=0).eval().to(memory_format=torch.contiguous_format)
-    G = Generator(T.input_shape).train()
+    T = plain_network(build(name, classes, seed=0)).eval()
+    G = plain_network(Generator(T.input_shape)).train()
     D: nn.Module = Discriminator(T.input_shape, classes, 1.0, False) if kind == "kplus1" else Critic(T.input_shape)
+    D = plain_network(D).train()
     training = _plain_kplus1(T, G, D, images) if kind == "kplus1" else _plain_wgan_gp(G, D, images)
 
     def turn() -> list[float]:

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from interleaved import Ticks, convolution_peak, medians
+from plain_networks import plain_network
 from tables import markdown, publish
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -91,7 +92,7 @@ class Case:
             if isinstance(own, Discriminator) and own.compare is not None:
                 own.compare = Broadcast(len(own.compare.project))
         for net in (self.T, self.G, self.D):
-            net.to(memory_format=torch.contiguous_format).eval().requires_grad_(True)
+            plain_network(net).eval().requires_grad_(True)
         steps = self._plain_gmi() if self.attack == "gmi" else self._plain_kedmi()
 
         def turn() -> list[float]:

@@ -35,10 +35,11 @@ from fedinverse.data.source import unit
 from fedinverse.errors import ConfigError
 from fedinverse.models import for_inference
 from fedinverse.models.classifier import scaled
+from fedinverse.models.image_layers import LookConv2d
 from fedinverse.seeds import derive, generator
 from fedinverse.storage import content_sha256, into_module, load_weights
 
-VERSION = 2  # part of the cache key; raise it when training changes
+VERSION = 3  # part of the cache key; raise it when training changes
 _ENTROPY = 1e-4  # weight of the entropy of D's decision on fakes
 
 
@@ -87,7 +88,8 @@ class Discriminator(nn.Module):
         layers: list[nn.Module] = []
         for stage, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
             norm = [nn.InstanceNorm2d(fan_out, affine=True)] if stage else []
-            layers += [nn.Conv2d(fan_in, fan_out, 5, 2, 2), *norm, nn.LeakyReLU(0.2)]
+            convolution = nn.Conv2d if stage else LookConv2d
+            layers += [convolution(fan_in, fan_out, 5, 2, 2), *norm, nn.LeakyReLU(0.2)]
         for _ in range(side.bit_length() - 6):  # 32 pixels: none, 64: one
             layers += [nn.Conv2d(widths[-1], widths[-1], 3, 2, 1), nn.InstanceNorm2d(widths[-1], affine=True)]
             layers += [nn.LeakyReLU(0.2)]

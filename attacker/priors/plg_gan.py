@@ -39,10 +39,11 @@ from fedinverse.config import Section
 from fedinverse.data.source import unit
 from fedinverse.errors import ConfigError
 from fedinverse.models import for_inference
+from fedinverse.models.image_layers import LookConv2d, PaintDeconv2d
 from fedinverse.seeds import derive, generator
 from fedinverse.storage import content_sha256
 
-VERSION = 1  # part of the cache key; raise it when training changes
+VERSION = 2  # part of the cache key; raise it when training changes
 
 
 class PlgGanSettings(Section):
@@ -84,7 +85,7 @@ class ConditionalGenerator(nn.Module):
             for fan_in, fan_out in itertools.pairwise(widths)
         )
         self.norms = nn.ModuleList(_ConditionalNorm(count, classes) for count in widths)
-        self.paint = nn.ConvTranspose2d(widths[-1], shape[0], 5, 2, 2, output_padding=1)
+        self.paint = PaintDeconv2d(widths[-1], shape[0], 5, 2, 2, output_padding=1)
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Generate one image per row of ``z``."""
@@ -106,7 +107,8 @@ class ProjectionDiscriminator(nn.Module):
         layers: list[nn.Module] = []
         for stage, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
             norm = [nn.InstanceNorm2d(fan_out, affine=True)] if stage else []
-            layers += [nn.Conv2d(fan_in, fan_out, 5, 2, 2), *norm, nn.LeakyReLU(0.2)]
+            convolution = nn.Conv2d if stage else LookConv2d
+            layers += [convolution(fan_in, fan_out, 5, 2, 2), *norm, nn.LeakyReLU(0.2)]
         self.layers = nn.Sequential(*layers)
         self.judge = nn.Linear(widths[-1], 1)
         self.project = nn.Embedding(classes, widths[-1])

@@ -23,7 +23,7 @@ from fedinverse.models import for_inference
 from fedinverse.seeds import derive, generator
 from fedinverse.storage import content_sha256
 
-VERSION = 1  # part of the cache key; raise it when training changes
+VERSION = 2  # part of the cache key; raise it when training changes
 
 
 class WganGpSettings(Section):

@@ -148,13 +148,18 @@ def scaled(channels: int, width: float) -> int:
 
 
 def conv_block(fan_in: int, fan_out: int, kernel: int, padding: int = 0, pool: bool = False) -> nn.Sequential:
-    """Convolution, BatchNorm, LeakyReLU(.2), optional 2x2 max-pooling: the block of MCNN and SCNN."""
-    layers: list[nn.Module] = [
+    """Convolution, BatchNorm, optional 2x2 max-pooling, LeakyReLU(.2): the block of MCNN and SCNN.
+
+    Published is LeakyReLU before the pooling. It is increasing, so that the order makes no difference but a quarter of
+    the work.
+    """
+    pooling = [nn.MaxPool2d(2)] if pool else []
+    return nn.Sequential(
         nn.Conv2d(fan_in, fan_out, kernel, padding=padding),
         nn.BatchNorm2d(fan_out),
+        *pooling,
         nn.LeakyReLU(0.2),
-    ]
-    return nn.Sequential(*layers, *([nn.MaxPool2d(2)] if pool else []))
+    )
 
 
 def he_init(model: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Prepare a network for inference: eval, frozen, BatchNorm folded into its convolution where exact."""
+"""Prepare a network for inference and for gradients by its images: eval, frozen, BatchNorm folded where exact."""
 
 import copy
 from typing import TypeVar
@@ -6,6 +6,8 @@ from typing import TypeVar
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+from fedinverse.models.image_layers import LookConv2d
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -16,12 +18,15 @@ def for_inference(model: M, device: str | torch.device = "cpu") -> M:
     Folding (Conv2d directly followed by BatchNorm2d, or Linear by BatchNorm1d, in an ``nn.Sequential``) is
     exact up to rounding because BN in eval mode is affine. BN *before* a padded convolution stays: the
     padding is not shifted by its bias, so folding would change the border. ``model`` itself stays
-    bit-identical.
+    bit-identical. Convolutions of the images get their fast gradient (``image_layers``).
     """
     ready = copy.deepcopy(model).eval().requires_grad_(False)
-    for module in ready.modules():
+    for module in list(ready.modules()):
         if isinstance(module, nn.Sequential):
             _fold(module)
+        for name, child in module.named_children():
+            if type(child) is nn.Conv2d and (look := LookConv2d.of(child)) is not None:
+                setattr(module, name, look)
     return ready.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 

@@ -1,0 +1,27 @@
+"""Our networks the way public code has them: what the plain loops of the speed scripts run."""
+
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from fedinverse.models.image_layers import LookConv2d, PaintDeconv2d
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def plain_network(network: M) -> M:
+    """Return ``network``, changed in place: NCHW, PyTorch's own convolutions, LeakyReLU before the pooling."""
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, LookConv2d | PaintDeconv2d):
+                kind = nn.Conv2d if isinstance(child, LookConv2d) else nn.ConvTranspose2d
+                layer = kind.__new__(kind)
+                layer.__dict__ = dict(child.__dict__)
+                setattr(module, name, layer)
+        if isinstance(module, nn.Sequential):
+            for index in range(len(module) - 1):
+                pooling, slope = module[index], module[index + 1]
+                if isinstance(pooling, nn.MaxPool2d) and isinstance(slope, nn.LeakyReLU):
+                    module[index], module[index + 1] = slope, pooling
+    return network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload, no-any-return]
