@@ -29,6 +29,7 @@ from attacker.attack import (
     silent,
 )
 from attacker.augment import NUMBERS, augmented
+from attacker.compiled import Compile, in_compiled
 from attacker.diversity import Diversity, DiversitySettings, blocks, diversity_term, layout
 from attacker.identity import IdentityLoss, IdentityName, identity_loss
 from attacker.precision import Precision, in_precision
@@ -56,6 +57,9 @@ class InversionSettings(Section):
     )
     diversity: DiversitySettings = Field(DiversitySettings(), description="FedInverse's diversity regulariser")
     precision: Precision = Field("fp32", description="of gradient steps: fp32, tf32, bf16 or auto; the latter checked")
+    compile: Compile = Field(
+        "off", description="gradient steps through torch.compile: off, on, or auto (CUDA); checked"
+    )
     max_batch: int = Field(1024, ge=1, description="memory budget: at most this many images at once")
 
     @property
@@ -153,13 +157,14 @@ def _noisy(seen: Features, model: Classifier, draws: int, noise: Tensor) -> Feat
 def ready(
     settings: InversionSettings, target: Target, prior: Prior, labels: Tensor, needs: Capabilities
 ) -> tuple[Target, Prior]:
-    """Check that all fits; return target and prior in the precision asked for.
+    """Check that all fits; return target and prior in the precision asked for, compiled if asked for.
 
     Raises:
-        ConfigError: see ``check_fit`` and ``in_precision``.
+        ConfigError: see ``check_fit``, ``in_precision`` and ``in_compiled``.
     """
     check_fit(target, prior, labels, needs)
-    return in_precision(settings.precision, target, prior, labels, settings.identity_loss)
+    target, prior = in_precision(settings.precision, target, prior, labels, settings.identity_loss)
+    return in_compiled(settings.compile, target, prior, labels, settings.identity_loss)
 
 
 def objective(

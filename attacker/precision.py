@@ -1,9 +1,8 @@
 """The arithmetic of an inversion's gradient steps: bf16 or TF32 only where a check on the very target passes.
 
 The gradients of most networks survive bf16 (docs/attacks.md has the measured cosines), but nothing promises it of the
-next one. So the gradients by the latent, of the identity loss and of the critic, are compared on a few latents before
-every inversion, and what does not agree is not used. Only steps that need a gradient are lowered:
-what is kept and scored is computed in fp32.
+next one. So they are compared with those of fp32 before every inversion (``attacker.passes``), and what does not agree
+is not used. Only steps that need a gradient are lowered: what is kept and scored is computed in fp32.
 
 | ``precision`` | |
 |---|---|
@@ -12,10 +11,8 @@ what is kept and scored is computed in fp32.
 | ``auto`` | the fastest that this device has in hardware and that passes the check |
 """
 
-import copy
 from collections.abc import Callable
 from dataclasses import replace
-from functools import wraps
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -23,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from attacker.attack import Target
-from attacker.identity import IdentityLoss, IdentityName
+from attacker.identity import IdentityName
+from attacker.passes import gradient_agreement, with_steps
 from attacker.priors.prior import Prior
 from fedinverse.errors import ConfigError
 from fedinverse.models import Features
@@ -32,8 +30,6 @@ Precision = Literal["fp32", "tf32", "bf16", "auto"]
 M = TypeVar("M", bound=nn.Module)
 
 AGREE = 0.99  # least median cosine between a lowered gradient and the fp32 one
-_LATENTS = 32  # compared by the check
-_PASSES = ("forward", "features", "begin", "advance", "finish")  # what attacks call of networks
 
 
 def in_precision(
@@ -66,29 +62,8 @@ def in_precision(
 
 
 def agreement(precision: Precision, target: Target, prior: Prior, labels: Tensor, identity: IdentityName) -> float:
-    """Return the median cosine of lowered and fp32 gradients by the latent; the lower of identity loss's and critic's.
-
-    NaN, of gradients that vanish or overflow, counts as no agreement.
-    """
-    z = torch.randn(_LATENTS, prior.latent, generator=torch.Generator().manual_seed(0)).to(target.device)
-    y = labels.to(target.device)[torch.arange(_LATENTS, device=target.device) % len(labels)]
-    exact = _slopes(target, prior, z, y, identity)
-    lowered = _slopes(*_lowered(precision, target, prior), z, y, identity)
-    cosines = [
-        torch.nan_to_num(torch.cosine_similarity(a.double(), b.double())).median()
-        for a, b in zip(exact, lowered, strict=True)
-    ]
-    return float(torch.stack(cosines).min())
-
-
-def _slopes(target: Target, prior: Prior, z: Tensor, y: Tensor, identity: IdentityName) -> list[Tensor]:
-    """Return the gradients [N, d] of the identity loss and, if there is one, of the critic."""
-    z = z.clone().requires_grad_(True)
-    images = prior.generator(z)
-    seen = target.model.features(images)
-    loss = IdentityLoss(identity, torch.zeros_like(seen.penultimate), 0.0)(seen, y)
-    values = [loss] if prior.critic is None else [loss, prior.critic(images)]
-    return [torch.autograd.grad(value.sum(), z, retain_graph=True)[0] for value in values]
+    """Return how well lowered and fp32 gradients agree: ``attacker.passes.gradient_agreement``."""
+    return gradient_agreement((target, prior), _lowered(precision, target, prior), labels, identity)
 
 
 def _lowered(precision: Precision, target: Target, prior: Prior) -> tuple[Target, Prior]:
@@ -104,18 +79,11 @@ def _lowered(precision: Precision, target: Target, prior: Prior) -> tuple[Target
 
 def in_bf16(network: M, device: str) -> M:
     """Return ``network``, its weights shared, computing in bf16 wherever a gradient is wanted; it returns fp32."""
-    ready = copy.copy(network)
-    for name in _PASSES:
-        if hasattr(network, name):
-            setattr(ready, name, _autocast(getattr(network, name), device))
-    return ready
+    return with_steps(network, lambda call: _autocast(call, device))
 
 
 def _autocast(call: Callable[..., Any], device: str) -> Callable[..., Any]:
-    @wraps(call)
     def lowered(*arguments: Any) -> Any:
-        if not torch.is_grad_enabled():
-            return call(*arguments)
         with torch.autocast(device, torch.bfloat16):
             result = call(*arguments)
         if isinstance(result, Features):
