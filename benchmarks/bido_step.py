@@ -2,64 +2,67 @@
 
     python benchmarks/bido_step.py [--nets mcnn lenet5] [--batches 60 128] [--steps 15] [--json PATH]
 
-The published form runs on NCHW as the published code does, ours on channels-last. Times are CPU time of the
-process, medians over the steps; a step is forward, loss, backward and SGD.
+The published form and its plain step run as published code does: NCHW, LeakyReLU before pooling, the C library's
+memory as it comes. Ours run as our clients do. Each in a process of its own with one thread, turn and turn about; CPU
+time, medians over the steps; a step is forward, loss, backward and SGD.
 """
 
 import argparse
-import statistics
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from interleaved import Turn, medians_apart
 from plain_networks import plain_network
 from torch import Tensor
 
-from clients.defences import Defence, make_defence
-from fedinverse.models import Classifier, build
+from clients.defences import make_defence
+from fedinverse.models import build
 from fedinverse.storage import write_json
 
-WARM_UP = 3
+VARIANTS = {  # defence, its settings, as public code has the network
+    "plain_nchw": ("none", {}, True),
+    "published": ("bido_hsic", {"numerics": "published"}, True),
+    "plain": ("none", {}, False),
+    "ours": ("bido_hsic", {}, False),
+    "coco": ("bido_coco", {}, False),
+}
 
 
-def step(model: Classifier, optimizer: torch.optim.Optimizer, defence: Defence, batch: tuple[Tensor, Tensor]) -> float:
-    """Take one training step; return its CPU seconds."""
-    start = time.process_time()
-    optimizer.zero_grad(set_to_none=True)
-    loss, _ = defence.loss(model, *batch)
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-    return time.process_time() - start
+def turn_of(variant: str, net: str, size: int) -> Turn:
+    """Return a training step of ``variant``: forward, loss, backward, SGD."""
+    name, table, as_published = VARIANTS[variant]
+    generator = torch.Generator().manual_seed(0)
+    model = build(net, 10, seed=0).train()
+    images = torch.rand((size, *model.input_shape), generator=generator)
+    if as_published:
+        plain_network(model)
+    else:
+        images = images.contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(10, (size,), generator=generator)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9, foreach=True)
+    defence = make_defence(name, table, "benchmark")
+
+    def turn() -> list[float]:
+        start = time.process_time()
+        optimizer.zero_grad(set_to_none=True)
+        loss, _ = defence.loss(model, images, labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        return [time.process_time() - start]
+
+    return turn
 
 
 def measure(net: str, size: int, steps: int) -> dict[str, float]:
     """Return median milliseconds per step of each variant, and the ratios of the goals."""
-    variants = {
-        "plain_nchw": ("none", {}, torch.contiguous_format),
-        "plain": ("none", {}, torch.channels_last),
-        "published": ("bido_hsic", {"numerics": "published"}, torch.contiguous_format),
-        "ours": ("bido_hsic", {}, torch.channels_last),
-        "coco": ("bido_coco", {}, torch.channels_last),
-    }
-    generator = torch.Generator().manual_seed(0)
-    runs = {}
-    for name, (defence, table, layout) in variants.items():
-        model = build(net, 10, seed=0).train()
-        if layout is torch.contiguous_format:
-            plain_network(model)
-        images = torch.rand((size, *model.input_shape), generator=generator).contiguous(memory_format=layout)
-        labels = torch.randint(10, (size,), generator=generator)
-        optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9, foreach=True)
-        runs[name] = (model, optimizer, make_defence(defence, table, "benchmark"), (images, labels))
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(WARM_UP + steps):
-        for name, run in runs.items():
-            seconds = step(*run)
-            if turn >= WARM_UP:
-                times[name].append(1000 * seconds)
-    result = {name: statistics.median(values) for name, values in times.items()}
+    makers = {name: partial(turn_of, name, net, size) for name in VARIANTS}
+    plain = {name: make for name, make in makers.items() if VARIANTS[name][2]}
+    ours = {name: make for name, make in makers.items() if not VARIANTS[name][2]}
+    result = {name: 1000 * seconds for name, seconds in medians_apart(plain, ours, steps).items()}
     result["ours / plain"] = result["ours"] / result["plain"]
     result["coco / plain"] = result["coco"] / result["plain"]
     result["published / plain nchw"] = result["published"] / result["plain_nchw"]

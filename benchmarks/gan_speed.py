@@ -12,12 +12,13 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from interleaved import Ticks, medians
+from interleaved import Ticks, Turn, medians_apart
 from plain_networks import plain_network
 from tables import markdown, publish
 from torch import Tensor, nn
@@ -36,9 +37,16 @@ BATCH, CRITIC_STEPS, STEPS, IMAGES = 64, 5, 2, 128
 TITLES = {"kplus1": "training the K+1 prior", "wgan-gp": "training the WGAN-GP prior"}
 
 
-def ours(kind: str, size: int, public: PublicSet) -> Callable[[], list[float]]:
+def noise(size: int) -> Tensor:
+    """Return public images, uint8 [N, C, H, W]; what they show makes no difference to the time."""
+    shape = build(*NETS[size], seed=0).input_shape
+    return torch.randint(256, (IMAGES, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def ours(kind: str, size: int) -> Turn:
     """Return a turn of our training; a new seed each, so that nothing comes from the cache."""
     name, classes = NETS[size]
+    public = PublicSet(noise(size).contiguous(memory_format=torch.channels_last), f"noise-{size}")
     target = Target(for_inference(build(name, classes, seed=0)), "untrained", 0, CPU)
     seeds = iter(range(10**6))
 
@@ -53,9 +61,9 @@ def ours(kind: str, size: int, public: PublicSet) -> Callable[[], list[float]]:
     return turn
 
 
-def plain(kind: str, size: int, images: Tensor) -> Callable[[], list[float]]:
-    """Return a turn of the plain loop; ``images`` are uint8 [N, C, H, W]."""
-    name, classes = NETS[size]
+def plain(kind: str, size: int) -> Turn:
+    """Return a turn of the plain loop."""
+    (name, classes), images = NETS[size], noise(size)
     T = plain_network(build(name, classes, seed=0)).eval()
     G = plain_network(Generator(T.input_shape)).train()
     D: nn.Module = Discriminator(T.input_shape, classes, 1.0, False) if kind == "kplus1" else Critic(T.input_shape)
@@ -120,10 +128,7 @@ def _plain_wgan_gp(G: nn.Module, D: nn.Module, images: Tensor) -> Iterator[None]
 
 def measure(kind: str, size: int, turns: int) -> dict[str, float]:
     """Return seconds per training step and their ratio."""
-    shape = build(*NETS[size], seed=0).input_shape
-    images = torch.randint(256, (IMAGES, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    public = PublicSet(images.contiguous(memory_format=torch.channels_last), f"noise-{size}")
-    seconds = medians({"plain": plain(kind, size, images), "ours": ours(kind, size, public)}, turns)
+    seconds = medians_apart({"plain": partial(plain, kind, size)}, {"ours": partial(ours, kind, size)}, turns)
     return {f"{name} s": value for name, value in seconds.items()} | {"x": seconds["plain"] / seconds["ours"]}
 
 

@@ -1,12 +1,20 @@
-"""Timing of variants side by side: CPU time of this process, turn and turn about, medians."""
+"""Timing of variants side by side: each in a process of its own, turn and turn about, CPU time, medians."""
 
 import itertools
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from multiprocessing.connection import Connection
 
 import torch
 import torch.nn.functional as F
+
+from fedinverse.memory import keep_freed_memory
+
+Turn = Callable[[], list[float]]
+"""Runs a few steps; returns the CPU seconds of each."""
 
 
 class Ticks:
@@ -27,7 +35,51 @@ class Ticks:
         return [after - before for before, after in itertools.pairwise(times)]
 
 
-def medians(variants: Mapping[str, Callable[[], list[float]]], turns: int) -> dict[str, float]:
+class Apart:
+    """A variant in a process of its own with one thread, since what is set for a process cannot be set for a variant.
+
+    ``make``, called there once, returns the variant's turn; it must be importable. With ``ours`` the process keeps
+    freed memory, as our processes do and a plain script does not.
+    """
+
+    def __init__(self, make: Callable[[], Turn], *, ours: bool) -> None:
+        spawned = multiprocessing.get_context("spawn")
+        self._here, there = spawned.Pipe()
+        self._process = spawned.Process(target=_serve, args=(there, make, ours), daemon=True)
+        self._process.start()
+
+    def __enter__(self) -> Turn:
+        return self._turn
+
+    def __exit__(self, *error: object) -> None:
+        self._process.kill()
+
+    def _turn(self) -> list[float]:
+        self._here.send("turn")
+        taken: list[float] = self._here.recv()
+        return taken
+
+
+def _serve(there: Connection, make: Callable[[], Turn], ours: bool) -> None:
+    torch.set_num_threads(1)
+    if ours:
+        keep_freed_memory()
+    turn = make()
+    while there.recv():
+        there.send(turn())
+
+
+def medians_apart(
+    plain: Mapping[str, Callable[[], Turn]], ours: Mapping[str, Callable[[], Turn]], turns: int
+) -> dict[str, float]:
+    """Return ``medians`` of variants that each run ``Apart``, the ``plain`` ones and ``ours``."""
+    with ExitStack() as stack:
+        variants = {name: stack.enter_context(Apart(make, ours=False)) for name, make in plain.items()}
+        variants |= {name: stack.enter_context(Apart(make, ours=True)) for name, make in ours.items()}
+        return medians(variants, turns)
+
+
+def medians(variants: Mapping[str, Turn], turns: int) -> dict[str, float]:
     """Return the median CPU seconds of each variant's steps; a call takes a few of them, the first turn warms up."""
     taken: dict[str, list[float]] = {name: [] for name in variants}
     for turn in range(turns + 1):

@@ -16,14 +16,15 @@ without its check, which a real target needs and these untrained weights do not.
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from interleaved import Ticks, convolution_peak, medians
+from interleaved import Ticks, Turn, convolution_peak, medians_apart
 from plain_networks import plain_network
 from tables import markdown, publish
 from torch import Tensor, nn
@@ -70,7 +71,7 @@ class Case:
         self.prior = Prior("untrained", for_inference(self.G), for_inference(self.D), LATENT, shape, "untrained")
         self.public = PublicSet(torch.zeros(1, *shape, dtype=torch.uint8), "none")
 
-    def ours(self, lowered: bool) -> Callable[[], list[float]]:
+    def ours(self, lowered: bool) -> Turn:
         """Return a turn of our loop."""
         made = make_attack({"kind": self.attack, "iterations": STEPS + 1}, "attacks.speed", "benchmark")
         labels, target, prior = torch.arange(self.batch), self.target, self.prior
@@ -86,7 +87,7 @@ class Case:
 
         return turn
 
-    def plain(self) -> Callable[[], list[float]]:
+    def plain(self) -> Turn:
         """Return a turn of the plain loop; seconds per image and step."""
         for own in self.D.modules():
             if isinstance(own, Discriminator) and own.compare is not None:
@@ -149,15 +150,27 @@ class Case:
         return counter.get_total_flops()
 
 
+def case_of(title: str, size: int) -> Case:
+    """Return the networks of a title of ``CASES``."""
+    attack, compare = CASES[title]
+    return Case(attack, size, compare)
+
+
+def turn_of(title: str, size: int, variant: str) -> Turn:
+    """Return the turn of ``plain``, ``ours`` or ``ours bf16``."""
+    case = case_of(title, size)
+    return case.plain() if variant == "plain" else case.ours(variant == "ours bf16")
+
+
 def measure(title: str, size: int, turns: int, peak: float) -> dict[str, float]:
     """Return milliseconds per image and step, ratios, and the share of the convolution peak."""
-    attack, compare = CASES[title]
-    case, plain = Case(attack, size, compare), Case(attack, size, compare)
-    seconds = medians({"plain": plain.plain(), "ours": case.ours(False), "ours bf16": case.ours(True)}, turns)
+    plain = {"plain": partial(turn_of, title, size, "plain")}
+    ours = {name: partial(turn_of, title, size, name) for name in ("ours", "ours bf16")}
+    seconds = medians_apart(plain, ours, turns)
     result = {f"{name} ms": 1000 * value for name, value in seconds.items()}
     result["fp32 x"] = seconds["plain"] / seconds["ours"]
     result["bf16 x"] = seconds["plain"] / seconds["ours bf16"]
-    result["% of peak"] = 100 * case.needed() / seconds["ours"] / peak
+    result["% of peak"] = 100 * case_of(title, size).needed() / seconds["ours"] / peak
     return result
 
 

@@ -14,6 +14,7 @@ from clients.secure import secure_aggregation
 from clients.training import Training, evaluate, train
 from fedinverse.config import parse
 from fedinverse.flower import ARRAYS, CLIENT, CONFIG, METRICS, PROXIMAL_MU, from_record, to_record
+from fedinverse.memory import keep_freed_memory
 from fedinverse.models import Classifier, build
 from fedinverse.seeds import generator
 from fedinverse.storage import check_finite, into_module, to_weights
@@ -38,6 +39,7 @@ app = ClientApp(mods=[secure_aggregation, role_mod, clipping])  # the outermost 
 @lru_cache(maxsize=2)
 def _network(name: str, classes: int, width: float) -> Classifier:
     """One network per process; every message overwrites its weights."""
+    keep_freed_memory()
     return build(name, classes, width, seed=0)
 
 

@@ -56,6 +56,7 @@ def attack(
     import torch
 
     from attacker.inversion import invert, place
+    from fedinverse.memory import keep_freed_memory
     from pipeline.commands.choice import chosen_attack, chosen_device, chosen_schedule, public_set
     from pipeline.commands.inversions import HEADER, PICTURE, draw, line_of, name_of, overlap_mark
     from pipeline.commands.progress import Shown
@@ -69,6 +70,7 @@ def attack(
     labels = labels_to_invert(schedule, network)
     where = chosen_device(device)
     torch.set_num_threads(threads)
+    keep_freed_memory()
     images = public_set(public, network.shape, public_root, public_limit, seed)
     shared = shared_classes(target, labels, images, allow=allow_overlap)
     lines = []

@@ -45,6 +45,7 @@ def train(
 
     from attacker.attack import open_target
     from fedinverse.errors import ConfigError
+    from fedinverse.memory import keep_freed_memory
     from pipeline.commands.choice import chosen_attack, chosen_device, public_set
     from pipeline.commands.pictures import shape_of
     from pipeline.commands.priors import describe
@@ -56,6 +57,7 @@ def train(
     where = chosen_device(device)
     size, victim = shape_of(shape), None
     torch.set_num_threads(threads)
+    keep_freed_memory()
     if target is not None:
         network = network_of(file_at(target), None, None, None)
         size = network.shape
