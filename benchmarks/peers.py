@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fedinverse.memory import keep_freed_memory
 from fedinverse.models import Classifier, build
 
 Shards = list[tuple[Tensor, Tensor]]
@@ -96,6 +97,7 @@ def loop(work: Work, ends: list[float]) -> None:
 
 def _serve(work: Work, model: Tensor, total: Tensor, queue: Any, done: Any) -> None:
     torch.set_num_threads(1)
+    keep_freed_memory()  # a floor knows every trick that we know
     network, shards = work.network().to(memory_format=torch.channels_last), work.shards()
     mine, count = torch.zeros_like(model), 0
     while (client := queue.get()) is not None:
