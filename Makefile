@@ -8,9 +8,9 @@ BIN    := $(VENV)/bin
 demo: install
 	$(BIN)/python fedinverse_sim.py --resume
 
-## test: install into .venv and run every check and test
+## test: install into .venv and run every check and test, on up to four cores
 test: install check
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 4
 
 check: install
 	$(BIN)/ruff check .

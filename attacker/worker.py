@@ -32,6 +32,8 @@ from attacker.settings import Attacker
 from fedinverse.config import parse
 from fedinverse.data import Pool
 from fedinverse.errors import FedInverseError
+from fedinverse.memory import keep_freed_memory
+from fedinverse.profiling import profiled
 from fedinverse.shard import Shard, open_shard
 from fedinverse.storage import read_json, read_metadata, typed, write_json
 
@@ -219,23 +221,29 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--watch", action="store_true", help="beside a federation: until PLAN.stop exists, or SIGTERM")
     parser.add_argument("--child", action="store_true", help="with --watch: end with the process that started this one")
+    parser.add_argument("--profile", type=Path, metavar="DIR", help="run under cProfile and leave its rows there")
     chosen = parser.parse_args(arguments)
     if chosen.watch:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # every write is atomic: nothing half-done stays
     try:
-        plan = Plan.read(chosen.plan)
-        bench = Bench(plan)
-        torch.set_num_threads(bench.settings.threads)
-        if chosen.priors or chosen.watch:
-            bench.train_priors()
-        if chosen.watch:
-            bench.watch(Plan.stop(chosen.plan), os.getppid() if chosen.child else None)
-        elif not chosen.priors:
-            bench.work(*chosen.share)
+        with profiled(chosen.profile, "attacker"):
+            _run(chosen)
     except FedInverseError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _run(chosen: argparse.Namespace) -> None:
+    bench = Bench(Plan.read(chosen.plan))
+    torch.set_num_threads(bench.settings.threads)
+    keep_freed_memory()
+    if chosen.priors or chosen.watch:
+        bench.train_priors()
+    if chosen.watch:
+        bench.watch(Plan.stop(chosen.plan), os.getppid() if chosen.child else None)
+    elif not chosen.priors:
+        bench.work(*chosen.share)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import io
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from auditor.evaluator import Judge
@@ -34,21 +34,37 @@ def row_of(shown: Exhibit, label: int, private: Shard, seen: Tensor, judge: Judg
     return images, nearest(images, label, private, seen, judge)
 
 
-def png(images: Tensor, zoom: int = 2) -> bytes:
-    """Return images [N, C, H, W] in [0, 1] side by side as one PNG, enlarged without smoothing."""
+_STRIP = 16  # pixels that a caption takes
+
+
+def png(images: Tensor, zoom: int = 2, caption: str = "") -> bytes:
+    """Return images [N, C, H, W] in [0, 1] side by side as one PNG, enlarged without smoothing.
+
+    A ``caption`` stands above them, in dark letters on white.
+    """
     strip = torch.cat(list(images), 2).mul(255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     picture = Image.fromarray(strip.squeeze(2) if strip.shape[2] == 1 else strip)
     picture = picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
+    if caption:
+        picture = _captioned(picture, caption)
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
-def save_grid(path: Path, rows: list[tuple[Tensor, Tensor]], zoom: int = 3) -> None:
+def _captioned(picture: Image.Image, caption: str) -> Image.Image:
+    length = int(ImageDraw.Draw(picture).textlength(caption)) + 4
+    canvas = Image.new(picture.mode, (max(picture.width, length), picture.height + _STRIP), "white")
+    canvas.paste(picture, (0, _STRIP))
+    ImageDraw.Draw(canvas).text((2, 2), caption, fill="black")
+    return canvas
+
+
+def save_grid(path: Path, rows: list[tuple[Tensor, Tensor]], zoom: int = 3, caption: str = "") -> None:
     """Write a grid: one row per class, reconstructions left, a gap, their nearest private images right."""
     lines = []
     for made, real in rows:
         gap = torch.ones(1, made.shape[1], made.shape[2], made.shape[3] // 4)
         lines.append(torch.cat([torch.cat(list(made), 2), gap[0], torch.cat(list(real), 2)], 2))
     sheet = torch.cat(lines, 1)[None]
-    atomic_write(path, png(sheet, zoom))
+    atomic_write(path, png(sheet, zoom, caption))

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 Floats = NDArray[np.float64]
 
@@ -211,14 +211,14 @@ def _summary(cells: Cells, sample: Floats, instead: tuple[float, float] | None) 
         # Read the error off the side of the interval that looks at 0, as if it were a normal's; and p off the
         # error.
         toward = value - low if value > 0 else high - value if value < 0 else max(value - low, high - value)
-        error = toward / float(stats.norm.ppf((1 + LEVEL) / 2))
-        p = float(2 * stats.norm.sf(abs(value) / error)) if error > 0 else float(value == 0)
+        error = toward / float(special.ndtri((1 + LEVEL) / 2))
+        p = float(2 * special.ndtr(-abs(value) / error)) if error > 0 else float(value == 0)
     return Estimate(value, low, high, error, p, len(cells.seeds), len(cells.labels), n, marks)
 
 
 def expanded_interval(sample: Floats, n: int) -> tuple[float, float]:
     """Return the 95 % interval of bootstrap values [draws] of at least 2 cells; NaN draws are left out."""
-    tail = float(stats.norm.cdf(-_expansion(n) * stats.t.ppf((1 + LEVEL) / 2, n - 1)))
+    tail = float(special.ndtr(-_expansion(n) * special.stdtrit(n - 1, (1 + LEVEL) / 2)))
     low, high = np.nanquantile(sample, [tail, 1 - tail])
     return float(low), float(high)
 
@@ -238,17 +238,17 @@ def bootstrap_p(sample: Floats, n: int) -> float:
     Where no draw lies beyond 0 the normal fit of the draws stands in for the tail nobody drew.
     """
     tail = min(int((sample <= 0).sum()), int((sample >= 0).sum()))
-    score = float(stats.norm.ppf(min(0.5, (1 + tail) / (1 + len(sample)))))
+    score = float(special.ndtri(min(0.5, (1 + tail) / (1 + len(sample)))))
     if tail == 0:
         score = min(score, -abs(float(sample.mean())) / float(sample.std()))
-    return float(2 * stats.t.sf(-score / _expansion(n), n - 1))
+    return float(2 * special.stdtr(n - 1, score / _expansion(n)))
 
 
 def wilson(successes: float, trials: int) -> tuple[float, float]:
     """Return Wilson's 95 % interval (1927) of a share; ``successes`` may be fractional (a sum of shares)."""
     if trials < 1 or not 0 <= successes <= trials:
         raise ValueError(f"{successes:g} successes of {trials} trials")
-    z2 = float(stats.norm.ppf((1 + LEVEL) / 2)) ** 2
+    z2 = float(special.ndtri((1 + LEVEL) / 2)) ** 2
     share = successes / trials
     centre = share + z2 / (2 * trials)
     half = math.sqrt(z2 * (share * (1 - share) / trials + z2 / (4 * trials**2)))
@@ -290,6 +290,6 @@ def minimum_detectable_effect(found: Estimate, power: float = POWER) -> float:
     n = found.cells
     if n < 2:
         return 1.0
-    factor = float(stats.t.ppf((1 + LEVEL) / 2, n - 1) + stats.t.ppf(power, n - 1))
+    factor = float(special.stdtrit(n - 1, (1 + LEVEL) / 2) + special.stdtrit(n - 1, power))
     unseen = float(1 - (1 - power) ** (1 / n))
     return min(1.0, max(unseen, factor * found.error))

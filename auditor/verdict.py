@@ -117,6 +117,7 @@ class Verdict(_Part):
     )
     attacks: tuple[str, ...] = Field(description="the attacks this verdict is relative to")
     omitted: tuple[Omission, ...] = Field((), description="what the score table lacks, and why")
+    marks: tuple[str, ...] = Field((), description="what must be shown wherever the verdict is; empty: nothing")
 
 
 class AttackCost(_Part):
@@ -135,6 +136,7 @@ def judge(
     seed: int,
     costs: Mapping[str, AttackCost] | None = None,
     omitted: tuple[Omission, ...] = (),
+    marks: tuple[str, ...] = (),
 ) -> Verdict:
     """Return the verdict over a tidy score table.
 
@@ -147,6 +149,7 @@ def judge(
         seed: of the bootstrap.
         costs: attack -> cost of one run on one captured model; missing ones are omitted with a reason.
         omitted: what the table lacks, and why.
+        marks: of the run (``auditor.marks``).
 
     Raises:
         DataError: malformed table.
@@ -180,6 +183,7 @@ def judge(
         member_lift=_member_lift(scores, attack, server_round, random, primary.draws),
         attacks=tuple(attacks_of(scores, primary.metric)),
         omitted=omitted,
+        marks=marks,
     )
 
 

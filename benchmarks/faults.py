@@ -172,22 +172,31 @@ class Trial:
 
 
 def kill(trial: Trial, number: int) -> tuple[str, str]:
-    """SIGKILL at seeded shares of the undisturbed run's time; return where that was, and the verdict."""
+    """SIGKILL at seeded shares of the undisturbed run's time; return where that was, and the verdict.
+
+    A run that ends before its moment comes is compared too; the next moment finds a new one.
+    """
     chance = random.Random(f"{trial.seed}/kill/{number}")
     engine = "ray" if number % 3 == 0 else "local"
-    place = trial.place(f"kill-{number}")
-    stages = []
-    for _ in range(MOMENTS):
+    place, stages = trial.place(f"kill-{number}"), list[str]()
+    while len(stages) < MOMENTS:
         process = place.start(engine)
-        time.sleep(chance.random() * trial.seconds)
-        _kill_all(process)
-        stages.append(_stage(place.run))
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(chance.random() * trial.seconds)
+        if process.poll() is None:
+            _kill_all(process)
+            stages.append(_stage(place.run))
+            continue
+        said = trial.verdict(place, engine)
+        if said != "same":
+            return f"{engine}, killed {', '.join(stages)}", said
+        place = trial.place(f"kill-{number}-{len(stages)}")
     return f"{engine}, killed {', '.join(stages)}", trial.verdict(place, engine)
 
 
 def _stage(run: Path) -> str:
     if (run / "report.html").exists():
-        return "after the end"
+        return "reporting"
     marks = {
         "audit": "auditing",
         "attacker/inversions": "inverting",

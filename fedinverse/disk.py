@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, field_validator
 
@@ -21,6 +22,9 @@ class Storage(Section):
     """What a run may keep on disk."""
 
     disk_budget: str = Field("", description="largest size of the run directory, e.g. '2 GB'; empty: what the disk has")
+    checkpoints: Literal["all", "needed"] = Field(
+        "all", description="keep every global model, or the first, the last and those that inversions need"
+    )
 
     @field_validator("disk_budget")
     @classmethod

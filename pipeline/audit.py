@@ -12,6 +12,7 @@ from auditor.evaluator import train_judge
 from auditor.evidence import Arm, Exhibit, read_exhibit
 from auditor.grids import row_of, save_grid
 from auditor.leakage_table import leakage_table
+from auditor.marks import OVERLAP_CAPTION, marks_of_run, overlaps
 from auditor.metrics import METRICS
 from auditor.scores import Scored, score
 from auditor.settings import Audit
@@ -47,7 +48,7 @@ def audit(run: Run) -> pd.DataFrame:
         raise StageError(f"{run.path} holds no finished inversion; run the stage 'invert' first")
     settings = run.section("audit", Audit)
     judged = sorted(str(item.path.relative_to(run.path)) for item in found.values())
-    stamp = content_sha256([settings.model_dump(mode="json"), judged, sorted(METRICS)])
+    stamp = content_sha256([settings.model_dump(mode="json"), judged, sorted(METRICS), *marks_of_run(run)])
     done = run.audit / "summary.json"
     if done.exists() and read_json(done)["inputs"] == stamp:
         console.print("Auditing: the scores are up to date")
@@ -61,8 +62,9 @@ def audit(run: Run) -> pd.DataFrame:
     verdict = _verdict(run, scored, found, settings)
     _draw(run, exhibits, bench)
     for name, frame in (("scores", scored.table), ("leakage", leakage_table(verdict))):
-        atomic_write(run.audit / f"{name}.parquet", frame.to_parquet(index=False))
-        atomic_write(run.audit / f"{name}.csv", frame.to_csv(index=False))
+        marked = frame.assign(overlap=overlaps(run))
+        atomic_write(run.audit / f"{name}.parquet", marked.to_parquet(index=False))
+        atomic_write(run.audit / f"{name}.csv", marked.to_csv(index=False))
     write_json(run.path / "verdict.json", verdict.model_dump(mode="json"))
     write_json(done, {"inputs": stamp, "ceiling": bench.judge.ceiling})
     return scored.table
@@ -124,15 +126,18 @@ def _verdict(run: Run, scored: Scored, found: dict[tuple[str, Path], Inversion],
         seed=run.seed,
         costs=costs,
         omitted=scored.omitted,
+        marks=marks_of_run(run),
     )
 
 
 def _draw(run: Run, exhibits: list[Exhibit], bench: Bench) -> None:
+    caption = OVERLAP_CAPTION if overlaps(run) else ""
     for shown in exhibits:
         labels = [label for label in run.population.victim_classes if (shown.labels == label).any()]
         rows = [row_of(shown, label, bench.train, bench.train_seen, bench.judge, GRID_IMAGES) for label in labels]
         if rows:
-            save_grid(run.audit / "grids" / f"{shown.attack}-{shown.arm}-round-{shown.round:04d}.png", rows)
+            name = f"{shown.attack}-{shown.arm}-round-{shown.round:04d}.png"
+            save_grid(run.audit / "grids" / name, rows, caption=caption)
 
 
 def known_by_round(run: Run) -> dict[int, float]:
@@ -168,5 +173,7 @@ def show(run: Run, scores: pd.DataFrame) -> None:
     )
     verdict = read_json(run.path / "verdict.json")
     console.print(f"[b]{verdict['sentence']}[/b]", soft_wrap=True)
+    for mark in marks_of_run(run):
+        console.print(f"  - {mark}", soft_wrap=True, style="yellow")
     for reason in verdict["reasons"]:
         console.print(f"  - {reason}", soft_wrap=True)

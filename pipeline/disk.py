@@ -8,8 +8,9 @@ from fedinverse.data import Request, open_source
 from fedinverse.disk import free, in_words, used
 from fedinverse.errors import ConfigError
 from fedinverse.models import build, spec_of
-from fedinverse.run import WORLDS
+from fedinverse.run import WORLDS, World
 from pipeline.experiment import Experiment
+from pipeline.needed import named
 
 
 def check_disk(experiment: Experiment, path: Path) -> None:
@@ -27,21 +28,27 @@ def check_disk(experiment: Experiment, path: Path) -> None:
     if budget is not None and total > budget:
         raise ConfigError(
             f"this run will need about {in_words(total)} ({shares}), more than storage.disk_budget = "
-            f"{experiment.storage.disk_budget}; raise it, or lower federation.rounds or model.width"
+            f"{experiment.storage.disk_budget}; raise it, {_advice(experiment)}"
         )
     left = free(path) + (used(path) if path.exists() else 0)  # a resumed run has some of it already
     if total > left:
         raise ConfigError(
             f"this run will need about {in_words(total)} ({shares}), but the disk of {path} has {in_words(left)} free; "
-            "make room, choose another --out, or lower federation.rounds"
+            f"make room, choose another --out, {_advice(experiment)}"
         )
+
+
+def _advice(experiment: Experiment) -> str:
+    fewer = 'set storage.checkpoints = "needed", ' if experiment.storage.checkpoints == "all" else ""
+    return f"{fewer}or lower federation.rounds or model.width"
 
 
 def needed(experiment: Experiment) -> dict[str, int]:
     """Return the bytes that the large files of a run will take, by what they hold: an upper bound.
 
-    Every model of every world is a checkpoint; every one that a malicious client is sent is also a capture (all of
-    them, with Flower's ``fraction_evaluate`` of 1). Reconstructions and prior-only samples are float32 images.
+    Every model of every world is a checkpoint, unless ``storage.checkpoints`` keeps fewer; every one that a malicious
+    client is sent is also a capture (all of them, with Flower's ``fraction_evaluate`` of 1). Reconstructions and
+    prior-only samples are float32 images.
     """
     shape = spec_of(experiment.model.name).input_shape
     data = experiment.data
@@ -50,13 +57,24 @@ def needed(experiment: Experiment) -> dict[str, int]:
     )
     network = build(experiment.model.name, classes, experiment.model.width, seed=0)
     size = sum(value.numel() * value.element_size() for value in network.state_dict().values())
-    worlds = len(WORLDS) if experiment.audit.without_victim and experiment.attacks else 1
-    models = worlds * (experiment.federation.rounds + 1)
+    worlds = WORLDS if experiment.audit.without_victim and experiment.attacks else WORLDS[:1]
+    every = experiment.federation.rounds + 1
     return {
-        "checkpoints": models * size,
-        "captures": models * size if experiment.population.malicious else 0,
-        "reconstructions": _images(experiment.attacker, experiment, classes, shape, worlds),
+        "checkpoints": sum(_kept(experiment, world) for world in worlds) * size,
+        "captures": len(worlds) * every * size if experiment.population.malicious else 0,
+        "reconstructions": _images(experiment.attacker, experiment, classes, shape, len(worlds)),
     }
+
+
+def _kept(experiment: Experiment, world: World) -> int:
+    """Return how many of the global models of ``world`` lie on the disk at once, at most."""
+    every, attacker = experiment.federation.rounds + 1, experiment.attacker
+    if experiment.storage.checkpoints == "all":
+        return every
+    inverted = sum(named(attacker, number) for number in range(1, every)) if experiment.attacks else 0
+    if world == "without_victim":  # what is due besides is known when the attacker has captured
+        inverted = every if attacker.rounds == "new_best" else inverted + 1
+    return min(every, 1 + inverted + 2)  # the first; the last, and the next one while it is written
 
 
 def _images(attacker: Attacker, experiment: Experiment, classes: int, shape: tuple[int, int, int], worlds: int) -> int:

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -26,8 +27,16 @@ TITLES = {
 Told = Callable[[World, dict[str, Any]], None]
 
 
-def federate(run: Run, world: World, engine: Engine, told: Told = lambda world, line: None) -> None:
+def federate(
+    run: Run,
+    world: World,
+    engine: Engine,
+    told: Told = lambda world, line: None,
+    profiles: Path | None = None,
+) -> None:
     """Bring the federation of ``world`` to its last round; ``told`` hears of every round's line as it is recorded.
+
+    With ``profiles``, the engine's own processes leave there what they spent their time on.
 
     Raises:
         StageError: the engine ended before the last round.
@@ -40,7 +49,7 @@ def federate(run: Run, world: World, engine: Engine, told: Told = lambda world, 
     start = f"resuming after round {done}" if done >= 0 else f"{rounds} rounds"
     console.print(f"[b]{TITLES[world]}[/b] on engine '{engine.kind}': {start}")
     with progress_bar() as bar, _Watch(run, world, bar, rounds, done, told):
-        run_federation(run, world, engine)
+        run_federation(run, world, engine, profiles)
     if _done(run, world) < rounds:
         raise StageError(f"the federation ended after round {_done(run, world)} of {rounds}; start again with --resume")
     for line in what_clients_said(run, world):

@@ -18,10 +18,10 @@ from fedinverse.errors import StageError
 from fedinverse.run import Run
 from fedinverse.shard import shard_of
 from fedinverse.storage import save_array
+from fedinverse.thinning import kept_checkpoint
 from pipeline.console import console, progress_bar
 from pipeline.own_shard import own_shard_model
 
-_WORKER = [sys.executable, "-m", "attacker.worker"]
 _ROOT = Path(__file__).resolve().parent.parent  # so that -m finds the package without an installation
 
 
@@ -59,10 +59,14 @@ def shared_classes(run: Run) -> tuple[str, ...]:
 
 
 def control_targets(run: Run, rounds: Iterable[int]) -> list[Path]:
-    """Return the weights that controls invert: untrained (B1), of the own shard (B3), of world W0's ``rounds`` (B2)."""
-    targets = [run.checkpoint("with_victim", 0), own_shard_model(run)]
+    """Return the weights that controls invert: untrained (B1), of the own shard (B3), of world W0's ``rounds`` (B2).
+
+    Raises:
+        StageError: one of them was not kept.
+    """
+    targets = [kept_checkpoint(run, "with_victim", 0), own_shard_model(run)]
     if run.federation("without_victim").exists():
-        targets += [run.checkpoint("without_victim", number) for number in rounds]
+        targets += [kept_checkpoint(run, "without_victim", number) for number in rounds]
     return targets
 
 
@@ -70,10 +74,11 @@ class Meanwhile:
     """What the attacker does while the federation runs, in a process of its own; says what it shares with the clients.
 
     It trains the priors that need no captured model; with ``attacker.when`` it also inverts captures as they come.
+    With ``profiles`` it leaves there what it spent its time on.
     """
 
-    def __init__(self, run: Run) -> None:
-        self._run, self._settings = run, run.section("attacker", Attacker)
+    def __init__(self, run: Run, profiles: Path | None = None) -> None:
+        self._run, self._settings, self._profiles = run, run.section("attacker", Attacker), profiles
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> None:
@@ -83,7 +88,7 @@ class Meanwhile:
         work = "inverts what it captures" if watching else "trains its prior"
         console.print(f"[dim]meanwhile the attacker {work} {self._settings.sharing}[/dim]", soft_wrap=True)
         self._process = subprocess.Popen(
-            [*_WORKER, str(path), *(("--watch", "--child") if watching else ("--priors",))],
+            _worker(path, self._profiles, *(("--watch", "--child") if watching else ("--priors",))),
             cwd=_ROOT,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -98,8 +103,8 @@ class Meanwhile:
             self._process.terminate()
 
 
-def invert(run: Run) -> None:
-    """Run the worker processes until every inversion is done.
+def invert(run: Run, profiles: Path | None = None) -> None:
+    """Run the worker processes until every inversion is done; with ``profiles`` they leave there their profile.
 
     Raises:
         StageError: a worker died; the message says how. What it finished is kept.
@@ -117,10 +122,16 @@ def invert(run: Run) -> None:
     console.print(
         f"[b]Inverting[/b] {len(waiting)} targets in {count} processes of the attacker's own, {sharing}", soft_wrap=True
     )
-    _watch([[*_WORKER, str(path), "--share", str(number), str(count)] for number in range(count)])
+    _watch([_worker(path, profiles, "--share", str(number), str(count)) for number in range(count)])
     left = [job for job in waiting if not job.where.done]
     if left:
         raise StageError(f"the workers left {len(left)} inversions undone; start again with --resume")
+
+
+def _worker(plan: Path, profiles: Path | None, *options: str) -> list[str]:
+    """Return the command line of a worker."""
+    profile = [] if profiles is None else ["--profile", str(profiles.resolve())]
+    return [sys.executable, "-m", "attacker.worker", str(plan), *options, *profile]
 
 
 def _write_plan(run: Run, plan: Plan) -> Path:

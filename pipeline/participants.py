@@ -32,7 +32,7 @@ def clients_table(run: Run) -> Table:
             str(int(counts[client].sum())),
             str(int((counts[client] > 0).sum())),
             defences[client],
-            str(len({line["round"] for line in lines})),
+            str(len({line["round"] for line in lines if "error" not in line})),
             share(last.get("train-accuracy")),
             *(_text(last.get(key)) for key in extra),
         ])  # fmt: skip

@@ -14,10 +14,13 @@ NAMED = 40  # at most this many clients or classes are named one by one
 
 
 def write_partition(run: Run) -> None:
-    """Write both files into the run directory; they are made anew from the split manifest every time.
+    """Write both files into the run directory, unless they are there: the split manifest never changes.
 
     The table has a row per client: its role, its images in all, and its images of every class.
     """
+    picture = run.path / "partition.png"  # written last
+    if picture.exists():
+        return
     counts = holdings(run.split, run.population.clients, len(run.class_names))
     roles = [_role(run, client) for client in range(len(counts))]
     table = pd.DataFrame(counts, columns=list(run.class_names))
@@ -25,7 +28,7 @@ def write_partition(run: Run) -> None:
     table.insert(1, "role", roles)
     table.insert(2, "images", counts.sum(1))
     atomic_write(run.path / "partition.csv", table.to_csv(index=False))
-    atomic_write(run.path / "partition.png", _picture(counts, roles, run.class_names))
+    atomic_write(picture, _picture(counts, roles, run.class_names))
 
 
 def _role(run: Run, client: int) -> str:

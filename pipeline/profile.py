@@ -1,18 +1,19 @@
 """Where a run's time went: seconds per stage, round and inversion, and the functions that took most of it.
 
-``times.json`` is always kept. With ``--profile`` every stage of this process also runs under cProfile and
-``profile.json`` is written beside it. Clients on Ray's actors and the attacker's workers are processes of their own:
-their time shows per round and per inversion; to see inside a client, profile with ``engine.kind = "local"``.
+``times.json`` is always kept. With ``--profile`` every stage of this process also runs under cProfile, and so do the
+clients on the ``ray`` engine's actors and the attacker's workers, which leave their rows in ``profile/``;
+``profile.json`` has all of them.
 """
 
 import cProfile
-import pstats
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fedinverse.profiling import Row, added, hottest, rows_of
 from fedinverse.run import WORLDS, Run
 from fedinverse.storage import read_json, write_json
 from pipeline.console import console, table
@@ -21,26 +22,30 @@ from pipeline.log import event
 
 SHOWN, KEPT = 5, 30
 _ORDER = ("prepare", "federate", "invert", "audit", "report")
-_ROOT = Path(__file__).resolve().parent.parent
+_ROLES = ("clients", "attacker")
 
 
 class Stages:
     """Times the stages of a run, over resumes, and profiles them if asked."""
 
     def __init__(self, directory: Path, *, profile: bool) -> None:
-        self._file, self._profile = directory / "times.json", profile
+        self._file = directory / "times.json"
         self._times: dict[str, float] = {}
-        self._hot: dict[str, list[dict[str, Any]]] = {}
+        self._hot: dict[str, list[Row]] = {}
+        self.processes = directory / "profile" if profile else None
+        """Where the processes of the roles leave their rows until they are added up; None: they are not profiled."""
+        if self.processes is not None:
+            shutil.rmtree(self.processes, ignore_errors=True)  # of a run that was killed
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Count the body's time as stage ``name`` when it is done."""
         event("stage start", name, stage=name)
         start = time.perf_counter()
-        if self._profile:
+        if self.processes is not None:
             with cProfile.Profile() as profiler:
                 yield
-            self._hot[name] = _hottest(profiler)
+            self._hot[name] = hottest(rows_of(profiler), KEPT)
         else:
             yield
         seconds = round(time.perf_counter() - start, 2)
@@ -62,17 +67,19 @@ class Stages:
 
     def write_profile(self, run: Run) -> None:
         """Write ``profile.json`` and show it, if the stages were profiled."""
-        if not self._profile:
+        if self.processes is None:
             return
         found = {
             "stages": [
                 {"stage": name, "seconds": seconds, "functions": self._hot.get(name, [])}
                 for name, seconds in self._times.items()
             ],
+            "roles": {role: _role(self.processes, role) for role in _ROLES},
             "rounds": {world: round_seconds(run, world) for world in WORLDS},
             "inversions": _inversions(run),
         }
         write_json(run.path / "profile.json", found)
+        shutil.rmtree(self.processes, ignore_errors=True)
         _show(found)
         console.print(f"[b]Profile[/b]  {run.path / 'profile.json'}", soft_wrap=True)
 
@@ -105,34 +112,23 @@ def _inversions(run: Run) -> list[dict[str, Any]]:
     return rows
 
 
-def _hottest(profiler: cProfile.Profile) -> list[dict[str, Any]]:
-    stats: dict[Any, Any] = pstats.Stats(profiler).stats  # type: ignore[attr-defined]
-    hottest = sorted(stats.items(), key=lambda item: item[1][2], reverse=True)[:KEPT]
-    return [
-        {
-            "function": name,
-            "where": f"{_short(file)}:{line}" if line else "built in",
-            "calls": calls,
-            "own_seconds": round(own, 3),
-            "with_callees_seconds": round(whole, 3),
-        }
-        for (file, line, name), (_, calls, own, whole, _) in hottest
-    ]
-
-
-def _short(file: str) -> str:
-    path = Path(file)
-    return str(path.relative_to(_ROOT)) if path.is_relative_to(_ROOT) else "/".join(path.parts[-3:])
+def _role(directory: Path, role: str) -> dict[str, Any]:
+    """Return how many processes of ``role`` left rows, the seconds they were busy together, and their functions."""
+    processes = [read_json(path) for path in sorted(directory.glob(f"{role}-*.json"))]
+    rows = added(processes)
+    busy = round(sum(row["own_seconds"] for row in rows), 2)
+    return {"processes": len(processes), "seconds": busy, "functions": hottest(rows, KEPT)}
 
 
 def _show(found: dict[str, Any]) -> None:
     rows = []
     for stage in found["stages"]:
         rows.append([stage["stage"], f"{stage['seconds']:.1f}", ""])
-        rows += [
-            [f"  {entry['function']}  {entry['where']}", f"{entry['own_seconds']:.1f}", str(entry["calls"])]
-            for entry in stage["functions"][:SHOWN]
-        ]
+        rows += _lines(stage["functions"])
+    for role, told in found["roles"].items():
+        if told["processes"]:
+            rows.append([f"{role}, in {told['processes']} processes", f"{told['seconds']:.1f}", ""])
+            rows += _lines(told["functions"])
     for world, rounds in found["rounds"].items():
         if rounds:
             seconds = sorted(rounds.values())
@@ -140,3 +136,10 @@ def _show(found: dict[str, Any]) -> None:
     for made in found["inversions"]:
         rows.append([f"{made['attack']} on {made['target']}", f"{made['seconds']:.1f}", str(made["steps"])])
     table("Where the time went", ["", "seconds", "calls, rounds, steps"], rows)
+
+
+def _lines(functions: list[Row]) -> list[list[str]]:
+    return [
+        [f"  {row['function']}  {row['where']}", f"{row['own_seconds']:.1f}", str(row["calls"])]
+        for row in functions[:SHOWN]
+    ]

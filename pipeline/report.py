@@ -6,13 +6,13 @@ from typing import Any
 import pandas as pd
 import tomli_w
 
+from auditor.marks import marks_of_run
 from auditor.report import Figures, Leakage, render
 from auditor.report.curve import chart
 from auditor.report.findings import facts, figures, finding, omitted
 from auditor.report.partition import partition
 from auditor.report.tables import Table, classes, controls, leakage, meanings, share, utility, whole_set
 from auditor.settings import Audit
-from fedinverse.config import Data
 from fedinverse.run import Run
 from fedinverse.split import holdings
 from fedinverse.storage import atomic_write, read_json
@@ -29,10 +29,6 @@ SHEETS = {
     "B2": "The same attack without the victim, beside the nearest images of the class",
     "B4": "Public images that the model takes for the class, beside the nearest images of the class",
 }
-OVERLAP = (
-    "Overlap allowed: public and victim classes may be the same (data.allow_overlap), so a success may be the "
-    "attacker's own."
-)
 
 
 def report(run: Run) -> Path:
@@ -50,7 +46,7 @@ def _common(run: Run) -> dict[str, Any]:
     times = run.path / "times.json"
     return {
         "title": str(run.table["name"]),
-        "marks": [OVERLAP] if run.section("data", Data).allow_overlap else [],
+        "marks": list(marks_of_run(run)),
         "utility": utility(run.recorded_rounds("with_victim")),
         "partition": partition(counts, victim, run.class_names),
         "clients": clients_table(run),

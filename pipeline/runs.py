@@ -5,6 +5,7 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
+from auditor.marks import overlaps
 from fedinverse.errors import IntegrityError
 from fedinverse.run import WORLDS, Run
 from fedinverse.storage import read_json, read_jsonl
@@ -48,9 +49,11 @@ def stage_of(path: Path) -> str:
 
 
 def verdict_of(path: Path) -> str:
-    """Return the outcome of the run's verdict; a dash: there is none yet."""
+    """Return the outcome of the run's verdict, and whether classes overlap; a dash: there is none yet."""
     verdict = path / "verdict.json"
-    return str(read_json(verdict)["outcome"]) if verdict.exists() else NONE
+    if not verdict.exists():
+        return NONE
+    return str(read_json(verdict)["outcome"]) + (", overlap" if overlaps(Run(path)) else "")
 
 
 def times_of(path: Path) -> dict[str, float]:

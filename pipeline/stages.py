@@ -3,10 +3,12 @@
 from contextlib import nullcontext
 from pathlib import Path
 
+from auditor.marks import marks_of_run
 from fedinverse.disk import limited
 from fedinverse.errors import ConfigError
 from fedinverse.run import WORLDS, Run, prepare
 from fedinverse.storage import read_json
+from fedinverse.thinning import keeping
 from pipeline.audit import audit, show, summary_of
 from pipeline.console import console, show_threat_model
 from pipeline.disk import check_disk
@@ -14,6 +16,7 @@ from pipeline.experiment import Experiment, resolved
 from pipeline.federate import federate, is_federated
 from pipeline.invert import Meanwhile, invert
 from pipeline.log import event, logging_to
+from pipeline.needed import InvertedRounds
 from pipeline.partition_picture import write_partition
 from pipeline.profile import Stages
 from pipeline.report import report
@@ -44,7 +47,8 @@ def run_all(experiment: Experiment, *, resume: bool, profile: bool = False) -> P
         check_disk(experiment, path)
         run = prepare(path, resolved(experiment))
         write_partition(run)
-    with logging_to(path, flat(run.table)), limited(path, experiment.storage.budget):
+    needed = InvertedRounds(run) if experiment.storage.checkpoints == "needed" else None
+    with logging_to(path, flat(run.table)), limited(path, experiment.storage.budget), keeping(run, needed):
         show_threat_model(run)
         trackers = Trackers(run, experiment.tracking)
         words: dict[str, str] = {}
@@ -62,12 +66,12 @@ def run_all(experiment: Experiment, *, resume: bool, profile: bool = False) -> P
 def _stages(run: Run, experiment: Experiment, stages: Stages, trackers: Trackers) -> Path:
     worlds = WORLDS if experiment.audit.without_victim and experiment.attacks else WORLDS[:1]
     ahead = experiment.attacks and not all(is_federated(run, world) for world in worlds)
-    with stages.stage("federate"), Meanwhile(run) if ahead else nullcontext():
+    with stages.stage("federate"), Meanwhile(run, stages.processes) if ahead else nullcontext():
         for world in worlds:
-            federate(run, world, experiment.engine, trackers.round)
+            federate(run, world, experiment.engine, trackers.round, stages.processes)
     if experiment.attacks:
         with stages.stage("invert"):
-            invert(run)
+            invert(run, stages.processes)
         with stages.stage("audit"):
             scores = audit(run)
             show(run, scores)
@@ -88,4 +92,5 @@ def _words(run: Run) -> dict[str, str]:
     if not verdict.exists():
         return {"outcome": "no attack was run"}
     read = read_json(verdict)
-    return {"outcome": str(read["outcome"]), "verdict": str(read["sentence"])}
+    marks = {"marks": " ".join(marks_of_run(run))} if marks_of_run(run) else {}
+    return {"outcome": str(read["outcome"]), "verdict": str(read["sentence"]), **marks}

@@ -17,7 +17,7 @@ from fedinverse.storage import check_finite, into_module, to_weights
 from server.checkpoints import latest_round, save_round
 from server.settings import Federation
 from server.utility import utility
-from strategies import Ledger, SecureGrid, Selection, make_strategy, remembered, remind
+from strategies import AnsweredGrid, Ledger, SecureGrid, Selection, make_strategy, remembered, remind
 
 log = logging.getLogger("fedinverse.server")
 app = ServerApp()
@@ -35,6 +35,7 @@ _OVERRIDES = {
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the rounds that are still to run."""
+    grid = AnsweredGrid(grid)
     run, world = _open(context, grid), world_of(context)
     federation, training = run.section("federation", Federation), run.section("training", Training)
     classes = len(run.class_names)

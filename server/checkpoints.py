@@ -13,6 +13,7 @@ from fedinverse.disk import check_room
 from fedinverse.errors import IntegrityError
 from fedinverse.run import Run, World
 from fedinverse.storage import append_jsonl, load_weights, save_weights
+from fedinverse.thinning import thin
 
 Weights = dict[str, NDArray[Any]]
 
@@ -20,7 +21,10 @@ Weights = dict[str, NDArray[Any]]
 def save_round(
     run: Run, world: World, server_round: int, weights: Weights, utility: dict[str, Any], state: Weights
 ) -> None:
-    """Store the model after ``server_round`` (0: before training), the strategy's ``state``, then the round's line."""
+    """Store the model after ``server_round`` (0: before training), the strategy's ``state``, then the round's line.
+
+    Only then, models that ``storage.checkpoints`` does not keep are deleted.
+    """
     metadata = {
         "model-round": server_round,
         "model": run.model.name,
@@ -35,6 +39,7 @@ def save_round(
     line["sha256"] = save_weights(run.checkpoint(world, server_round), weights, metadata)
     append_jsonl(run.rounds(world), line)
     _state(run, world, server_round - 1).unlink(missing_ok=True)
+    thin(run, world)
 
 
 def latest_round(run: Run, world: World) -> tuple[int, Weights, Weights] | None:

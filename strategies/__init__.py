@@ -2,6 +2,7 @@
 
 from strategies.audited import Audited
 from strategies.choice import Strategy, make_strategy, strategy_names
+from strategies.grids import AnsweredGrid
 from strategies.ledger import Ledger
 from strategies.participation import Participation, Selection
 from strategies.secure_aggregation import SecureGrid
@@ -10,6 +11,7 @@ from strategies.state import remembered, remind
 
 __all__ = [
     "Aggregation",
+    "AnsweredGrid",
     "Audited",
     "Ledger",
     "Participation",

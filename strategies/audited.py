@@ -112,7 +112,7 @@ class Audited:
 
     def _ordered(self, replies: Iterable[Message]) -> list[Message]:
         partitions = self._selection.partitions
-        return sorted(replies, key=lambda reply: partitions.get(reply.metadata.src_node_id, -1))
+        return sorted(replies, key=lambda reply: partitions[reply.metadata.src_node_id])
 
     def _weigh(self, replies: list[Message]) -> list[Message]:
         """Give every reply the weight of an unweighted average, if that is asked for."""
@@ -135,7 +135,7 @@ class Audited:
         )
 
     def _is_sound(self, reply: Message) -> bool:
-        partition = self._selection.partitions.get(reply.metadata.src_node_id, -1)
+        partition = self._selection.partitions[reply.metadata.src_node_id]
         origin = f"the update of client {partition}"
         weights = from_record(reply.content[ARRAYS]) if ARRAYS in reply.content else {}
         shapes = {name: array.shape for name, array in weights.items()}

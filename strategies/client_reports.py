@@ -1,9 +1,9 @@
 """What clients say of their training, round after round, and what differential privacy that adds up to per client.
 
-``clients.jsonl`` has one line per client and round: examples, loss, defence, or the error it answered with. Where
-noise is accounted, ``epsilon`` is what the client has spent of its own (DP-SGD, noise on its update) in all rounds so
-far, and ``central_epsilon`` what it has spent in rounds whose average the server put noise on. ``privacy.json`` is the
-summary.
+``clients.jsonl`` has one line per client and round: examples, loss, defence, or the error it answered with, or that no
+reply of it came (``AnsweredGrid``). Where noise is accounted, ``epsilon`` is what the client has spent of its own
+(DP-SGD, noise on its update) in all rounds so far, and ``central_epsilon`` what it has spent in rounds whose average
+the server put noise on. ``privacy.json`` is the summary.
 
 Both hold for the weights sent, not for the losses and image counts that go beside them. They do not add up: a client's
 own noise is there when the server looks, the server's only when others receive the model.
@@ -75,7 +75,7 @@ class ClientReports:
     ) -> dict[str, Any] | None:
         if reply.has_error():
             node = reply.metadata.src_node_id
-            return {"round": server_round, "partition": partitions.get(node, -1), "error": reply.error.reason}
+            return {"round": server_round, "partition": partitions[node], "error": reply.error.reason}
         if not {CLIENT, METRICS} <= reply.content.keys():
             return None
         return {"round": server_round, **reply.content[CLIENT], **reply.content[METRICS], **(central or {})}

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
+from flwr.app import Error, Message
+from flwr.common.constant import ErrorCode
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
@@ -62,3 +64,29 @@ class ChosenNodes(PassingGrid):
         """Return the chosen nodes' information."""
         chosen = set(self._nodes)
         return [node for node in self._grid.get_nodes() if node.node_id in chosen]
+
+
+class AnsweredGrid(PassingGrid):
+    """A grid that returns one reply per message, in the order of the messages, each from the node that was asked.
+
+    Flower leaves out who is late, and a SuperLink answers in its own name for a node that is away: neither says who it
+    was. Here an error reply stands for either.
+    """
+
+    def send_and_receive(self, messages: Any, *, timeout: float | None = None) -> list[Message]:
+        """Return a reply to every message: the node's own, or an error in its place."""
+        asked = list(messages)
+        replies = {
+            reply.metadata.reply_to_message_id: reply for reply in self._grid.send_and_receive(asked, timeout=timeout)
+        }
+        within = "" if timeout is None else f" within {timeout:g} s"
+        silent = Error(ErrorCode.REPLY_MESSAGE_UNAVAILABLE, f"no reply{within}")
+        return [_of_its_node(message, replies.get(message.metadata.message_id), silent) for message in asked]
+
+
+def _of_its_node(message: Message, reply: Message | None, silent: Error) -> Message:
+    if reply is None:
+        return Message(silent, reply_to=message)
+    if reply.has_error() and reply.metadata.src_node_id != message.metadata.dst_node_id:
+        return Message(reply.error, reply_to=message)
+    return reply

@@ -76,7 +76,9 @@ class SecureGrid(PassingGrid):
         workflow = self._workflow(timeout)
         whole = workflow.setup_stage(grid, legacy, state)
         state.nid_to_fitins = {node: self._with_terms(message) for node, message in sent.items()}
-        for stage in (workflow.share_keys_stage, workflow.collect_masked_vectors_stage, workflow.unmask_stage):
+        whole = whole and workflow.share_keys_stage(grid, legacy, state)
+        _forget_who_gave_no_shares(state)
+        for stage in (workflow.collect_masked_vectors_stage, workflow.unmask_stage):
             whole = whole and stage(grid, legacy, state)
         if not whole:
             log.warning("secure aggregation: too few clients answered to unmask their sum; the round changes nothing")
@@ -156,6 +158,15 @@ class _LegacyRound:
 
         self.average = parameters_to_ndarrays(results[0][1].parameters)
         return None, {}
+
+
+def _forget_who_gave_no_shares(state: Any) -> None:
+    """Take who dropped out before the masks off the round: Flower (1.39) would have the others unmask its key too.
+
+    Nobody masked with it, and the others hold no share of its key: all of them would fail.
+    """
+    state.sampled_node_ids = set(state.active_node_ids)
+    state.nid_to_neighbours = {node: near & state.active_node_ids for node, near in state.nid_to_neighbours.items()}
 
 
 def maskable(arrays: ArrayRecord) -> list[str]:

@@ -1,11 +1,13 @@
 """Everything the tests share: one small cache per session, one small experiment."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from distribution import Groups, place
 
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -16,7 +18,7 @@ TINY: dict[str, Any] = {
     "training": {"batch_size": 16, "lr": 0.05},
     "federation": {"rounds": 3, "fraction_train": 0.5},
     "engine": {"kind": "local"},
-    "attacker": {"rounds": "last", "restarts": 2, "threads": 1},
+    "attacker": {"rounds": "last", "restarts": 2, "processes": 1, "threads": 1},
     "attacks": {
         "gmi": {
             "kind": "gmi",
@@ -29,11 +31,20 @@ TINY: dict[str, Any] = {
 }
 
 
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Groups:
+    """Let pytest-xdist hand out the tests in groups."""
+    return Groups(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the groups that take longest first."""
+    items.sort(key=lambda item: place(item.nodeid))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     torch.set_num_threads(1)
-    import os
-
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # processes that tests start share the cores with other workers
     os.environ.setdefault("FEDINVERSE_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
@@ -55,6 +66,44 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         nested = isinstance(value, dict) and isinstance(base.get(key), dict)
         result[key] = merged(base[key], value) if nested else value
     return result
+
+
+def run_in(directory: Path, **changes: Any) -> Any:
+    """Run the tiny experiment with ``changes`` in ``directory`` and return its run."""
+    import tomli_w
+
+    from fedinverse.run import Run
+    from pipeline.experiment import load_experiment
+    from pipeline.stages import run_all
+
+    path = directory / "tiny.toml"
+    path.write_text(tomli_w.dumps(merged(TINY, changes)))
+    return Run(run_all(load_experiment(str(path), [], directory / "runs"), resume=False).parent)
+
+
+@pytest.fixture(scope="session")
+def attacked_run(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Return a finished run of two attacks on two rounds, three classes and both worlds; nobody alters it."""
+    gmi = TINY["attacks"]["gmi"]
+    return run_in(
+        tmp_path_factory.mktemp("attacked"),
+        attacker={"rounds": [2, 3], "classes": [0, 1, 2]},
+        attacks={"second": {**gmi, "iterations": 2}},
+        audit={"without_victim": True, "primary": {"attack": "gmi"}},
+        cohorts=[{"defence": "neg_label_smoothing", "fraction": 0.5}],
+    )
+
+
+@pytest.fixture(scope="session")
+def unattacked_run(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Return a finished run without attackers; nobody alters it."""
+    return run_in(tmp_path_factory.mktemp("unattacked"), attacks=None, population={"malicious": 0})
+
+
+@pytest.fixture(params=["attacked_run", "unattacked_run"])
+def either(request: pytest.FixtureRequest) -> Any:
+    """Return the attacked, then the unattacked run."""
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture

@@ -19,7 +19,9 @@ from deploy_federation import WORLD, Deployment, processes_of, until
 
 from fedinverse.storage import load_weights, read_jsonl
 
-_SMALLER_THAN_A_MODEL = 32_000  # bytes
+# Bytes: below a capture of the model, above every file of the app, which each ClientApp process unpacks: the longest is
+# the list of its files.
+_SMALLER_THAN_A_MODEL = 100_000
 
 
 @dataclass
@@ -98,7 +100,7 @@ def rejoin(deployment: Deployment, number: int) -> None:
 def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     directory = tmp_path_factory.mktemp("faults")
     federation = {"rounds": 3, "fraction_train": 1.0, "fraction_evaluate": 0.0, "timeout": 45.0}
-    table = merged(TINY, {"federation": federation, "engine": None})
+    table = merged(TINY, {"federation": federation, "engine": None, "model": {"width": 0.25}})
     with Deployment(directory, table) as deployment:
         told = Story(directory, deployment)
         spool = Path(str(deployment.nodes[3]["spool"])) / "receipts.jsonl"
@@ -136,6 +138,14 @@ def test_the_run_resumes_with_the_same_round_after_the_superlink_was_killed(stor
 def test_a_straggler_past_the_timeout_costs_its_part_of_the_round(story: Story) -> None:
     assert 0 not in story.deployment.trained(1)
     assert 0 in story.deployment.trained(3)
+
+
+def test_whoever_was_asked_and_gave_no_update_is_named_with_the_reason(story: Story) -> None:
+    ledger = story.deployment.server.ledger(WORLD)
+    told = {(line["round"], line["partition"]): line for line in read_jsonl(ledger.with_name("clients.jsonl"))}
+    assert told.keys() == {(line["round"], line["partition"]) for line in read_jsonl(ledger)}
+    assert told[1, 0]["error"] == "no reply within 45 s"
+    assert "error" in told[1, 2]
 
 
 def test_a_client_that_fails_is_named_and_the_federation_goes_on(story: Story) -> None:

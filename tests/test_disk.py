@@ -1,4 +1,4 @@
-"""The disk budget: reckoned before a run, held during it."""
+"""The disk budget: reckoned before a run, held during it; keeping fewer checkpoints."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,9 +8,19 @@ import pytest
 
 from fedinverse.disk import check_room, in_words, limited, size_of
 from fedinverse.errors import ConfigError, StageError
-from fedinverse.run import Run
+from fedinverse.models import build
+from fedinverse.run import WORLDS, Run, World, prepare
+from fedinverse.storage import read_jsonl, save_weights, to_weights
+from fedinverse.thinning import kept_checkpoint
 from pipeline import disk
+from pipeline.disk import needed
+from pipeline.experiment import resolved
+from pipeline.federate import federate
+from pipeline.invert import inversions_of
+from pipeline.needed import InvertedRounds
 from pipeline.stages import run_all
+from server import app
+from server.checkpoints import save_round
 
 Load = Callable[..., Any]
 
@@ -61,3 +71,89 @@ def test_the_limit_ends_with_its_block(tmp_path: Path) -> None:
         with pytest.raises(StageError, match=r"900 B.*101 B.*1 KB"):
             check_room(tmp_path, 101)
     check_room(tmp_path, 10**9)
+
+
+def names(run: Run, world: World) -> list[str]:
+    return sorted(path.name for path in run.checkpoint(world, 0).parent.iterdir())
+
+
+def models(*rounds: int) -> list[str]:
+    return [f"round-{number:04d}.safetensors" for number in rounds]
+
+
+def test_only_needed_checkpoints_are_kept_and_a_stopped_run_ends_with_the_same_hashes(
+    tiny: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common: dict[str, Any] = {
+        "federation": {"rounds": 4, "strategy": "fedadam"},
+        "attacker": {"rounds": [2], "processes": 1},
+        "audit": {"without_victim": True},
+    }
+    experiment = tiny(name="whole", **common)
+    whole = prepare(Path(experiment.out) / "whole", resolved(experiment))
+    for world in WORLDS:
+        federate(whole, world, experiment.engine)
+    assert names(whole, "with_victim") == [*models(*range(5)), "strategy-0004.safetensors"]
+    thinned = tiny(name="thinned", storage={"checkpoints": "needed"}, **common)
+    held: list[list[str]] = []
+    for stop in (("with_victim", 3), ("without_victim", 3)):
+
+        def stopped(run: Run, world: World, number: int, *rest: Any, stop: tuple[str, int] = stop) -> None:
+            if (world, number) == stop:
+                raise StageError("stopped")
+            save_round(run, world, number, *rest)
+            held.append(names(run, world))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(app, "save_round", stopped)
+            with pytest.raises(StageError, match="stopped"):
+                run_all(thinned, resume=bool(held))
+    assert max(map(len, held)) == 4  # the first, the attacked, the last, and what the strategy remembers
+    left_by_a_kill = Run(Path(thinned.out) / "thinned").checkpoint("with_victim", 1)
+    left_by_a_kill.touch()
+    run = Run(run_all(thinned, resume=True).parent)
+    for world in WORLDS:
+        assert names(run, world) == [*models(0, 2, 4), "strategy-0004.safetensors"]
+        assert run.recorded_rounds(world) == whole.recorded_rounds(world)
+        assert hashes_sent(run, world) == hashes_sent(whole, world)
+    targets = {made.about["target-sha256"] for made in inversions_of(run).values()}
+    assert {whole.recorded_rounds(world)[2]["sha256"] for world in WORLDS} < targets
+    assert (run.path / "verdict.json").exists()
+    with pytest.raises(StageError, match=r'round-0003.* was not kept: storage\.checkpoints = "needed".*round-0002'):
+        kept_checkpoint(run, "with_victim", 3)
+    with pytest.raises(ConfigError, match=r"no global model of round 9.*round-0002"):
+        kept_checkpoint(run, "with_victim", 9)
+
+
+def hashes_sent(run: Run, world: World) -> set[tuple[int, str]]:
+    return {(line["round"], line["sha256"]) for line in read_jsonl(run.ledger(world))}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "with_victim", "without_victim"),
+    [
+        ({"rounds": "last"}, 3, 4),
+        ({"rounds": [2, 5]}, 5, 6),
+        ({"rounds": "every", "every_nth": 10}, 5, 6),
+        ({"rounds": "every"}, 21, 21),
+        ({"rounds": "new_best"}, 3, 21),  # known only when the attacker has captured
+    ],
+)
+def test_the_reckoning_follows_what_is_kept(
+    schedule: dict[str, Any], with_victim: int, without_victim: int, tiny: Load
+) -> None:
+    common: dict[str, Any] = {"federation": {"rounds": 20}, "attacker": schedule, "audit": {"without_victim": True}}
+    every = needed(tiny(**common))["checkpoints"]
+    fewer = needed(tiny(storage={"checkpoints": "needed"}, **common))["checkpoints"]
+    assert fewer * 2 * 21 == every * (with_victim + without_victim)
+
+
+def test_what_an_inversion_reads_is_known_from_the_schedule_and_the_captures(tiny: Load) -> None:
+    experiment = tiny(attacker={"rounds": "last"})
+    run = prepare(Path(experiment.out) / "tiny", resolved(experiment))
+    weights = to_weights(build("mcnn", 10, 0.1, seed=0))
+    about: dict[str, str | int | float] = {"model-round": 4, "model": "mcnn", "width": 0.1, "classes": 10}
+    save_weights(run.spool("with_victim") / "round-0004.safetensors", weights, about)
+    rule = InvertedRounds(run)
+    assert [number for number in range(7) if rule("with_victim", number)] == []
+    assert [number for number in range(7) if rule("without_victim", number)] == [4]  # the last it was sent

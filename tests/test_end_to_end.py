@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,12 +14,14 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from conftest import run_in
 
 from attacker.inversion import RECONSTRUCTIONS
 from auditor.metrics import METRICS, WHOLE_SET
 from auditor.verdict import Verdict
 from fedinverse.errors import ConfigError, StageError
 from fedinverse.run import Run
+from fedinverse.storage import atomic_write
 from pipeline.invert import control_targets, inversions_of
 from pipeline.stages import run_all
 
@@ -36,8 +39,21 @@ def results(run: Run) -> dict[str, str]:
     return made
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Return the tiny experiment, run with nothing in its way; nobody alters it."""
+    run: Run = run_in(tmp_path_factory.mktemp("whole"))
+    return run
+
+
+@pytest.fixture
+def again(whole: Run, tmp_path: Path) -> Run:
+    """Return a copy of the whole run where ``tiny()`` looks for its own."""
+    return Run(Path(shutil.copytree(whole.path, tmp_path / "runs" / "tiny")))
+
+
 def test_from_config_to_report(tiny: Load) -> None:
-    page = run_all(tiny(audit={"without_victim": True}), resume=False)
+    page = run_all(tiny(audit={"without_victim": True}, attacker={"processes": 2}), resume=False)
     run = Run(page.parent)
     scores = pd.read_csv(run.audit / "scores.csv")
     assert set(scores["arm"]) == {"A", "B0", "B1", "B2", "B3", "B4", "B5", "CEIL"}
@@ -52,22 +68,21 @@ def test_from_config_to_report(tiny: Load) -> None:
     assert verdict.sentence in html
 
 
-def test_again_without_resume_is_refused_and_with_resume_does_nothing_twice(tiny: Load) -> None:
-    page = run_all(tiny(), resume=False)
-    run = Run(page.parent)
-    before = results(run)
-    stamps = {path: path.stat().st_mtime_ns for path in run.path.rglob("*.safetensors")}
+def test_again_without_resume_is_refused_and_with_resume_does_nothing_twice(again: Run, tiny: Load) -> None:
+    before = results(again)
+    stamps = {path: path.stat().st_mtime_ns for path in again.path.rglob("*.safetensors")}
     with pytest.raises(ConfigError, match="--resume"):
         run_all(tiny(), resume=False)
     run_all(tiny(), resume=True)
-    assert results(run) == before
-    assert {path: path.stat().st_mtime_ns for path in run.path.rglob("*.safetensors")} == stamps
+    assert results(again) == before
+    assert {path: path.stat().st_mtime_ns for path in again.path.rglob("*.safetensors")} == stamps
 
 
 @pytest.mark.parametrize("moment", ["checkpoints/round-0002", "reconstructions.safetensors", "evaluator-"])
-def test_killed_in_any_stage_the_resumed_run_ends_with_the_same_hashes(moment: str, tiny: Load, tmp_path: Path) -> None:
-    whole = Run(run_all(tiny(name="whole"), resume=False).parent)
-    tiny(name="killed")
+def test_killed_in_any_stage_the_resumed_run_ends_with_the_same_hashes(
+    moment: str, whole: Run, tiny: Load, tmp_path: Path
+) -> None:
+    tiny(name="killed", attacker={"processes": 2})
     command = [
         sys.executable,
         "fedinverse_sim.py",
@@ -88,21 +103,20 @@ def test_killed_in_any_stage_the_resumed_run_ends_with_the_same_hashes(moment: s
         time.sleep(0.002)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    subprocess.run(command, cwd=ROOT, env=one_thread, check=True, capture_output=True, timeout=240)
+    done = subprocess.run(command, cwd=ROOT, env=one_thread, check=False, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
     assert results(Run(killed)) == results(whole)
 
 
-def test_an_altered_capture_is_refused_by_name(tiny: Load) -> None:
-    experiment = tiny(attacks={"gmi": {"iterations": 2}})
-    run = Run(run_all(experiment, resume=False).parent)
-    capture = run.spool("with_victim") / "round-0003.safetensors"
+def test_an_altered_capture_is_refused_by_name(again: Run, tiny: Load) -> None:
+    capture = again.spool("with_victim") / "round-0003.safetensors"
     raw = bytearray(capture.read_bytes())
     raw[-1] ^= 1
     capture.write_bytes(raw)
-    for inversion in inversions_of(run).values():
+    for inversion in inversions_of(again).values():
         (inversion.path / "about.json").unlink()
     with pytest.raises(StageError, match=r"round-0003\.safetensors.*altered"):
-        run_all(experiment, resume=True)
+        run_all(tiny(), resume=True)
 
 
 def test_the_control_targets_are_the_untrained_model_and_the_world_without_the_victim(
@@ -112,11 +126,13 @@ def test_the_control_targets_are_the_untrained_model_and_the_world_without_the_v
     from pipeline.experiment import resolved
 
     run = prepare(tmp_path / "run", resolved(tiny()))
+    atomic_write(run.checkpoint("with_victim", 0), "a model")
     assert [path.name for path in control_targets(run, [2, 3])] == [
         "round-0000.safetensors",
         "own-shard.safetensors",
     ]
-    run.federation("without_victim").mkdir(parents=True)
+    for server_round in (2, 3):
+        atomic_write(run.checkpoint("without_victim", server_round), "a model")
     assert [path.name for path in control_targets(run, [2, 3])] == [
         "round-0000.safetensors",
         "own-shard.safetensors",

@@ -1,8 +1,10 @@
 """A public set that shows a class to invert is refused, or every output says so; what an inversion says of itself."""
 
+import html
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from attack_bench import TINY, attack, public, target
@@ -11,15 +13,19 @@ from typer.testing import CliRunner
 
 from attacker.attack import PublicSet
 from attacker.inversion import Inversion, invert
+from auditor.marks import OVERLAP
 from fedinverse.errors import ConfigError
 from fedinverse.models import build
 from fedinverse.run import Run, prepare
-from fedinverse.storage import save_weights, to_weights
+from fedinverse.storage import read_json, save_weights, to_weights
 from pipeline.cli import app
 from pipeline.commands.pictures import save_sheet
 from pipeline.commands.weights import shared_classes
+from pipeline.compare import compare_runs
 from pipeline.experiment import resolved
-from pipeline.invert import plan_of
+from pipeline.invert import inversions_of, plan_of
+from pipeline.runs import verdict_of
+from pipeline.stages import run_all
 
 LABELS = torch.tensor([0, 0, 3, 3])
 
@@ -66,10 +72,42 @@ def test_a_caption_stands_above_the_pictures(tmp_path: Path) -> None:
     save_sheet(tmp_path / "told.png", rows, caption="overlap: 0")
     plain, told = Image.open(tmp_path / "plain.png"), Image.open(tmp_path / "told.png")
     assert told.height > plain.height
-    strip = told.crop((0, 0, told.width, told.height - plain.height))
+    assert is_caption(told.crop((0, 0, told.width, told.height - plain.height)))
+    assert not is_caption(plain)
+
+
+def test_a_run_with_overlap_says_so_in_every_output(tiny: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    data = {"private_limit": 400, "public_limit": 200, "public": "mnist", "allow_overlap": True}
+    experiment = tiny(data=data, federation={"rounds": 1}, attacker={"processes": 1})
+    run = Run(run_all(experiment, resume=False).parent)
+    told = " ".join(capsys.readouterr().out.split())
+    assert told.count(OVERLAP) == 1
+    assert "Overlap" in told.split("Federating")[0]  # the threat model, before anything starts
+    assert read_json(run.path / "verdict.json")["marks"] == [OVERLAP]
+    for name in ("scores", "leakage"):
+        assert pd.read_parquet(run.audit / f"{name}.parquet")["overlap"].all()
+        assert pd.read_csv(run.audit / f"{name}.csv")["overlap"].all()
+    assert all(made.about["shared-classes"] == ["0", "1"] for made in inversions_of(run).values())
+    grids = [Image.open(path) for path in (run.audit / "grids").iterdir()]
+    assert grids
+    for grid in grids:
+        assert grid.height == 2 * 3 * 32 + 16  # two classes, enlarged three times, and the caption
+        assert is_caption(grid.crop((0, 0, grid.width, 16)))
+    page = html.unescape((run.path / "report.html").read_text())
+    assert page.count(OVERLAP) == 2  # beside the verdict, and in the gallery
+    assert verdict_of(run.path).endswith(", overlap")
+    compared = compare_runs([run.path], run.path / "compared").parent
+    text = (compared / "compare.md").read_text()
+    assert all(OVERLAP in part for part in text.split("\n**")[1:])  # every table: a document may take one
+    assert "Overlap allowed" in (compared / "compare.html").read_text().split("</header>")[0]
+    assert pd.read_parquet(compared / "compare.parquet")["overlap"].all()
+    assert OVERLAP in " ".join(capsys.readouterr().out.split())
+
+
+def is_caption(strip: Image.Image) -> bool:
+    """Whether there are dark letters on white."""
     low, high = strip.convert("L").getextrema()
-    assert low < 100  # dark letters ...
-    assert high > 200  # ... on white
+    return low < 100 and high > 200
 
 
 def test_an_inversion_reports_its_diversity_and_precision(tmp_path: Path) -> None:

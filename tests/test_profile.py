@@ -1,13 +1,17 @@
-"""--profile: where the time went, by stage, round, inversion and function; and whether the disk was reckoned right."""
+"""--profile: where the time went, by stage, role, round, inversion and function; was the disk reckoned right."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fedinverse.disk import used
+from fedinverse.errors import StageError
+from fedinverse.profiling import added, hottest, profiled
 from fedinverse.run import Run
 from fedinverse.storage import read_json
+from pipeline import profile
 from pipeline.disk import needed
 from pipeline.stages import run_all
 
@@ -30,7 +34,15 @@ def test_a_profile_adds_up_and_names_functions_rounds_and_inversions(
     assert sum(found["rounds"]["with_victim"].values()) <= found["stages"][1]["seconds"]
     assert {made["attack"] for made in found["inversions"]} == {"gmi"}
     assert {made["steps"] for made in found["inversions"]} == {3}
-    assert "Where the time went" in capsys.readouterr().out
+    attacker = found["roles"]["attacker"]
+    assert attacker["processes"] == 2  # trained the prior, inverted
+    assert attacker["seconds"] >= sum(made["seconds"] for made in found["inversions"])
+    assert sum(entry["own_seconds"] for entry in attacker["functions"]) <= attacker["seconds"] + 0.1
+    assert found["roles"]["clients"] == {"processes": 0, "seconds": 0, "functions": []}  # they are this process
+    assert not (run.path / "profile").exists()
+    told = capsys.readouterr().out
+    assert "Where the time went" in told
+    assert "attacker, in 2 processes" in told
     reckoned = needed(experiment)
     held = {
         "checkpoints": used(run.federation("with_victim")),
@@ -39,6 +51,34 @@ def test_a_profile_adds_up_and_names_functions_rounds_and_inversions(
     }
     for what, size in held.items():
         assert 0.4 * size < reckoned[what] < 2.5 * size, (what, size, reckoned[what])
+
+
+def test_it_looks_into_the_actors_of_the_clients(tiny: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profile, "KEPT", 10**6)  # one tiny round is mostly imports
+    honest: dict[str, Any] = {"attacks": None, "population": {"malicious": 0}, "federation": {"rounds": 1}}
+    experiment = tiny(engine={"kind": "ray", "actors": 2}, **honest)
+    run = Run(run_all(experiment, resume=False, profile=True).parent)
+    found = read_json(run.path / "profile.json")
+    clients, federate = found["roles"]["clients"], found["stages"][1]
+    assert clients["processes"] == 2
+    assert any("clients/training.py" in entry["where"] for entry in clients["functions"])
+    assert 0 < clients["seconds"] <= 2 * federate["seconds"]
+    assert sum(entry["own_seconds"] for entry in clients["functions"]) <= clients["seconds"] + 0.1
+
+
+def test_rows_of_processes_add_up(tmp_path: Path) -> None:
+    for number in (3, 4):
+        with profiled(tmp_path, "clients"):
+            for _ in range(number):
+                len(Path("x").parts)
+    with pytest.raises(StageError), profiled(tmp_path, "clients"):
+        raise StageError("still written")
+    left = [read_json(path) for path in tmp_path.iterdir()]
+    assert len(left) == 3
+    (parts,) = (row for row in added(left) if row["function"] == "parts")
+    assert parts["calls"] == 7
+    one = hottest(added(left), 1)
+    assert one[0]["own_seconds"] == round(max(row["own_seconds"] for row in added(left)), 3)
 
 
 def test_without_it_only_the_stages_are_timed(tiny: Load) -> None:

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tomli_w
-from conftest import TINY, merged
+from conftest import run_in
 from typer.testing import CliRunner
 
 from attacker.priors.prior import prior_path
@@ -18,20 +17,15 @@ from fedinverse.storage import append_jsonl, atomic_write, write_json
 from pipeline.audit import audit
 from pipeline.cli import app
 from pipeline.console import console
-from pipeline.experiment import load_experiment
 from pipeline.prune import removable
 from pipeline.report import report
 from pipeline.runs import find_runs, stage_of
-from pipeline.stages import run_all
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return one finished tiny run; tests that alter it copy it."""
-    directory = tmp_path_factory.mktemp("finished")
-    path = directory / "tiny.toml"
-    path.write_text(tomli_w.dumps(merged(TINY, {"federation": {"rounds": 4}})))
-    return run_all(load_experiment(str(path), [], directory / "runs"), resume=False).parent
+    return Path(run_in(tmp_path_factory.mktemp("finished"), federation={"rounds": 4}).path)
 
 
 @pytest.fixture

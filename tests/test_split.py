@@ -7,14 +7,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from flwr_datasets.partitioner import IidPartitioner
 from PIL import Image
 
 from fedinverse.config import Population, Split
 from fedinverse.data import Request, open_source
 from fedinverse.errors import ConfigError, DataError
-from fedinverse.partition import spread
+from fedinverse.partition import _dealt, spread
 from fedinverse.private import part_of
 from fedinverse.run import Run, prepare
+from fedinverse.seeds import derive
 from fedinverse.shard import open_shard, shard_of
 from fedinverse.split import holdings, make_split
 from pipeline.experiment import resolved
@@ -76,6 +78,14 @@ def dealt(classes: int, each: int, **population: Any) -> np.ndarray[Any, np.dtyp
     labels = np.repeat(np.arange(classes), each)
     chosen = Population(victim_classes=(), malicious=0, **population)
     return holdings(pd.DataFrame({"client": spread(labels, chosen, 0), "label": labels}), chosen.clients, classes)
+
+
+@pytest.mark.parametrize(("images", "clients"), [(403, 20), (7, 7), (100, 3)])
+def test_iid_deals_as_flower_does(images: int, clients: int) -> None:
+    chosen = Population(victim_classes=(), malicious=0, clients=clients, partition="iid")
+    labels = np.arange(images) % 10
+    theirs = _dealt(labels, IidPartitioner(clients), chosen, derive(5, "partition") % 2**31)
+    assert (spread(labels, chosen, 5) == theirs).all()
 
 
 def test_shards_are_the_originals() -> None:

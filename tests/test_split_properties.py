@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from fedinverse.config import Population, Split
 from fedinverse.errors import ConfigError
+from fedinverse.partition import spread
 from fedinverse.split import NOBODY, make_split
 
 SCHEMES = get_args(Population.model_fields["partition"].annotation)
@@ -59,6 +60,12 @@ def test_a_split_deals_every_image_once_or_refuses(case: tuple[Any, Split, Popul
         wanted = sum(round(len(own) * getattr(split, part)) for _, own in table.groupby("label"))
         assert (table["part"] == part).sum() == wanted
     assert make_split(pool, split, population, seed).equals(table)
+
+
+def test_more_shards_than_images_are_refused() -> None:
+    population = Population(clients=4, victim_classes=(0,), partition="shards", classes_per_client=2)
+    with pytest.raises(ConfigError, match="deals 8 shards but only 7 images are left"):
+        spread(np.arange(1, 8), population, 0)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -9,6 +9,7 @@ import pandas as pd
 
 from auditor.comparison.labels import labels_of
 from auditor.comparison.records import Record
+from auditor.marks import OVERLAP, overlaps
 from fedinverse.config import Table
 from fedinverse.errors import ConfigError
 from fedinverse.split import held_by
@@ -30,7 +31,6 @@ MARKED = {
     "audit.primary.attack": "the primary attacks differ",
     "audit.primary.round": "the primary rounds differ",
     "attacker.restarts": "the numbers of reconstructions per class differ",
-    "data.allow_overlap": "some runs let public and victim classes overlap",
 }
 
 
@@ -52,6 +52,11 @@ class Group:
     def seeds(self) -> tuple[int, ...]:
         """Seeds of its runs, ascending."""
         return tuple(record.seed for record in self.records)
+
+    @property
+    def overlap(self) -> bool:
+        """Whether public and victim classes were allowed to overlap in one of its runs."""
+        return any(overlaps(record.run) for record in self.records)
 
 
 def grouped(records: Sequence[Record], by: Sequence[str] = ()) -> tuple[Group, ...]:
@@ -178,4 +183,10 @@ def marks_of_groups(groups: Sequence[Group]) -> list[str]:
         if len(values) > 1:
             marks = [each for each in marks if each != text]
             marks.append(f"{text}: {', '.join(map(str, values))}")
-    return marks
+    return [*marks, *overlap_marks(groups)]
+
+
+def overlap_marks(groups: Sequence[Group]) -> list[str]:
+    """Return what must stand beside every figure of groups whose public and victim classes may overlap."""
+    marked = [group.label for group in groups if group.overlap]
+    return [f"{', '.join(marked)}: {OVERLAP}"] if marked else []

@@ -1,11 +1,12 @@
 """A comparison as tables of text: the page, the terminal and the Markdown file show the same ones."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from auditor.comparison.differences import Difference
 from auditor.comparison.figures import GroupFigures, score_of, time_to_leak
+from auditor.comparison.groups import overlap_marks
 from auditor.comparison.text import NONE, interval, percent, points, probability, spread
 from auditor.metrics import COPY_GUARD, MEMBER, METRICS, RESEMBLANCE, VENDI
 from auditor.omitted import Omitted
@@ -36,7 +37,9 @@ def tables_of(figures: Sequence[GroupFigures], differences: Sequence[Difference]
     tables = [_overview(figures)]
     if differences:
         tables.append(_differences(differences, baseline))
-    return [*tables, _controls(figures), _likeness(figures), _costs(figures)]
+    tables += [_controls(figures), _likeness(figures), _costs(figures)]
+    marks = overlap_marks([each.group for each in figures])  # on every table: a document may take one of them alone
+    return [replace(table, notes=[*marks, *table.notes]) for table in tables]
 
 
 def _overview(figures: Sequence[GroupFigures]) -> Table:

@@ -16,10 +16,12 @@ def tidy(figures: Sequence[GroupFigures], differences: Sequence[Difference], bas
     """Return everything as one row per group x quantity.
 
     Columns: ``group``, ``quantity``, ``value``, ``low``, ``high``, ``p``, ``p_holm``, ``baseline`` (of a difference),
-    ``matched`` (of a difference: accuracies within one point), ``seeds`` and ``omitted`` (why there is no value).
+    ``matched`` (of a difference: accuracies within one point), ``seeds``, ``omitted`` (why there is no value) and
+    ``overlap`` (whether public and victim classes were allowed to overlap in a run it rests on).
     ``low`` and ``high`` bound the 95 % interval; of accuracy, seconds and epsilon the range over seeds.
     """
     rows: list[dict[str, Any]] = []
+    overlap = {each.group.label: each.group.overlap for each in figures}
     for each in figures:
         named: dict[str, Any] = {
             "accuracy": each.accuracy,
@@ -33,7 +35,7 @@ def tidy(figures: Sequence[GroupFigures], differences: Sequence[Difference], bas
             "central-epsilon": each.central_epsilon,
             "time-to-leak": time_to_leak(each),
         }
-        about = {"group": each.group.label, "seeds": len(each.group.seeds)}
+        about = {"group": each.group.label, "seeds": len(each.group.seeds), "overlap": each.group.overlap}
         rows += [{**about, "quantity": quantity, **_columns(found)} for quantity, found in named.items()]
     rows += [
         {
@@ -45,10 +47,12 @@ def tidy(figures: Sequence[GroupFigures], differences: Sequence[Difference], bas
             "p_holm": each.p_holm,
             "baseline": baseline,
             "matched": each.matched,
+            "overlap": overlap[each.group] or overlap[baseline],
         }
         for each in differences
     ]
     names = ["group", "quantity", "value", "low", "high", "p", "p_holm", "baseline", "matched", "seeds", "omitted"]
+    names.append("overlap")
     kinds = {**dict.fromkeys(("value", "low", "high", "p", "p_holm"), "float64"), "matched": "boolean"}
     return pd.DataFrame(rows, columns=names).astype(kinds)
 

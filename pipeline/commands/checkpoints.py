@@ -55,20 +55,16 @@ def export(
     """Write a run's global model after a round under the name that the original FedInverse would give it."""
     from clients.training import Training
     from fedinverse.config import Data
-    from fedinverse.errors import ConfigError
     from fedinverse.original import DATA_SETS, NETWORKS, OriginalName
     from fedinverse.run import Run
     from fedinverse.storage import load_weights, save_weights
+    from fedinverse.thinning import kept_checkpoint
     from pipeline.console import console
     from server.settings import Federation
 
     opened = Run(run.resolve())
     source, network = opened.section("data", Data).private, opened.model.name
-    path = opened.checkpoint("with_victim", server_round)
-    if not path.exists():
-        kept = sorted(other.stem for other in path.parent.glob("round-*.safetensors"))
-        raise ConfigError(f"{run} has no global model of round {server_round}; it has {', '.join(kept) or 'none'}")
-    weights, about = load_weights(path)
+    weights, about = load_weights(kept_checkpoint(opened, "with_victim", server_round))
     training, federation = opened.section("training", Training), opened.section("federation", Federation)
     name = OriginalName(
         {ours: theirs for theirs, ours in DATA_SETS.items()}.get(source, source),

@@ -1,12 +1,10 @@
 """A sheet of pictures as PNG, one row per class, and what a command line says of image shapes."""
 
-import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw
 from torch import Tensor
 
 from auditor.grids import png
@@ -14,7 +12,6 @@ from fedinverse.errors import ConfigError
 from fedinverse.storage import atomic_write
 
 ROWS, COLUMNS = 100, 12  # of a sheet, at most: a thousand identities are no picture any more
-_STRIP = 16  # pixels that a caption takes
 _SHAPE = re.compile(r"(\d+)x(\d+)x(\d+)")
 
 
@@ -41,15 +38,4 @@ def save_sheet(path: Path, rows: Sequence[Tensor], zoom: int = 2, caption: str =
     longest = max(map(len, shown))
     full = [torch.cat([row, torch.ones(longest - len(row), *row.shape[1:])]) for row in shown]
     sheet = torch.cat([torch.cat(list(row), 2) for row in full], 1)
-    content = png(sheet[None], zoom)
-    atomic_write(path, _captioned(content, caption) if caption else content)
-
-
-def _captioned(content: bytes, caption: str) -> bytes:
-    picture = Image.open(io.BytesIO(content))
-    canvas = Image.new(picture.mode, (max(picture.width, 7 * len(caption)), picture.height + _STRIP), "white")
-    canvas.paste(picture, (0, _STRIP))
-    ImageDraw.Draw(canvas).text((2, 2), caption, fill="black")
-    buffer = io.BytesIO()
-    canvas.save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
+    atomic_write(path, png(sheet[None], zoom, caption))

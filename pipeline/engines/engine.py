@@ -3,14 +3,19 @@
 import logging
 import os
 import secrets
+from pathlib import Path
 
 from fedinverse.flower import RUN_DIR, WORLD
 from fedinverse.run import Run, World
 from pipeline.engines.settings import Engine
 
 
-def run_federation(run: Run, world: World, engine: Engine) -> None:
-    """Run (or resume) the federation of ``run`` in ``world`` on ``engine``."""
+def run_federation(run: Run, world: World, engine: Engine, profiles: Path | None = None) -> None:
+    """Run (or resume) the federation of ``run`` in ``world`` on ``engine``.
+
+    With ``profiles``, the ``ray`` engine's actors run under cProfile and leave their rows in that directory; the other
+    engines have no processes of their own making.
+    """
     # Where a client has no node config of its own (Flower's runtime), it reads these; children inherit them.
     os.environ[RUN_DIR], os.environ[WORLD] = str(run.path.resolve()), world
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -30,7 +35,7 @@ def run_federation(run: Run, world: World, engine: Engine) -> None:
     elif engine.kind == "ray":
         from pipeline.engines.ray import run_on_ray
 
-        run_on_ray(run, world, engine)
+        run_on_ray(run, world, engine, profiles)
     else:
         from pipeline.engines.flower import run_on_flower
 

@@ -4,12 +4,15 @@ Against Flower's own Ray backend: no polling, no serialisation of the model per 
 and its message sent again, and the largest shards start first so that no round ends waiting for one client.
 """
 
+import cProfile
 import logging
 import math
 import os
 import socket
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -18,6 +21,7 @@ from flwr.common.constant import ErrorCode
 
 from fedinverse.errors import ConfigError
 from fedinverse.flower import ARRAYS
+from fedinverse.profiling import leave
 from fedinverse.run import Run, World
 from fedinverse.split import holdings
 from pipeline.engines.settings import Engine
@@ -34,7 +38,7 @@ _MAILBOX = 2  # messages in flight per actor: the next one is there when the fir
 class ClientActor:
     """One process that answers messages for any client, one at a time, on one thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, profile: bool) -> None:
         import torch
 
         from clients.app import app
@@ -43,6 +47,7 @@ class ClientActor:
         logging.getLogger("flwr").setLevel(logging.ERROR)
         self._app = app
         self._broadcast: tuple[Any, ArrayRecord | None] = (None, None)
+        self._profiler = cProfile.Profile() if profile else None
 
     @ray.method(max_task_retries=-1)
     def ready(self) -> bool:
@@ -51,6 +56,10 @@ class ClientActor:
 
     def handle(self, message: Message, broadcast: list[Any], context: Context) -> tuple[Message, RecordDict]:
         """Answer ``message``, whose arrays are the object ``broadcast[0]``; return the reply and the node's state."""
+        with self._profiler or nullcontext():
+            return self._handle(message, broadcast, context)
+
+    def _handle(self, message: Message, broadcast: list[Any], context: Context) -> tuple[Message, RecordDict]:
         if broadcast:
             if (
                 self._broadcast[0] != broadcast[0]
@@ -63,6 +72,11 @@ class ClientActor:
             return self._app(message, context), context.state
         except Exception as error:
             return error_reply(message, ErrorCode.CLIENT_APP_RAISED_EXCEPTION, explain(error)), context.state
+
+    def leave_profile(self, directory: Path) -> None:
+        """Write what this process spent its time on while it answered messages."""
+        assert self._profiler is not None
+        leave(directory, "clients", self._profiler)
 
 
 @dataclass
@@ -78,13 +92,13 @@ class _Sent:
 class RayGrid(SimulatedGrid):
     """Hands messages to the actor with the shortest queue."""
 
-    def __init__(self, run: Run, world: World, engine: Engine, count: int) -> None:
+    def __init__(self, run: Run, world: World, engine: Engine, count: int, *, profile: bool) -> None:
         # Ray shows an actor the GPU that it was given, and no other, as the first one.
         super().__init__(run, world, "cuda" if engine.client_gpus else "cpu")
         options = ClientActor.options(  # type: ignore[attr-defined]
             num_cpus=engine.client_cpus, num_gpus=engine.client_gpus, max_restarts=-1, max_task_retries=0
         )
-        self._actors = [options.remote() for _ in range(count)]
+        self._actors = [options.remote(profile) for _ in range(count)]
         self._restarting: dict[Any, int] = {}  # what a restarting actor will answer when it is back -> its number
         held = holdings(run.split, run.population.clients, len(run.class_names)).sum(1)
         self._size = {partition + 1: int(images) for partition, images in enumerate(held)}
@@ -117,6 +131,14 @@ class RayGrid(SimulatedGrid):
                 if reply is not None:
                     replies.append(reply)
         return replies
+
+    def leave_profiles(self, directory: Path) -> None:
+        """Have every actor write what it spent its time on; one that was killed has lost it, and it is said."""
+        for left in [actor.leave_profile.remote(directory) for actor in self._actors]:
+            try:
+                ray.get(left)
+            except ray.exceptions.RayError as error:
+                log.warning("an actor left no profile: %s", explain(error))
 
     def _store(self, message: Message, stored: dict[int, Any]) -> list[Any]:
         """Put the arrays of ``message`` into the object store, each distinct record once."""
@@ -168,8 +190,10 @@ class RayGrid(SimulatedGrid):
         log.warning("no reply in time from clients %s; the round goes on without them", late)
 
 
-def run_on_ray(run: Run, world: World, engine: Engine) -> None:
+def run_on_ray(run: Run, world: World, engine: Engine, profiles: Path | None = None) -> None:
     """Start Ray (or join ``engine.address``), run the federation, and leave nothing running.
+
+    With ``profiles``, the actors run under cProfile and leave their rows there at the end.
 
     Raises:
         ConfigError: no cluster answers at ``engine.address``, the token is not its own, or it lacks the resources that
@@ -190,7 +214,10 @@ def run_on_ray(run: Run, world: World, engine: Engine) -> None:
     try:
         fitting = _fitting(engine, ray.cluster_resources())
         count = engine.actors or (fitting if engine.address else count)
-        server_app(RayGrid(run, world, engine, count), server_context())
+        grid = RayGrid(run, world, engine, count, profile=profiles is not None)
+        server_app(grid, server_context())
+        if profiles is not None:
+            grid.leave_profiles(profiles.resolve())
     finally:
         ray.shutdown()
 

@@ -1,0 +1,47 @@
+"""Which global models a run still needs once the federation has gone on: those that an inversion will read.
+
+In the world with the victim the attacker inverts what it captured; the server's own models of the rounds that its
+schedule names are kept beside them. The world without the victim runs afterwards: its models of the rounds that were
+captured and are due are the targets of control B2.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from attacker.schedule import due
+from attacker.settings import Attacker
+from fedinverse.run import Run, World
+from fedinverse.shard import shard_of
+
+
+@dataclass(frozen=True)
+class InvertedRounds:
+    """The rule for ``fedinverse.thinning.keeping``."""
+
+    run: Run
+
+    def __call__(self, world: World, server_round: int) -> bool:
+        """Return whether an inversion will read the model of ``world`` after ``server_round``.
+
+        Raises:
+            StageError: the attacker was not sent a model that its schedule lists.
+        """
+        if not self.run.table.get("attacks"):
+            return False
+        return server_round in self._due if world == "without_victim" else named(self._attacker, server_round)
+
+    @cached_property
+    def _attacker(self) -> Attacker:
+        return self.run.section("attacker", Attacker)
+
+    @cached_property
+    def _due(self) -> frozenset[int]:
+        shard = shard_of(self.run, self.run.population.attackers[0], "with_victim")
+        return frozenset(due(self.run.spool("with_victim"), self._attacker, shard))
+
+
+def named(attacker: Attacker, server_round: int) -> bool:
+    """Return whether the schedule names ``server_round`` whatever is captured: ``last`` and ``new_best`` name none."""
+    if isinstance(attacker.rounds, tuple):
+        return server_round in attacker.rounds
+    return attacker.rounds == "every" and server_round % attacker.every_nth == 0
