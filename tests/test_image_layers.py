@@ -9,6 +9,7 @@ from attacker.priors.dcgan import Critic
 from fedinverse.models import build, for_inference
 from fedinverse.models.classifier import conv_block
 from fedinverse.models.image_layers import LookConv2d, PaintDeconv2d, paint
+from fedinverse.models.whole_conv import WholeConv2d
 
 GEOMETRIES = [(1, 7, 1, 1, 12), (3, 5, 2, 2, 12), (1, 5, 2, 2, 8), (3, 3, 1, 1, 6)]  # C, kernel, stride, padding, side
 
@@ -99,6 +100,17 @@ def test_inference_replaces_the_first_layer_only() -> None:
     ready = for_inference(model)
     assert sum(isinstance(layer, LookConv2d) for layer in ready.modules()) == 1
     assert not any(isinstance(layer, LookConv2d) for layer in model.modules())
+
+
+def test_a_kernel_as_large_as_its_features_is_a_product() -> None:
+    plain = nn.Conv2d(4, 6, 5).double()
+    whole = WholeConv2d(4, 6, 5).double()
+    whole.load_state_dict(plain.state_dict())
+    features = seeded(3, 4, 5, 5)
+    torch.testing.assert_close(whole(features), plain(features))
+    _same_gradients(whole, plain, features)
+    with pytest.raises(ValueError, match="not as large"):
+        whole(seeded(3, 4, 6, 6))
 
 
 def test_pooling_before_the_slope_changes_nothing() -> None:

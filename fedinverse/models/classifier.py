@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fedinverse.errors import ConfigError
+from fedinverse.models.whole_conv import WholeConv2d
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,11 @@ def conv_block(fan_in: int, fan_out: int, kernel: int, padding: int = 0, pool: b
         *pooling,
         nn.LeakyReLU(0.2),
     )
+
+
+def whole_conv_block(fan_in: int, fan_out: int, kernel: int) -> nn.Sequential:
+    """Return ``conv_block`` for features exactly as large as the kernel."""
+    return nn.Sequential(WholeConv2d(fan_in, fan_out, kernel), nn.BatchNorm2d(fan_out), nn.LeakyReLU(0.2))
 
 
 def he_init(model: nn.Module) -> None:

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from fedinverse.models.classifier import BlockClassifier, conv_block, register, scaled
+from fedinverse.models.classifier import BlockClassifier, conv_block, register, scaled, whole_conv_block
 
 
 @register("mcnn", (1, 32, 32), "KED-MI (ICCV 2021), MNIST target")
@@ -13,7 +13,7 @@ class MCNN(BlockClassifier):
         super().__init__()
         a, b, c = (scaled(channels, width) for channels in (64, 128, 256))
         self.blocks = nn.ModuleList(
-            [conv_block(1, a, 7, padding=1, pool=True), conv_block(a, b, 5, pool=True), conv_block(b, c, 5)]
+            [conv_block(1, a, 7, padding=1, pool=True), conv_block(a, b, 5, pool=True), whole_conv_block(b, c, 5)]
         )
         self.pool = nn.Identity()  # the last block is 1x1 already
         self.head = nn.Linear(c, classes)
