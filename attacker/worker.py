@@ -31,7 +31,7 @@ from attacker.schedule import due
 from attacker.settings import Attacker
 from fedinverse.config import parse
 from fedinverse.data import Pool
-from fedinverse.errors import FedInverseError
+from fedinverse.errors import FedInverseError, IntegrityError
 from fedinverse.memory import keep_freed_memory
 from fedinverse.profiling import profiled
 from fedinverse.shard import Shard, open_shard
@@ -82,9 +82,16 @@ class Plan:
         """Read a plan.
 
         Raises:
-            IntegrityError: it is damaged or lacks a field.
+            IntegrityError: it is damaged, lacks a field, or names a place that no file system can have.
         """
-        return typed(Plan, read_json(path), path)
+        plan = typed(Plan, read_json(path), path)
+        for where in (plan.spool, plan.shard, plan.public, plan.store, *plan.controls):
+            try:
+                Path(where).exists()
+            except (OSError, ValueError) as error:
+                reason = getattr(error, "strerror", None) or error
+                raise IntegrityError(f"{path} names '{where[:40]}…', which is no place for files: {reason}") from error
+        return plan
 
 
 @dataclass(frozen=True)

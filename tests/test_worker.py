@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,14 @@ def test_a_damaged_plan_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
     (tmp_path / "plan.json").write_text('{"spool": "x"}')
     assert main([str(tmp_path / "plan.json")]) == 2
     assert "plan.json: 'controls'" in capsys.readouterr().err
+
+
+def test_a_plan_that_names_an_impossible_place_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    replace(plan_at(tmp_path), spool="x" * 5000).write(tmp_path / "plan.json")
+    assert main([str(tmp_path / "plan.json")]) == 2
+    told = capsys.readouterr().err
+    assert "plan.json names 'xxx" in told
+    assert "no place for files" in told
 
 
 def test_warm_targets_know_the_one_before_them(tmp_path: Path) -> None:
