@@ -4,8 +4,6 @@ import platform
 import subprocess
 import sys
 
-import pytest
-
 STEPS = """
 import resource, torch
 from fedinverse.memory import keep_freed_memory
@@ -20,8 +18,8 @@ print(faults())
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the switch is glibc's")
 def test_tensors_of_the_step_before_are_used_again() -> None:
-    run = subprocess.run([sys.executable, "-c", STEPS.format(kept=True)], capture_output=True, text=True, check=True)
+    switch = platform.libc_ver()[0] == "glibc"  # elsewhere it says that it did nothing
+    run = subprocess.run([sys.executable, "-c", STEPS.format(kept=switch)], capture_output=True, text=True, check=True)
     pages = 12_000_000 * 4 // 4096
-    assert int(run.stdout) < pages  # unkept: 16 times as many
+    assert int(run.stdout) < pages or not switch  # unkept: 16 times as many
