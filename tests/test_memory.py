@@ -22,4 +22,4 @@ def test_tensors_of_the_step_before_are_used_again() -> None:
     switch = platform.libc_ver()[0] == "glibc"  # elsewhere it says that it did nothing
     run = subprocess.run([sys.executable, "-c", STEPS.format(kept=switch)], capture_output=True, text=True, check=True)
     pages = 12_000_000 * 4 // 4096
-    assert int(run.stdout) < pages or not switch  # unkept: 16 times as many
+    assert int(run.stdout) < 4 * pages or not switch  # a tensor may find its place late; unkept, all 16 map theirs
