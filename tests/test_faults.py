@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
+from strategy_rounds import Load, federated, hashes
 
 from attacker.worker import Bench
 from fedinverse.errors import StageError
@@ -21,18 +21,6 @@ from fedinverse.storage import read_jsonl, read_metadata
 from pipeline.engines import run_federation
 from pipeline.experiment import resolved
 from pipeline.invert import invert, plan_of
-
-Load = Callable[..., Any]
-
-
-def federated(experiment: Any, path: Path) -> Run:
-    run = prepare(path, resolved(experiment))
-    run_federation(run, "with_victim", experiment.engine)
-    return run
-
-
-def hashes(run: Run) -> list[str]:
-    return [line["sha256"] for line in run.recorded_rounds("with_victim")]
 
 
 def descendants(wanted: str) -> list[int]:
