@@ -17,10 +17,10 @@ from fedinverse.config import Section
 from fedinverse.data.source import unit
 from fedinverse.errors import ConfigError
 from fedinverse.models import Classifier, build, for_inference, spec_of
-from fedinverse.seeds import derive, generator
+from fedinverse.seeds import derive, generator, seeded
 from fedinverse.storage import content_sha256
 
-VERSION = 1  # part of the cache key; raise it when distillation changes
+VERSION = 2  # part of the cache key; raise it when distillation changes
 _CHOICE = {
     (1, 32, 32): ("scnn", "lenet5", "mcnn"),
     (3, 32, 32): ("resnet18_32",),
@@ -87,7 +87,8 @@ def distilled(
         random = generator(settings.seed, "student", number, "batches")
 
         def train(student: Classifier = student, random: torch.Generator = random) -> dict[str, str]:
-            _distil(student, settings, public.images.to(target.device), labels(), random=random, progress=progress)
+            with seeded(derive(random.initial_seed(), "layers"), target.device):
+                _distil(student, settings, public.images.to(target.device), labels(), random=random, progress=progress)
             return {}
 
         cached("student", key, nn.ModuleDict({"student": student}), train)

@@ -4,7 +4,6 @@ from functools import lru_cache
 from importlib import import_module
 from typing import Any, cast
 
-import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
@@ -16,7 +15,7 @@ from fedinverse.config import parse
 from fedinverse.flower import ARRAYS, CLIENT, CONFIG, METRICS, PROXIMAL_MU, from_record, to_record
 from fedinverse.memory import keep_freed_memory
 from fedinverse.models import Classifier, build
-from fedinverse.seeds import generator
+from fedinverse.seeds import derive, generator, seeded
 from fedinverse.storage import check_finite, into_module, to_weights
 
 # What a role adds to the honest client. Found by name, so that honest code never imports the attacker, and chosen by
@@ -78,8 +77,8 @@ def train_round(message: Message, context: Context) -> Message:
 def evaluate_round(message: Message, context: Context) -> Message:
     """Evaluate the received model on this node's shard."""
     node = node_of(context)
-    network, _ = _receive(message)
-    with torch.random.fork_rng(devices=[]):
+    network, config = _receive(message)
+    with seeded(derive(config["seed"], "client evaluation", config["server-round"], node.partition), node.device):
         loss, accuracy = evaluate(network.to(node.device), node.shard, node.device)
     metrics = {"num-examples": len(node.shard), "eval-loss": loss, "eval-accuracy": accuracy}
     return _reply(message, node, MetricRecord(metrics))

@@ -13,6 +13,7 @@ from fedinverse.config import Section
 from fedinverse.data.source import unit
 from fedinverse.errors import FedInverseError
 from fedinverse.models import Classifier
+from fedinverse.seeds import derive, seeded
 from fedinverse.shard import Shard
 
 
@@ -62,7 +63,8 @@ def train(
         shard: the client's images.
         settings: hyper-parameters.
         defence: changes the loss, the model or the step; ``clients.defences.none`` is plain training.
-        generator: CPU generator of the batch order and of the defence's noise; the whole result follows from it.
+        generator: CPU generator of the batch order and of the defence's noise. Its seed also seeds what the network
+            draws itself (dropout), so that the whole result follows from it.
         device: where to train.
         proximal_mu: weight mu of FedProx' term mu/2 ||w - w_global||^2 (Li et al. 2020); it acts on the gradient, after
             any noise of the defence, and is not in the reported loss.
@@ -70,6 +72,19 @@ def train(
     Raises:
         TrainingDivergedError: the loss, or a weight to be sent, is NaN or infinite.
     """
+    with seeded(derive(generator.initial_seed(), "layers"), device):
+        return _train(model, shard, settings, defence, generator, device, proximal_mu)
+
+
+def _train(
+    model: Classifier,
+    shard: Shard,
+    settings: Training,
+    defence: Defence,
+    generator: torch.Generator,
+    device: str | torch.device,
+    proximal_mu: float,
+) -> TrainResult:
     model.train()
     images, labels = shard.images.to(device), shard.labels.to(device)
     total, right = torch.zeros(2, device=device, dtype=torch.float64)

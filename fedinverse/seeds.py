@@ -1,10 +1,13 @@
 """Independent random streams from one run seed.
 
 Every random decision of a run draws from ``generator(seed, *labels)``; the labels say what it is for, so that
-adding a consumer never shifts the numbers another one sees.
+adding a consumer never shifts the numbers another one sees. What draws from torch's global generators and takes none
+of its own (dropout, the first weights of a layer) runs under ``seeded``.
 """
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -19,6 +22,22 @@ def derive(seed: int, *labels: str | int) -> int:
 def generator(seed: int, *labels: str | int, device: str | torch.device = "cpu") -> torch.Generator:
     """Return a torch generator for the stream named by ``labels``."""
     return torch.Generator(device=device).manual_seed(derive(seed, *labels))
+
+
+@contextmanager
+def seeded(seed: int, device: str | torch.device = "cpu") -> Iterator[None]:
+    """Seed torch's global generators with ``seed`` for the time of a block and give them back as they were.
+
+    Args:
+        seed: as ``derive`` returns it.
+        device: where the block computes; its generators are seeded too.
+    """
+    kind = torch.device(device).type
+    # All devices of that kind: ``manual_seed`` seeds them all, and those the block does not use are given back too.
+    devices = range(torch.get_device_module(kind).device_count()) if kind != "cpu" else ()
+    with torch.random.fork_rng(devices, device_type=kind if kind != "cpu" else "cuda"):
+        torch.manual_seed(seed)
+        yield
 
 
 def numpy_generator(seed: int, *labels: str | int) -> np.random.Generator:

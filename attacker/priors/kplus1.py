@@ -36,7 +36,7 @@ from fedinverse.errors import ConfigError
 from fedinverse.models import for_inference
 from fedinverse.models.classifier import scaled
 from fedinverse.models.image_layers import LookConv2d
-from fedinverse.seeds import derive, generator
+from fedinverse.seeds import derive, generator, seeded
 from fedinverse.storage import content_sha256, into_module, load_weights
 
 VERSION = 3  # part of the cache key; raise it when training changes
@@ -174,8 +174,7 @@ def kplus1_prior(
             "version": VERSION,
         }
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(seed, "kplus1", "weights"))
+    with seeded(derive(seed, "kplus1", "weights")):
         nets = nn.ModuleDict(
             {
                 "generator": Generator(shape, settings.width),

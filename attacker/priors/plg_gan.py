@@ -40,7 +40,7 @@ from fedinverse.data.source import unit
 from fedinverse.errors import ConfigError
 from fedinverse.models import for_inference
 from fedinverse.models.image_layers import LookConv2d, PaintDeconv2d
-from fedinverse.seeds import derive, generator
+from fedinverse.seeds import derive, generator, seeded
 from fedinverse.storage import content_sha256
 
 VERSION = 2  # part of the cache key; raise it when training changes
@@ -141,8 +141,7 @@ def plg_prior(
         )
     about = {"settings": settings.model_dump(), "target": target.sha256, "public": public.key, "seed": seed}
     key = content_sha256(about | {"shape": shape, "version": VERSION})
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(seed, "plg", "weights"))
+    with seeded(derive(seed, "plg", "weights")):
         G = ConditionalGenerator(shape, target.model.classes, settings.width)
         D = ProjectionDiscriminator(shape, target.model.classes, settings.width)
         for net in (G, D):

@@ -28,7 +28,7 @@ from attacker.priors.spectral import baked, normalise
 from fedinverse.config import Section
 from fedinverse.data.source import unit
 from fedinverse.models import for_inference
-from fedinverse.seeds import derive, generator
+from fedinverse.seeds import derive, generator, seeded
 from fedinverse.storage import content_sha256
 
 VERSION = 2  # part of the cache key; raise it when training changes
@@ -55,8 +55,7 @@ def vmi_dcgan_prior(
     shape = (int(public.images.shape[1]), int(public.images.shape[2]), int(public.images.shape[3]))
     about = {"settings": settings.model_dump(), "public": public.key, "seed": seed, "shape": shape}
     key = content_sha256(about | {"version": VERSION})
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(seed, "vmi-dcgan", "weights"))
+    with seeded(derive(seed, "vmi-dcgan", "weights")):
         G, D = Generator(shape, settings.width), Critic(shape, settings.width)
         for net in (G, D):
             net.to(device).to(memory_format=torch.channels_last)

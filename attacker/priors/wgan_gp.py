@@ -20,7 +20,7 @@ from attacker.priors.prior import Prior, cached
 from fedinverse.config import Section
 from fedinverse.data.source import unit
 from fedinverse.models import for_inference
-from fedinverse.seeds import derive, generator
+from fedinverse.seeds import derive, generator, seeded
 from fedinverse.storage import content_sha256
 
 VERSION = 2  # part of the cache key; raise it when training changes
@@ -59,8 +59,7 @@ def wgan_gp_prior(
             "version": VERSION,
         }
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(seed, "wgan-gp", "weights"))
+    with seeded(derive(seed, "wgan-gp", "weights")):
         nets = nn.ModuleDict({"generator": Generator(shape, settings.width), "critic": Critic(shape, settings.width)})
     nets = nets.to(device).to(memory_format=torch.channels_last)
     about = cached(

@@ -4,6 +4,7 @@ import difflib
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from fedinverse.errors import ConfigError
 from fedinverse.models.whole_conv import WholeConv2d
+from fedinverse.seeds import seeded
 
 
 @dataclass(frozen=True)
@@ -135,9 +137,7 @@ def build(name: str, classes: int, width: float = 1.0, seed: int | None = None) 
         The network in train mode, on the CPU, float32, channels-last.
     """
     spec = spec_of(name)
-    with torch.random.fork_rng(devices=[], enabled=seed is not None):
-        if seed is not None:
-            torch.manual_seed(seed)
+    with nullcontext() if seed is None else seeded(seed):
         model = spec.construct(classes, width)
     model.input_shape, model.classes = spec.input_shape, classes
     return model.to(memory_format=torch.channels_last)
