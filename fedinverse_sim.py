@@ -5,8 +5,8 @@
 
 import typer
 
-from pipeline.cli import EXAMPLES, guarded, run
-from pipeline.commands.run_options import ConfigArgument, OutOption, ProfileOption, ResumeOption, SetOption
+from pipeline.cli.main import EXAMPLES, guarded, run
+from pipeline.cli.run_options import ConfigArgument, OutOption, ProfileOption, ResumeOption, SetOption
 
 
 def main(

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attacker.attack import Attack, Cost, Progress, PublicSet, Reconstructions, Target, silent
-from attacker.diversity import measured_diversity
+from attacker.attacks.attack import Attack, Cost, Progress, PublicSet, Reconstructions, Target, silent
+from attacker.losses.diversity import measured_diversity
 from fedinverse.seeds import generator
 from fedinverse.storage import content_sha256, load_weights, read_object, save_weights, typed, write_json
 

@@ -24,9 +24,9 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from attacker.attack import Attack, PublicSet, Target, open_target
+from attacker.attacks.attack import Attack, PublicSet, Target, open_target
+from attacker.attacks.registry import make_attack
 from attacker.inversion import Inversion, invert, place
-from attacker.registry import make_attack
 from attacker.schedule import due
 from attacker.settings import Attacker
 from fedinverse.config import parse

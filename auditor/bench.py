@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from auditor.embedding import Embedding, fit_embedding
-from auditor.evaluator import Judge
+from auditor.evaluators.embedding import Embedding, fit_embedding
+from auditor.evaluators.evaluator import Judge
+from auditor.evaluators.threshold import Threshold, calibrate
 from auditor.evidence import Exhibit
-from auditor.fidelity import RealSet
+from auditor.metrics.fidelity import RealSet
 from auditor.omitted import Omitted
-from auditor.threshold import Threshold, calibrate
 from fedinverse.data.source import unit
 from fedinverse.private import part_of
 from fedinverse.run import Run

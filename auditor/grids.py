@@ -7,7 +7,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from auditor.evaluator import Judge
+from auditor.evaluators.evaluator import Judge
 from auditor.evidence import Exhibit
 from fedinverse.data.source import unit
 from fedinverse.shard import Shard

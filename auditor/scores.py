@@ -7,10 +7,10 @@ from typing import Any
 import pandas as pd
 
 from auditor.bench import Bench, inspect
-from auditor.class_scores import Figure, class_figures
 from auditor.evidence import Exhibit
+from auditor.metrics.class_scores import Figure, class_figures
+from auditor.metrics.set_scores import set_figures
 from auditor.omitted import Omitted
-from auditor.set_scores import set_figures
 from auditor.table import COLUMNS
 from auditor.verdict import Omission
 
@@ -20,7 +20,7 @@ class Scored:
     """What an audit could say, and what it could not.
 
     Attributes:
-        table: columns ``auditor.table.COLUMNS``; metrics as in ``auditor.metrics``.
+        table: columns ``auditor.table.COLUMNS``; metrics as in ``auditor.metrics.names``.
         omitted: the figures that are not in the table, by metric and reason.
     """
 

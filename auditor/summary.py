@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from auditor.metrics import ACCURACY, RESEMBLANCE
+from auditor.metrics.names import ACCURACY, RESEMBLANCE
 from auditor.table import ROUNDLESS
 
 CONTROLS = {

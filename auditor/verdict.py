@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from auditor.decision import Outcome, above_controls, decide, sentence
 from auditor.leakage import Gate, Leakage, Quotient, measure
-from auditor.metrics import MEMBER
+from auditor.metrics.names import MEMBER
 from auditor.omitted import Omitted
 from auditor.settings import Primary
 from auditor.statistics import LEVEL, Estimate, estimate, holm, minimum_detectable_effect

@@ -25,11 +25,11 @@ import torch
 from tables import markdown, publish, spread
 from torch import Tensor
 
-from attacker.attack import PublicSet, Target, open_target
-from attacker.registry import make_attack
+from attacker.attacks.attack import PublicSet, Target, open_target
+from attacker.attacks.registry import make_attack
 from attacker.streams import occurrences
-from auditor.attack_accuracy import attack_accuracy
-from auditor.evaluator import Judge, train_judge
+from auditor.evaluators.evaluator import Judge, train_judge
+from auditor.metrics.attack_accuracy import attack_accuracy
 from auditor.settings import Audit
 from fedinverse.data import Request, open_source
 from fedinverse.errors import FedInverseError
@@ -37,7 +37,7 @@ from fedinverse.run import WORLDS, Run, World, prepare
 from fedinverse.seeds import generator
 from fedinverse.storage import read_json, write_json
 from pipeline.experiment import load_experiment, resolved
-from pipeline.federate import federate
+from pipeline.stages.federate import federate
 
 SMALL = {"width": 0.25, "batch_size": 32}
 ATTACKS: dict[str, dict[str, Any]] = {

@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from ablation import ATTACKS, CPU, SHARED, public_set
 
-from attacker.attack import open_target
-from attacker.identity import IdentityName
-from attacker.precision import agreement
-from attacker.registry import make_attack
+from attacker.acceleration.precision import agreement
+from attacker.attacks.attack import open_target
+from attacker.attacks.registry import make_attack
+from attacker.losses.identity import IdentityName
 from fedinverse.run import WORLDS, Run
 
 LOSSES: tuple[IdentityName, ...] = ("ce", "logit", "max_margin", "poincare")

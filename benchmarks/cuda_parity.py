@@ -15,8 +15,8 @@ import tempfile
 
 import torch
 
-from attacker.attack import PublicSet, Reconstructions, Target
-from attacker.registry import attack_names, make_attack
+from attacker.attacks.attack import PublicSet, Reconstructions, Target
+from attacker.attacks.registry import attack_names, make_attack
 from fedinverse.models import build, for_inference
 
 IMAGES, CONFIDENCE = 0.02, 0.02

@@ -25,9 +25,9 @@ from ablation import ATTACKS, CPU, GMI_LR, SHARED, accuracy, evaluator, federati
 from tables import markdown, publish, spread
 from torch import Tensor
 
-from attacker.diversity import Diversity, DiversitySettings, measured_diversity
+from attacker.attacks.registry import make_attack
+from attacker.losses.diversity import Diversity, DiversitySettings, measured_diversity
 from attacker.priors.prior import Prior
-from attacker.registry import make_attack
 from fedinverse.errors import FedInverseError
 from fedinverse.seeds import generator
 from fedinverse.storage import read_json, write_json

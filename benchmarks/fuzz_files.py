@@ -60,7 +60,7 @@ class Target:
 def make_run(scratch: Path) -> Path:
     """Make a small run directory, federated and inverted, and return it."""
     from pipeline.engines import run_federation
-    from pipeline.invert import plan_of
+    from pipeline.stages.invert import plan_of
 
     text = tomllib.loads((CONFIGS / "quickstart.toml").read_text())
     changes: dict[str, Any] = {

@@ -23,7 +23,7 @@ from plain_networks import plain_network
 from tables import markdown, publish
 from torch import Tensor, nn
 
-from attacker.attack import PublicSet, Target
+from attacker.attacks.attack import PublicSet, Target
 from attacker.priors.dcgan import LATENT, Critic, Generator, gan_adam
 from attacker.priors.kplus1 import Discriminator, KPlus1Settings, discriminator_loss, generator_loss, kplus1_prior
 from attacker.priors.wgan_gp import WganGpSettings, gradient_penalty, wgan_gp_prior

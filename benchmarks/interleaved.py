@@ -18,7 +18,7 @@ Turn = Callable[[], list[float]]
 
 
 class Ticks:
-    """An ``attacker.attack.Progress`` that notes the CPU time of every step of the work called ``what``."""
+    """An ``attacker.attacks.attack.Progress`` that notes the CPU time of every step of the work called ``what``."""
 
     def __init__(self, what: str) -> None:
         self._what, self._times = what, [time.process_time()]

@@ -30,12 +30,12 @@ from tables import markdown, publish
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from attacker.attack import PublicSet, Target
-from attacker.precision import in_bf16
+from attacker.acceleration.precision import in_bf16
+from attacker.attacks.attack import PublicSet, Target
+from attacker.attacks.registry import make_attack
 from attacker.priors.dcgan import LATENT, Critic, Generator
 from attacker.priors.kplus1 import Discriminator, MinibatchDiscrimination, Realness
 from attacker.priors.prior import Prior
-from attacker.registry import make_attack
 from fedinverse.models import build, for_inference
 from fedinverse.storage import write_json
 

@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from auditor.comparison import Comparison, Record, compare, markdown, render
 from fedinverse.errors import ConfigError, StageError
 from fedinverse.run import Run
 from fedinverse.storage import atomic_write, read_json
-from pipeline.console import console, table
+from report.comparison import Comparison, Record, compare, markdown, render
+from report.console import console, table
 
 PAGE = "compare.html"
 

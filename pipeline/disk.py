@@ -10,7 +10,7 @@ from fedinverse.errors import ConfigError
 from fedinverse.models import build, spec_of
 from fedinverse.run import WORLDS, World
 from pipeline.experiment import Experiment
-from pipeline.needed import named
+from pipeline.stages.needed import named
 
 
 def check_disk(experiment: Experiment, path: Path) -> None:

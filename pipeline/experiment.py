@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from attacker.registry import make_attack
+from attacker.attacks.registry import make_attack
 from attacker.settings import Attacker
 from auditor.settings import Audit
 from clients.cohorts import Cohort, assign

@@ -18,7 +18,7 @@ from typing import Any
 from rich.markup import escape
 
 from fedinverse.errors import FedInverseError
-from pipeline.console import console
+from report.console import console
 
 FILE, LIMIT, KEPT = "log.jsonl", 5_000_000, 3
 

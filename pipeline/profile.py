@@ -16,9 +16,9 @@ from typing import Any
 from fedinverse.profiling import Row, added, hottest, rows_of
 from fedinverse.run import WORLDS, Run
 from fedinverse.storage import read_json, write_json
-from pipeline.console import console, table
-from pipeline.invert import inversions_of
 from pipeline.log import event
+from pipeline.stages.invert import inversions_of
+from report.console import console, table
 
 SHOWN, KEPT = 5, 30
 _ORDER = ("prepare", "federate", "invert", "audit", "report")

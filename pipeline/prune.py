@@ -14,14 +14,14 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from attacker.attacks.registry import make_attack
 from attacker.inversion import ABOUT
-from attacker.registry import make_attack
 from fedinverse.data.source import cache_directory
 from fedinverse.errors import StageError
 from fedinverse.run import WORLDS, Run
 from fedinverse.storage import read_json
-from pipeline.invert import inversions_of
 from pipeline.runs import REPORTED, find_runs, stage_of
+from pipeline.stages.invert import inversions_of
 
 KINDS = ("checkpoints", "captures", "priors")
 

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attacker.attack import Attack, PublicSet, Reconstructions, Target
-from attacker.registry import make_attack
+from attacker.attacks.attack import Attack, PublicSet, Reconstructions, Target
+from attacker.attacks.registry import make_attack
 from fedinverse.models import build, for_inference
 from fedinverse.storage import to_weights, weights_sha256
 

@@ -74,7 +74,7 @@ def run_in(directory: Path, **changes: Any) -> Any:
 
     from fedinverse.run import Run
     from pipeline.experiment import load_experiment
-    from pipeline.stages import run_all
+    from pipeline.stages.all_stages import run_all
 
     path = directory / "tiny.toml"
     path.write_text(tomli_w.dumps(merged(TINY, changes)))

@@ -8,9 +8,9 @@ import torch
 from attack_bench import CPU, SWITCHES, TINY, attack, check, inverted, public, target
 from torch import Tensor
 
-from attacker.attack import Target
+from attacker.attacks.attack import Target
+from attacker.attacks.registry import attack_names, make_attack
 from attacker.priors.prior import Prior
-from attacker.registry import attack_names, make_attack
 from attacker.streams import Streams
 from fedinverse.errors import ConfigError
 from fedinverse.models import build, for_inference

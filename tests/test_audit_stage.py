@@ -16,11 +16,11 @@ from auditor.verdict import Interval, Missing, Verdict
 from fedinverse.data.source import unit
 from fedinverse.models import build, for_inference
 from fedinverse.run import prepare
-from pipeline.audit import audit
-from pipeline.cli import app
+from pipeline.cli.main import app
 from pipeline.engines import Engine, run_federation
 from pipeline.experiment import resolved
-from pipeline.invert import plan_of
+from pipeline.stages.audit import audit
+from pipeline.stages.invert import plan_of
 
 
 def test_a_deployed_attackers_directory_is_audited(tiny: Callable[..., Any], tmp_path: Path) -> None:

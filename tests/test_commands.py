@@ -18,10 +18,10 @@ from attacker.inversion import PRIOR_ONLY, Inversion
 from fedinverse.errors import ConfigError, DataError, FedInverseError, IntegrityError, StageError
 from fedinverse.models import build
 from fedinverse.storage import load_weights, save_weights, to_weights
-from pipeline.commands import attack, data, prior
-from pipeline.commands.pictures import save_sheet
-from pipeline.commands.weights import metadata_of
-from pipeline.console import console
+from pipeline.cli import attack, data, prior
+from pipeline.cli.pictures import save_sheet
+from pipeline.cli.weights import metadata_of
+from report.console import console
 
 ROOT = Path(__file__).parent.parent
 TINY = [
@@ -204,7 +204,7 @@ def test_attack_needs_neither_ray_nor_flower(spool: Path, tmp_path: Path) -> Non
 import sys, typer
 absent = ("ray", "flwr", "flwr_datasets")
 sys.modules.update(dict.fromkeys(absent))  # None: an import of it fails
-from pipeline.commands import attack, data, prior
+from pipeline.cli import attack, data, prior
 assert "torch" not in sys.modules, "help must not wait for torch"
 app = typer.Typer(pretty_exceptions_enable=False)
 app.command()(attack.attack)

@@ -11,14 +11,14 @@ import pytest
 from conftest import merged
 from typer.testing import CliRunner
 
-from auditor.comparison import Comparison, Record, compare
 from auditor.statistics import holm
 from auditor.table import COLUMNS, ROUNDLESS, world_of
 from fedinverse.errors import ConfigError, IntegrityError, StageError
 from fedinverse.run import Run
 from fedinverse.storage import append_jsonl, write_json
-from pipeline.cli import app
+from pipeline.cli.main import app
 from pipeline.experiment import resolved
+from report.comparison import Comparison, Record, compare
 
 Make = Callable[..., Record]
 LABELS = (0, 1)

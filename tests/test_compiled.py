@@ -4,8 +4,8 @@ import pytest
 import torch
 from attack_bench import CPU, attack, inverted, public, target
 
-from attacker import compiled
-from attacker.compiled import in_compiled
+from attacker.acceleration import compiled
+from attacker.acceleration.compiled import in_compiled
 from fedinverse.errors import ConfigError
 
 LABELS = torch.tensor([0, 3])

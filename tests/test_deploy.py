@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from fedinverse.errors import ConfigError, StageError
 from fedinverse.run import Run, World, prepare
 from fedinverse.storage import append_jsonl, read_jsonl
-from pipeline.commands.deploy import app
+from pipeline.cli.deploy import app
 from pipeline.deploy import commands
 from pipeline.deploy.fleet import Fleet
 from pipeline.deploy.keys import make_keys

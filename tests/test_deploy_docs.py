@@ -10,7 +10,7 @@ import pytest
 import typer
 import yaml
 
-from pipeline.cli import app
+from pipeline.cli.main import app
 from pipeline.deploy import commands
 
 DOCS = Path(__file__).parent.parent / "docs"

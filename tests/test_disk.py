@@ -15,10 +15,10 @@ from fedinverse.thinning import kept_checkpoint
 from pipeline import disk
 from pipeline.disk import needed
 from pipeline.experiment import resolved
-from pipeline.federate import federate
-from pipeline.invert import inversions_of
-from pipeline.needed import InvertedRounds
-from pipeline.stages import run_all
+from pipeline.stages.all_stages import run_all
+from pipeline.stages.federate import federate
+from pipeline.stages.invert import inversions_of
+from pipeline.stages.needed import InvertedRounds
 from server import app
 from server.checkpoints import save_round
 

@@ -8,14 +8,14 @@ import torch
 from attack_bench import POINTS, check, inverted, noise_images
 from torch import Tensor
 
-from attacker.diversity import (
+from attacker.attacks.registry import attack_names
+from attacker.losses.diversity import (
     Diversity,
     DiversitySettings,
     layout,
     measured_diversity,
     vendi_score,
 )
-from attacker.registry import attack_names
 from fedinverse.dependence import kernel_matrix, ridge_hsic
 from fedinverse.errors import ConfigError
 

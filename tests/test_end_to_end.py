@@ -17,13 +17,13 @@ import pytest
 from conftest import run_in
 
 from attacker.inversion import RECONSTRUCTIONS
-from auditor.metrics import METRICS, WHOLE_SET
+from auditor.metrics.names import METRICS, WHOLE_SET
 from auditor.verdict import Verdict
 from fedinverse.errors import ConfigError, StageError
 from fedinverse.run import Run
 from fedinverse.storage import atomic_write
-from pipeline.invert import control_targets, inversions_of
-from pipeline.stages import run_all
+from pipeline.stages.all_stages import run_all
+from pipeline.stages.invert import control_targets, inversions_of
 
 ROOT = Path(__file__).parent.parent
 Load = Callable[..., Any]

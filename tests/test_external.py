@@ -14,7 +14,7 @@ from attacker.priors.dcgan import Critic, Generator
 from attacker.priors.external import Network, add_external, external_prior
 from fedinverse.errors import ConfigError, IntegrityError
 from fedinverse.storage import save_weights, to_weights
-from pipeline.cli import app
+from pipeline.cli.main import app
 
 SHAPE = (1, 32, 32)
 LABELS = torch.tensor([0, 3, 0, 4])

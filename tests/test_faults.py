@@ -20,7 +20,7 @@ from fedinverse.run import Run, prepare
 from fedinverse.storage import read_jsonl, read_metadata
 from pipeline.engines import run_federation
 from pipeline.experiment import resolved
-from pipeline.invert import invert, plan_of
+from pipeline.stages.invert import invert, plan_of
 
 
 def descendants(wanted: str) -> list[int]:

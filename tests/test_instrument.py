@@ -15,14 +15,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacker.attack import PublicSet, Target
+from attacker.attacks.attack import PublicSet, Target
+from attacker.attacks.registry import make_attack
 from attacker.priors.prior import Prior
-from attacker.registry import make_attack
 from auditor.bench import Bench, open_bench, reserve_exhibit
 from auditor.controls import permuted
-from auditor.evaluator import train_judge
+from auditor.evaluators.evaluator import train_judge
 from auditor.evidence import Arm, Exhibit
-from auditor.metrics import (
+from auditor.metrics.names import (
     ACCURACY,
     FID_PUBLIC,
     FID_VICTIM,

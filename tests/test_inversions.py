@@ -11,15 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from attacker.attack import PublicSet
-from attacker.augment import NUMBERS, augmented
-from attacker.identity import IdentityLoss, poincare
-from attacker.ifgmi import into_l1_ball
-from attacker.posteriors import Flow, Full, Gaussian, Mixture, Posterior
+from attacker.attacks.attack import PublicSet
+from attacker.attacks.ifgmi import into_l1_ball
+from attacker.attacks.posteriors import Flow, Full, Gaussian, Mixture, Posterior
+from attacker.attacks.vmi import Bound
+from attacker.losses.augment import NUMBERS, augmented
+from attacker.losses.identity import IdentityLoss, poincare
 from attacker.priors.plg_gan import pseudo_labels
 from attacker.priors.prior import Prior
 from attacker.streams import Streams
-from attacker.vmi import Bound
 from fedinverse.errors import ConfigError
 from fedinverse.models import Features
 

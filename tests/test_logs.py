@@ -12,7 +12,7 @@ import pytest
 from fedinverse.errors import ConfigError, StageError
 from fedinverse.run import Run
 from pipeline import log
-from pipeline.stages import run_all
+from pipeline.stages.all_stages import run_all
 
 Load = Callable[..., Any]
 HONEST: dict[str, Any] = {"attacks": None, "population": {"malicious": 0}, "federation": {"rounds": 2}}

@@ -9,15 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from auditor import distances
-from auditor.attack_accuracy import attack_accuracy, restarts_of
-from auditor.distances import euclidean, feature_distance, knn_distance, nearest, nearest_of_class
-from auditor.diversity import effective_number, mean_pairwise_distance
-from auditor.embedding import fit_embedding
-from auditor.fidelity import NEIGHBOURS, Manifolds, RealSet, fid, kid, manifolds
-from auditor.membership import MemberLift, copy_guard, member_lift
+from auditor.evaluators.embedding import fit_embedding
+from auditor.evaluators.threshold import Threshold, calibrate
+from auditor.metrics import distances
+from auditor.metrics.attack_accuracy import attack_accuracy, restarts_of
+from auditor.metrics.distances import euclidean, feature_distance, knn_distance, nearest, nearest_of_class
+from auditor.metrics.diversity import effective_number, mean_pairwise_distance
+from auditor.metrics.fidelity import NEIGHBOURS, Manifolds, RealSet, fid, kid, manifolds
+from auditor.metrics.membership import MemberLift, copy_guard, member_lift
 from auditor.omitted import Omitted
-from auditor.threshold import Threshold, calibrate
 from fedinverse.data.source import unit
 from fedinverse.diversity import vendi_score
 from fedinverse.errors import DataError

@@ -11,21 +11,21 @@ from attack_bench import TINY, attack, public, target
 from PIL import Image
 from typer.testing import CliRunner
 
-from attacker.attack import PublicSet
+from attacker.attacks.attack import PublicSet
 from attacker.inversion import Inversion, invert
 from auditor.marks import OVERLAP
 from fedinverse.errors import ConfigError
 from fedinverse.models import build
 from fedinverse.run import Run, prepare
 from fedinverse.storage import read_json, save_weights, to_weights
-from pipeline.cli import app
-from pipeline.commands.pictures import save_sheet
-from pipeline.commands.weights import shared_classes
+from pipeline.cli.main import app
+from pipeline.cli.pictures import save_sheet
+from pipeline.cli.weights import shared_classes
 from pipeline.compare import compare_runs
 from pipeline.experiment import resolved
-from pipeline.invert import inversions_of, plan_of
 from pipeline.runs import verdict_of
-from pipeline.stages import run_all
+from pipeline.stages.all_stages import run_all
+from pipeline.stages.invert import inversions_of, plan_of
 
 LABELS = torch.tensor([0, 0, 3, 3])
 

@@ -12,7 +12,7 @@ from fedinverse.data.celeba_layout import write_celeba_layout
 from fedinverse.run import Run
 from fedinverse.storage import read_json
 from pipeline.experiment import load_experiment
-from pipeline.stages import run_all
+from pipeline.stages.all_stages import run_all
 
 PEOPLE = 10  # half of them private; enough that the vault has the 100 images the embedding needs
 # configs/paper/celeba.toml with these changes: everything smaller, nothing replaced.

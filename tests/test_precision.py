@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from attack_bench import CPU, attack, inverted, public, target
 
-from attacker import precision
-from attacker.attack import Target
-from attacker.precision import AGREE, agreement, in_bf16, in_precision
+from attacker.acceleration import precision
+from attacker.acceleration.precision import AGREE, agreement, in_bf16, in_precision
+from attacker.attacks.attack import Target
 from fedinverse.errors import ConfigError
 from fedinverse.models import build, for_inference
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from attack_bench import CPU, TINY, attack, public, target
 from torch import Tensor, nn
 
-from attacker.attack import PublicSet, Target
+from attacker.attacks.attack import PublicSet, Target
 from attacker.priors import kplus1
 from attacker.priors.kplus1 import discriminator_loss, entropy
 from attacker.priors.prior import Prior, prior_path

@@ -13,7 +13,7 @@ from fedinverse.run import Run
 from fedinverse.storage import read_json
 from pipeline import profile
 from pipeline.disk import needed
-from pipeline.stages import run_all
+from pipeline.stages.all_stages import run_all
 
 Load = Callable[..., Any]
 

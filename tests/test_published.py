@@ -15,9 +15,9 @@ from fedinverse.models.published import convert, read_pickle, start_from
 from fedinverse.original import OriginalName
 from fedinverse.run import prepare
 from fedinverse.storage import load_weights, read_metadata, save_weights, to_weights
-from pipeline.cli import app
-from pipeline.console import console
+from pipeline.cli.main import app
 from pipeline.experiment import resolved
+from report.console import console
 
 PUBLISHED = "mnist_MCNN_idd[1]_R[1]_C[0.1]_E[1]_B[10]_Acc[83.34].tar"
 

@@ -16,16 +16,16 @@ from PIL import Image
 from report_page import Page, page_of
 
 from attacker.inversion import RECONSTRUCTIONS
-from auditor.embedding import fit_embedding
+from auditor.evaluators.embedding import fit_embedding
 from auditor.evidence import Exhibit, read_exhibit
 from auditor.marks import OVERLAP
-from auditor.report.nearest import KINDS
 from fedinverse.data.source import unit
 from fedinverse.private import part_of
 from fedinverse.run import Run
 from fedinverse.storage import read_json, write_json
-from pipeline.invert import inversions_of
-from pipeline.report import report
+from pipeline.stages.invert import inversions_of
+from pipeline.stages.report import report
+from report.run.nearest import KINDS
 
 
 def pixels(uri: str) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -10,10 +10,10 @@ import pytest
 from browser import NAMES, Browser, find_browser
 from PIL import Image
 
-from auditor.report.curve import Canvas
-from auditor.report.page import WIDE
 from fedinverse.run import Run
 from fedinverse.storage import read_json
+from report.run.curve import Canvas
+from report.run.page import WIDE
 
 
 @pytest.fixture(scope="module")

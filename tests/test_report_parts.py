@@ -8,13 +8,13 @@ import torch
 from report_page import Page
 
 from auditor.evidence import Exhibit
-from auditor.report.curve import Canvas, chart
-from auditor.report.gallery import LOSSLESS_BYTES, encoded, gallery
-from auditor.report.nearest import KINDS, Found, best_per_class
-from auditor.report.page import Figures, Leakage, render
-from auditor.report.partition import partition
-from auditor.report.tables import FOLD, Table, controls
 from auditor.table import ARMS
+from report.run.curve import Canvas, chart
+from report.run.gallery import LOSSLESS_BYTES, encoded, gallery
+from report.run.nearest import KINDS, Found, best_per_class
+from report.run.page import Figures, Leakage, render
+from report.run.partition import partition
+from report.run.tables import FOLD, Table, controls
 
 
 def made(labels: list[int], confidence: list[float], failed: list[bool]) -> Exhibit:

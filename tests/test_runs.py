@@ -14,12 +14,12 @@ from fedinverse.disk import in_words, used
 from fedinverse.errors import FedInverseError, StageError
 from fedinverse.run import Run
 from fedinverse.storage import append_jsonl, atomic_write, write_json
-from pipeline.audit import audit
-from pipeline.cli import app
-from pipeline.console import console
+from pipeline.cli.main import app
 from pipeline.prune import removable
-from pipeline.report import report
 from pipeline.runs import find_runs, stage_of
+from pipeline.stages.audit import audit
+from pipeline.stages.report import report
+from report.console import console
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from strategy_rounds import SECURE, Load, assert_equal_up_to_rounding, federated
 
 from fedinverse.run import Run
 from fedinverse.storage import read_jsonl
-from pipeline.client_reports import what_clients_said
 from pipeline.engines.local import LocalGrid
-from pipeline.participants import clients_table
+from report.client_reports import what_clients_said
+from report.participants import clients_table
 from strategies import AnsweredGrid
 
 Silence = Callable[[Message], bool]

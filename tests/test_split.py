@@ -20,7 +20,7 @@ from fedinverse.seeds import derive
 from fedinverse.shard import open_shard, shard_of
 from fedinverse.split import holdings, make_split
 from pipeline.experiment import resolved
-from pipeline.partition_picture import write_partition
+from report.partition_picture import write_partition
 
 
 @pytest.fixture

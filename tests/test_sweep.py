@@ -18,13 +18,13 @@ from typer.testing import CliRunner
 from fedinverse.errors import ConfigError, FedInverseError, StageError
 from fedinverse.run import Run
 from fedinverse.storage import read_json, write_json
-from pipeline.cli import app
-from pipeline.console import console
+from pipeline.cli.main import app
 from pipeline.experiment import load_experiment
 from pipeline.runs import stage_of
 from pipeline.sweep import Outcome, Plan, load_plan, point, run_points, runner
 from pipeline.sweep.plan import with_value
 from pipeline.sweep.shared import adopt_inversions
+from report.console import console
 
 ROOT = Path(__file__).parent.parent
 BIDO = {"cohorts": [{"defence": "bido_hsic", "fraction": 1.0}]}
@@ -186,7 +186,7 @@ def test_stopped_resumed_one_point_failing_and_the_other_compared(tmp_path: Path
     """A whole sweep: stopped in its first point, continued; the bad point costs neither the good one nor the table."""
     sweep = {"variants": {"good": {}, "bad": {"data": {"private_root": str(tmp_path / "nowhere")}}}}
     path = write(tmp_path, sweep)
-    code = "from pipeline.cli import main; main()"
+    code = "from pipeline.cli.main import main; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, "sweep", path, "--out", str(tmp_path / "runs")],
         cwd=ROOT,

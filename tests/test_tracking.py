@@ -12,7 +12,7 @@ import pytest
 
 from fedinverse.errors import ConfigError
 from fedinverse.run import Run
-from pipeline.stages import run_all
+from pipeline.stages.all_stages import run_all
 from pipeline.tracking import Trackers, Tracking
 from pipeline.tracking.settings import PACKAGES
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from auditor.leakage import Gate, Leakage, Quotient, corrected, measure, normalised
 from auditor.leakage_table import leakage_table
-from auditor.metrics import MEMBER, METRICS
+from auditor.metrics.names import MEMBER, METRICS
 from auditor.omitted import Omitted
 from auditor.settings import Primary
 from auditor.statistics import ONE_SEED, TOO_FEW_CLASSES, Cells, Estimate

@@ -21,10 +21,10 @@ from fedinverse.data import Request, open_source
 from fedinverse.models import build
 from fedinverse.run import prepare
 from fedinverse.storage import save_weights, to_weights
-from pipeline.console import console
 from pipeline.experiment import resolved
-from pipeline.federate import federate
-from pipeline.invert import Meanwhile, inversions_of, invert
+from pipeline.stages.federate import federate
+from pipeline.stages.invert import Meanwhile, inversions_of, invert
+from report.console import console
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 60.0

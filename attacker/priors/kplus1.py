@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from attacker.attack import Progress, PublicSet, Stopwatch, Target, silent
+from attacker.attacks.attack import Progress, PublicSet, Stopwatch, Target, silent
 from attacker.priors.averaging import averaged
 from attacker.priors.dcgan import LATENT, Generator, gan_adam
 from attacker.priors.prior import Prior, cached, prior_path

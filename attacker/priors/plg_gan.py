@@ -27,9 +27,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from attacker.attack import Progress, PublicSet, Stopwatch, Target, silent
-from attacker.augment import NUMBERS, augmented
-from attacker.identity import IdentityLoss
+from attacker.attacks.attack import Progress, PublicSet, Stopwatch, Target, silent
+from attacker.losses.augment import NUMBERS, augmented
+from attacker.losses.identity import IdentityLoss
 from attacker.priors.averaging import averaged
 from attacker.priors.dcgan import LATENT, stages
 from attacker.priors.prior import Prior, cached

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from attacker.attack import Progress, PublicSet, Stopwatch, silent
+from attacker.attacks.attack import Progress, PublicSet, Stopwatch, silent
 from attacker.priors.averaging import averaged
 from attacker.priors.dcgan import LATENT, Critic, Generator, gan_adam
 from attacker.priors.prior import Prior, cached

@@ -11,15 +11,15 @@ from pathlib import Path
 from fedinverse.errors import ConfigError, StageError
 from fedinverse.run import Run, prepare
 from fedinverse.storage import load_weights, read_jsonl
-from pipeline.console import console, percent
 from pipeline.deploy.control import Control
 from pipeline.deploy.fleet import Fleet
 from pipeline.deploy.parties import WORLD, export_shards, node_configs, private_directory, server_run, spool_of
 from pipeline.deploy.processes import Processes
 from pipeline.experiment import Experiment, resolved
-from pipeline.federate import is_federated
-from pipeline.invert import Meanwhile
-from pipeline.stages import run_all
+from pipeline.stages.all_stages import run_all
+from pipeline.stages.federate import is_federated
+from pipeline.stages.invert import Meanwhile
+from report.console import console, percent
 from server.settings import Federation
 
 _START = 120.0  # seconds until the first round is recorded, beside the rounds' own time

@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from fedinverse.errors import StageError
-from pipeline.cli import guarded, run
+from pipeline.cli.main import guarded, run
 
 
 def main(config: str) -> None:

@@ -20,12 +20,12 @@ from rich.progress import TaskID
 from fedinverse.config import Table, laid_over
 from fedinverse.errors import ConfigError
 from fedinverse.storage import atomic_write, content_sha256, read_json, write_json
-from pipeline.console import console, progress_bar
 from pipeline.deploy.processes import Owned, Processes
 from pipeline.experiment import resolved
 from pipeline.runs import stage_of
 from pipeline.sweep.plan import Plan, Point
 from pipeline.sweep.shared import adopt_inversions
+from report.console import console, progress_bar
 
 VERSION = 1
 ROOT = Path(__file__).resolve().parents[2]  # so that -m finds the package without an installation

@@ -1,0 +1,1 @@
+"""The inversion attacks, one file each, named as their papers name them; and the contract that they keep."""

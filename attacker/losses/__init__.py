@@ -1,0 +1,1 @@
+"""What an inversion minimises: identity losses, views, students, diversity."""

@@ -1,0 +1,1 @@
+"""What is measured of reconstructions, a file per family."""

@@ -1,0 +1,63 @@
+"""Scores of one exhibit as a set: all its sound reconstructions of the victim's classes together (label -1)."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from auditor.bench import Bench, Inspected, scaled
+from auditor.metrics.attack_accuracy import attack_accuracy, restarts_of
+from auditor.metrics.class_scores import Figure
+from auditor.metrics.fidelity import Manifolds, fid, kid, manifolds
+from auditor.metrics.names import (
+    COVERAGE,
+    DENSITY,
+    DEVIATION,
+    FID_PUBLIC,
+    FID_VICTIM,
+    KID_PUBLIC,
+    KID_VICTIM,
+    PRECISION,
+    RECALL,
+    WHOLE_SET,
+)
+from auditor.omitted import Omitted
+
+RESTARTED = ("A", "B0", "B1", "B2", "B3")
+"""Arms whose n-th image of a class is a restart of its own; B4, B5 and CEIL have none, or A's."""
+
+
+def set_figures(seen: Inspected, bench: Bench) -> Iterator[Figure]:
+    """Yield every whole-set metric of an exhibit."""
+    victims = torch.isin(seen.shown.labels, bench.train.labels.unique())
+    sound = victims & seen.sound
+    features, count = scaled(seen.features[sound]), int(sound.sum())
+    for metric, distance, real in (
+        (FID_VICTIM, fid, bench.of_victim),
+        (FID_PUBLIC, fid, bench.of_public),
+        (KID_VICTIM, kid, bench.of_victim),
+        (KID_PUBLIC, kid, bench.of_public),
+    ):
+        yield Figure(metric, WHOLE_SET, count, distance(features, real))
+    for metric, value in _manifold_values(manifolds(features, bench.of_victim)).items():
+        yield Figure(metric, WHOLE_SET, count, value)
+    if seen.shown.arm in RESTARTED:
+        labels = seen.shown.labels[victims]
+        yield Figure(DEVIATION, WHOLE_SET, len(labels), _deviation(seen.logits[victims], labels))
+
+
+def _manifold_values(found: Manifolds | Omitted) -> dict[str, float | Omitted]:
+    if isinstance(found, Omitted):
+        return dict.fromkeys((PRECISION, RECALL, DENSITY, COVERAGE), found)
+    return {
+        PRECISION: found.precision,
+        RECALL: found.recall,
+        DENSITY: found.density,
+        COVERAGE: found.coverage,
+    }
+
+
+def _deviation(logits: Tensor, labels: Tensor) -> float | Omitted:
+    if len(labels) == 0:
+        return Omitted("no class of the victim's was attacked")
+    return attack_accuracy(logits, labels, restarts_of(labels)).deviation

@@ -1,0 +1,127 @@
+"""What a command line chooses: an attack, a schedule, public images, a device. All is checked before any work."""
+
+import difflib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from attacker.attacks.attack import Attack, PublicSet
+from attacker.attacks.registry import make_attack
+from attacker.settings import Attacker
+from fedinverse.config import Table, assign, find_config, parse, read_table
+from fedinverse.data import Request, open_source, source_names, source_of
+from fedinverse.errors import ConfigError
+from pipeline.cli.pictures import shape_text
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """An attack by the label that names its directory."""
+
+    label: str
+    attack: Attack
+
+    @property
+    def table(self) -> dict[str, Any]:
+        """Its complete config table, as a run resolves it: what identifies its inversions."""
+        return {"kind": self.attack.name, **self.attack.settings.model_dump(mode="json")}
+
+
+def chosen_attack(kind: str | None, config: str | None, label: str | None, assignments: list[str]) -> Chosen:
+    """Return the attack called ``kind`` with its defaults, or the one that a config describes as ``label``.
+
+    Raises:
+        ConfigError: neither or both are given, the config has no such attack, or a setting is wrong.
+    """
+    if (kind is None) == (config is None):
+        raise ConfigError("say which attack: either --kind NAME (e.g. gmi) or --config FILE with --attack LABEL")
+    if kind is not None:
+        origin, name = "command line", label or kind
+        table: dict[str, Any] = {"kind": kind}
+    else:
+        assert config is not None
+        path = find_config(config)
+        origin = str(path)
+        name, table = _described(read_table(path), label, origin)
+    for assignment in assignments:
+        assign(table, assignment)
+    return Chosen(name, make_attack(table, f"attacks.{name}", origin))
+
+
+def _described(config: Table, label: str | None, origin: str) -> tuple[str, dict[str, Any]]:
+    """Return label and table of the attack ``label`` of ``config``; of its only one when no label is given."""
+    attacks = config.get("attacks", {})
+    if not isinstance(attacks, dict) or not all(isinstance(table, dict) for table in attacks.values()):
+        raise ConfigError(f"{origin}: attacks must be tables called attacks.LABEL")
+    known = ", ".join(attacks) or "none"
+    if label is None and len(attacks) != 1:
+        raise ConfigError(f"{origin} describes {len(attacks)} attacks ({known}); choose one with --attack LABEL")
+    name = label or next(iter(attacks))
+    if name not in attacks:
+        near = difflib.get_close_matches(name, attacks, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        raise ConfigError(f"{origin}: there is no attack '{name}'{hint} (described there: {known})")
+    return name, dict(attacks[name])
+
+
+def chosen_schedule(rounds: str, classes: str, restarts: int, device: str) -> Attacker:
+    """Return which rounds and classes are inverted; ``rounds`` is every, last or a list, ``classes`` a list or empty.
+
+    Raises:
+        ConfigError: a list is malformed, or the schedule needs images of the attacker's own.
+    """
+    if rounds == "new_best":
+        raise ConfigError("--rounds new_best needs images of the attacker's own; use every, last or a list like 2,5")
+    given = {
+        "rounds": rounds if rounds in ("every", "last") else numbers(rounds, "--rounds"),
+        "classes": numbers(classes, "--classes-to-invert") if classes else [],
+        "restarts": restarts,
+        "device": device,
+    }
+    return parse(Attacker, given, "attacker", "command line")
+
+
+def numbers(text: str, option: str) -> list[int]:
+    """Return ``"0,3,5-7"`` as [0, 3, 5, 6, 7], ascending and each once; ``ConfigError`` names ``option``."""
+    found: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        if not first.isdecimal() or not (last or first).isdecimal() or int(last or first) < int(first):
+            raise ConfigError(f"{option} '{text}': '{part}' is no number and no range; write it like 0,3,5-9")
+        found.update(range(int(first), int(last or first) + 1))
+    return sorted(found)
+
+
+def public_set(source: str, shape: tuple[int, int, int], root: str, limit: int, seed: int) -> PublicSet:
+    """Return the attacker's public images, decoded to ``shape``.
+
+    Raises:
+        ConfigError: unknown source, or one whose images cannot take that shape.
+        DataError: the data is absent; the message says how to obtain it.
+    """
+    check_channels(source, shape)
+    pool = open_source(Request(source, shape, root, limit, seed))
+    return PublicSet(pool.tensor(), pool.path.name, pool.class_names)
+
+
+def check_channels(source: str, shape: tuple[int, int, int]) -> None:
+    """Refuse images of another number of channels than ``shape`` has, and name the sources that fit."""
+    channels = source_of(source).channels
+    if channels != shape[0]:
+        fitting = [name for name in source_names() if source_of(name).channels == shape[0]]
+        raise ConfigError(
+            f"source '{source}' has {channels} channel(s) but images {shape_text(shape)} are needed; "
+            f"choose another one ({', '.join(fitting) or 'none fits'})"
+        )
+
+
+def chosen_device(name: str) -> torch.device:
+    """Return the device called ``name``; ``ConfigError`` if this machine does not have it."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        reason = (str(error).splitlines() or ["unknown"])[0]
+        raise ConfigError(f"--device '{name}' is not to be had here ({reason}); use cpu, cuda or cuda:1") from error
+    return device

@@ -1,0 +1,55 @@
+"""What an inversion looks like: a picture, and a line of the table a command ends with."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+
+from rich.markup import escape
+
+from attacker.attacks.attack import Target
+from attacker.inversion import PRIOR_ONLY, Inversion
+from pipeline.cli.pictures import save_sheet
+from report.console import percent
+
+PICTURE = "reconstructions.png"
+HEADER = ["target", "images", "confidence", "prior alone", "Vendi", "failed", "seconds"]
+
+
+def name_of(target: Target, path: Path) -> str:
+    """Return what to call a target on the console: its round, or its file where it has none."""
+    return f"round {target.round}" if target.round >= 0 else escape(path.name)
+
+
+def draw(found: Inversion) -> None:
+    """Write the picture: a row per class, highest confidence first, as an attacker would look at them."""
+    made = found.load()
+    rows = []
+    for label in made.labels.unique():
+        own = (made.labels == label).nonzero().flatten()
+        rows.append(made.images[own[made.confidence[own].argsort(descending=True, stable=True)]])
+    shared = found.about["shared-classes"]
+    save_sheet(found.path / PICTURE, rows, caption=f"overlap: {', '.join(shared)}" if shared else "")
+
+
+def overlap_mark(shared: Sequence[str]) -> str:
+    """Return what is said of public images that show the classes ``shared``."""
+    return f"Overlap: the public images show the classes {', '.join(shared)} too; what came out could be theirs."
+
+
+def line_of(name: str, found: Inversion) -> list[str]:
+    """Return the line of ``HEADER`` for an inversion; means are over the reconstructions that did not fail.
+
+    The Vendi score (effective number of different images, on the target's features) is the mean over classes.
+    """
+    diversity = [measured["vendi"] for measured in found.about["diversity"].values()]
+    made, plain = found.load(), found.load(PRIOR_ONLY)
+    kept = made.confidence[~made.failed]
+    return [
+        name,
+        str(len(made.labels)),
+        percent(float(kept.mean()) if len(kept) else None),
+        percent(float(plain.confidence.mean())),
+        f"{mean(diversity):.1f}" if diversity else "–",
+        str(int(made.failed.sum())),
+        f"{made.cost.seconds:.1f}",
+    ]

@@ -1,0 +1,148 @@
+"""The command line: ``fedinverse run``, its stages, and the commands of ``pipeline/commands/``."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fedinverse.errors import FedInverseError
+from pipeline.cli import attack, checkpoints, compare, data, deploy, prior, runs, sweep
+from pipeline.cli.run_options import ConfigArgument, OutOption, ProfileOption, ResumeOption, SetOption
+
+app = typer.Typer(
+    name="fedinverse",
+    help="Measure what one participant of a federation can reconstruct of the others' data. For your own federations.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+RunArgument = Annotated[Path, typer.Argument(help="a run directory, e.g. runs/quickstart")]
+
+EXAMPLES = """
+[b]Examples[/b]
+
+  python fedinverse_sim.py                                   the quick start, about four minutes
+  python fedinverse_sim.py --set seed=1 --set name=second    another seed, another run directory
+  python fedinverse_sim.py --resume                          continue after a stop
+  python fedinverse_sim.py --set engine.kind=local           everything in one process
+
+Sections and keys are documented in configs/quickstart.toml; a wrong key names the nearest right one.
+"""
+
+
+@app.command(epilog=EXAMPLES)
+def run(
+    config: ConfigArgument = "quickstart",
+    set_: SetOption = None,
+    out: OutOption = None,
+    resume: ResumeOption = False,
+    profile: ProfileOption = False,
+) -> None:
+    """Simulate a federation with a malicious participant, invert what it captured, audit and report."""
+    from pipeline.experiment import load_experiment
+    from pipeline.stages.all_stages import run_all
+
+    run_all(load_experiment(config, set_ or [], out), resume=resume, profile=profile)
+
+
+@app.command()
+def invert(directory: RunArgument) -> None:
+    """Invert the captures of a run (only those that are not inverted yet)."""
+    from pipeline.stages.invert import invert as stage
+
+    stage(_open(directory))
+
+
+@app.command()
+def audit(directory: RunArgument) -> None:
+    """Score a run's reconstructions beside their controls."""
+    from pipeline.stages.audit import audit as stage
+    from pipeline.stages.audit import show
+
+    opened = _open(directory)
+    show(opened, stage(opened))
+
+
+@app.command()
+def report(directory: RunArgument) -> None:
+    """Write report.html from a run's audit."""
+    from pipeline.stages.report import report as stage
+    from report.console import console
+
+    console.print(f"[b]Report[/b]  {stage(_open(directory))}")
+
+
+@app.command()
+def names() -> None:
+    """List the models, data sources, attacks, defences and strategies by name."""
+    from attacker.attacks.registry import attack_names
+    from clients.defences import defence_names
+    from fedinverse.data import source_names
+    from fedinverse.models import model_names
+    from report.console import console
+    from strategies import strategy_names
+
+    lists: list[tuple[str, Callable[[], list[str]]]] = [
+        ("models", model_names),
+        ("data sources", source_names),
+        ("attacks", attack_names),
+        ("defences", defence_names),
+        ("strategies", strategy_names),
+    ]
+    for title, known in lists:
+        console.print(f"[b]{title:<14}[/b]{', '.join(known())}")
+
+
+app.command()(attack.attack)
+app.command(epilog=sweep.EXAMPLE)(sweep.sweep)
+app.command()(compare.compare)
+app.command()(checkpoints.convert)
+app.command()(checkpoints.export)
+app.add_typer(prior.app, name="prior")
+app.add_typer(data.app, name="data")
+app.add_typer(deploy.app, name="deploy")
+app.add_typer(runs.app, name="runs")
+
+
+def _open(directory: Path) -> Any:
+    from fedinverse.run import Run
+
+    opened = Run(directory.resolve())
+    opened.table  # noqa: B018 - refuses what is no run directory
+    return opened
+
+
+def guarded(command: Callable[[], Any]) -> None:
+    """Run ``command``; what the operator can mend ends with one message and exit code 2, a stop with 130."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin starve the other processes of a run
+    problems = Console(stderr=True, highlight=False)
+    try:
+        command()
+    except FedInverseError as error:
+        for line in str(error).splitlines():
+            problems.print(f"[red]error[/red] {escape(line)}", soft_wrap=True)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        problems.print(
+            f"[red]error[/red] {escape(str(error))}; what was finished is kept, continue with --resume", soft_wrap=True
+        )
+        sys.exit(2)
+    except KeyboardInterrupt:
+        problems.print("stopped; continue with --resume")
+        sys.exit(130)
+
+
+def main() -> None:
+    """Entry point of ``fedinverse``."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
+    guarded(app)

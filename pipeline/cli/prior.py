@@ -1,0 +1,124 @@
+"""``fedinverse prior train | add | list | show``: the cache of trained priors, and what their samples look like."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.options import (
+    PUBLIC,
+    PUBLIC_LIMIT,
+    ConfigOption,
+    DeviceOption,
+    KindOption,
+    LabelOption,
+    PublicLimitOption,
+    PublicOption,
+    PublicRootOption,
+    SeedOption,
+    SetOption,
+    ThreadsOption,
+)
+
+app = typer.Typer(no_args_is_help=True, help="Train, add, list and look at the priors that attacks sample from.")
+
+
+@app.command()
+def train(
+    kind: KindOption = None,
+    config: ConfigOption = None,
+    label: LabelOption = None,
+    set_: SetOption = None,
+    target: Annotated[
+        Path | None, typer.Option("--target", help="the captured model, for attacks that train their prior against it")
+    ] = None,
+    shape: Annotated[str, typer.Option("--shape", help="of the images; a --target knows its own")] = "1x32x32",
+    public: PublicOption = PUBLIC,
+    public_root: PublicRootOption = "",
+    public_limit: PublicLimitOption = PUBLIC_LIMIT,
+    device: DeviceOption = "cpu",
+    threads: ThreadsOption = 1,
+    seed: SeedOption = 0,
+) -> None:
+    """Train the prior of an attack into the cache, where runs with the same settings, images and seed find it."""
+    import torch
+
+    from attacker.attacks.attack import open_target
+    from fedinverse.errors import ConfigError
+    from fedinverse.memory import keep_freed_memory
+    from pipeline.cli.choice import chosen_attack, chosen_device, public_set
+    from pipeline.cli.pictures import shape_of
+    from pipeline.cli.priors import describe
+    from pipeline.cli.progress import Shown
+    from pipeline.cli.weights import file_at, network_of
+    from report.console import console, progress_bar
+
+    chosen = chosen_attack(kind, config, label, set_ or [])
+    where = chosen_device(device)
+    size, victim = shape_of(shape), None
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    if target is not None:
+        network = network_of(file_at(target), None, None, None)
+        size = network.shape
+        victim = open_target(target, network.model, network.classes, network.width, where)
+    elif chosen.attack.needs.target_at_prior:
+        raise ConfigError(f"'{chosen.attack.name}' trains its prior against the captured model; give it with --target")
+    images = public_set(public, size, public_root, public_limit, seed)
+    with progress_bar() as bar:
+        made = chosen.attack.prior(victim, images, seed, where, Shown(bar))
+    entry = describe(made, chosen.attack, images, seed, where)
+    console.print(f"[b]Prior[/b] {entry.name} {entry.key}: trained in {made.seconds:.3f} s, now or before")
+    console.print(f"  {entry.path}\n  {entry.picture}", soft_wrap=True, markup=False)
+
+
+@app.command()
+def add(
+    architecture: Annotated[
+        str, typer.Argument(metavar="NETWORK", help="dcgan, or package.module:Class of a torch.nn.Module of yours")
+    ],
+    weights: Annotated[
+        Path | None, typer.Option("--weights", help="its .safetensors file; a class may have its own")
+    ] = None,
+    shape: Annotated[str, typer.Option("--shape", help="of dcgan's images")] = "1x32x32",
+    width: Annotated[float, typer.Option("--width", min=0.01, help="dcgan's width multiplier")] = 1.0,
+) -> None:
+    """Check a generator trained elsewhere and keep it in the cache; attacks take it with --set generator=KEY."""
+    import torch
+
+    from attacker.priors.external import Network, add_external, external_prior
+    from pipeline.cli.pictures import shape_of
+    from pipeline.cli.priors import describe_external
+    from pipeline.cli.weights import file_at
+    from report.console import console
+
+    network = Network(architecture, shape_of(shape), width)
+    file = None if weights is None else file_at(weights)
+    prior = external_prior(add_external(network, file), torch.device("cpu"))
+    entry = describe_external(prior, network, str(file or architecture))
+    console.print(f"[b]Prior[/b] {entry.name} {entry.key}: use it with --set generator={entry.key}", soft_wrap=True)
+    console.print(f"  {entry.path}\n  {entry.picture}", soft_wrap=True, markup=False)
+
+
+@app.command("list")
+def list_() -> None:
+    """List the cached priors."""
+    from pipeline.cli.priors import HEADER, cached_priors
+    from report.console import console, table
+
+    lines = [entry.line for entry in cached_priors()]
+    if lines:
+        table("Priors", HEADER, lines)
+    else:
+        console.print("no prior is cached; 'fedinverse prior train --kind gmi' trains one, and so does a run")
+
+
+@app.command()
+def show(key: Annotated[str, typer.Argument(help="the key that 'list' shows, or its beginning")]) -> None:
+    """Show what one cached prior was made from, and where its samples are pictured."""
+    from pipeline.cli.priors import cached_prior
+    from report.console import console
+
+    for name, value in cached_prior(key).everything.items():
+        console.print(f"[b]{name:<10}[/b] ", end="")
+        console.print(str(value), soft_wrap=True, markup=False)

@@ -1,0 +1,61 @@
+"""``fedinverse sweep``: many experiments from one file, compared at the end."""
+
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.run_options import OutOption, SetOption
+
+EXAMPLE = """
+[b]A sweep's file[/b]  extends an experiment and says what varies
+
+  extends = "quickstart"
+  name = "defences"
+
+  [sweep]
+  seeds = [0, 1, 2]
+
+  [sweep.grid]
+  model.width = [0.25, 0.5]
+
+  [sweep.variants.none]
+
+  [[sweep.variants.bido.cohorts]]
+  defence = "bido_hsic"
+  fraction = 1.0
+"""
+
+
+def sweep(
+    config: Annotated[str, typer.Argument(help="a TOML file with a table [sweep], or the name of one in configs/")],
+    set_: SetOption = None,
+    out: OutOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="skip finished points, continue the others")] = False,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="points side by side; the cores are divided")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="check and list the points, run nothing")] = False,
+) -> None:
+    """Run every point of a sweep as a run of its own, then compare them."""
+    from fedinverse.errors import ConfigError, StageError
+    from pipeline.compare import compare_runs
+    from pipeline.runs import stage_of
+    from pipeline.sweep import load_plan, run_points
+    from pipeline.sweep.runner import check_directory
+    from report.console import console, table
+
+    plan = load_plan(config, set_ or [], out)
+    if dry_run:
+        rows = [[point.experiment.name, str(point.experiment.seed), stage_of(point.path)] for point in plan.points]
+        console.print(f"[b]Sweep[/b] {plan.path}", soft_wrap=True)
+        table(f"{len(plan.points)} points", ["point", "seed", "state"], rows)
+        return
+    check_directory(plan, resume=resume)
+    outcomes = run_points(plan, jobs)
+    failed = [f"point {outcome.point.experiment.name}: {outcome.reason}" for outcome in outcomes if outcome.reason]
+    console.print(f"{len(outcomes) - len(failed)} of {len(outcomes)} points are finished")
+    if any(outcome.point.experiment.attacks for outcome in outcomes if not outcome.reason):
+        try:
+            console.print(f"[b]Comparison[/b]  {compare_runs([plan.path], plan.path)}", soft_wrap=True)
+        except ConfigError as error:  # the points are worth having all the same
+            console.print(f"The points are not compared: {error}", soft_wrap=True, markup=False)
+    if failed:
+        raise StageError("\n".join(failed))

@@ -1,1 +1,0 @@
-"""Commands that need no run directory, no Ray and no Flower: attack a weights file, train a prior, prepare data."""

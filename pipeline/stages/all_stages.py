@@ -1,0 +1,96 @@
+"""A whole run, stage after stage. Each is skipped when its outputs are there, so a killed run is simply run again."""
+
+from contextlib import nullcontext
+from pathlib import Path
+
+from auditor.marks import marks_of_run
+from fedinverse.disk import limited
+from fedinverse.errors import ConfigError
+from fedinverse.run import WORLDS, Run, prepare
+from fedinverse.storage import read_json
+from fedinverse.thinning import keeping
+from pipeline.disk import check_disk
+from pipeline.experiment import Experiment, resolved
+from pipeline.log import event, logging_to
+from pipeline.profile import Stages
+from pipeline.stages.audit import audit, show, summary_of
+from pipeline.stages.federate import federate, is_federated
+from pipeline.stages.invert import Meanwhile, invert
+from pipeline.stages.needed import InvertedRounds
+from pipeline.stages.report import report
+from pipeline.tracking import Trackers
+from pipeline.tracking.tracker import flat
+from report.console import console, show_threat_model
+from report.partition_picture import write_partition
+
+
+def run_all(experiment: Experiment, *, resume: bool, profile: bool = False) -> Path:
+    """Run every stage; return the report.
+
+    Args:
+        experiment: the checked configuration.
+        resume: go on with a run directory that is there.
+        profile: also write where the time went, ``profile.json``.
+
+    Raises:
+        ConfigError: the run directory exists and ``resume`` was not asked for, or the run needs more disk than it has.
+        FedInverseError: see the stages.
+    """
+    path = (Path(experiment.out) / experiment.name).resolve()
+    if (path / "config.json").exists() and not resume:
+        raise ConfigError(
+            f"{path} exists already; continue it with --resume, or choose another name with --set name=... or --out"
+        )
+    console.print(f"[dim]preparing data for {path}[/dim]")
+    stages = Stages(path, profile=profile)
+    with stages.stage("prepare"):
+        check_disk(experiment, path)
+        run = prepare(path, resolved(experiment))
+        write_partition(run)
+    needed = InvertedRounds(run) if experiment.storage.checkpoints == "needed" else None
+    with logging_to(path, flat(run.table)), limited(path, experiment.storage.budget), keeping(run, needed):
+        show_threat_model(run)
+        trackers = Trackers(run, experiment.tracking)
+        words: dict[str, str] = {}
+        try:
+            page = _stages(run, experiment, stages, trackers)
+            words = _words(run) | {"report": str(page)}
+        finally:
+            trackers.close(words)
+        stages.write_profile(run)
+        console.print(stages.summary())
+        console.print(f"[b]Report[/b]  {page}")
+    return page
+
+
+def _stages(run: Run, experiment: Experiment, stages: Stages, trackers: Trackers) -> Path:
+    worlds = WORLDS if experiment.audit.without_victim and experiment.attacks else WORLDS[:1]
+    ahead = experiment.attacks and not all(is_federated(run, world) for world in worlds)
+    with stages.stage("federate"), Meanwhile(run, stages.processes) if ahead else nullcontext():
+        for world in worlds:
+            federate(run, world, experiment.engine, trackers.round, stages.processes)
+    if experiment.attacks:
+        with stages.stage("invert"):
+            invert(run, stages.processes)
+        with stages.stage("audit"):
+            scores = audit(run)
+            show(run, scores)
+        for line in summary_of(run, scores):
+            shares = {"recognised": line.recognised, "resembling": line.resembling, **line.controls}
+            found = {f"{line.attack}/{name}": share for name, share in shares.items() if share is not None}
+            event("scores", f"{line.attack}, round {line.round}", attack=line.attack, round=line.round, **shares)
+            trackers.scalars(line.round, found)
+    with stages.stage("report"):
+        page = report(run)
+    trackers.scalars(experiment.federation.rounds, {f"seconds/{name}": value for name, value in stages.times.items()})
+    return page
+
+
+def _words(run: Run) -> dict[str, str]:
+    """Return the outcome in words, for trackers."""
+    verdict = run.path / "verdict.json"
+    if not verdict.exists():
+        return {"outcome": "no attack was run"}
+    read = read_json(verdict)
+    marks = {"marks": " ".join(marks_of_run(run))} if marks_of_run(run) else {}
+    return {"outcome": str(read["outcome"]), "verdict": str(read["sentence"]), **marks}

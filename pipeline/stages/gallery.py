@@ -1,0 +1,76 @@
+"""Stage 4, the pictures: every attack's reconstructions beside the nearest images of victim, reserve and attacker."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+
+from attacker.inversion import RECONSTRUCTIONS
+from auditor.bench import CHUNK
+from auditor.evaluators.embedding import fit_embedding
+from auditor.evidence import Exhibit, read_exhibit
+from auditor.metrics.names import ACCURACY
+from fedinverse.data.source import unit
+from fedinverse.errors import StageError
+from fedinverse.private import part_of
+from fedinverse.run import Run
+from fedinverse.shard import Shard, shard_of
+from fedinverse.storage import read_metadata
+from pipeline.stages.invert import inversions_of
+from report.run.gallery import Gallery, encoded, gallery
+from report.run.nearest import Featured, find
+
+
+def galleries(run: Run, scores: pd.DataFrame, rounds: dict[str, int]) -> list[Gallery]:
+    """Return one gallery per attack, in the order of ``rounds`` (attack label -> round shown).
+
+    Raises:
+        StageError: the reconstructions of one of them are not there.
+    """
+    exhibits = [_exhibit(run, attack, number) for attack, number in rounds.items()]
+    classes = torch.cat([shown.labels for shown in exhibits]).unique()
+    embedding = fit_embedding(part_of(run, "vault").images)
+
+    def featured(shard: Shard) -> Featured:
+        return Featured(shard, torch.cat([embedding(unit(part)) for part in shard.images.split(CHUNK)]))
+
+    train, reserve = (featured(_of(part_of(run, part), classes)) for part in ("train", "reserve"))
+    public = run.pools["public"]
+    pool = Shard(public.tensor(), torch.from_numpy(public.labels))
+    held = [featured(shard) for shard in (pool, *_shards(run)) if len(shard)]
+    found = [find(shown, embedding, train, reserve, held) for shown in exhibits]
+    uris, lossless = encoded([each for one in found for each in one])
+    shown = []
+    for (attack, number), one in zip(rounds.items(), found, strict=True):
+        mine, uris = uris[: len(one)], uris[len(one) :]
+        success = _success(scores, attack, number)
+        shown.append(
+            gallery(attack, number, one, (mine, lossless), success, run.class_names, run.population.victim_classes)
+        )
+    return shown
+
+
+def _exhibit(run: Run, attack: str, server_round: int) -> Exhibit:
+    for (label, weights), inversion in inversions_of(run).items():
+        captured = label == attack and weights.is_relative_to(run.spool("with_victim"))
+        if captured and int(read_metadata(weights)["model-round"]) == server_round:
+            return read_exhibit(inversion.path / RECONSTRUCTIONS, "A", "with_victim", server_round, attack)
+    raise StageError(
+        f"{run.path} was audited, but its reconstructions by '{attack}' at round {server_round} are gone or were made "
+        "by another version; run the stages 'invert' and 'audit' again"
+    )
+
+
+def _of(shard: Shard, classes: torch.Tensor) -> Shard:
+    rows = torch.isin(shard.labels, classes)
+    return Shard(shard.images[rows], shard.labels[rows])
+
+
+def _shards(run: Run) -> Sequence[Shard]:
+    return [shard_of(run, client, "with_victim") for client in run.population.attackers]
+
+
+def _success(scores: pd.DataFrame, attack: str, server_round: int) -> dict[int, float]:
+    mine = scores[(scores["attack"] == attack) & (scores["arm"] == "A") & (scores["round"] == server_round)]
+    means = mine[mine["metric"] == ACCURACY].groupby("label")["value"].mean()
+    return {int(str(label)): float(value) for label, value in means.items()}

@@ -1,0 +1,180 @@
+"""Stage 2: the attacker's worker inverts what was captured; the auditor's control targets go the same way."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+
+from rich.progress import Progress
+
+from attacker.inversion import Inversion
+from attacker.schedule import due
+from attacker.settings import Attacker
+from attacker.worker import Bench, Plan, distinct
+from fedinverse.errors import StageError
+from fedinverse.run import Run
+from fedinverse.shard import shard_of
+from fedinverse.storage import save_array
+from fedinverse.thinning import kept_checkpoint
+from pipeline.stages.own_shard import own_shard_model
+from report.console import console, progress_bar
+
+_ROOT = Path(__file__).resolve().parent.parent.parent  # so that -m finds the package without an installation
+
+
+def plan_of(run: Run, *, over: bool = True) -> Plan:
+    """Return the plan of the attacker's worker, after laying out what it may read: its shard, in its own directory.
+
+    While the federation runs (not ``over``) there are no controls yet.
+    """
+    attacker = run.population.attackers[0]
+    shard = shard_of(run, attacker, "with_victim")
+    own = run.path / "attacker" / "shard"
+    if not (own / "labels.npy").exists():
+        save_array(own / "images.npy", shard.images.numpy())
+        save_array(own / "labels.npy", shard.labels.numpy())
+    spool = run.spool("with_victim")
+    rounds = due(spool, run.section("attacker", Attacker), shard) if over else ()
+    return Plan(
+        spool=str(spool),
+        controls=tuple(str(path) for path in control_targets(run, rounds)) if over else (),
+        shard=str(own),
+        public=str(run.pools["public"].path),
+        classes=len(run.class_names),
+        store=str(run.inversions),
+        seed=run.seed,
+        attacker=run.table.get("attacker", {}),
+        attacks=run.table.get("attacks", {}),
+        shared_classes=shared_classes(run),
+    )
+
+
+def shared_classes(run: Run) -> tuple[str, ...]:
+    """Return the victim's classes that the public images show too: none, unless the configuration allows overlap."""
+    public = set(run.pools["public"].class_names)
+    return tuple(name for label in run.population.victim_classes if (name := run.class_names[label]) in public)
+
+
+def control_targets(run: Run, rounds: Iterable[int]) -> list[Path]:
+    """Return the weights that controls invert: untrained (B1), of the own shard (B3), of world W0's ``rounds`` (B2).
+
+    Raises:
+        StageError: one of them was not kept.
+    """
+    targets = [kept_checkpoint(run, "with_victim", 0), own_shard_model(run)]
+    if run.federation("without_victim").exists():
+        targets += [kept_checkpoint(run, "without_victim", number) for number in rounds]
+    return targets
+
+
+class Meanwhile:
+    """What the attacker does while the federation runs, in a process of its own; says what it shares with the clients.
+
+    It trains the priors that need no captured model; with ``attacker.when`` it also inverts captures as they come.
+    With ``profiles`` it leaves there what it spent its time on.
+    """
+
+    def __init__(self, run: Run, profiles: Path | None = None) -> None:
+        self._run, self._settings, self._profiles = run, run.section("attacker", Attacker), profiles
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> None:
+        path, watching = _write_plan(self._run, plan_of(self._run, over=False)), self._settings.during
+        self._stop = Plan.stop(path)
+        self._stop.unlink(missing_ok=True)
+        work = "inverts what it captures" if watching else "trains its prior"
+        console.print(f"[dim]meanwhile the attacker {work} {self._settings.sharing}[/dim]", soft_wrap=True)
+        self._process = subprocess.Popen(
+            _worker(path, self._profiles, *(("--watch", "--child") if watching else ("--priors",))),
+            cwd=_ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # Left running after success: it does what is left and ends, and the stage that follows waits for its locks.
+        # Its failure shows there, with its reason.
+        if kind is None and self._settings.during:
+            self._stop.touch()
+        elif kind is not None and self._process is not None:
+            self._process.terminate()
+
+
+def invert(run: Run, profiles: Path | None = None) -> None:
+    """Run the worker processes until every inversion is done; with ``profiles`` they leave there their profile.
+
+    Raises:
+        StageError: a worker died; the message says how. What it finished is kept.
+    """
+    plan = plan_of(run)
+    waiting = [job for job in distinct(Bench(plan).jobs()) if not job.where.done]
+    if not waiting:
+        console.print("Inverting: all inversions are done")
+        return
+    path = _write_plan(run, plan)
+    settings = run.section("attacker", Attacker)
+    on_cpu = settings.device == "cpu"
+    count = min(len(waiting), settings.processes or ((os.cpu_count() or 1) if on_cpu else 1))
+    sharing = "on this machine's CPU" if on_cpu else f"on {settings.device}"
+    console.print(
+        f"[b]Inverting[/b] {len(waiting)} targets in {count} processes of the attacker's own, {sharing}", soft_wrap=True
+    )
+    _watch([_worker(path, profiles, "--share", str(number), str(count)) for number in range(count)])
+    left = [job for job in waiting if not job.where.done]
+    if left:
+        raise StageError(f"the workers left {len(left)} inversions undone; start again with --resume")
+
+
+def _worker(plan: Path, profiles: Path | None, *options: str) -> list[str]:
+    """Return the command line of a worker."""
+    profile = [] if profiles is None else ["--profile", str(profiles.resolve())]
+    return [sys.executable, "-m", "attacker.worker", str(plan), *options, *profile]
+
+
+def _write_plan(run: Run, plan: Plan) -> Path:
+    path = (run.path / "attacker" / "plan.json").resolve()
+    plan.write(path)
+    return path
+
+
+def _watch(commands: list[list[str]]) -> None:
+    """Run ``commands`` side by side, showing their JSON-lines progress; the first complaint becomes our error."""
+    with progress_bar() as bar:
+        workers = [
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=_ROOT)
+            for command in commands
+        ]
+        readers = [threading.Thread(target=_show, args=(worker, bar), daemon=True) for worker in workers]
+        try:
+            for reader in readers:
+                reader.start()
+            complaints = [worker.stderr.read() if worker.stderr else "" for worker in workers]
+            codes = [worker.wait() for worker in workers]
+            for reader in readers:
+                reader.join()
+        finally:
+            for worker in workers:
+                worker.terminate()
+    for code, complaint in zip(codes, complaints, strict=True):
+        if code:
+            reason = (complaint.strip().splitlines() or ["no message"])[-1].removeprefix("error: ")
+            raise StageError(f"the attacker's worker ended with {code}: {reason}")
+
+
+def _show(worker: "subprocess.Popen[str]", bar: Progress) -> None:
+    task = bar.add_task("starting a worker", total=None)
+    assert worker.stdout is not None
+    for line in worker.stdout:
+        told = json.loads(line)
+        bar.update(task, completed=told["done"], total=told["total"], description=f"{told['job']}: {told['what']}")
+        if told["done"] == told["total"]:
+            bar.console.print(f"  {told['job']}: {told['what']}, {told['total']} steps")
+    bar.remove_task(task)
+
+
+def inversions_of(run: Run) -> dict[tuple[str, Path], Inversion]:
+    """Return the finished inversions by (attack label, weights file)."""
+    return {(job.label, job.weights): job.where for job in Bench(plan_of(run)).jobs() if job.where.done}

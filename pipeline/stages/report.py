@@ -1,0 +1,147 @@
+"""Stage 4: gather a run's figures and write ``report.html``."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import tomli_w
+
+from auditor.marks import marks_of_run
+from auditor.settings import Audit
+from fedinverse.run import Run
+from fedinverse.split import holdings
+from fedinverse.storage import atomic_write, read_json
+from pipeline.stages.audit import known_by_round
+from pipeline.stages.gallery import galleries
+from pipeline.stages.invert import inversions_of
+from report.participants import clients_table, cohorts_table
+from report.run import Figures, Leakage, render
+from report.run.curve import chart
+from report.run.findings import facts, figures, finding, omitted
+from report.run.partition import partition
+from report.run.tables import Table, classes, controls, leakage, meanings, share, utility, whole_set
+from report.threat import threat_model
+
+SHEET_BYTES = 200_000  # a sheet of samples larger than this stays in the run directory
+SHEETS = {
+    "A": "The reconstructions the attacker would keep, beside the victim's training image nearest to each",
+    "B0": "Unoptimised samples of the same prior, beside the nearest images of the class",
+    "B2": "The same attack without the victim, beside the nearest images of the class",
+    "B4": "Public images that the model takes for the class, beside the nearest images of the class",
+}
+
+
+def report(run: Run) -> Path:
+    """Write the page; return its path. A run without attacks gets a page about its utility."""
+    scored = run.audit / "scores.parquet"
+    page = _attacked(run, pd.read_parquet(scored)) if scored.exists() else _unattacked(run)
+    path = run.path / "report.html"
+    atomic_write(path, render(page))
+    return path
+
+
+def _common(run: Run) -> dict[str, Any]:
+    counts = holdings(run.split, run.population.clients, len(run.class_names))
+    victim = run.population.victim if run.population.victim_classes else None
+    times = run.path / "times.json"
+    return {
+        "title": str(run.table["name"]),
+        "marks": list(marks_of_run(run)),
+        "utility": utility(run.recorded_rounds("with_victim")),
+        "partition": partition(counts, victim, run.class_names),
+        "clients": clients_table(run),
+        "cohorts": cohorts_table(run),
+        "threat": threat_model(run),
+        "times": [(stage, f"{s:.0f} s") for stage, s in read_json(times).items()] if times.exists() else [],
+        "config": tomli_w.dumps(_without_none(run.table)),
+    }
+
+
+def _unattacked(run: Run) -> Figures:
+    last = run.recorded_rounds("with_victim")[-1]
+    headline = (
+        f"No attack was run. After round {last['round']} the model reads {share(last['accuracy'])} of the reserve."
+    )
+    return Figures(outcome="", headline=headline, finding="", notes=[], facts=[], leakage=None, **_common(run))
+
+
+def _attacked(run: Run, scores: pd.DataFrame) -> Figures:
+    verdict = read_json(run.path / "verdict.json")
+    known, gate = known_by_round(run), run.section("audit", Audit).primary.gate
+    points, primary = verdict["points"], verdict["primary"]
+    first = primary["attack"]
+    rounds = {attack: _shown_round(points, attack, primary["round"]) for attack in _first(first, verdict["attacks"])}
+    point = next(each for each in points if (each["attack"], each["round"]) == (first, primary["round"]))
+    victims = [run.class_names[label] for label in run.population.victim_classes]
+    by_class = {line["round"]: line["class-accuracy"] for line in run.recorded_rounds("with_victim")}
+    found = Leakage(
+        charts=[chart(points, attack, number, known, gate) for attack, number in rounds.items()],
+        galleries=galleries(run, scores, rounds),
+        sheets=_sheets(run, first, primary["round"]),
+        controls=controls(point),
+        figures=figures(verdict, point),
+        rounds=leakage(points),
+        classes=classes(
+            scores,
+            (first, primary["round"]),
+            run.class_names,
+            run.population.victim_classes,
+            by_class[primary["round"]],
+        ),
+        whole_set=whole_set(scores, (first, primary["round"])),
+        metrics=meanings(scores),
+        omitted=omitted(verdict),
+        cost=_cost(run),
+    )
+    return Figures(
+        outcome=verdict["outcome"],
+        headline=verdict["sentence"],
+        finding=finding(point, victims, primary["metric"]),
+        notes=[f"{reason[0].upper()}{reason[1:]}." for reason in verdict["reasons"]],
+        facts=facts(verdict, point),
+        leakage=found,
+        **_common(run),
+    )
+
+
+def _first(first: str, attacks: list[str]) -> list[str]:
+    return [first, *(attack for attack in attacks if attack != first)]
+
+
+def _shown_round(points: list[dict[str, Any]], attack: str, wanted: int) -> int:
+    """Return the primary round, or the last at which ``attack`` was run when it was not run there."""
+    had = [point["round"] for point in points if point["attack"] == attack]
+    return wanted if wanted in had else max(had)
+
+
+def _sheets(run: Run, attack: str, server_round: int) -> list[tuple[str, str, bytes]]:
+    shown = []
+    for arm, caption in SHEETS.items():
+        path = run.audit / "grids" / f"{attack}-{arm}-round-{server_round:04d}.png"
+        if path.exists() and path.stat().st_size <= SHEET_BYTES:
+            shown.append((f"{arm}. {caption}.", f"{caption}, one row per victim class", path.read_bytes()))
+    return shown
+
+
+def _cost(run: Run) -> Table:
+    rows = []
+    for (label, weights), inversion in inversions_of(run).items():
+        without = weights.is_relative_to(run.federation("without_victim"))
+        about, cost = inversion.about, inversion.about["cost"]
+        rows.append([
+            f"{label}, {weights.stem}",
+            "no victim" if without else "with victim",
+            f"{about['prior-seconds']:.0f} s",
+            f"{cost['seconds']:.0f} s",
+            f"{cost['target_queries']:,}",
+            f"{cost['steps']:,}",
+            str(about["failed"]),
+        ])  # fmt: skip
+    header = ["target", "world", "prior", "inversion", "target queries", "steps", "failed images"]
+    return Table("Every model that was inverted, controls among them", header, rows)
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    return [_without_none(item) for item in value] if isinstance(value, list) else value

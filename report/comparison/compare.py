@@ -1,0 +1,65 @@
+"""From records to a comparison: everything that is shown of it, in one place."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from report.comparison.differences import differences
+from report.comparison.figures import baseline_of, figures_of
+from report.comparison.findings import findings_of
+from report.comparison.groups import Group, grouped, marks_of_groups
+from report.comparison.labels import told
+from report.comparison.page import Page
+from report.comparison.pictures import curves_svg, plane_svg
+from report.comparison.records import Record
+from report.comparison.tables import tables_of
+from report.comparison.tidy import tidy
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison.
+
+    Attributes:
+        page: what is shown.
+        table: every figure, tidy; see ``report.comparison.tidy``.
+    """
+
+    page: Page
+    table: pd.DataFrame
+
+
+def compare(records: Sequence[Record], title: str, by: Sequence[str] = (), baseline: str = "") -> Comparison:
+    """Compare audited runs.
+
+    Args:
+        records: at least one.
+        title: what the page is called.
+        by: configuration keys to group by; empty: all that vary.
+        baseline: label of the group the others are held against; empty: the first.
+
+    Raises:
+        ConfigError: runs that cannot be compared, or an unknown key or baseline.
+        StageError: a run that was not audited.
+    """
+    groups = grouped(records, by)
+    figures = [figures_of(group) for group in groups]
+    base = baseline_of(figures, baseline)
+    apart = differences(figures, base)
+    page = Page(
+        title,
+        findings_of(figures, apart, base),
+        marks_of_groups(groups),
+        plane_svg(figures),
+        curves_svg(figures),
+        tables_of(figures, apart, base.group.label),
+        [(group.label, _values(group)) for group in groups],
+        [(group.label, ", ".join(record.name for record in group.records)) for group in groups],
+    )
+    return Comparison(page, tidy(figures, apart, base.group.label))
+
+
+def _values(group: Group) -> str:
+    values = "; ".join(told(key, value) for key, value in group.values.items())
+    return values or f"nothing but the seeds: {', '.join(map(str, group.seeds))}"

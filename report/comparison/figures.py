@@ -1,0 +1,146 @@
+"""What a comparison says of each group alone.
+
+Scores of a group's seeds are one table, judged by ``auditor.verdict`` as one audit of several seeds: classes are
+resampled within seeds.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from auditor.omitted import Omitted
+from auditor.settings import Primary
+from auditor.table import ROUNDLESS
+from auditor.verdict import Missing, Point, Verdict, judge
+from fedinverse.errors import ConfigError
+from report.comparison.groups import Group
+from report.comparison.records import Record
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A figure of whole runs: mean over seeds, and its smallest and largest value."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class GroupFigures:
+    """One group.
+
+    Attributes:
+        group: its runs.
+        verdict: over all its seeds.
+        main: the verdict's primary attack and round.
+        scores: its runs' scores in one table.
+        accuracy: of the attacked model on all reserve images, in [0, 1].
+        victim_accuracy: the same on the victim's classes.
+        seconds_per_round: wall seconds of one federation round.
+        epsilon: largest that any client spent by its own noise.
+        central_epsilon: the same by the server's noise.
+    """
+
+    group: Group
+    verdict: Verdict
+    main: Point
+    scores: pd.DataFrame
+    accuracy: Spread
+    victim_accuracy: Spread
+    seconds_per_round: Spread | Omitted
+    epsilon: Spread | Omitted
+    central_epsilon: Spread | Omitted
+
+
+def figures_of(group: Group) -> GroupFigures:
+    """Return the figures of one group.
+
+    Raises:
+        StageError: a run was not audited.
+    """
+    scores, primary = _pooled(group.records)
+    rounds = set.intersection(*(set(record.rounds) for record in group.records))
+    known = {number: mean_of([float(r.rounds[number]["victim-accuracy"]) for r in group.records]) for number in rounds}
+    classes = len(next(iter(group.records[0].rounds.values()))["class-accuracy"])
+    verdict = judge(scores, primary, known, classes=classes, seed=group.seeds[0])
+    attacked = [record.rounds[record.primary.round] for record in group.records]
+    return GroupFigures(
+        group,
+        verdict,
+        next(p for p in verdict.points if (p.attack, p.round) == (verdict.primary.attack, verdict.primary.round)),
+        scores,
+        _spread([float(line["accuracy"]) for line in attacked]),
+        _spread([float(line["victim-accuracy"]) for line in attacked]),
+        _spread_of([record.seconds_per_round for record in group.records]),
+        _spread_of([record.epsilon("own") for record in group.records]),
+        _spread_of([record.epsilon("central") for record in group.records]),
+    )
+
+
+def _pooled(records: Sequence[Record]) -> tuple[pd.DataFrame, Primary]:
+    """Return all scores in one table, and what is primary in it.
+
+    Runs whose primary rounds differ ("the last one captured" need not be the same) keep that round alone, under the
+    number of the latest.
+    """
+    primary = max((record.primary for record in records), key=lambda each: each.round)
+    tables = [record.scores for record in records]
+    if len({record.primary.round for record in records}) > 1:
+        tables = [_only_primary(record, primary.round) for record in records]
+    return pd.concat(tables, ignore_index=True), primary
+
+
+def _only_primary(record: Record, called: int) -> pd.DataFrame:
+    scores, own = record.scores, record.primary
+    mine = scores[scores["attack"].isin([own.attack, ""])]
+    roundless = mine["arm"].isin(ROUNDLESS)
+    return mine[roundless | (mine["round"] == own.round)].assign(round=called)
+
+
+def time_to_leak(figures: GroupFigures) -> int | Omitted:
+    """Return the first round at which the primary attack leaks, after Holm over its rounds."""
+    first = figures.verdict.time_to_leak[figures.verdict.primary.attack]
+    return Omitted(first.omitted) if isinstance(first, Missing) else first
+
+
+def score_of(figures: GroupFigures, metric: str, arm: str = "A") -> Spread | Omitted:
+    """Return the mean of ``metric`` over the victim's classes at the primary attack and round, by seed."""
+    scores, primary = figures.scores, figures.verdict.primary
+    at_primary = (scores["attack"] == primary.attack) & (scores["round"] == primary.round)
+    mine = scores[(scores["metric"] == metric) & (scores["arm"] == arm) & at_primary]
+    if mine.empty:
+        return Omitted(f"'{metric}' was not scored")
+    return _spread([float(each) for each in mine.groupby("seed")["value"].mean()])
+
+
+def baseline_of(figures: Sequence[GroupFigures], label: str) -> GroupFigures:
+    """Return the group called ``label``; empty: the first.
+
+    Raises:
+        ConfigError: there is no such group; names those there are.
+    """
+    if not label:
+        return figures[0]
+    for each in figures:
+        if each.group.label == label:
+            return each
+    raise ConfigError(f"--baseline '{label}' is no group; the groups are: {'; '.join(f.group.label for f in figures)}")
+
+
+def _spread_of(values: Sequence[float | Omitted]) -> Spread | Omitted:
+    for value in values:
+        if isinstance(value, Omitted):
+            return value
+    return _spread([value for value in values if not isinstance(value, Omitted)])
+
+
+def _spread(values: Sequence[float]) -> Spread:
+    return Spread(mean_of(values), min(values), max(values))
+
+
+def mean_of(values: Sequence[float]) -> float:
+    """Return the mean."""
+    return float(np.mean(values))

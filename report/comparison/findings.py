@@ -1,0 +1,42 @@
+"""A comparison in sentences: one per group, each with its interval and what it was paid for."""
+
+from collections.abc import Sequence
+
+from auditor.omitted import Omitted
+from auditor.statistics import LEVEL
+from auditor.verdict import Missing
+from report.comparison.differences import Difference
+from report.comparison.figures import GroupFigures
+from report.comparison.text import interval, percent, points, probability
+
+
+def findings_of(
+    figures: Sequence[GroupFigures], differences: Sequence[Difference], baseline: GroupFigures
+) -> list[str]:
+    """Return one sentence on the baseline, then one on every other group; "lower" only where Holm's p allows it."""
+    return [_alone(baseline), *(_against(each, differences, baseline) for each in figures if each is not baseline)]
+
+
+def _alone(figures: GroupFigures) -> str:
+    main = figures.main
+    accuracy = f"at {percent(figures.accuracy.value)} accuracy"
+    if isinstance(main.leakage, Missing):
+        shown = main.arms["A"]
+        score = "–" if isinstance(shown, Missing) else interval(shown)
+        return f"{figures.group.label}: attack accuracy {score} {accuracy}; leakage omitted: {main.leakage.omitted}."
+    return f"{figures.group.label}: leakage {interval(main.leakage)} {accuracy}."
+
+
+def _against(figures: GroupFigures, differences: Sequence[Difference], baseline: GroupFigures) -> str:
+    mine = {each.quantity: each for each in differences if each.group == figures.group.label}
+    told = mine["leakage"] if not isinstance(mine["leakage"].found, Omitted) else mine["attack-accuracy"]
+    what = told.quantity.replace("-", " ")
+    if isinstance(told.found, Omitted):
+        return f"{_alone(figures)[:-1]}; no difference from {baseline.group.label}: {told.found.reason}."
+    certain = told.p_holm is not None and told.p_holm < 1 - LEVEL
+    state = "no difference shown" if not certain else "lower" if told.found.value < 0 else "higher"
+    utility = "at matched accuracy" if told.matched else "not at matched accuracy"
+    return (
+        f"{_alone(figures)[:-1]}; {what} against {baseline.group.label}: {state}, {points(told.found)} points "
+        f"(Holm p {probability(told.p_holm)}), {utility} ({100 * told.accuracy:+.1f} points)."
+    )

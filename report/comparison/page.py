@@ -1,0 +1,61 @@
+"""Fills the comparison's page and writes the same tables as Markdown; it draws no conclusion of its own."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from report.comparison.tables import Table
+from report.template import templates_in
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the page shows.
+
+    Attributes:
+        title: what is compared.
+        findings: one sentence per group.
+        marks: what a reader must know before believing them.
+        plane: leakage against utility, an ``<svg>`` element.
+        curves: leakage against rounds, an ``<svg>`` element.
+        tables: all figures.
+        varying: (group, what it is configured with) pairs.
+        runs: (group, paths of its run directories) pairs.
+    """
+
+    title: str
+    findings: list[str]
+    marks: list[str]
+    plane: str
+    curves: str
+    tables: list[Table]
+    varying: list[tuple[str, str]]
+    runs: list[tuple[str, str]]
+
+
+def render(page: Page) -> str:
+    """Return the page as one HTML text with every picture inside it."""
+    here = Path(__file__).parent
+    environment = templates_in(here)
+    return environment.get_template("compare.html").render(p=page, style=(here / "compare.css").read_text())
+
+
+def markdown(page: Page) -> str:
+    """Return findings and tables as Markdown, to be included in a document as they are."""
+    parts = ["\n".join(f"- {finding}" for finding in page.findings)]
+    for table in page.tables:
+        parts += [f"**{_cell(table.title)}**", _markdown(table.header, table.rows)]
+        if table.notes:
+            parts.append("\n".join(f"- {note}" for note in table.notes))
+    if page.marks:
+        parts.append("\n".join(f"- Note: {mark}" for mark in page.marks))
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    ruler = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join("| " + " | ".join(map(_cell, row)) + " |" for row in (header, ruler, *rows))
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")

@@ -1,0 +1,147 @@
+"""The two pictures of a comparison: leakage against utility, and leakage against rounds."""
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from auditor.verdict import Interval, Missing
+from report.comparison.figures import GroupFigures
+
+COLOURS = ("#2457a6", "#c22f2f", "#1d7a4f", "#8a4fb0", "#b06a00", "#00788a", "#555555", "#a8327d")
+MARKERS = "osD^vPX*"
+NARROWEST = 0.04  # width of the accuracy axis
+DODGE = 0.06  # rounds that groups are drawn apart, so that none hides another
+MOST_TICKS = 15
+STYLES = ("-", "--", "-.", ":")
+
+
+def plane_svg(figures: Sequence[GroupFigures]) -> str:
+    """Draw every group at (accuracy, leakage), numbered, with 95 % intervals and the range of accuracy over seeds.
+
+    If any group has no leakage, all are drawn at their attack accuracy, and the axis says so.
+
+    Returns:
+        An ``<svg>`` element.
+    """
+    leakage = _all_have_leakage(figures)
+    with _axes(4.6) as (axes, written):
+        for number, each in enumerate(figures):
+            found = each.main.leakage if leakage else each.main.arms["A"]
+            if isinstance(found, Missing):
+                continue
+            x = each.accuracy
+            colour, marker = _look(number)
+            axes.errorbar(
+                x.value,
+                found.value,
+                xerr=[[x.value - x.low], [x.high - x.value]],
+                yerr=[[found.value - found.low], [found.high - found.value]],
+                color=colour,
+                marker=marker,
+                ms=7,
+                lw=1.2,
+                capsize=3,
+                label=f"{number + 1}  {each.group.label}",
+            )
+            axes.annotate(str(number + 1), (x.value, found.value), (6, 5), textcoords="offset points", color=colour)
+        left, right = axes.get_xlim()
+        axes.set_xlim(min(left, (left + right) / 2 - NARROWEST / 2), max(right, (left + right) / 2 + NARROWEST / 2))
+        axes.axhline(0, color="#999999", lw=0.8)
+        axes.set(xlabel="accuracy of the global model on reserve images (utility)", ylabel=_name(leakage))
+        axes.xaxis.set_major_formatter(_percent())
+        _finish(axes)
+    return written[0]
+
+
+def curves_svg(figures: Sequence[GroupFigures]) -> str:
+    """Draw every group's leakage against rounds, with 95 % bands; see ``plane_svg``.
+
+    Returns:
+        An ``<svg>`` element.
+    """
+    leakage = _all_have_leakage(figures)
+    attacked: set[int] = set()
+    with _axes(4.0) as (axes, written):
+        for number, each in enumerate(figures):
+            line = list(_curve(each, leakage=leakage))
+            if not line:
+                continue
+            attacked |= {at for at, _ in line}
+            rounds = [at + DODGE * (number - (len(figures) - 1) / 2) for at, _ in line]
+            colour, marker = _look(number)
+            axes.plot(
+                rounds,
+                [found.value for _, found in line],
+                color=colour,
+                marker=marker,
+                ms=5,
+                lw=1.8,
+                ls=STYLES[number % len(STYLES)],
+                label=f"{number + 1}  {each.group.label}",
+            )
+            low, high = [found.low for _, found in line], [found.high for _, found in line]
+            if len(line) > 1:
+                axes.fill_between(rounds, low, high, color=colour, alpha=0.12, lw=0)
+            else:
+                axes.vlines(rounds, low, high, color=colour, lw=1.2)
+        axes.axhline(0, color="#999999", lw=0.8)
+        axes.set(xlabel="federation round", ylabel=_name(leakage))
+        if len(attacked) <= MOST_TICKS:
+            axes.set_xticks(sorted(attacked))
+        axes.margins(x=0.1)
+        _finish(axes)
+    return written[0]
+
+
+def _curve(figures: GroupFigures, *, leakage: bool) -> Iterator[tuple[int, Interval]]:
+    for point in figures.verdict.points:
+        found = point.leakage if leakage else point.arms["A"]
+        if point.attack == figures.verdict.primary.attack and isinstance(found, Interval):
+            yield point.round, found
+
+
+def _all_have_leakage(figures: Sequence[GroupFigures]) -> bool:
+    return all(isinstance(each.main.leakage, Interval) for each in figures)
+
+
+def _name(leakage: bool) -> str:
+    return "leakage: attack minus no victim" if leakage else "attack accuracy (no leakage: a world is missing)"
+
+
+def _look(number: int) -> tuple[str, str]:
+    return COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+
+
+@contextmanager
+def _axes(height: float) -> Iterator[tuple[Any, list[str]]]:
+    """Yield axes and a list that afterwards holds the picture as SVG."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    style: Any = {"svg.fonttype": "none", "font.size": 10, "svg.hashsalt": "fedinverse", "font.family": "sans-serif"}
+    written: list[str] = []
+    with mpl.rc_context(style):
+        figure, axes = plt.subplots(figsize=(7.6, height))
+        try:
+            yield axes, written
+            buffer = io.StringIO()
+            figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+            text = buffer.getvalue()
+            written.append(text[text.index("<svg") :])
+        finally:
+            plt.close(figure)
+
+
+def _finish(axes: Any) -> None:
+    axes.yaxis.set_major_formatter(_percent())
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8.5, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncol=2)
+
+
+def _percent() -> Any:
+    from matplotlib.ticker import PercentFormatter
+
+    return PercentFormatter(1.0, decimals=0)

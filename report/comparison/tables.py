@@ -1,0 +1,164 @@
+"""A comparison as tables of text: the page, the terminal and the Markdown file show the same ones."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from auditor.metrics.names import COPY_GUARD, MEMBER, METRICS, RESEMBLANCE, VENDI
+from auditor.omitted import Omitted
+from auditor.statistics import Estimate
+from auditor.summary import CONTROLS
+from auditor.verdict import Interval, Missing
+from report.comparison.differences import Difference
+from report.comparison.figures import GroupFigures, score_of, time_to_leak
+from report.comparison.groups import overlap_marks
+from report.comparison.text import NONE, interval, percent, points, probability, spread
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text.
+
+    Attributes:
+        title: what it shows.
+        header: names of the columns.
+        rows: one list per row, as long as the header.
+        notes: what to know of it, and why a figure is missing.
+    """
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    notes: list[str]
+
+
+def tables_of(figures: Sequence[GroupFigures], differences: Sequence[Difference], baseline: str) -> list[Table]:
+    """Return all tables, the most telling first."""
+    tables = [_overview(figures)]
+    if differences:
+        tables.append(_differences(differences, baseline))
+    tables += [_controls(figures), _likeness(figures), _costs(figures)]
+    marks = overlap_marks([each.group for each in figures])  # on every table: a document may take one of them alone
+    return [replace(table, notes=[*marks, *table.notes]) for table in tables]
+
+
+def _overview(figures: Sequence[GroupFigures]) -> Table:
+    header = ["", "seeds", "accuracy", "victim's classes", "attack", "leakage [95 %]", "verdict", "time to leak"]
+    rows = [
+        [
+            _numbered(number, each),
+            str(len(each.group.seeds)),
+            percent(each.accuracy.value),
+            percent(each.victim_accuracy.value),
+            percent(_value(each.main.arms["A"])),
+            interval(each.main.leakage),
+            each.verdict.outcome,
+            _round(time_to_leak(each)),
+        ]
+        for number, each in enumerate(figures, 1)
+    ]
+    notes = _reasons({each.group.label: each.main.leakage for each in figures}, "leakage")
+    marks = dict.fromkeys(mark for each in figures for mark in _marks(each.main.leakage))
+    notes += [f"intervals: {mark}" for mark in marks]
+    primary = {(p.attack, p.round) for p in (each.verdict.primary for each in figures)}
+    spoken = " and ".join(f"{attack}, round {number}" for attack, number in sorted(primary))
+    return Table(f"Utility and leakage ({spoken})", header, rows, notes)
+
+
+def _differences(differences: Sequence[Difference], baseline: str) -> Table:
+    rows = [
+        [
+            each.group,
+            each.quantity.replace("-", " "),
+            points(each.found),
+            probability(each.found.p if isinstance(each.found, Estimate) else None),
+            probability(each.p_holm),
+            f"{100 * each.accuracy:+.1f}",
+            "matched" if each.matched else "not matched",
+            str(each.found.seeds if isinstance(each.found, Estimate) else each.seeds),
+        ]
+        for each in differences
+    ]
+    header = ["", "quantity", "difference [95 %]", "p", "p (Holm)", "accuracy", "at matched accuracy", "paired seeds"]
+    return Table(
+        f"Paired differences from “{baseline}”, in percentage points",
+        header,
+        rows,
+        _reasons({f"{each.group}, {each.quantity}": each.found for each in differences}, "difference"),
+    )
+
+
+def _controls(figures: Sequence[GroupFigures]) -> Table:
+    arms = [arm for arm in CONTROLS if any(isinstance(each.main.arms[arm], Interval) for each in figures)]
+    rows = [
+        [
+            _numbered(number, each),
+            *(interval(each.main.arms[arm]) for arm in ("A", *arms, "CEIL")),
+        ]
+        for number, each in enumerate(figures, 1)
+    ]
+    header = ["", "attack (A)", *(f"{CONTROLS[arm]} ({arm})" for arm in arms), "real images (CEIL)"]
+    return Table("The attack beside its controls [95 %]", header, rows, [])
+
+
+def _likeness(figures: Sequence[GroupFigures]) -> Table:
+    shown = (RESEMBLANCE, MEMBER, COPY_GUARD, VENDI)
+    rows = [
+        [
+            _numbered(number, each),
+            *(
+                spread(score_of(each, metric), 100, " %") if METRICS[metric].share else spread(score_of(each, metric))
+                for metric in shown
+            ),
+        ]
+        for number, each in enumerate(figures, 1)
+    ]
+    header = ["", *(metric.replace("-", " ") for metric in shown)]
+    notes = [f"{metric.replace('-', ' ')}: {METRICS[metric].meaning}" for metric in shown]
+    return Table("What the attack's images are like, mean over seeds (smallest to largest)", header, rows, notes)
+
+
+def _costs(figures: Sequence[GroupFigures]) -> Table:
+    rows = [
+        [
+            _numbered(number, each),
+            spread(each.accuracy, 100, " %"),
+            spread(each.victim_accuracy, 100, " %"),
+            spread(each.seconds_per_round),
+            spread(each.epsilon),
+            spread(each.central_epsilon),
+        ]
+        for number, each in enumerate(figures, 1)
+    ]
+    notes = [
+        "seconds are wall time beside whatever else the machine did",
+        "epsilon: the largest that any client spent in all rounds, by its own noise or by the server's (central); "
+        "dash: no such noise is accounted",
+    ]
+    header = ["", "accuracy", "victim's classes", "seconds per round", "epsilon", "central epsilon"]
+    return Table("Cost of each group, mean over seeds (smallest to largest)", header, rows, notes)
+
+
+def _numbered(number: int, figures: GroupFigures) -> str:
+    return f"{number}  {figures.group.label}"
+
+
+def _reasons(found: dict[str, Any], what: str) -> list[str]:
+    """Return why figures are missing, one line per reason."""
+    missing: dict[str, list[str]] = {}
+    for label, each in found.items():
+        if isinstance(each, Omitted | Missing):
+            missing.setdefault(each.reason if isinstance(each, Omitted) else each.omitted, []).append(label)
+    return [f"no {what} of {'; '.join(labels)}: {reason}" for reason, labels in missing.items()]
+
+
+def _marks(found: Interval | Missing) -> tuple[str, ...]:
+    return found.marks if isinstance(found, Interval) else ()
+
+
+def _value(found: Interval | Missing) -> float | None:
+    return found.value if isinstance(found, Interval) else None
+
+
+def _round(found: int | Omitted) -> str:
+    return NONE if isinstance(found, Omitted) else f"round {found}"

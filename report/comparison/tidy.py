@@ -1,0 +1,67 @@
+"""A comparison as one tidy table, for programs."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from auditor.omitted import Omitted
+from auditor.statistics import Estimate
+from auditor.verdict import Missing
+from report.comparison.differences import Difference
+from report.comparison.figures import GroupFigures, time_to_leak
+
+
+def tidy(figures: Sequence[GroupFigures], differences: Sequence[Difference], baseline: str) -> pd.DataFrame:
+    """Return everything as one row per group x quantity.
+
+    Columns: ``group``, ``quantity``, ``value``, ``low``, ``high``, ``p``, ``p_holm``, ``baseline`` (of a difference),
+    ``matched`` (of a difference: accuracies within one point), ``seeds``, ``omitted`` (why there is no value) and
+    ``overlap`` (whether public and victim classes were allowed to overlap in a run it rests on).
+    ``low`` and ``high`` bound the 95 % interval; of accuracy, seconds and epsilon the range over seeds.
+    """
+    rows: list[dict[str, Any]] = []
+    overlap = {each.group.label: each.group.overlap for each in figures}
+    for each in figures:
+        named: dict[str, Any] = {
+            "accuracy": each.accuracy,
+            "victim-accuracy": each.victim_accuracy,
+            **each.main.arms,
+            "leakage": each.main.leakage,
+            "corrected": each.main.corrected,
+            "normalised": each.main.normalised,
+            "seconds-per-round": each.seconds_per_round,
+            "epsilon": each.epsilon,
+            "central-epsilon": each.central_epsilon,
+            "time-to-leak": time_to_leak(each),
+        }
+        about = {"group": each.group.label, "seeds": len(each.group.seeds), "overlap": each.group.overlap}
+        rows += [{**about, "quantity": quantity, **_columns(found)} for quantity, found in named.items()]
+    rows += [
+        {
+            "group": each.group,
+            "seeds": each.seeds,
+            "quantity": f"difference of {each.quantity}",
+            **_columns(each.found),
+            "p": each.found.p if isinstance(each.found, Estimate) else None,
+            "p_holm": each.p_holm,
+            "baseline": baseline,
+            "matched": each.matched,
+            "overlap": overlap[each.group] or overlap[baseline],
+        }
+        for each in differences
+    ]
+    names = ["group", "quantity", "value", "low", "high", "p", "p_holm", "baseline", "matched", "seeds", "omitted"]
+    names.append("overlap")
+    kinds = {**dict.fromkeys(("value", "low", "high", "p", "p_holm"), "float64"), "matched": "boolean"}
+    return pd.DataFrame(rows, columns=names).astype(kinds)
+
+
+def _columns(found: Any) -> dict[str, Any]:
+    if isinstance(found, Omitted):
+        return {"omitted": found.reason}
+    if isinstance(found, Missing):
+        return {"omitted": found.omitted}
+    if isinstance(found, int):
+        return {"value": found}
+    return {"value": found.value, "low": found.low, "high": found.high}

@@ -1,0 +1,85 @@
+"""Who took part: every client's images, role, defence, and what it said of its training."""
+
+from typing import Any
+
+from clients.cohorts import Cohort, assign
+from fedinverse.config import parse
+from fedinverse.run import Run
+from fedinverse.split import holdings
+from fedinverse.storage import read_jsonl
+from report.run.tables import Table, share
+
+COMMON = {"round", "partition", "defence", "num-examples", "train-loss", "train-accuracy"}
+"""What every client reports; whatever else its defence tells has a column of its own."""
+
+
+def clients_table(run: Run) -> Table:
+    """Return one row per client; a report is the last that client sent."""
+    population = run.population
+    counts = holdings(run.split, population.clients, len(run.class_names))
+    reports = run.federation("with_victim") / "clients.jsonl"
+    told: dict[int, list[dict[str, Any]]] = {client: [] for client in range(population.clients)}
+    for line in read_jsonl(reports) if reports.exists() else []:
+        told[line["partition"]].append(line)
+    extra = sorted({key for lines in told.values() for line in lines for key in line.keys() - COMMON})
+    defences = _defences(run)
+    rows = []
+    for client, lines in told.items():
+        last = lines[-1] if lines else {}
+        rows.append([
+            f"client {client}",
+            _role(run, client),
+            str(int(counts[client].sum())),
+            str(int((counts[client] > 0).sum())),
+            defences[client],
+            str(len({line["round"] for line in lines if "error" not in line})),
+            share(last.get("train-accuracy")),
+            *(_text(last.get(key)) for key in extra),
+        ])  # fmt: skip
+    header = ["", "role", "images", "classes", "defence", "rounds trained", "its last training accuracy"]
+    return Table("Clients, and what each last reported of its training", [*header, *extra], rows)
+
+
+def cohorts_table(run: Run) -> Table | None:
+    """Return one row per cohort of defended clients; None without any."""
+    cohorts = run.table.get("cohorts", [])
+    if not cohorts:
+        return None
+    defences = _defences(run)
+    rows = [
+        [
+            cohort["defence"],
+            str(sum(name == cohort["defence"] for name in defences.values())),
+            "those listed" if cohort.get("clients") else f"{cohort['fraction']:.0%} drawn",
+            ", ".join(
+                f"{key} = {value:g}" if isinstance(value, float) else f"{key} = {value}"
+                for key, value in cohort["settings"].items()
+            )
+            or "defaults",
+        ]
+        for cohort in cohorts
+    ]
+    undefended = sum(name == "none" for name in defences.values())
+    return Table(
+        f"Cohorts of defended clients; {undefended} of {len(defences)} clients train without a defence",
+        ["defence", "clients", "chosen", "settings"],
+        rows,
+    )
+
+
+def _defences(run: Run) -> dict[int, str]:
+    origin = str(run.path / "config.json")
+    tables = run.table.get("cohorts", [])
+    cohorts = [parse(Cohort, table, f"cohorts.{index}", origin) for index, table in enumerate(tables)]
+    given = assign(cohorts, run.population.clients, run.seed, run.population.attackers, origin)
+    return {client: name for client, (name, _) in given.items()}
+
+
+def _role(run: Run, client: int) -> str:
+    if client in run.population.attackers:
+        return "attacker"
+    return "victim" if client == run.population.victim and run.population.victim_classes else "honest"
+
+
+def _text(value: Any) -> str:
+    return "–" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,132 @@
+"""The pictures as the page shows them: every attacked class in a cell, ranked, its images as data URIs."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from report.run.nearest import KINDS, Found
+
+LOSSLESS_BYTES = 2_000_000  # pictures of a page beyond this are stored with loss
+
+
+def encoded(found: Sequence[Found]) -> tuple[list[dict[str, str]], bool]:
+    """Return the pictures of every class as data URIs, and whether they are lossless.
+
+    PNG while all of them stay below two megabytes; a page of a thousand faces takes WebP.
+    """
+    lossless = _fits(found)
+    kind = "png" if lossless else "webp"
+    return [
+        {name: data_uri(_file(image, kind), kind) for name, image in each.images.items()} for each in found
+    ], lossless
+
+
+def _fits(found: Sequence[Found]) -> bool:
+    size = 0
+    for image in (image for each in found for image in each.images.values()):
+        size += len(_file(image, "png"))
+        if size > LOSSLESS_BYTES:
+            return False
+    return True
+
+
+def data_uri(file: bytes, kind: str = "png") -> str:
+    """Return a picture's file as a URI that holds it."""
+    return f"data:image/{kind};base64," + base64.b64encode(file).decode()
+
+
+def _file(image: Tensor, kind: str) -> bytes:
+    array = image.permute(1, 2, 0).numpy()
+    picture = Image.fromarray(array.squeeze(2) if array.shape[2] == 1 else array)
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **({"optimize": True} if kind == "png" else {"quality": 35, "method": 2}))
+    return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What the page shows of one class.
+
+    Attributes:
+        name: of the class.
+        victim: whether it is one of the victim's.
+        success: share of its reconstructions that E1 reads as the class.
+        pictures: (caption, alternative text, data URI, distance as text), the reconstruction first.
+        remark: what its distances say; empty: nothing.
+    """
+
+    name: str
+    victim: bool
+    success: float
+    pictures: list[tuple[str, str, str, str]]
+    remark: str
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """All classes of one attack at one round, the victim's first, each group ranked by success."""
+
+    attack: str
+    round: int
+    victims: list[Cell]
+    others: list[Cell]
+    lossless: bool
+
+
+def gallery(
+    attack: str,
+    server_round: int,
+    found: Sequence[Found],
+    pictures: tuple[Sequence[dict[str, str]], bool],
+    success: Mapping[int, float],
+    names: Sequence[str],
+    victims: Sequence[int],
+) -> Gallery:
+    """Return the gallery of ``found``, whose ``pictures`` are as ``encoded`` returns them.
+
+    A class of ``success`` (class -> share) that was not found had no sound reconstruction and says so.
+    """
+    shown = {each.label: (each, uris) for each, uris in zip(found, pictures[0], strict=True)}
+
+    def rank(label: int) -> tuple[float, float]:
+        return -success[label], shown[label][0].distance.get("train", torch.inf) if label in shown else torch.inf
+
+    cells = [
+        (label, _cell(names[label], label, label in victims, success, shown)) for label in sorted(success, key=rank)
+    ]
+    return Gallery(
+        attack,
+        server_round,
+        [cell for _, cell in cells if cell.victim],
+        [cell for _, cell in cells if not cell.victim],
+        pictures[1],
+    )
+
+
+def _cell(
+    name: str,
+    label: int,
+    victim: bool,
+    success: Mapping[int, float],
+    shown: Mapping[int, tuple[Found, dict[str, str]]],
+) -> Cell:
+    if label not in shown:
+        return Cell(name, victim, success[label], [], "every reconstruction failed")
+    found, uris = shown[label]
+    pictures = [
+        (
+            caption,
+            alternative.format(name),
+            uris[kind],
+            f"{found.distance[kind]:.2f}" if kind in found.distance else "",
+        )
+        for kind, (caption, alternative) in KINDS.items()
+        if kind in uris
+    ]
+    remark = "" if found.guarded else "nearer to an image of the attacker's"
+    return Cell(name, victim, success[label], pictures, remark)

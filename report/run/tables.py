@@ -1,0 +1,173 @@
+"""The tables of the page, out of the verdict and the score table. Shares are written in percent with their interval."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from auditor.metrics.names import ACCURACY, METRICS, RESEMBLANCE, WHOLE_SET
+from auditor.table import ROUNDLESS
+from report.run.curve import LINES
+
+FOLD = 24  # rows beyond which a table is folded away
+SAID = {ACCURACY: "recognised by the evaluator", RESEMBLANCE: "resembling a training image"}
+"""What a share of reconstructions is called in a sentence; other metrics go by their own name."""
+MEANING = {
+    "A": "Inversion of the global model that the malicious client was sent.",
+    "B2": "The same attack on the same federation without the victim's images. Whatever it scores is a false positive "
+    "by construction.",
+    "B0": "The same generator, the same number of samples, not optimised: what the public images alone look like.",
+    "B1": "The same attack on the model of round 0, which has seen nobody's data.",
+    "B3": "The same attack on a model trained on the attacker's own images alone.",
+    "B4": "No inversion: the attacker's public images that the captured model is surest show the class. High where "
+    "public images look like the victim's.",
+    "B5": "The same reconstructions, held to be the next class. Above chance the instrument itself would be broken.",
+    "CEIL": "The evaluator on real images of the victim's classes from the reserve: what an attack can hope for.",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Attributes:
+        caption: what it shows.
+        header: one text per column, the first names the rows.
+        rows: cells as text.
+    """
+
+    caption: str
+    header: list[str]
+    rows: list[list[str]]
+
+    @property
+    def folded(self) -> bool:
+        """Whether it is too long to stand open on the page."""
+        return len(self.rows) > FOLD
+
+
+def share(value: float | None) -> str:
+    """Return a share as text."""
+    return "–" if value is None else f"{100 * value:.0f}\N{NO-BREAK SPACE}%"
+
+
+def interval(found: Mapping[str, Any]) -> str:
+    """Return a figure of the verdict with its 95 % interval, a dash where it was omitted."""
+    if "omitted" in found:
+        return "–"
+    return f"{share(found['value'])} [{100 * found['low']:.0f}, {100 * found['high']:.0f}]"
+
+
+def controls(point: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Return (arm, name, meaning, figure or reason) of every arm at one attack and round."""
+    return [
+        (arm, LINES[arm], MEANING[arm], f"not run: {found['omitted']}" if "omitted" in found else interval(found))
+        for arm, found in ((arm, point["arms"][arm]) for arm in LINES if arm in MEANING)
+    ]
+
+
+def leakage(points: Sequence[Mapping[str, Any]]) -> Table:
+    """Return every attack at every round, with the corrected and normalised forms."""
+    rows = []
+    for point in points:
+        gate, p = point["gate"], point["p_holm"]
+        known = "–" if "omitted" in gate else share(gate["accuracy"]) + ("" if gate["learned"] else ", not yet")
+        figures = (point["arms"]["A"], point["arms"]["B2"], point["leakage"], point["corrected"], point["normalised"])
+        detectable = point["minimum_detectable_effect"]
+        rows.append([
+            f"{point['attack']}, round {point['round']}",
+            known,
+            *map(interval, figures),
+            "–" if isinstance(p, dict) else f"{p:.2g}",
+            "–" if isinstance(detectable, dict) else share(detectable),
+        ])  # fmt: skip
+    header = [
+        "",
+        "model knows",
+        "attack",
+        "no victim",
+        "leakage",
+        "corrected",
+        "normalised",
+        "p (Holm)",
+        "detectable",
+    ]
+    return Table("Every attack and round, mean over the victim's classes with 95 % interval", header, rows)
+
+
+def classes(
+    scores: pd.DataFrame, point: tuple[str, int], names: Sequence[str], victims: Sequence[int], known: Sequence[float]
+) -> Table:
+    """Return one row per attacked class with every metric of a class, the best reconstructed first.
+
+    Args:
+        scores: tidy score table.
+        point: (attack label, round).
+        names: of all classes.
+        victims: the victim's classes.
+        known: accuracy of the model of that round by class, in [0, 1].
+    """
+    attack, number = point
+    mine = scores[(scores["attack"] == attack) & (scores["arm"] == "A") & (scores["round"] == number)]
+    mine = mine[mine["label"] != WHOLE_SET]
+    had = [metric for metric in METRICS if (mine["metric"] == metric).any()]
+    wide = mine.pivot_table(index="label", columns="metric", values="value", aggfunc="mean")
+    ranked = wide.sort_values(ACCURACY, ascending=False, kind="stable")
+    rows = [
+        [
+            names[label],
+            "victim" if label in victims else "others",
+            share(known[label]),
+            *(_figure(metric, line[metric]) for metric in had),
+        ]
+        for label, line in zip(ranked.index.tolist(), ranked.to_dict("records"), strict=True)
+    ]
+    header = ["class", "held by", "model's accuracy", *(metric.replace("-", " ") for metric in had)]
+    return Table(f"By class: attack “{attack}” at round {number}", header, rows)
+
+
+def whole_set(scores: pd.DataFrame, point: tuple[str, int]) -> Table | None:
+    """Return one row per arm with every metric that speaks of all reconstructions together; None without any."""
+    attack, number = point
+    mine = scores[(scores["label"] == WHOLE_SET) & scores["attack"].isin((attack, ""))]
+    mine = mine[(mine["round"] == number) | mine["arm"].isin(ROUNDLESS)]
+    had = [metric for metric in METRICS if (mine["metric"] == metric).any()]
+    if not had:
+        return None
+    wide = mine.pivot_table(index="arm", columns="metric", values="value", aggfunc="mean").to_dict("index")
+    rows = [
+        [f"{LINES[arm]} ({arm})", *(_figure(metric, wide[arm].get(metric)) for metric in had)]
+        for arm in LINES
+        if arm in wide
+    ]
+    return Table(
+        f"The reconstructions as a set: attack “{attack}”, round {number}",
+        ["", *(metric.replace("-", " ") for metric in had)],
+        rows,
+    )
+
+
+def meanings(scores: pd.DataFrame) -> list[tuple[str, str]]:
+    """Return (metric, what it says) of every metric the score table holds."""
+    held = set(scores["metric"])
+    return [(name.replace("-", " "), metric.meaning) for name, metric in METRICS.items() if name in held]
+
+
+def _figure(metric: str, value: float | None) -> str:
+    if value is None or pd.isna(value):
+        return "–"
+    return share(value) if METRICS[metric].share else f"{value:.3g}"
+
+
+def utility(rounds: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the model's accuracy by round, on all classes and on the victim's."""
+    rows = [
+        [f"round {line['round']}", share(line["accuracy"]), share(line["victim-accuracy"]), f"{line['loss']:.3f}"]
+        for line in rounds
+    ]
+    return Table(
+        "Accuracy of the global model on reserve images, which are in no training set",
+        ["", "all classes", "the victim's classes", "loss"],
+        rows,
+    )
