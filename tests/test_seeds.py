@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from attacker.attack import PublicSet, Target
-from attacker.students import DistillationSettings, distilled
-from auditor.evaluator import train_judge
+from attacker.attacks.attack import PublicSet, Target
+from attacker.losses.students import DistillationSettings, distilled
+from auditor.evaluators.evaluator import train_judge
 from auditor.settings import Evaluator
 from clients.defences import make_defence
 from clients.training import Training, train
