@@ -3,26 +3,14 @@ the attacker; no code."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from auditor.arms import Key
 from fedinverse.errors import IntegrityError
 from fedinverse.run import World
 from fedinverse.storage import load_weights
-
-Arm = Literal["A", "B0", "B1", "B2", "B3", "B4", "B5", "CEIL"]
-ARMS: dict[str, str] = {
-    "A": "attack on the captured model",
-    "B0": "prior only: unoptimised samples",
-    "B1": "attack on the untrained model (round 0)",
-    "B2": "attack on the model of a federation without the victim",
-    "B3": "attack on a model of the attacker's own shard",
-    "B4": "nearest public or own image by the target",
-    "B5": "permuted labels",
-    "CEIL": "real reserve images",
-}
 
 
 @dataclass(frozen=True)
@@ -30,7 +18,7 @@ class Exhibit:
     """Reconstructions of one arm.
 
     Attributes:
-        arm: see ``ARMS``.
+        arm: see ``auditor.arms``.
         world: where the target comes from.
         round: of the target.
         attack: label of the attack.
@@ -40,7 +28,7 @@ class Exhibit:
         failed: bool [N]; such an image counts as a miss.
     """
 
-    arm: Arm
+    arm: Key
     world: World
     round: int
     attack: str
@@ -50,7 +38,7 @@ class Exhibit:
     failed: Tensor
 
 
-def read_exhibit(path: Path, arm: Arm, world: World, server_round: int, attack: str) -> Exhibit:
+def read_exhibit(path: Path, arm: Key, world: World, server_round: int, attack: str) -> Exhibit:
     """Read one arm's reconstructions.
 
     Raises:

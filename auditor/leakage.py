@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from auditor.arms import ARMS
 from auditor.omitted import Omitted
 from auditor.statistics import (
     DRAWS,
@@ -31,7 +32,7 @@ from auditor.statistics import (
     marks_of,
     paired_difference,
 )
-from auditor.table import ARMS, cells
+from auditor.table import cells
 
 Floats = NDArray[np.float64]
 PRIORS = ("B0", "B2", "B3")  # controls of the normalised form: what an attacker reaches without the victim

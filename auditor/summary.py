@@ -6,18 +6,8 @@ from typing import Any
 
 import pandas as pd
 
+from auditor.arms import CONTROLS, ONCE
 from auditor.metrics.names import ACCURACY, RESEMBLANCE
-from auditor.table import ROUNDLESS
-
-CONTROLS = {
-    "B0": "prior only",
-    "B1": "untrained",
-    "B2": "no victim",
-    "B3": "own shard",
-    "B4": "public image",
-    "B5": "wrong label",
-}
-"""Arms that an attack is held against, by the name they have in tables."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +52,7 @@ def summarise(
             share,
             value.get((RESEMBLANCE, "A", attack, number)),
             {
-                arm: once.get((arm, attack)) if arm in ROUNDLESS else value.get((ACCURACY, arm, attack, number))
+                arm: once.get((arm, attack)) if arm in ONCE else value.get((ACCURACY, arm, attack, number))
                 for arm in CONTROLS
             },
         )

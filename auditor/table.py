@@ -1,24 +1,20 @@
 """Reads one score of one arm out of the tidy score table, as cells for the statistics.
 
-The table has one row per seed x world x round x arm x attack x class x metric; see ``COLUMNS``. An arm
-belongs to one
-world: B2 to the federation without the victim, all others to the one with it. Three controls do not depend on
-    the
-round they are compared with and may stand in the table once, at any round: B1 (the untrained model is round
-0's), B3 (the attacker's own shard does not change) and CEIL (real images). CEIL may also stand there once for
-all attacks, under an empty attack.
+The table has one row per seed x world x round x arm x attack x class x metric; see ``COLUMNS``. ``auditor.arms`` says
+in which world an arm lives, and which arms do not depend on the round they are compared with: those may stand in the
+table once, at any round. CEIL may also stand there once for all attacks, under an empty attack. Rows of further control
+worlds (``without_victim-1`` ...) are not among the cells: what they say is how much one world differs from the next.
 """
 
 import numpy as np
 import pandas as pd
 
+from auditor.arms import ARMS, ONCE
 from auditor.omitted import Omitted
 from auditor.statistics import Cells
 from fedinverse.errors import DataError
 
 COLUMNS = ("seed", "world", "round", "arm", "attack", "label", "metric", "value", "count")
-ARMS = ("A", "B0", "B1", "B2", "B3", "B4", "B5", "CEIL")
-ROUNDLESS = ("B1", "B3", "CEIL")
 EVERY_ATTACK = ""
 
 
@@ -46,7 +42,7 @@ def check_table(scores: pd.DataFrame) -> None:
 
 def world_of(arm: str) -> str:
     """Return the world whose rows an arm's score is read from."""
-    return "without_victim" if arm == "B2" else "with_victim"
+    return "without_victim" if ARMS[arm].lacks_victim else "with_victim"
 
 
 def cells(scores: pd.DataFrame, arm: str, attack: str, server_round: int, metric: str) -> Cells | Omitted:
@@ -65,7 +61,7 @@ def cells(scores: pd.DataFrame, arm: str, attack: str, server_round: int, metric
     if arm == "CEIL" and mine.empty:
         mine = chosen[chosen["attack"] == EVERY_ATTACK]
     here = mine[mine["round"] == server_round]
-    if arm in ROUNDLESS and here.empty and mine["round"].nunique() == 1:
+    if arm in ONCE and here.empty and mine["round"].nunique() == 1:
         here = mine
     if here.empty:
         return Omitted(f"arm {arm} has no {metric} for {attack} at round {server_round}")

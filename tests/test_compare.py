@@ -11,8 +11,9 @@ import pytest
 from conftest import merged
 from typer.testing import CliRunner
 
+from auditor.arms import ONCE
 from auditor.statistics import holm
-from auditor.table import COLUMNS, ROUNDLESS, world_of
+from auditor.table import COLUMNS, world_of
 from fedinverse.errors import ConfigError, IntegrityError, StageError
 from fedinverse.run import Run
 from fedinverse.storage import append_jsonl, write_json
@@ -47,7 +48,7 @@ def make(tiny: Callable[..., Any], tmp_path: Path) -> Make:
         rows = [
             (seed, world_of(arm), number, arm, attack, k, "attack-accuracy", values[k], 10)
             for arm, values in (scores or SCORES).items()
-            for number in (rounds[-1:] if arm in ROUNDLESS else rounds)
+            for number in (rounds[-1:] if arm in ONCE else rounds)
             for k in LABELS
         ]
         run.audit.mkdir()

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from attacker.attacks.attack import PublicSet, Target
 from attacker.attacks.registry import make_attack
 from attacker.priors.prior import Prior
+from auditor.arms import Key
 from auditor.bench import Bench, open_bench, reserve_exhibit
 from auditor.controls import permuted
 from auditor.evaluators.evaluator import train_judge
-from auditor.evidence import Arm, Exhibit
+from auditor.evidence import Exhibit
 from auditor.metrics.names import (
     ACCURACY,
     FID_PUBLIC,
@@ -105,7 +106,7 @@ class Laboratory:
     def untrained(self, seed: int) -> Classifier:
         return build(self.run.model.name, len(self.run.class_names), self.run.model.width, seed)
 
-    def attacked(self, arm: Arm, network: Classifier, seed: int = 0) -> Exhibit:
+    def attacked(self, arm: Key, network: Classifier, seed: int = 0) -> Exhibit:
         """What GMI makes of ``network``."""
         attack = make_attack(
             {"kind": "gmi", "iterations": 80, "lr": 1e-3, "identity_loss": "max_margin"}, "gmi", "test"

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from report_page import Page
 
+from auditor.arms import ARMS
 from auditor.evidence import Exhibit
-from auditor.table import ARMS
 from report.run.curve import Canvas, chart
 from report.run.gallery import LOSSLESS_BYTES, encoded, gallery
 from report.run.nearest import KINDS, Found, best_per_class

@@ -6,17 +6,18 @@ import pandas as pd
 from torch import Tensor
 
 from attacker.inversion import PRIOR_ONLY, RECONSTRUCTIONS, Inversion
+from auditor.arms import CONTROLS, Key
 from auditor.bench import Bench, open_bench, reserve_exhibit
 from auditor.controls import certainty, nearest_known, permuted
 from auditor.evaluators.evaluator import train_judge
-from auditor.evidence import Arm, Exhibit, read_exhibit
+from auditor.evidence import Exhibit, read_exhibit
 from auditor.grids import row_of, save_grid
 from auditor.leakage_table import leakage_table
 from auditor.marks import OVERLAP_CAPTION, marks_of_run, overlaps
 from auditor.metrics.names import METRICS
 from auditor.scores import Scored, score
 from auditor.settings import Audit
-from auditor.summary import CONTROLS, RoundSummary, summarise
+from auditor.summary import RoundSummary, summarise
 from auditor.verdict import AttackCost, Verdict, judge
 from fedinverse.errors import StageError
 from fedinverse.models import Classifier, build, for_inference
@@ -99,7 +100,7 @@ def _network(run: Run, weights: Path) -> Classifier:
     return for_inference(network)
 
 
-def _arm(run: Run, weights: Path) -> tuple[Arm, World]:
+def _arm(run: Run, weights: Path) -> tuple[Key, World]:
     if weights == run.checkpoint("with_victim", 0):
         return "B1", "with_victim"
     if weights.is_relative_to(run.federation("without_victim")):
@@ -154,21 +155,22 @@ def summary_of(run: Run, scores: pd.DataFrame) -> list[RoundSummary]:
 def show(run: Run, scores: pd.DataFrame) -> None:
     """Print leakage per round beside its controls, and the verdict."""
     lines = summary_of(run, scores)
+    arms = [arm for arm in CONTROLS if any(line.controls[arm] is not None for line in lines)]
     for attack in dict.fromkeys(line.attack for line in lines):
         rows = [
             [
                 str(line.round),
-                *map(percent, (line.known, line.recognised, *line.controls.values())),
+                *map(percent, (line.known, line.recognised, *(line.controls[arm] for arm in arms))),
                 "" if line.learned else "not yet",
             ]
             for line in lines
             if line.attack == attack
         ]
-        header = ["round", "model", "attack", *CONTROLS, ""]
+        header = ["round", "model", "attack", *arms, ""]
         table(f"Attack '{attack}': share of reconstructions the evaluator reads as the victim's class", header, rows)
-    told = ", ".join(f"{arm} {name}" for arm, name in CONTROLS.items())
+    names = ", ".join(f"{arm} {CONTROLS[arm]}" for arm in arms)
     console.print(
-        f"[dim]model: its own accuracy on the victim's classes (not yet: below the gate); controls: {told}[/dim]",
+        f"[dim]model: its own accuracy on the victim's classes (not yet: below the gate); controls: {names}[/dim]",
         soft_wrap=True,
     )
     verdict = read_json(run.path / "verdict.json")

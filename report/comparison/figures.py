@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from auditor.arms import ONCE
 from auditor.omitted import Omitted
 from auditor.settings import Primary
-from auditor.table import ROUNDLESS
 from auditor.verdict import Missing, Point, Verdict, judge
 from fedinverse.errors import ConfigError
 from report.comparison.groups import Group
@@ -96,7 +96,7 @@ def _pooled(records: Sequence[Record]) -> tuple[pd.DataFrame, Primary]:
 def _only_primary(record: Record, called: int) -> pd.DataFrame:
     scores, own = record.scores, record.primary
     mine = scores[scores["attack"].isin([own.attack, ""])]
-    roundless = mine["arm"].isin(ROUNDLESS)
+    roundless = mine["arm"].isin(ONCE)
     return mine[roundless | (mine["round"] == own.round)].assign(round=called)
 
 

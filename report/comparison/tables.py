@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from auditor.arms import CONTROLS
 from auditor.metrics.names import COPY_GUARD, MEMBER, METRICS, RESEMBLANCE, VENDI
 from auditor.omitted import Omitted
 from auditor.statistics import Estimate
-from auditor.summary import CONTROLS
 from auditor.verdict import Interval, Missing
 from report.comparison.differences import Difference
 from report.comparison.figures import GroupFigures, score_of, time_to_leak

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from auditor.summary import CONTROLS
+from auditor.arms import CONTROLS
 from report.run.tables import SAID, interval, share
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
+from auditor.arms import ONCE
 from auditor.metrics.names import ACCURACY, METRICS, RESEMBLANCE, WHOLE_SET
-from auditor.table import ROUNDLESS
 from report.run.curve import LINES
 
 FOLD = 24  # rows beyond which a table is folded away
@@ -131,7 +131,7 @@ def whole_set(scores: pd.DataFrame, point: tuple[str, int]) -> Table | None:
     """Return one row per arm with every metric that speaks of all reconstructions together; None without any."""
     attack, number = point
     mine = scores[(scores["label"] == WHOLE_SET) & scores["attack"].isin((attack, ""))]
-    mine = mine[(mine["round"] == number) | mine["arm"].isin(ROUNDLESS)]
+    mine = mine[(mine["round"] == number) | mine["arm"].isin(ONCE)]
     had = [metric for metric in METRICS if (mine["metric"] == metric).any()]
     if not had:
         return None
