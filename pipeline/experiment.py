@@ -16,7 +16,7 @@ from fedinverse.config import Data, Model, Population, Section, Split, Table, fi
 from fedinverse.data import source_of
 from fedinverse.disk import Storage
 from fedinverse.errors import ConfigError
-from fedinverse.models import build, spec_of
+from fedinverse.models import build, same_network, spec_of
 from pipeline.engines import Engine
 from pipeline.tracking import Tracking, check_installed
 from server.settings import Federation
@@ -99,10 +99,11 @@ def check(experiment: Experiment, origin: str) -> None:
     if experiment.cohorts:
         check_defences(defences, build(experiment.model.name, 2, experiment.model.width, seed=0), origin)
     check_installed(experiment.tracking, origin)
-    if experiment.audit.evaluator.model == experiment.model.name:
+    _located(spec_of, experiment.audit.evaluator.model, f"{origin}: 'audit.evaluator.model'")
+    if same_network(experiment.audit.evaluator.model, experiment.model.name):
         raise ConfigError(
-            f"{origin}: 'audit.evaluator.model' is '{experiment.model.name}', the target's own architecture: "
-            "it would share its mistakes; choose another one"
+            f"{origin}: 'audit.evaluator.model' is '{experiment.audit.evaluator.model}', the target's own "
+            "architecture: it would share its mistakes; choose another one"
         )
 
 

@@ -1,7 +1,7 @@
 """Server strategies: any Flower strategy, with the ledger and the participation policy of an audited federation."""
 
 from strategies.audited import Audited
-from strategies.choice import Strategy, make_strategy, strategy_names
+from strategies.choice import Rule, Strategy, make_strategy, strategy_names
 from strategies.grids import AnsweredGrid
 from strategies.ledger import Ledger
 from strategies.participation import Participation, Selection
@@ -15,6 +15,7 @@ __all__ = [
     "Audited",
     "Ledger",
     "Participation",
+    "Rule",
     "SecureGrid",
     "Selection",
     "Strategy",

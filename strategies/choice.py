@@ -1,30 +1,57 @@
 """Flower's strategies by name, each with the ``Audited`` mixin in front; what cannot work is refused before the run."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 from flwr.serverapp import strategy as flower
 
 from fedinverse.errors import ConfigError
+from fedinverse.registry import Registry
 from strategies.audited import EQUAL_WEIGHT, Audited
 from strategies.central_privacy import wrapper, wrapper_options
 from strategies.settings import Aggregation
 
-_AVERAGING = {  # a weighted mean of the updates, and a step from it
-    "fedavg": flower.FedAvg,
-    "fedprox": flower.FedProx,
-    "fedavgm": flower.FedAvgM,
-    "fedadam": flower.FedAdam,
-    "fedadagrad": flower.FedAdagrad,
-    "fedyogi": flower.FedYogi,
-}
-_ROBUST = {  # rules that look at every single update
-    "fedmedian": flower.FedMedian,
-    "fedtrimmedavg": flower.FedTrimmedAvg,
-    "krum": flower.Krum,
-    "multikrum": flower.MultiKrum,
-    "bulyan": flower.Bulyan,
-}
+
+@dataclass(frozen=True)
+class Rule:
+    """A Flower strategy and what it does with the updates.
+
+    Attributes:
+        strategy: the class.
+        averages: it makes one step from a weighted mean; False: it looks at single updates.
+    """
+
+    strategy: type[flower.FedAvg]
+    averages: bool
+
+
+def _rule(found: Any) -> Rule | None:
+    """Return the rule that an imported object stands for; a class not known here may look at single updates."""
+    if isinstance(found, Rule):
+        return found
+    if not isinstance(found, type) or not issubclass(found, flower.FedAvg):
+        return None
+    return next((rule for rule in STRATEGIES.entries() if rule.strategy is found), Rule(found, averages=False))
+
+
+STRATEGIES: Registry[Rule] = Registry(
+    "strategy", "fedinverse.strategies", "a subclass of Flower's FedAvg (flwr.serverapp.strategy) or a Rule", _rule
+)
+for _name, _class, _averages in (
+    ("fedavg", flower.FedAvg, True),
+    ("fedprox", flower.FedProx, True),
+    ("fedavgm", flower.FedAvgM, True),
+    ("fedadam", flower.FedAdam, True),
+    ("fedadagrad", flower.FedAdagrad, True),
+    ("fedyogi", flower.FedYogi, True),
+    ("fedmedian", flower.FedMedian, False),
+    ("fedtrimmedavg", flower.FedTrimmedAvg, False),
+    ("krum", flower.Krum, False),
+    ("multikrum", flower.MultiKrum, False),
+    ("bulyan", flower.Bulyan, False),
+):
+    STRATEGIES.register(_name, Rule(_class, _averages), __name__)
 _PLAIN = ("fedavg", "fedprox")  # the mean is the new model
 
 
@@ -39,8 +66,8 @@ class Strategy(Protocol):
 
 
 def strategy_names() -> list[str]:
-    """Return the names, sorted."""
-    return sorted(_AVERAGING | _ROBUST)
+    """Return the names of strategies, sorted."""
+    return STRATEGIES.names()
 
 
 def make_strategy(settings: Aggregation, clients: int, seed: int, origin: str) -> Strategy:
@@ -51,11 +78,13 @@ def make_strategy(settings: Aggregation, clients: int, seed: int, origin: str) -
             names ``origin``, the key and the fix.
     """
     name, participants = settings.strategy, settings.participants(clients)
-    if name not in _AVERAGING | _ROBUST:
-        raise ConfigError(f"{origin}: 'federation.strategy' is '{name}' (known: {', '.join(strategy_names())})")
-    _check_combination(settings, participants, origin)
+    try:
+        rule = STRATEGIES.get(name)
+    except ConfigError as error:
+        raise ConfigError(f"{origin}: 'federation.strategy': {error}") from None
+    _check_combination(settings, rule, participants, origin)
     weighted_by = "num-examples" if settings.averaging == "weighted" else EQUAL_WEIGHT
-    marks = {"weighted_by": weighted_by, "shows_buffers": name in _ROBUST}
+    marks = {"weighted_by": weighted_by, "shows_buffers": not rule.averages}
     options = {
         # Selection has already sampled: the strategy takes every node it is shown.
         "fraction_train": 1.0,
@@ -66,7 +95,7 @@ def make_strategy(settings: Aggregation, clients: int, seed: int, origin: str) -
         "weighted_by_key": weighted_by,
         **settings.options,
     }
-    chosen = (_AVERAGING | _ROBUST)[name]
+    chosen = rule.strategy
     if settings.privacy.kind == "none":
         audited = type(f"Audited{chosen.__name__}", (Audited, chosen), marks)
         strategy = _built(lambda: audited(**options), f"'federation.options' does not suit strategy '{name}'", origin)
@@ -88,7 +117,7 @@ def _built(make: Callable[[], Any], what: str, origin: str) -> Any:
         raise ConfigError(f"{origin}: {what}: {error}") from error
 
 
-def _check_combination(settings: Aggregation, participants: int, origin: str) -> None:
+def _check_combination(settings: Aggregation, rule: Rule, participants: int, origin: str) -> None:
     name, secure = settings.strategy, settings.secure_aggregation
     if settings.privacy.kind != "none":
         if name not in _PLAIN:
@@ -103,10 +132,11 @@ def _check_combination(settings: Aggregation, participants: int, origin: str) ->
             )
     if not secure.enabled:
         return
-    if name in _ROBUST:
+    if not rule.averages:
+        averaging = sorted(known for known in strategy_names() if STRATEGIES.get(known).averages)
         raise ConfigError(
             f"{origin}: strategy '{name}' looks at single updates, which 'federation.secure_aggregation' hides; "
-            f"use one of {', '.join(_AVERAGING)}"
+            f"use one of {', '.join(averaging)}"
         )
     if settings.privacy.kind.startswith("server"):
         raise ConfigError(

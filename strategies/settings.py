@@ -12,7 +12,7 @@ from strategies.secure_aggregation import SecureAggregation
 class Aggregation(Participation):
     """Flower strategy and what is put around it."""
 
-    strategy: str = Field("fedavg", description="Flower strategy: see 'fedinverse names'")
+    strategy: str = Field("fedavg", description="Flower strategy: see 'fedinverse names', or package.module:Name")
     options: dict[str, Any] = Field(
         default_factory=dict, description="the strategy's own options, as Flower names them"
     )

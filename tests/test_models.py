@@ -208,7 +208,6 @@ def test_a_module_of_the_users_registers_its_networks(tmp_path: Path, monkeypatc
         "        self.pool, self.head = nn.Identity(), nn.Linear(64, classes)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr("fedinverse.models.classifier._REGISTRY", {})
     assert build("my_networks:tiny_of_mine", 3).input_shape == (1, 8, 8)
     with pytest.raises(ConfigError, match="did you mean 'tiny_of_mine'"):
         spec_of("my_networks:tiny_of_min")

@@ -5,7 +5,6 @@ labels to reconstruct; it returns ``Reconstructions``. What an attack needs is d
 checked before anything runs.
 """
 
-import difflib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from attacker.priors.prior import Prior
 from fedinverse.config import Section, parse
 from fedinverse.errors import ConfigError
 from fedinverse.models import Classifier, build, for_inference
+from fedinverse.registry import Registry, subclass_of
 from fedinverse.storage import into_module, load_weights
 
 
@@ -200,23 +200,25 @@ class Attack(ABC):
         """
 
 
-_REGISTRY: dict[str, type[Attack]] = {}
+ATTACKS: Registry[type[Attack]] = Registry(
+    "attack", "fedinverse.attacks", "a subclass of attacker.attack.Attack", subclass_of(Attack)
+)
 
 
 def register(name: str) -> Callable[[type[Attack]], type[Attack]]:
     """Register an attack under ``name``."""
 
     def wrap(attack: type[Attack]) -> type[Attack]:
+        ATTACKS.register(name, attack, attack.__module__)
         attack.name = name
-        _REGISTRY[name] = attack
         return attack
 
     return wrap
 
 
 def attack_names() -> list[str]:
-    """Return the registered names, sorted."""
-    return sorted(_REGISTRY)
+    """Return the names of attacks, sorted."""
+    return ATTACKS.names()
 
 
 def make_attack(table: dict[str, Any], where: str, origin: str) -> Attack:
@@ -227,11 +229,10 @@ def make_attack(table: dict[str, Any], where: str, origin: str) -> Attack:
     """
     settings = dict(table)
     kind = settings.pop("kind", None)
-    if not isinstance(kind, str) or kind not in _REGISTRY:
-        near = difflib.get_close_matches(str(kind), _REGISTRY, n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        raise ConfigError(f"{origin}: '{where}.kind' is '{kind}'{hint} (known: {', '.join(attack_names())})")
-    chosen = _REGISTRY[kind]
+    try:
+        chosen = ATTACKS.get(str(kind))
+    except ConfigError as error:
+        raise ConfigError(f"{origin}: '{where}.kind': {error}") from None
     return chosen(parse(chosen.Settings, settings, where, origin))
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from auditor.settings import Evaluator
 from fedinverse.errors import ConfigError
-from fedinverse.models import spec_of
+from fedinverse.models import same_network, spec_of
 from fedinverse.run import Run
 from fedinverse.split import NOBODY
 
@@ -22,7 +22,7 @@ def check_independent(run: Run, settings: Evaluator) -> None:
         ConfigError: E1 has the target's architecture, another image shape, or its training images meet a client's; or
             an image is in two parts of the split.
     """
-    if settings.model == run.model.name:
+    if same_network(settings.model, run.model.name):
         raise ConfigError(
             f"audit.evaluator.model is '{settings.model}', the target's own architecture: it would share its "
             "mistakes; choose another one"

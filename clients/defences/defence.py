@@ -1,6 +1,5 @@
 """What a client-side defence may change, and the registry that names them."""
 
-import difflib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -9,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fedinverse.config import Section, parse
-from fedinverse.errors import ConfigError
 from fedinverse.models import Classifier
+from fedinverse.registry import Registry, subclass_of
 
 if TYPE_CHECKING:
     from clients.training import Training
@@ -73,32 +72,30 @@ class Defence:
         return {}
 
 
-_REGISTRY: dict[str, type[Defence]] = {}
+DEFENCES: Registry[type[Defence]] = Registry(
+    "defence", "fedinverse.defences", "a subclass of clients.defences.Defence", subclass_of(Defence)
+)
 
 
 def register(name: str) -> Callable[[type[Defence]], type[Defence]]:
     """Register a defence under ``name``."""
 
     def wrap(defence: type[Defence]) -> type[Defence]:
+        DEFENCES.register(name, defence, defence.__module__)
         defence.name = name
-        _REGISTRY[name] = defence
         return defence
 
     return wrap
 
 
 def defence_names() -> list[str]:
-    """Return the registered names, sorted."""
-    return sorted(_REGISTRY)
+    """Return the names of defences, sorted."""
+    return DEFENCES.names()
 
 
 def defence_class(name: str) -> type[Defence]:
-    """Return the defence called ``name``; ``ConfigError`` names the nearest valid one."""
-    if name not in _REGISTRY:
-        near = difflib.get_close_matches(name, _REGISTRY, n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        raise ConfigError(f"defence '{name}' is unknown{hint} (known: {', '.join(defence_names())})")
-    return _REGISTRY[name]
+    """Return the defence called ``name`` (see ``fedinverse.registry``); ``ConfigError`` names the nearest valid one."""
+    return DEFENCES.get(name)
 
 
 def make_defence(name: str, table: dict[str, Any], origin: str) -> Defence:

@@ -52,15 +52,17 @@ def register_people(
         private: returns who is private; the same for the same album and seed.
     """
 
-    @register(name, 3, obtain)
     def load(request: Request) -> Images:
         album = everyone(request)
         return private_images(album, private(album, request), request)
 
-    @register(f"{name}_public", 3, obtain)
     def load_public(request: Request) -> Images:
         album = everyone(request)
         return public_images(album, private(album, request), request)
+
+    for called, loader in ((name, load), (f"{name}_public", load_public)):
+        loader.__module__ = everyone.__module__  # whose sources they are
+        register(called, 3, obtain)(loader)
 
 
 def private_people(album: Album, seed: int, most: int, at_least: int) -> list[str]:

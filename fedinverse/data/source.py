@@ -4,7 +4,6 @@ A source decodes and preprocesses once; the result is a ``Pool``, two ``.npy`` f
 memory-maps. The pool's key is the hash of the request, so another seed, size or root makes another pool.
 """
 
-import difflib
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedinverse.errors import ConfigError, DataError
+from fedinverse.registry import Registry
 from fedinverse.storage import content_sha256, file_sha256, load_array, read_object, save_array, write_json
 
 FORMAT = 1  # raise when a loader's output changes: old pools are then made anew
@@ -28,7 +28,7 @@ class Request:
     """What is asked of a source.
 
     Attributes:
-        source: registered name.
+        source: its name, see ``fedinverse.registry``.
         shape: (channels, height, width) the images are brought to.
         root: directory that holds the data; empty: the source's offline default, if it has one.
         limit: at most this many images (generated sources: exactly this many); 0: all.
@@ -118,7 +118,15 @@ class Source:
     load: Callable[[Request], Images]
 
 
-_REGISTRY: dict[str, Source] = {}
+def _source(found: object) -> Source | None:
+    if isinstance(found, Source):
+        return found
+    return next((source for source in SOURCES.entries() if source.load is found), None)
+
+
+SOURCES: Registry[Source] = Registry(
+    "data source", "fedinverse.sources", "a function Request -> Images made a source with @register", _source
+)
 
 
 def register(
@@ -127,24 +135,20 @@ def register(
     """Register a loader ``Request -> Images`` as the source ``name``."""
 
     def wrap(load: Callable[[Request], Images]) -> Callable[[Request], Images]:
-        _REGISTRY[name] = Source(name, channels, obtain, load)
+        SOURCES.register(name, Source(name, channels, obtain, load), load.__module__)
         return load
 
     return wrap
 
 
 def source_names() -> list[str]:
-    """Return the registered names, sorted."""
-    return sorted(_REGISTRY)
+    """Return the names of sources, sorted."""
+    return SOURCES.names()
 
 
 def source_of(name: str) -> Source:
-    """Return the source called ``name``; ``ConfigError`` names the nearest valid one."""
-    if name not in _REGISTRY:
-        near = difflib.get_close_matches(name, _REGISTRY, n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        raise ConfigError(f"data source '{name}' is unknown{hint} (known: {', '.join(source_names())})")
-    return _REGISTRY[name]
+    """Return the source called ``name`` (see ``fedinverse.registry``); ``ConfigError`` names the nearest valid one."""
+    return SOURCES.get(name)
 
 
 def cache_directory() -> Path:

@@ -1,7 +1,5 @@
 """What every target and evaluator network offers, and the registry that names them."""
 
-import difflib
-import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -13,6 +11,7 @@ from torch import Tensor, nn
 
 from fedinverse.errors import ConfigError
 from fedinverse.models.whole_conv import WholeConv2d
+from fedinverse.registry import Registry
 from fedinverse.seeds import seeded
 
 
@@ -77,7 +76,23 @@ class ModelSpec:
     construct: Callable[[int, float], Classifier]
 
 
-_REGISTRY: dict[str, ModelSpec] = {}
+def _spec(found: object) -> ModelSpec | None:
+    """Return the network that an imported object stands for: a spec, a registered constructor, a class of its own."""
+    if isinstance(found, ModelSpec):
+        return found
+    registered = next((spec for spec in MODELS.entries() if spec.construct is found), None)
+    if registered is None and isinstance(found, type) and issubclass(found, Classifier):
+        shape = getattr(found, "input_shape", None)
+        return ModelSpec(found.__name__, shape, found.__module__, found) if shape else None
+    return registered
+
+
+MODELS: Registry[ModelSpec] = Registry(
+    "model",
+    "fedinverse.models",
+    "a network made with @register (or a subclass of Classifier with an input_shape)",
+    _spec,
+)
 
 
 def register(
@@ -86,49 +101,47 @@ def register(
     """Register a constructor ``(classes, width) -> Classifier`` under ``name``."""
 
     def wrap(construct: Callable[[int, float], Classifier]) -> Callable[[int, float], Classifier]:
-        _REGISTRY[name] = ModelSpec(name, input_shape, source, construct)
+        MODELS.register(name, ModelSpec(name, input_shape, source, construct), construct.__module__)
         return construct
 
     return wrap
 
 
 def model_names() -> list[str]:
-    """Return the registered names, sorted."""
-    return sorted(_REGISTRY)
+    """Return the names of networks, sorted."""
+    return MODELS.names()
 
 
 def spec_of(name: str) -> ModelSpec:
     """Return the network called ``name``.
 
     Args:
-        name: a registered name; ``package.module:name`` for one that a module of the user's registers with
-            ``register`` when it is imported; or ``torchvision:name`` for torchvision's.
+        name: as ``fedinverse.registry`` says; or ``torchvision:name`` for one of torchvision's.
 
     Raises:
         ConfigError: unknown name (names the nearest one), or a module that cannot be imported.
     """
-    module, colon, registered = name.rpartition(":")
-    if module == "torchvision":
+    module, _, registered = name.rpartition(":")
+    if module in ("torchvision", "torchvision.models"):
         from fedinverse.models.torchvision_model import INPUT_SHAPE, TorchvisionClassifier
 
         return ModelSpec(name, INPUT_SHAPE, "torchvision", partial(TorchvisionClassifier, registered))
-    if colon:
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise ConfigError(f"model '{name}': module '{module}' cannot be imported ({error})") from error
-    if registered not in _REGISTRY:
-        near = difflib.get_close_matches(registered, _REGISTRY, n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        raise ConfigError(f"model '{name}' is unknown{hint} (known: {', '.join(model_names())})")
-    return _REGISTRY[registered]
+    return MODELS.get(name)
+
+
+def same_network(one: str, other: str) -> bool:
+    """Return whether two names stand for one architecture, however they are spelled."""
+    first, second = spec_of(one).construct, spec_of(other).construct
+    if isinstance(first, partial) and isinstance(second, partial):  # torchvision's
+        return first.func is second.func and first.args == second.args
+    return first is second
 
 
 def build(name: str, classes: int, width: float = 1.0, seed: int | None = None) -> Classifier:
     """Build the network ``name`` with ``classes`` outputs.
 
     Args:
-        name: a registered name.
+        name: see ``spec_of``.
         classes: number of logits K, at least 2.
         width: multiplies every hidden width; 1 is the published size.
         seed: seeds the initial weights without touching the global generator; None uses the global one.
@@ -139,6 +152,8 @@ def build(name: str, classes: int, width: float = 1.0, seed: int | None = None) 
     spec = spec_of(name)
     with nullcontext() if seed is None else seeded(seed):
         model = spec.construct(classes, width)
+    if not isinstance(model, Classifier):
+        raise ConfigError(f"model '{name}' makes a {type(model).__name__}, no fedinverse.models.Classifier")
     model.input_shape, model.classes = spec.input_shape, classes
     return model.to(memory_format=torch.channels_last)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fedinverse.errors import ConfigError, StageError
 from fedinverse.flower import RUN_DIR, WORLD
+from fedinverse.registry import search_path
 from pipeline.deploy.keys import Keys
 
 NodeConfig = Mapping[str, str | int | float]  # what a SuperNode's operator tells it
@@ -114,7 +115,8 @@ def environment(home: Path | None = None) -> dict[str, str]:
     """
     inherited = {key: value for key, value in os.environ.items() if key not in (RUN_DIR, WORLD)}
     shared = {"FLWR_HOME": str(home), "OMP_NUM_THREADS": "1"} if home else {}
-    return inherited | shared | QUIET | {"PATH": f"{_PROGRAMS}{os.pathsep}{os.environ.get('PATH', '')}"}
+    paths = {"PATH": f"{_PROGRAMS}{os.pathsep}{os.environ.get('PATH', '')}", "PYTHONPATH": search_path()}
+    return inherited | shared | QUIET | paths
 
 
 def program(command: list[str]) -> list[str]:

@@ -15,6 +15,7 @@ from attacker.schedule import due
 from attacker.settings import Attacker
 from attacker.worker import Bench, Plan, distinct
 from fedinverse.errors import StageError
+from fedinverse.registry import search_path
 from fedinverse.run import Run
 from fedinverse.shard import shard_of
 from fedinverse.storage import save_array
@@ -90,6 +91,7 @@ class Meanwhile:
         self._process = subprocess.Popen(
             _worker(path, self._profiles, *(("--watch", "--child") if watching else ("--priors",))),
             cwd=_ROOT,
+            env=_environment(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -134,6 +136,11 @@ def _worker(plan: Path, profiles: Path | None, *options: str) -> list[str]:
     return [sys.executable, "-m", "attacker.worker", str(plan), *options, *profile]
 
 
+def _environment() -> dict[str, str]:
+    """Return the environment of a worker, which starts in another directory: it imports what this process can."""
+    return os.environ | {"PYTHONPATH": search_path()}
+
+
 def _write_plan(run: Run, plan: Plan) -> Path:
     path = (run.path / "attacker" / "plan.json").resolve()
     plan.write(path)
@@ -144,7 +151,9 @@ def _watch(commands: list[list[str]]) -> None:
     """Run ``commands`` side by side, showing their JSON-lines progress; the first complaint becomes our error."""
     with progress_bar() as bar:
         workers = [
-            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=_ROOT)
+            subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=_ROOT, env=_environment()
+            )
             for command in commands
         ]
         readers = [threading.Thread(target=_show, args=(worker, bar), daemon=True) for worker in workers]

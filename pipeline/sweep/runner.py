@@ -19,6 +19,7 @@ from rich.progress import TaskID
 
 from fedinverse.config import Table, laid_over
 from fedinverse.errors import ConfigError
+from fedinverse.registry import search_path
 from fedinverse.storage import atomic_write, content_sha256, read_json, write_json
 from pipeline.deploy.processes import Owned, Processes
 from pipeline.experiment import resolved
@@ -131,7 +132,7 @@ def _start(point: Point, directory: Path, jobs: int, processes: Processes) -> _R
     config, log = directory / "points" / f"{name}.toml", directory / "logs" / f"{name}.log"
     atomic_write(config, tomli_w.dumps(laid_over(point.table, share_of(point, jobs))))
     environment = dict(os.environ)
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH")]))
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), search_path()])
     if jobs > 1:
         environment["OMP_NUM_THREADS"] = str(min(_cores(jobs), int(environment.get("OMP_NUM_THREADS", _cores(jobs)))))
     printed = log.stat().st_size if log.exists() else 0
