@@ -94,7 +94,7 @@ class Population(Section):
 class Model(Section):
     """The global model."""
 
-    name: str = Field("mcnn", description="network: see 'fedinverse models'")
+    name: str = Field("mcnn", description="network: see 'fedinverse names'; torchvision:NAME; or package.module:Name")
     width: float = Field(1.0, gt=0, le=4, description="multiplies every hidden width; 1 is the published size")
     weights: str = Field("", description="safetensors file to start from, made by 'fedinverse convert'; empty: drawn")
 

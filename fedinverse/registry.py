@@ -58,7 +58,7 @@ class Registry(Generic[T]):
 
     def names(self) -> list[str]:
         """Return the registered names and those of installed packages, sorted."""
-        return sorted({*self._entries, *(point.name for point in _offered(self._group))})
+        return sorted({*self._entries, *(point.name for point in _offered(self._group, tuple(sys.path)))})
 
     def entries(self) -> list[T]:
         """Return what is registered in this process."""
@@ -74,7 +74,7 @@ class Registry(Generic[T]):
         if colon:
             return self._imported(module, attribute, f"{self._what} '{name}'")
         home = self._homes.get(name)
-        points = [point for point in _offered(self._group) if point.name == name]
+        points = [point for point in _offered(self._group, tuple(sys.path)) if point.name == name]
         others = [point for point in points if home is None or not _is_within(home, point.module)]
         if len(others) + (home is not None) > 1:
             values = ", ".join([*filter(None, [home]), *(point.value for point in others)])
@@ -150,8 +150,9 @@ def _module(name: str, who: str) -> Any:
 
 
 @cache
-def _offered(group: str) -> tuple[EntryPoint, ...]:
-    """Return the entry points of ``group``; of one package that is found twice on the path, the first."""
+def _offered(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    """Return the entry points of ``group`` on the import ``path``; of one package that is there twice, the first."""
+    del path  # they are read again when it changes
     return tuple({(point.name, point.value): point for point in entry_points(group=group)}.values())
 
 

@@ -1,6 +1,9 @@
 """Everything the tests share: one small cache per session, one small experiment."""
 
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,6 +82,17 @@ def run_in(directory: Path, **changes: Any) -> Any:
     path = directory / "tiny.toml"
     path.write_text(tomli_w.dumps(merged(TINY, changes)))
     return Run(run_all(load_experiment(str(path), [], directory / "runs"), resume=False).parent)
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Install ``examples/plugins`` into a directory of its own; return it."""
+    place = tmp_path_factory.mktemp("installed")
+    # A copy: setuptools writes beside what it builds.
+    shutil.copytree(Path(__file__).parent.parent / "examples" / "plugins", place / "source")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*command, "--target", str(place / "site"), str(place / "source")], check=True)
+    return place / "site"
 
 
 @pytest.fixture(scope="session")

@@ -38,9 +38,12 @@ def processes_of(directory: Path) -> list[int]:
     return found
 
 
-def test_deployed_federation_is_the_simulated_one_and_the_captures_equal_the_ledger(tiny: Load, tmp_path: Path) -> None:
+def test_deployed_federation_is_the_simulated_one_and_the_captures_equal_the_ledger(
+    tiny: Load, tmp_path: Path, installed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(installed)  # one client's defence is another package's, which its SuperNode imports
     federation = {"rounds": 2, "fraction_evaluate": 0.5, "policy": "every_round", "always_train": [3], "timeout": 120.0}
-    table = resolved(tiny(federation=federation))
+    table = resolved(tiny(federation=federation, cohorts=[{"defence": "noisy_images", "clients": [1]}]))
     deployed, simulated = prepare(tmp_path / "deployed", table), prepare(tmp_path / "simulated", table)
     compared = federate_deployed(deployed)
     assert processes_of(tmp_path) == []
@@ -49,6 +52,8 @@ def test_deployed_federation_is_the_simulated_one_and_the_captures_equal_the_led
     rounds = [[line["sha256"] for line in run.recorded_rounds(WORLD)] for run in (deployed, simulated)]
     assert len(rounds[0]) == 3
     assert rounds[0] == rounds[1]  # bit for bit
+    clients = read_jsonl(deployed.federation(WORLD) / "clients.jsonl")
+    assert "fedinverse_example.noisy_images:NoisyImages" in {line.get("defence") for line in clients}
 
     # The attacker trains in both rounds; its spool, fed by one node alone, is where the later stages look for it.
     receipts = read_jsonl(deployed.spool(WORLD) / "receipts.jsonl")

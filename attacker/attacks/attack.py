@@ -201,7 +201,7 @@ class Attack(ABC):
 
 
 ATTACKS: Registry[type[Attack]] = Registry(
-    "attack", "fedinverse.attacks", "a subclass of attacker.attack.Attack", subclass_of(Attack)
+    "attack", "fedinverse.attacks", "a subclass of attacker.attacks.attack.Attack", subclass_of(Attack)
 )
 
 

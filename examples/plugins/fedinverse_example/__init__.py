@@ -1,0 +1,1 @@
+"""An attack and a defence as somebody outside the repository writes them."""
