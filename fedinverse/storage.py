@@ -238,8 +238,16 @@ def check_finite(weights: Weights, origin: str) -> None:
 
 
 def to_weights(module: torch.nn.Module) -> dict[str, NDArray[Any]]:
-    """Return a module's parameters and buffers as named numpy arrays (copies, on the CPU, contiguous)."""
-    return {name: np.array(value.detach().cpu().contiguous().numpy()) for name, value in module.state_dict().items()}
+    """Return a module's parameters and buffers as named numpy arrays (copies, on the CPU, contiguous).
+
+    bfloat16, which numpy does not know, becomes float32: the same values.
+    """
+    return {name: _as_numpy(value) for name, value in module.state_dict().items()}
+
+
+def _as_numpy(value: torch.Tensor) -> NDArray[Any]:
+    plain = value.detach().cpu().contiguous()
+    return np.array((plain.float() if plain.dtype == torch.bfloat16 else plain).numpy())
 
 
 def into_module(module: torch.nn.Module, weights: Weights, origin: str) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,7 @@ class Classifier(nn.Module, ABC):
 
     input_shape: tuple[int, int, int]
     classes: int
+    memory_format: ClassVar[torch.memory_format] = torch.channels_last
 
     @abstractmethod
     def features(self, images: Tensor) -> Features:
@@ -90,7 +92,8 @@ def _spec(found: object) -> ModelSpec | None:
 MODELS: Registry[ModelSpec] = Registry(
     "model",
     "fedinverse.models",
-    "a network made with @register (or a subclass of Classifier with an input_shape)",
+    "a network made with @register (or a subclass of Classifier with an input_shape); any other torch.nn.Module needs "
+    "its image shape said: package.module:Net?shape=3,32,32",
     _spec,
 )
 
@@ -116,11 +119,16 @@ def spec_of(name: str) -> ModelSpec:
     """Return the network called ``name``.
 
     Args:
-        name: as ``fedinverse.registry`` says; or ``torchvision:name`` for one of torchvision's.
+        name: as ``fedinverse.registry`` says; ``torchvision:name`` for one of torchvision's; or the declaration of any
+            other network, ``package.module:Net?shape=3,32,32`` (``fedinverse.models.declared``).
 
     Raises:
         ConfigError: unknown name (names the nearest one), or a module that cannot be imported.
     """
+    if "?" in name:
+        from fedinverse.models.declared import declared
+
+        return declared(name)
     module, _, registered = name.rpartition(":")
     if module in ("torchvision", "torchvision.models"):
         from fedinverse.models.torchvision_model import INPUT_SHAPE, TorchvisionClassifier
@@ -147,7 +155,7 @@ def build(name: str, classes: int, width: float = 1.0, seed: int | None = None) 
         seed: seeds the initial weights without touching the global generator; None uses the global one.
 
     Returns:
-        The network in train mode, on the CPU, float32, channels-last.
+        The network in train mode, on the CPU, float32, channels-last. (A declared one keeps its own types and layout.)
     """
     spec = spec_of(name)
     with nullcontext() if seed is None else seeded(seed):
@@ -155,7 +163,7 @@ def build(name: str, classes: int, width: float = 1.0, seed: int | None = None) 
     if not isinstance(model, Classifier):
         raise ConfigError(f"model '{name}' makes a {type(model).__name__}, no fedinverse.models.Classifier")
     model.input_shape, model.classes = spec.input_shape, classes
-    return model.to(memory_format=torch.channels_last)
+    return model.to(memory_format=model.memory_format)
 
 
 def scaled(channels: int, width: float) -> int:

@@ -19,11 +19,11 @@ def paint(features: Tensor, weight: Tensor, size: tuple[int, int], stride: int, 
     """Return what the transposed convolution of ``features`` [N, F, h, w] by ``weight`` [F, C, k, k] makes.
 
     Returns:
-        [N, C, H, W] with (H, W) = ``size``; float32 where the features are bfloat16, since overlaps are summed.
+        [N, C, H, W] with (H, W) = ``size``; float32 where the features have 16 bits, since overlaps are summed.
     """
     rows = features.permute(0, 2, 3, 1).flatten(1, 2)
     patches = weight.flatten(1).mT @ rows.mT  # [N, C k k, h w]
-    if patches.dtype == torch.bfloat16:
+    if patches.dtype in (torch.bfloat16, torch.float16):
         patches = patches.float()
     return F.fold(patches, size, weight.shape[2], padding=padding, stride=stride)
 
