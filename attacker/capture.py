@@ -18,7 +18,7 @@ from flwr.app import Context, Message, MessageType
 
 from fedinverse.errors import FedInverseError
 from fedinverse.flower import ARRAYS, CONFIG, from_record, run_directory, world_of
-from fedinverse.run import Run
+from fedinverse.layout import RunFiles, receipts_of, round_file
 from fedinverse.storage import append_jsonl, read_jsonl, read_metadata, save_weights, weights_sha256
 
 log = logging.getLogger("fedinverse.attacker")
@@ -39,7 +39,7 @@ def capture(message: Message, context: Context, call_next: Any) -> Message:
 def spool_of(context: Context) -> Path:
     """Return the spool of this node: its own ``spool`` setting, or the run directory's in a simulation."""
     own = context.node_config.get("spool")
-    return Path(str(own)) if own else Run(run_directory(context)).spool(world_of(context))
+    return Path(str(own)) if own else RunFiles(run_directory(context)).attacker.spool(world_of(context))
 
 
 def store(spool: Path, message: Message, kind: str) -> None:
@@ -49,7 +49,7 @@ def store(spool: Path, message: Message, kind: str) -> None:
     server_round = int(config["server-round"])
     model_round = server_round if kind == MessageType.EVALUATE else server_round - 1
     sha = weights_sha256(weights)
-    path = spool / f"round-{model_round:04d}.safetensors"
+    path = spool / round_file(model_round)
     if path.exists() and read_metadata(path).get("sha256") != sha:
         # The server sent other weights for the same round: it was restarted, or sends each node its own.
         path = path.with_stem(f"{path.stem}-{sha[:8]}")
@@ -64,6 +64,6 @@ def store(spool: Path, message: Message, kind: str) -> None:
         "file": path.name,
         "node": str(message.metadata.dst_node_id),  # as text: it exceeds what JSON numbers hold exactly
     }
-    receipts = spool / "receipts.jsonl"
+    receipts = receipts_of(spool)
     if not any(receipt.items() <= line.items() for line in read_jsonl(receipts)):
         append_jsonl(receipts, receipt | {"time": time.time()})

@@ -6,6 +6,7 @@ import torch
 
 from attacker.settings import Attacker
 from fedinverse.errors import IntegrityError, StageError
+from fedinverse.layout import ROUND_FILES
 from fedinverse.models import build
 from fedinverse.shard import Shard
 from fedinverse.storage import into_module, load_weights, read_metadata
@@ -18,7 +19,7 @@ def captured(spool: Path) -> dict[int, Path]:
         IntegrityError: a file is damaged or does not say its round; names it.
     """
     found: dict[int, Path] = {}
-    for path in sorted(spool.glob("round-*.safetensors"), key=lambda path: path.stat().st_mtime_ns):
+    for path in sorted(spool.glob(ROUND_FILES), key=lambda path: path.stat().st_mtime_ns):
         about = read_metadata(path)
         if not about.get("model-round", "").isdigit():
             raise IntegrityError(f"{path}: its metadata does not say which round's model it is; not a capture")

@@ -32,6 +32,7 @@ from attacker.settings import Attacker
 from fedinverse.config import parse
 from fedinverse.data import Pool
 from fedinverse.errors import FedInverseError, IntegrityError
+from fedinverse.layout import ROUND_FILES
 from fedinverse.memory import keep_freed_memory
 from fedinverse.profiling import profiled
 from fedinverse.shard import Shard, open_shard
@@ -163,7 +164,7 @@ class Bench:
         spool, seen = Path(self.plan.spool), None
         while True:
             over = stop.exists()  # asked before the spool is looked at: no capture written before it is missed
-            there = sorted(spool.glob("round-*.safetensors"))
+            there = sorted(spool.glob(ROUND_FILES))
             if over or there != seen:
                 self.work(over=over)
             if over or (parent is not None and os.getppid() != parent):

@@ -12,10 +12,11 @@ from auditor.evaluators.threshold import Threshold, calibrate
 from auditor.evidence import Exhibit
 from auditor.metrics.fidelity import RealSet
 from auditor.omitted import Omitted
+from fedinverse.client_data import shard_of
 from fedinverse.data.source import unit
 from fedinverse.private import part_of
 from fedinverse.run import Run
-from fedinverse.shard import Shard, shard_of
+from fedinverse.shard import Shard
 
 CHUNK = 2048  # images made floating-point at once
 

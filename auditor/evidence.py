@@ -9,7 +9,7 @@ from torch import Tensor
 
 from auditor.arms import Key
 from fedinverse.errors import IntegrityError
-from fedinverse.run import World
+from fedinverse.layout import World
 from fedinverse.storage import load_weights
 
 

@@ -33,7 +33,8 @@ from auditor.metrics.attack_accuracy import attack_accuracy
 from auditor.settings import Audit
 from fedinverse.data import Request, open_source
 from fedinverse.errors import FedInverseError
-from fedinverse.run import WORLDS, Run, World, prepare
+from fedinverse.layout import WORLDS, World
+from fedinverse.run import Run, prepare
 from fedinverse.seeds import generator
 from fedinverse.storage import read_json, write_json
 from pipeline.experiment import load_experiment, resolved
@@ -117,7 +118,7 @@ def federation(out: Path, seed: int) -> Run:
 def evaluator(out: Path, seed: int) -> Judge:
     """Return the auditor's evaluator of that federation."""
     run = federation(out, seed)
-    return train_judge(run, run.section("audit", Audit).evaluator, run.audit)
+    return train_judge(run, run.section("audit", Audit).evaluator, run.files.auditor.root)
 
 
 @cache
@@ -130,7 +131,7 @@ def public_set(name: str) -> PublicSet:
 @cache
 def target(run: Run, world: World) -> Target:
     """Return the last global model: the server's checkpoint, which is what the capture holds (by its hash)."""
-    path = run.checkpoint(world, run.table["federation"]["rounds"])
+    path = run.files.server.checkpoint(world, run.table["federation"]["rounds"])
     return open_target(path, run.model.name, len(run.class_names), run.model.width, CPU)
 
 

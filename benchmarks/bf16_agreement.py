@@ -17,7 +17,8 @@ from attacker.acceleration.precision import agreement
 from attacker.attacks.attack import open_target
 from attacker.attacks.registry import make_attack
 from attacker.losses.identity import IdentityName
-from fedinverse.run import WORLDS, Run
+from fedinverse.layout import WORLDS
+from fedinverse.run import Run
 
 LOSSES: tuple[IdentityName, ...] = ("ce", "logit", "max_margin", "poincare")
 
@@ -34,7 +35,7 @@ def main() -> None:
     prior = attack.prior(None, public_set("glyphs"), SHARED, CPU)
     labels = torch.tensor(run.population.victim_classes)
     for world, number in itertools.product(WORLDS, chosen.rounds):
-        path = run.checkpoint(world, number)
+        path = run.files.server.checkpoint(world, number)
         if path.exists():
             target = open_target(path, run.model.name, len(run.class_names), run.model.width, CPU)
             found = {loss: agreement("bf16", target, prior, labels, loss) for loss in LOSSES}

@@ -32,7 +32,8 @@ from pathlib import Path
 import tomli_w
 
 from fedinverse.config import CONFIGS, Table, laid_over, read_table
-from fedinverse.run import WORLDS, Run
+from fedinverse.layout import WORLDS
+from fedinverse.run import Run
 from fedinverse.storage import file_sha256, read_jsonl, read_metadata, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -126,9 +127,9 @@ def results(path: Path) -> dict[str, str]:
         for world in WORLDS
         for line in sorted(run.recorded_rounds(world), key=lambda line: int(line["round"]))
     }
-    for inversion in sorted(run.inversions.rglob("*.safetensors")):
-        made[str(inversion.relative_to(run.inversions))] = read_metadata(inversion)["sha256"]
-    made["scores"] = file_sha256(run.audit / "scores.csv")
+    for inversion in sorted(run.files.attacker.inversions.rglob("*.safetensors")):
+        made[str(inversion.relative_to(run.files.attacker.inversions))] = read_metadata(inversion)["sha256"]
+    made["scores"] = file_sha256(run.files.auditor.root / "scores.csv")
     return made
 
 
@@ -213,7 +214,7 @@ def actor(trial: Trial, number: int) -> tuple[str, str]:
     chance = random.Random(f"{trial.seed}/actor/{number}")
     killed, seen = 0, 0
     while process.poll() is None:
-        rounds = sum(len(read_jsonl(Run(place.run).rounds(world))) for world in WORLDS)
+        rounds = sum(len(read_jsonl(Run(place.run).files.server.rounds(world))) for world in WORLDS)
         mine = _processes(lambda status, command: "ray::ClientActor" in command and _session(status) == process.pid)
         if rounds > seen and mine:
             seen = rounds

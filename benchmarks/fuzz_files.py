@@ -87,16 +87,16 @@ def targets(run: Path) -> dict[str, Target]:
     """Return the kinds of files of ``run`` and their readers. A reader gets the run directory's path."""
     world = "with_victim"
     whole = Run(run)
-    spool = whole.spool(world)
+    spool = whole.files.attacker.spool(world)
     capture = max(spool.glob("round-*.safetensors"))
-    about = next(whole.inversions.rglob("about.json"))
+    about = next(whole.files.attacker.inversions.rglob("about.json"))
     pool = whole.pools["private"].path
     copied = run / "pool"
     if not copied.exists():
         shutil.copytree(pool, copied)
 
     return {
-        "checkpoint": Target(whole.checkpoint(world, 2), lambda path: _resumed(run), True),
+        "checkpoint": Target(whole.files.server.checkpoint(world, 2), lambda path: _resumed(run), True),
         "capture": Target(capture, lambda path: (_weights(path), sorted(captured(spool))), True),
         "metadata": Target(capture, _told, True),
         "reconstructions": Target(
@@ -106,9 +106,9 @@ def targets(run: Path) -> dict[str, Target]:
         "pools": Target(run / "pools.json", lambda path: sorted(Run(run).pools), True, True),
         "images": Target(copied / "images.npy", lambda path: Pool(copied).verify(), True),
         "array": Target(copied / "labels.npy", lambda path: Pool(copied).labels.tolist(), False),
-        "ledger": Target(whole.ledger(world), read_jsonl, False, True),
+        "ledger": Target(whole.files.server.ledger(world), read_jsonl, False, True),
         "receipts": Target(spool / "receipts.jsonl", read_jsonl, False, True),
-        "rounds": Target(whole.rounds(world), lambda path: Run(run).recorded_rounds(world), False, True),
+        "rounds": Target(whole.files.server.rounds(world), lambda path: Run(run).recorded_rounds(world), False, True),
         "config": Target(run / "config.json", _read_run, False, True),
         "plan": Target(run / "attacker" / "plan.json", _jobs, False, True),
         "inversion": Target(about, lambda path: Inversion(path.parent).load().cost.steps, False, True),

@@ -84,7 +84,7 @@ def main() -> None:
                 "seconds": round(time.monotonic() - started, 1),
                 "seconds until untrained, then per round": times,
                 "peak MB by rounds done": {key: round(value) for key, value in peaks.items()},
-                "ledger lines": sum(1 for _ in run.ledger("with_victim").open()),
+                "ledger lines": sum(1 for _ in run.files.server.ledger("with_victim").open()),
             }
         )
     )

@@ -63,7 +63,7 @@ def measure(model: str, clients: int, rounds: int) -> dict[str, float]:
             time.sleep(0.2)
         if program.returncode:
             raise SystemExit(f"{model} with {clients} clients ended with {program.returncode}")
-        files = [run.checkpoint("with_victim", number) for number in range(1, rounds + 1)]
+        files = [run.files.server.checkpoint("with_victim", number) for number in range(1, rounds + 1)]
         median = statistics.median(after - before for before, after in pairwise(path.stat().st_mtime for path in files))
         return {
             "model MB": files[0].stat().st_size / 1e6,

@@ -29,8 +29,8 @@ from typing import Any
 
 import numpy as np
 
+from fedinverse.client_data import shard_of
 from fedinverse.run import Run, prepare
-from fedinverse.shard import shard_of
 from fedinverse.storage import write_json
 from pipeline.experiment import load_experiment, resolved
 
@@ -88,7 +88,7 @@ def measure(variant: str, run: Run, work: Path, peers: Path | None) -> dict[str,
         raise SystemExit(f"{variant} failed: {done.stderr[-1500:]}")
     if variant in OURS:
         last = len(run.recorded_rounds("with_victim")) - 1
-        ends = [run.checkpoint("with_victim", number).stat().st_mtime for number in range(1, last + 1)]
+        ends = [run.files.server.checkpoint("with_victim", number).stat().st_mtime for number in range(1, last + 1)]
     else:
         ends = json.loads(done.stdout.strip().splitlines()[-1])
     rounds = [later - earlier for earlier, later in pairwise(ends)]

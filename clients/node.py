@@ -9,11 +9,13 @@ from flwr.app import Context
 
 from clients.cohorts import UNDEFENDED, Cohort, assign
 from clients.defences import Defence, make_defence
+from fedinverse.client_data import shard_of
 from fedinverse.config import parse
 from fedinverse.errors import ConfigError
 from fedinverse.flower import run_directory, world_of
-from fedinverse.run import Run, World
-from fedinverse.shard import Shard, open_shard, shard_of
+from fedinverse.layout import World
+from fedinverse.run import Run
+from fedinverse.shard import Shard, open_shard
 
 ROLES = ("honest", "malicious")
 DEFENCE_SETTINGS = "defence-settings."  # a node config is flat: Flower joins the keys of tables with dots
@@ -90,7 +92,7 @@ def _run(path: Path) -> Run:
 
 @lru_cache(maxsize=4)
 def _defences(path: Path) -> dict[int, tuple[str, dict[str, Any]]]:
-    run, origin = _run(path), str(path / "config.json")
+    run, origin = _run(path), str(_run(path).files.config)
     cohorts = [
         parse(Cohort, table, f"cohorts.{index}", origin) for index, table in enumerate(run.table.get("cohorts", []))
     ]

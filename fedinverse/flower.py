@@ -12,7 +12,7 @@ from flwr.app import Array, ArrayRecord, Context
 from numpy.typing import NDArray
 
 from fedinverse.data.source import cache_directory
-from fedinverse.run import World
+from fedinverse.layout import World
 
 ARRAYS, CONFIG, METRICS, CLIENT = "arrays", "config", "metrics", "client"
 WHO_QUERY = "query.who"

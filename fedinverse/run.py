@@ -1,24 +1,18 @@
-"""The run directory: what an experiment reads and writes, and nothing else.
-
-``config.json``             the resolved configuration
-``split.parquet``           the split manifest; ``pools.json``: what was asked of the data sources
-``federation/<world>/``     ledger, rounds, checkpoints of one federation
-``attacker/``               what the malicious clients have: spool of captures, reconstructions, control targets
-``audit/``                  scores, grids, verdict;  ``report.html``
-"""
+"""An experiment on disk: its configuration, split and images; where its files lie says ``fedinverse.layout``."""
 
 import io
 import json
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
 from fedinverse.config import Data, Model, Population, S, Split, Table, parse
 from fedinverse.data import Pool, Request, open_source
 from fedinverse.errors import ConfigError, IntegrityError, StageError
+from fedinverse.layout import RunFiles, World
 from fedinverse.models import Classifier, build, spec_of
 from fedinverse.models.published import start_from
 from fedinverse.seeds import derive
@@ -33,9 +27,6 @@ from fedinverse.storage import (
     write_json,
 )
 
-World = Literal["with_victim", "without_victim"]
-WORLDS: tuple[World, ...] = ("with_victim", "without_victim")
-
 
 @dataclass(frozen=True)
 class Run:
@@ -43,10 +34,15 @@ class Run:
 
     path: Path
 
+    @property
+    def files(self) -> RunFiles:
+        """Where everything lies."""
+        return RunFiles(self.path)
+
     @cached_property
     def table(self) -> Table:
         """The resolved configuration as plain tables."""
-        path = self.path / "config.json"
+        path = self.files.config
         if not path.exists():
             raise StageError(f"{self.path} is not a run directory: it has no config.json")
         table = read_object(path, "seed")
@@ -56,7 +52,7 @@ class Run:
 
     def section(self, name: str, kind: type[S]) -> S:
         """Return the section ``name`` parsed as ``kind``; its defaults when the file has none."""
-        return parse(kind, self.table.get(name, {}), name, str(self.path / "config.json"))
+        return parse(kind, self.table.get(name, {}), name, str(self.files.config))
 
     @property
     def seed(self) -> int:
@@ -76,7 +72,7 @@ class Run:
     @cached_property
     def split(self) -> pd.DataFrame:
         """The split manifest; columns ``row``, ``sha256``, ``label``, ``part``, ``client``."""
-        path = self.path / "split.parquet"
+        path = self.files.split
         try:
             return pd.read_parquet(io.BytesIO(read_hashed(path)))
         except (ValueError, OSError) as error:  # pyarrow's errors are one or the other
@@ -85,7 +81,7 @@ class Run:
     @cached_property
     def pools(self) -> dict[str, Pool]:
         """The decoded ``private`` and ``public`` images; decoded again when the cache was cleared."""
-        path = self.path / "pools.json"
+        path = self.files.pools
         read_hashed(path)
         return {
             name: open_source(typed(Request, asked, path))
@@ -97,32 +93,14 @@ class Run:
         """Names of the private classes, which every participant knows."""
         return self.pools["private"].class_names
 
-    def federation(self, world: World) -> Path:
-        """Directory of one world's federation."""
-        return self.path / "federation" / world
-
-    def checkpoint(self, world: World, server_round: int) -> Path:
-        """The server's global model after ``server_round`` (0: before training)."""
-        return self.federation(world) / "checkpoints" / f"round-{server_round:04d}.safetensors"
-
-    def ledger(self, world: World) -> Path:
-        """The server's record of what was sent to whom."""
-        return self.federation(world) / "ledger.jsonl"
-
-    def rounds(self, world: World) -> Path:
-        """Utility per round, one JSON line each."""
-        return self.federation(world) / "rounds.jsonl"
-
     def recorded_rounds(self, world: World) -> list[dict[str, Any]]:
         """Return the recorded rounds in order; of a round recorded twice (a resume), the later line."""
-        lines = read_jsonl(self.rounds(world))
+        lines = read_jsonl(self.files.server.rounds(world))
         if not all(isinstance(line.get("round"), int) and isinstance(line.get("sha256"), str) for line in lines):
-            raise IntegrityError(f"{self.rounds(world)}: a line lacks its round or its hash; delete its directory")
+            raise IntegrityError(
+                f"{self.files.server.rounds(world)}: a line lacks its round or its hash; delete its directory"
+            )
         return list({line["round"]: line for line in lines}.values())
-
-    def spool(self, world: World) -> Path:
-        """Where the malicious clients' capture mod stores what it receives."""
-        return self.path / "attacker" / world / "captures"
 
     def initial_network(self) -> Classifier:
         """Return the global model of round 0: drawn with the run's seed, or started from ``model.weights``.
@@ -135,16 +113,6 @@ class Run:
             start_from(network, Path(self.model.weights))
         return network
 
-    @property
-    def inversions(self) -> Path:
-        """Reconstructions, one directory per attack and target."""
-        return self.path / "attacker" / "inversions"
-
-    @property
-    def audit(self) -> Path:
-        """The auditor's tables, grids and verdict."""
-        return self.path / "audit"
-
 
 def prepare(path: Path, table: Table) -> Run:
     """Make the run directory ``path`` for the configuration ``table``: decode data, split, write the manifest.
@@ -155,7 +123,8 @@ def prepare(path: Path, table: Table) -> Run:
         ConfigError: impossible values, or another configuration stands there already.
         DataError: a source is absent.
     """
-    stored = path / "config.json"
+    files = RunFiles(path)
+    stored = files.config
     if stored.exists():
         differing = _differences(read_object(stored), table)
         if differing:
@@ -163,7 +132,7 @@ def prepare(path: Path, table: Table) -> Run:
                 f"{path} holds another configuration (differs in {', '.join(differing[:5])}); "
                 "choose another --out or name, or delete it"
             )
-        if (path / "pools.json").exists():
+        if files.pools.exists():
             return Run(path)
     origin = str(stored)
     data = parse(Data, table.get("data", {}), "data", origin)
@@ -180,9 +149,9 @@ def prepare(path: Path, table: Table) -> Run:
     manifest = make_split(private, split, population, seed)
     check_disjoint(private, public, population, allow=data.allow_overlap)
     write_json(stored, table)
-    save_hashed(path / "split.parquet", manifest.to_parquet(index=False))
+    save_hashed(files.split, manifest.to_parquet(index=False))
     requests = json.dumps({name: asdict(request) for name, request in wanted.items()}, indent=2, sort_keys=True)
-    save_hashed(path / "pools.json", requests.encode())  # last
+    save_hashed(files.pools, requests.encode())  # last
     return Run(path)
 
 

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from fedinverse.errors import DataError, IntegrityError
-from fedinverse.run import Run, World
-from fedinverse.split import held_by
-from fedinverse.storage import load_array
+from fedinverse.layout import ShardFiles
+from fedinverse.storage import load_array, save_array
 
 
 @dataclass(frozen=True)
@@ -29,26 +28,23 @@ class Shard:
         return len(self.labels)
 
 
-def shard_of(run: Run, client: int, world: World) -> Shard:
-    """Return the images of ``client``; in the world ``without_victim`` the victim classes are taken out."""
-    manifest = run.split
-    mine = held_by(manifest, client)
-    if world == "without_victim":
-        mine = mine & ~manifest["label"].isin(run.population.victim_classes).to_numpy(bool)
-    rows = manifest.loc[mine, "row"].to_numpy(np.int64)
-    pool = run.pools["private"]
-    return Shard(pool.tensor(rows), torch.from_numpy(np.asarray(pool.labels)[rows]))
+def save_shard(directory: Path, shard: Shard) -> None:
+    """Write a shard as a node's own data directory."""
+    files = ShardFiles(directory)
+    save_array(files.images, shard.images.numpy())
+    save_array(files.labels, shard.labels.numpy())
 
 
-def open_shard(path: Path) -> Shard:
+def open_shard(directory: Path) -> Shard:
     """Read a node's own data directory: ``images.npy`` uint8 [N, C, H, W] and ``labels.npy`` int64 [N]."""
+    files = ShardFiles(directory)
     try:
-        images, labels = load_array(path / "images.npy"), load_array(path / "labels.npy")
+        images, labels = load_array(files.images), load_array(files.labels)
     except IntegrityError as error:
-        raise DataError(f"{path}: no readable images.npy and labels.npy ({error})") from error
+        raise DataError(f"{directory}: no readable images.npy and labels.npy ({error})") from error
     if images.dtype != np.uint8 or images.ndim != 4 or labels.shape != images.shape[:1]:
         raise DataError(
-            f"{path}: images {images.dtype} {images.shape} with labels {labels.shape}; "
+            f"{directory}: images {images.dtype} {images.shape} with labels {labels.shape}; "
             "uint8 (N, C, H, W) and (N,) are needed"
         )
     channels_last = torch.from_numpy(images).contiguous(memory_format=torch.channels_last)

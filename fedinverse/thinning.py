@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fedinverse.errors import ConfigError, StageError
-from fedinverse.run import WORLDS, Run, World
+from fedinverse.layout import ROUND_FILES, WORLDS, World
+from fedinverse.run import Run
 
 Needed = Callable[[World, int], bool]
 _rules: dict[Path, Needed] = {}
@@ -38,7 +39,7 @@ def thin(run: Run, world: World) -> None:
     recorded = run.recorded_rounds(world) if needed is not None else []
     if needed is None or not recorded:
         return
-    for path in sorted(run.checkpoint(world, 0).parent.glob("round-*.safetensors")):
+    for path in sorted(run.files.server.checkpoint(world, 0).parent.glob(ROUND_FILES)):
         number = int(path.stem.removeprefix("round-"))
         if 0 < number < recorded[-1]["round"] and not needed(world, number):
             path.unlink(missing_ok=True)
@@ -51,10 +52,10 @@ def kept_checkpoint(run: Run, world: World, server_round: int) -> Path:
         StageError: the round was run, but its model was not kept.
         ConfigError: there is no such round; says which there are.
     """
-    path = run.checkpoint(world, server_round)
+    path = run.files.server.checkpoint(world, server_round)
     if path.exists():
         return path
-    kept = ", ".join(sorted(other.stem for other in path.parent.glob("round-*.safetensors"))) or "none"
+    kept = ", ".join(sorted(other.stem for other in path.parent.glob(ROUND_FILES))) or "none"
     if any(line["round"] == server_round for line in run.recorded_rounds(world)):
         raise StageError(
             f"{path} was not kept: storage.checkpoints = \"needed\", or 'fedinverse runs prune', left only {kept}; "

@@ -4,12 +4,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fedinverse.errors import ConfigError, StageError
+from fedinverse.layout import COMPARISON_PAGE, COMPARISON_TABLE, SWEEP, is_run
 from fedinverse.run import Run
 from fedinverse.storage import atomic_write, read_json
 from report.comparison import Comparison, Record, compare, markdown, render
 from report.console import console, table
-
-PAGE = "compare.html"
 
 
 def compare_runs(paths: Sequence[Path], out: Path, by: Sequence[str] = (), baseline: str = "") -> Path:
@@ -26,23 +25,23 @@ def compare_runs(paths: Sequence[Path], out: Path, by: Sequence[str] = (), basel
     if not baseline and not by and len(paths) == 1:
         baseline = _own_baseline(paths[0], records)
     made = compare(records, " · ".join(path.resolve().name for path in paths[:4]), by, baseline)
-    atomic_write(out / "compare.parquet", made.table.to_parquet(index=False))
-    atomic_write(out / "compare.csv", made.table.to_csv(index=False))
+    atomic_write(out / COMPARISON_TABLE, made.table.to_parquet(index=False))
+    atomic_write((out / COMPARISON_TABLE).with_suffix(".csv"), made.table.to_csv(index=False))
     atomic_write(out / "compare.md", markdown(made.page))
-    atomic_write(out / PAGE, render(made.page))  # last
+    atomic_write(out / COMPARISON_PAGE, render(made.page))  # last
     _show(made)
-    return out / PAGE
+    return out / COMPARISON_PAGE
 
 
 def _records(path: Path) -> Iterator[Record]:
-    index = path / "sweep.json"
+    index = path / SWEEP
     if index.exists():
         finished = [point for point in read_json(index)["points"] if point["state"] == "finished"]
         if not finished:
             raise StageError(f"{path}: no point of this sweep is finished; continue it with --resume")
         for point in finished:
             yield Record(Run((path / point["run"]).resolve()), point["label"])
-    elif (path / "config.json").exists():
+    elif is_run(path):
         yield Record(Run(path.resolve()))
     else:
         raise ConfigError(f"{path} is neither a run directory nor a sweep's: it has no config.json and no sweep.json")
@@ -50,7 +49,7 @@ def _records(path: Path) -> Iterator[Record]:
 
 def _own_baseline(path: Path, records: Sequence[Record]) -> str:
     """Return the baseline that a sweep's file names, if a point of it is finished."""
-    index = path / "sweep.json"
+    index = path / SWEEP
     named = str(read_json(index)["baseline"]) if index.exists() else ""
     return named if any(record.label == named for record in records) else ""
 

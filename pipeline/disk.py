@@ -7,8 +7,8 @@ from fedinverse.config import Population
 from fedinverse.data import Request, open_source
 from fedinverse.disk import free, in_words, used
 from fedinverse.errors import ConfigError
+from fedinverse.layout import WORLDS, World
 from fedinverse.models import build, spec_of
-from fedinverse.run import WORLDS, World
 from pipeline.experiment import Experiment
 from pipeline.stages.needed import named
 

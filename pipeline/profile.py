@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fedinverse.layout import WORLDS, RunFiles
 from fedinverse.profiling import Row, added, hottest, rows_of
-from fedinverse.run import WORLDS, Run
+from fedinverse.run import Run
 from fedinverse.storage import read_json, write_json
 from pipeline.log import event
 from pipeline.stages.invert import inversions_of
@@ -29,7 +30,7 @@ class Stages:
     """Times the stages of a run, over resumes, and profiles them if asked."""
 
     def __init__(self, directory: Path, *, profile: bool) -> None:
-        self._file = directory / "times.json"
+        self._file = RunFiles(directory).times
         self._times: dict[str, float] = {}
         self._hot: dict[str, list[Row]] = {}
         self.processes = directory / "profile" if profile else None
@@ -78,7 +79,7 @@ class Stages:
             "rounds": {world: round_seconds(run, world) for world in WORLDS},
             "inversions": _inversions(run),
         }
-        write_json(run.path / "profile.json", found)
+        write_json(run.files.profile, found)
         shutil.rmtree(self.processes, ignore_errors=True)
         _show(found)
         console.print(f"[b]Profile[/b]  {run.path / 'profile.json'}", soft_wrap=True)
@@ -89,7 +90,7 @@ def round_seconds(run: Run, world: Any) -> dict[int, float]:
     ends = {
         line["round"]: path.stat().st_mtime_ns
         for line in run.recorded_rounds(world)
-        if (path := run.checkpoint(world, line["round"])).exists()
+        if (path := run.files.server.checkpoint(world, line["round"])).exists()
     }
     return {number: round((ends[number] - ends[number - 1]) / 1e9, 3) for number in ends if number - 1 in ends}
 

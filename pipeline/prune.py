@@ -18,7 +18,8 @@ from attacker.attacks.registry import make_attack
 from attacker.inversion import ABOUT
 from fedinverse.data.source import cache_directory
 from fedinverse.errors import StageError
-from fedinverse.run import WORLDS, Run
+from fedinverse.layout import ROUND_FILES, WORLDS
+from fedinverse.run import Run
 from fedinverse.storage import read_json
 from pipeline.runs import REPORTED, find_runs, stage_of
 from pipeline.stages.invert import inversions_of
@@ -52,8 +53,8 @@ def removable(run: Run, keep: Collection[str] = ()) -> list[Removable]:
         raise StageError(f"{run.path} is not finished ({stage}); continue it with --resume before it is pruned")
     used = _used(run)
     found = {
-        "checkpoints": (path for world in WORLDS for path in _between(run.checkpoint(world, 0).parent)),
-        "captures": (path for world in WORLDS for path in sorted(run.spool(world).glob("round-*.safetensors"))),
+        "checkpoints": (path for world in WORLDS for path in _between(run.files.server.checkpoint(world, 0).parent)),
+        "captures": (path for world in WORLDS for path in sorted(run.files.attacker.spool(world).glob(ROUND_FILES))),
         "priors": _own_priors(run),
     }
     return [
@@ -78,14 +79,14 @@ def _used(run: Run) -> set[Path]:
 
 def _between(checkpoints: Path) -> list[Path]:
     """Return all checkpoints but the first, which controls start from, and the last, the federation's result."""
-    return sorted(checkpoints.glob("round-*.safetensors"))[1:-1]
+    return sorted(checkpoints.glob(ROUND_FILES))[1:-1]
 
 
 def _own_priors(run: Run) -> Iterator[Path]:
     """Yield cached priors that were trained for one captured model of this run."""
     own = {
         about["prior"]
-        for path in run.inversions.glob(f"*/*/{ABOUT}")
+        for path in run.files.attacker.inversions.glob(f"*/*/{ABOUT}")
         for about in [read_json(path)]
         if make_attack(run.table["attacks"][path.parts[-3]], path.parts[-3], str(run.path)).needs.target_at_prior
     }
@@ -93,7 +94,7 @@ def _own_priors(run: Run) -> Iterator[Path]:
         read_json(path)["prior"]
         for other in find_runs(run.path.parent)
         if other.path.resolve() != run.path.resolve()
-        for path in other.inversions.glob(f"*/*/{ABOUT}")
+        for path in other.files.attacker.inversions.glob(f"*/*/{ABOUT}")
     }
     for key in sorted(own - others):
         yield from sorted((cache_directory() / "priors").glob(f"*-{key[:16]}.safetensors"))

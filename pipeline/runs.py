@@ -7,7 +7,8 @@ from pathlib import Path
 
 from auditor.marks import overlaps
 from fedinverse.errors import IntegrityError
-from fedinverse.run import WORLDS, Run
+from fedinverse.layout import WORLDS, RunFiles, is_run
+from fedinverse.run import Run
 from fedinverse.storage import read_json, read_jsonl
 from server.settings import Federation
 
@@ -18,7 +19,7 @@ NONE = "–"
 
 def find_runs(directory: Path) -> Iterator[Run]:
     """Yield the run directories in ``directory``, itself included, by path; none lies inside another."""
-    if (directory / "config.json").is_file():
+    if is_run(directory):
         yield Run(directory)
     elif directory.is_dir():
         for path in sorted(directory.iterdir()):
@@ -28,29 +29,29 @@ def find_runs(directory: Path) -> Iterator[Run]:
 
 def stage_of(path: Path) -> str:
     """Return how far the run in ``path`` came, in words; a file that is being written counts as not there yet."""
-    if not (path / "config.json").exists():
+    if not is_run(path):
         return NOT_STARTED
     run = Run(path)
-    if (path / "report.html").exists():
+    if run.files.report.exists():
         return REPORTED
-    if (path / "verdict.json").exists():
+    if run.files.verdict.exists():
         return "audited"
-    made = len(list(run.inversions.glob("*/*/about.json")))
+    made = len(list(run.files.attacker.inversions.glob("*/*/about.json")))
     if made:
         return f"{made} inverted"
     with suppress(IntegrityError, OSError):
         rounds = run.section("federation", Federation).rounds
         for world in reversed(WORLDS):
-            lines = read_jsonl(run.rounds(world))
+            lines = read_jsonl(run.files.server.rounds(world))
             if lines:
                 where = "" if world == WORLDS[0] else " without the victim"
                 return f"round {lines[-1]['round']} of {rounds}{where}"
-    return "prepared" if (path / "pools.json").exists() else "started"
+    return "prepared" if run.files.pools.exists() else "started"
 
 
 def verdict_of(path: Path) -> str:
     """Return the outcome of the run's verdict, and whether classes overlap; a dash: there is none yet."""
-    verdict = path / "verdict.json"
+    verdict = RunFiles(path).verdict
     if not verdict.exists():
         return NONE
     return str(read_json(verdict)["outcome"]) + (", overlap" if overlaps(Run(path)) else "")
@@ -58,7 +59,7 @@ def verdict_of(path: Path) -> str:
 
 def times_of(path: Path) -> dict[str, float]:
     """Return wall seconds by stage, in the order of the stages; empty: none was finished."""
-    times = path / "times.json"
+    times = RunFiles(path).times
     return dict(read_json(times)) if times.exists() else {}
 
 

@@ -2,7 +2,8 @@
 
 from rich.markup import escape
 
-from fedinverse.run import Run, World
+from fedinverse.layout import World
+from fedinverse.run import Run
 from fedinverse.storage import read_json, read_jsonl
 
 _SPENT = {"epsilon": "by their own noise", "central_epsilon": "by noise on the average"}
@@ -10,9 +11,8 @@ _SPENT = {"epsilon": "by their own noise", "central_epsilon": "by noise on the a
 
 def what_clients_said(run: Run, world: World) -> list[str]:
     """Return the lines, in rich's markup; none if every client did its part and no noise is accounted."""
-    directory = run.federation(world)
     failed: dict[int, dict[int, str]] = {}
-    for line in read_jsonl(directory / "clients.jsonl"):
+    for line in read_jsonl(run.files.server.client_reports(world)):
         if "error" in line:
             failed.setdefault(line["partition"], {})[line["round"]] = line["error"]
     lines = [
@@ -20,7 +20,7 @@ def what_clients_said(run: Run, world: World) -> list[str]:
         + escape(errors[max(errors)])
         for partition, errors in sorted(failed.items())
     ]
-    path = directory / "privacy.json"
+    path = run.files.server.privacy(world)
     spent = read_json(path).values() if path.exists() else ()
     for key, how in _SPENT.items():
         epsilons = sorted(float(entry[key]) for entry in spent if key in entry)

@@ -17,7 +17,7 @@ def clients_table(run: Run) -> Table:
     """Return one row per client; a report is the last that client sent."""
     population = run.population
     counts = holdings(run.split, population.clients, len(run.class_names))
-    reports = run.federation("with_victim") / "clients.jsonl"
+    reports = run.files.server.client_reports("with_victim")
     told: dict[int, list[dict[str, Any]]] = {client: [] for client in range(population.clients)}
     for line in read_jsonl(reports) if reports.exists() else []:
         told[line["partition"]].append(line)
@@ -68,7 +68,7 @@ def cohorts_table(run: Run) -> Table | None:
 
 
 def _defences(run: Run) -> dict[int, str]:
-    origin = str(run.path / "config.json")
+    origin = str(run.files.config)
     tables = run.table.get("cohorts", [])
     cohorts = [parse(Cohort, table, f"cohorts.{index}", origin) for index, table in enumerate(tables)]
     given = assign(cohorts, run.population.clients, run.seed, run.population.attackers, origin)

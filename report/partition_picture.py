@@ -18,7 +18,7 @@ def write_partition(run: Run) -> None:
 
     The table has a row per client: its role, its images in all, and its images of every class.
     """
-    picture = run.path / "partition.png"  # written last
+    picture = run.files.partition_picture  # written last
     if picture.exists():
         return
     counts = holdings(run.split, run.population.clients, len(run.class_names))
@@ -27,7 +27,7 @@ def write_partition(run: Run) -> None:
     table.insert(0, "client", np.arange(len(counts)))
     table.insert(1, "role", roles)
     table.insert(2, "images", counts.sum(1))
-    atomic_write(run.path / "partition.csv", table.to_csv(index=False))
+    atomic_write(run.files.partition_table, table.to_csv(index=False))
     atomic_write(picture, _picture(counts, roles, run.class_names))
 
 

@@ -10,6 +10,7 @@ from clients.training import Training
 from fedinverse.config import Table, find_config, read_table
 from fedinverse.errors import StageError
 from fedinverse.flower import CLIENT, WHO_QUERY, from_record, run_directory, to_record, world_of
+from fedinverse.layout import is_run
 from fedinverse.private import part_of
 from fedinverse.run import Run, prepare
 from fedinverse.split import holdings
@@ -49,7 +50,7 @@ def main(grid: Grid, context: Context) -> None:
     if done >= federation.rounds:
         return
 
-    strategy = make_strategy(federation, run.population.clients, run.seed, str(run.path / "config.json"))
+    strategy = make_strategy(federation, run.population.clients, run.seed, str(run.files.config))
 
     def after_round(strategy_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         """Evaluate and store the model; Flower calls this with 0 before the first round."""
@@ -67,7 +68,7 @@ def main(grid: Grid, context: Context) -> None:
     partitions = ask_who(grid, run.population.clients, federation.timeout)
     selection = Selection(federation, run.seed, partitions)
     buffers = [name for name, _ in network.named_buffers()]
-    strategy.begin(selection, Ledger(run.ledger(world)), max(done, 0), buffers)
+    strategy.begin(selection, Ledger(run.files.server.ledger(world)), max(done, 0), buffers)
     remind(strategy, state)
     message = {**training.model_dump(), "seed": run.seed}
     message |= {"model": run.model.name, "width": run.model.width, "classes": classes}
@@ -88,7 +89,7 @@ def _open(context: Context, grid: Grid) -> Run:
     Its population is then as many nodes as are connected: how many Flower simulates is not the config's to say.
     """
     path = run_directory(context)
-    if (path / "config.json").exists() and not context.run_config.get("config"):
+    if is_run(path) and not context.run_config.get("config"):
         return Run(path)
     name = context.run_config.get("config")
     if not name:

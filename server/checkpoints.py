@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from fedinverse.disk import check_room
 from fedinverse.errors import IntegrityError
-from fedinverse.run import Run, World
+from fedinverse.layout import World
+from fedinverse.run import Run
 from fedinverse.storage import append_jsonl, load_weights, save_weights
 from fedinverse.thinning import thin
 
@@ -35,10 +36,10 @@ def save_round(
     check_room(run.path, sum(array.nbytes for array in (*weights.values(), *state.values())))
     line = {"round": server_round, **utility}
     if state:
-        line["strategy-sha256"] = save_weights(_state(run, world, server_round), state)
-    line["sha256"] = save_weights(run.checkpoint(world, server_round), weights, metadata)
-    append_jsonl(run.rounds(world), line)
-    _state(run, world, server_round - 1).unlink(missing_ok=True)
+        line["strategy-sha256"] = save_weights(run.files.server.strategy_state(world, server_round), state)
+    line["sha256"] = save_weights(run.files.server.checkpoint(world, server_round), weights, metadata)
+    append_jsonl(run.files.server.rounds(world), line)
+    run.files.server.strategy_state(world, server_round - 1).unlink(missing_ok=True)
     thin(run, world)
 
 
@@ -53,21 +54,20 @@ def latest_round(run: Run, world: World) -> tuple[int, Weights, Weights] | None:
         return None
     last = lines[-1]
     number = int(last["round"])
-    weights = _recorded(run, world, run.checkpoint(world, number), last["sha256"])
+    weights = _recorded(run, world, run.files.server.checkpoint(world, number), last["sha256"])
     state = {}
     if "strategy-sha256" in last:
-        state = _recorded(run, world, _state(run, world, number), last["strategy-sha256"])
+        state = _recorded(run, world, run.files.server.strategy_state(world, number), last["strategy-sha256"])
     return number, weights, state
 
 
-def _state(run: Run, world: World, server_round: int) -> Path:
-    return run.checkpoint(world, server_round).with_name(f"strategy-{server_round:04d}.safetensors")
-
-
 def _recorded(run: Run, world: World, path: Path, sha256: str) -> Weights:
+    server = run.files.server
     if not path.exists():
-        raise IntegrityError(f"{path} is missing although its round is recorded; delete {run.federation(world)}")
+        raise IntegrityError(f"{path} is missing although its round is recorded; delete {server.federation(world)}")
     weights, metadata = load_weights(path)
     if metadata["sha256"] != sha256:
-        raise IntegrityError(f"{path} is not the file recorded in {run.rounds(world)}; delete {run.federation(world)}")
+        raise IntegrityError(
+            f"{path} is not the file recorded in {server.rounds(world)}; delete {server.federation(world)}"
+        )
     return weights

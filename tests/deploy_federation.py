@@ -8,7 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from fedinverse.run import Run, World, prepare
+from fedinverse.layout import World
+from fedinverse.run import Run, prepare
 from fedinverse.storage import read_jsonl
 from pipeline.deploy.control import Control
 from pipeline.deploy.fleet import Fleet

@@ -46,4 +46,4 @@ class Page(HTMLParser):
 
 
 def page_of(run: Run) -> Page:
-    return Page((run.path / "report.html").read_text())
+    return Page((run.files.report).read_text())

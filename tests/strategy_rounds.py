@@ -38,7 +38,7 @@ def hashes(run: Run) -> list[str]:
 
 
 def model_after(run: Run, server_round: int) -> dict[str, Any]:
-    return load_weights(run.checkpoint("with_victim", server_round))[0]
+    return load_weights(run.files.server.checkpoint("with_victim", server_round))[0]
 
 
 def assert_equal_up_to_rounding(secure: Run, plain: Run) -> None:

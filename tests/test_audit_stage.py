@@ -33,16 +33,16 @@ def test_a_deployed_attackers_directory_is_audited(tiny: Callable[..., Any], tmp
     Bench(plan_of(run)).work()
     scores = audit(run)
     assert set(scores["arm"]) == {"A", "B0", "B1", "B3", "B4", "B5", "CEIL"}
-    verdict = Verdict.model_validate_json((run.path / "verdict.json").read_text())
+    verdict = Verdict.model_validate_json((run.files.verdict).read_text())
     assert verdict.outcome == "inconclusive"
     assert "without a federation that lacks him" in verdict.reasons[0]
     assert isinstance(verdict.points[0].arms["A"], Interval)
     assert isinstance(verdict.points[0].leakage, Missing)
-    left_out = pd.read_csv(run.audit / "leakage.csv").set_index("figure")["omitted"]
+    left_out = pd.read_csv(run.files.auditor.root / "leakage.csv").set_index("figure")["omitted"]
     assert "B2" in left_out["corrected"]
     shown = CliRunner().invoke(app, ["audit", str(run.path)])
     assert shown.exit_code == 0, shown.output
-    assert (run.audit / "scores.parquet").exists()
+    assert (run.files.auditor.scores).exists()
 
 
 def test_the_best_known_image_may_be_the_attackers_own() -> None:

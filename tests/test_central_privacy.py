@@ -85,7 +85,7 @@ def test_a_failed_client_costs_the_round_nothing_but_its_update(tiny: Load, tmp_
         "privacy": {"kind": "server_fixed", "noise_multiplier": 0.0},
     }
     run = federated(tiny(cohorts=[cohort], federation=federation), tmp_path / "run")
-    told = {line["partition"]: line for line in read_jsonl(run.federation("with_victim") / "clients.jsonl")}
+    told = {line["partition"]: line for line in read_jsonl(run.files.server.client_reports("with_victim"))}
     assert "defence 'bido_hsic' diverged" in told[1]["error"]
     assert all("error" not in told[partition] for partition in (0, 2, 3))
     (said,) = what_clients_said(run, "with_victim")
@@ -129,7 +129,7 @@ def test_epsilons_add_up_over_the_rounds_a_client_took_part_in(tiny: Load, tmp_p
         },
     }
     run = federated(tiny(**changes), tmp_path / "run")
-    directory = run.federation("with_victim")
+    directory = run.files.server.federation("with_victim")
     lines, summary = read_jsonl(directory / "clients.jsonl"), read_json(directory / "privacy.json")
     own_noise, average = what_clients_said(run, "with_victim")
     assert "spent by 2 clients by their own noise" in own_noise
@@ -150,8 +150,8 @@ def test_epsilons_add_up_over_the_rounds_a_client_took_part_in(tiny: Load, tmp_p
 def test_nothing_is_claimed_where_batch_norm_goes_along_without_noise(tiny: Load, tmp_path: Path) -> None:
     federation = {"averaging": "unweighted", "privacy": {"kind": "server_fixed"}, "rounds": 1}
     run = federated(tiny(federation=federation), tmp_path / "run")
-    assert all("central_epsilon" not in line for line in read_jsonl(run.federation("with_victim") / "clients.jsonl"))
-    assert not (run.federation("with_victim") / "privacy.json").exists()
+    assert all("central_epsilon" not in line for line in read_jsonl(run.files.server.client_reports("with_victim")))
+    assert not run.files.server.privacy("with_victim").exists()
 
 
 def test_a_round_repeated_after_a_kill_is_spent_once(tmp_path: Path) -> None:

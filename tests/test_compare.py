@@ -44,7 +44,7 @@ def make(tiny: Callable[..., Any], tmp_path: Path) -> Make:
     ) -> Record:
         run = Run(tmp_path / "made" / name)
         table = merged(resolved(tiny(name=name, seed=seed, audit={"primary": {"attack": attack}})), changes)
-        write_json(run.path / "config.json", table)
+        write_json(run.files.config, table)
         rows = [
             (seed, world_of(arm), number, arm, attack, k, "attack-accuracy", values[k], 10)
             for arm, values in (scores or SCORES).items()
@@ -52,13 +52,13 @@ def make(tiny: Callable[..., Any], tmp_path: Path) -> Make:
             for k in LABELS
         ]
         run.audit.mkdir()
-        pd.DataFrame(rows, columns=list(COLUMNS)).to_parquet(run.audit / "scores.parquet", index=False)
+        pd.DataFrame(rows, columns=list(COLUMNS)).to_parquet(run.files.auditor.scores, index=False)
         primary = {"attack": attack, "round": rounds[-1], "metric": "attack-accuracy"}
-        write_json(run.path / "verdict.json", {"version": 1, "primary": primary})
+        write_json(run.files.verdict, {"version": 1, "primary": primary})
         parts = ("train", "vault", "reserve")
         images_of = [(f"{seed}{images}{n}", n % 2, parts[n % 3], -1 if n % 3 else 0) for n in range(12)]
         manifest = pd.DataFrame(images_of, columns=["sha256", "label", "part", "client"])
-        manifest.to_parquet(run.path / "split.parquet", index=False)
+        manifest.to_parquet(run.files.split, index=False)
         lines = [
             {
                 "round": n,
@@ -69,8 +69,8 @@ def make(tiny: Callable[..., Any], tmp_path: Path) -> Make:
             }
             for n in range(rounds[-1] + 1)
         ]
-        append_jsonl(run.rounds("with_victim"), *lines)
-        write_json(run.path / "times.json", {"federate": 12.0})
+        append_jsonl(run.files.server.rounds("with_victim"), *lines)
+        write_json(run.files.times, {"federate": 12.0})
         return Record(run, label)
 
     return build
@@ -168,7 +168,7 @@ def test_seeds_whose_last_capture_was_another_round_are_pooled_at_it(make: Make)
 
 def test_epsilon_is_the_largest_total_of_any_client(make: Make) -> None:
     record = make("a")
-    reports = record.run.federation("with_victim") / "clients.jsonl"
+    reports = record.run.files.server.client_reports("with_victim")
     lines = [(1, 0, 1.0), (1, 1, 2.5), (2, 0, 1.5), (2, 2, None)]
     told = [{"round": r, "partition": p} | ({} if e is None else {"epsilon": e}) for r, p, e in lines]
     append_jsonl(reports, *told)

@@ -11,7 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from fedinverse.errors import ConfigError, StageError
-from fedinverse.run import Run, World, prepare
+from fedinverse.layout import World
+from fedinverse.run import Run, prepare
 from fedinverse.storage import append_jsonl, read_jsonl
 from pipeline.cli.deploy import app
 from pipeline.deploy import commands

@@ -180,7 +180,7 @@ def test_hosts_of_their_own_federate_over_tls(kind: type[Namespaces | Relays], t
     attacker = hosts.path(f"n{MALICIOUS}")
     sent = {
         (line["round"], line["message-type"], line["sha256"])
-        for line in read_jsonl(run.ledger(WORLD))
+        for line in read_jsonl(run.files.server.ledger(WORLD))
         if line["partition"] == MALICIOUS
     }
     receipts = read_jsonl(attacker / "spool" / "receipts.jsonl")

@@ -119,7 +119,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
 
 
 def model(run: Run, server_round: int) -> NDArray[Any]:
-    return flat(load_weights(run.checkpoint(WORLD, server_round))[0])
+    return flat(load_weights(run.files.server.checkpoint(WORLD, server_round))[0])
 
 
 def flat(weights: dict[str, NDArray[Any]]) -> NDArray[Any]:
@@ -183,7 +183,7 @@ def test_the_malicious_node_captures_every_model_of_both_runs(story: Story) -> N
     sent = {
         (line["round"], line["message-type"], line["sha256"])
         for run in story.deployed.values()
-        for line in read_jsonl(run.ledger(WORLD))
+        for line in read_jsonl(run.files.server.ledger(WORLD))
         if line["partition"] == MALICIOUS
     }
     assert len(sent) == sum(ROUNDS.values())

@@ -8,8 +8,9 @@ import pytest
 
 from fedinverse.disk import check_room, in_words, limited, size_of
 from fedinverse.errors import ConfigError, StageError
+from fedinverse.layout import WORLDS, World
 from fedinverse.models import build
-from fedinverse.run import WORLDS, Run, World, prepare
+from fedinverse.run import Run, prepare
 from fedinverse.storage import read_jsonl, save_weights, to_weights
 from fedinverse.thinning import kept_checkpoint
 from pipeline import disk
@@ -74,7 +75,7 @@ def test_the_limit_ends_with_its_block(tmp_path: Path) -> None:
 
 
 def names(run: Run, world: World) -> list[str]:
-    return sorted(path.name for path in run.checkpoint(world, 0).parent.iterdir())
+    return sorted(path.name for path in run.files.server.checkpoint(world, 0).parent.iterdir())
 
 
 def models(*rounds: int) -> list[str]:
@@ -109,7 +110,7 @@ def test_only_needed_checkpoints_are_kept_and_a_stopped_run_ends_with_the_same_h
             with pytest.raises(StageError, match="stopped"):
                 run_all(thinned, resume=bool(held))
     assert max(map(len, held)) == 4  # the first, the attacked, the last, and what the strategy remembers
-    left_by_a_kill = Run(Path(thinned.out) / "thinned").checkpoint("with_victim", 1)
+    left_by_a_kill = Run(Path(thinned.out) / "thinned").files.server.checkpoint("with_victim", 1)
     left_by_a_kill.touch()
     run = Run(run_all(thinned, resume=True).parent)
     for world in WORLDS:
@@ -118,7 +119,7 @@ def test_only_needed_checkpoints_are_kept_and_a_stopped_run_ends_with_the_same_h
         assert hashes_sent(run, world) == hashes_sent(whole, world)
     targets = {made.about["target-sha256"] for made in inversions_of(run).values()}
     assert {whole.recorded_rounds(world)[2]["sha256"] for world in WORLDS} < targets
-    assert (run.path / "verdict.json").exists()
+    assert (run.files.verdict).exists()
     with pytest.raises(StageError, match=r'round-0003.* was not kept: storage\.checkpoints = "needed".*round-0002'):
         kept_checkpoint(run, "with_victim", 3)
     with pytest.raises(ConfigError, match=r"no global model of round 9.*round-0002"):
@@ -126,7 +127,7 @@ def test_only_needed_checkpoints_are_kept_and_a_stopped_run_ends_with_the_same_h
 
 
 def hashes_sent(run: Run, world: World) -> set[tuple[int, str]]:
-    return {(line["round"], line["sha256"]) for line in read_jsonl(run.ledger(world))}
+    return {(line["round"], line["sha256"]) for line in read_jsonl(run.files.server.ledger(world))}
 
 
 @pytest.mark.parametrize(
@@ -153,7 +154,7 @@ def test_what_an_inversion_reads_is_known_from_the_schedule_and_the_captures(tin
     run = prepare(Path(experiment.out) / "tiny", resolved(experiment))
     weights = to_weights(build("mcnn", 10, 0.1, seed=0))
     about: dict[str, str | int | float] = {"model-round": 4, "model": "mcnn", "width": 0.1, "classes": 10}
-    save_weights(run.spool("with_victim") / "round-0004.safetensors", weights, about)
+    save_weights(run.files.attacker.spool("with_victim") / "round-0004.safetensors", weights, about)
     rule = InvertedRounds(run)
     assert [number for number in range(7) if rule("with_victim", number)] == []
     assert [number for number in range(7) if rule("without_victim", number)] == [4]  # the last it was sent

@@ -35,7 +35,7 @@ def results(run: Run) -> dict[str, str]:
     for (label, weights), inversion in inversions_of(run).items():
         content = (inversion.path / RECONSTRUCTIONS).read_bytes()
         made[f"{label} {weights.name}"] = hashlib.sha256(content).hexdigest()
-    made["scores"] = hashlib.sha256((run.audit / "scores.csv").read_bytes()).hexdigest()
+    made["scores"] = hashlib.sha256((run.files.auditor.root / "scores.csv").read_bytes()).hexdigest()
     return made
 
 
@@ -55,12 +55,12 @@ def again(whole: Run, tmp_path: Path) -> Run:
 def test_from_config_to_report(tiny: Load) -> None:
     page = run_all(tiny(audit={"without_victim": True}, attacker={"processes": 2}), resume=False)
     run = Run(page.parent)
-    scores = pd.read_csv(run.audit / "scores.csv")
+    scores = pd.read_csv(run.files.auditor.root / "scores.csv")
     assert set(scores["arm"]) == {"A", "B0", "B1", "B2", "B3", "B4", "B5", "CEIL"}
     assert set(scores.loc[scores["arm"] == "A", "label"]) == {WHOLE_SET, 0, 1}
     shares = [name for name, metric in METRICS.items() if metric.share]
     assert scores.loc[scores["metric"].isin(shares), "value"].between(0, 1).all()
-    verdict = Verdict.model_validate_json((run.path / "verdict.json").read_text())
+    verdict = Verdict.model_validate_json((run.files.verdict).read_text())
     assert verdict.outcome == "inconclusive"  # three attack steps find nothing, two classes allow no "no"
     html = page.read_text()
     assert "data:image/png;base64," in html
@@ -109,7 +109,7 @@ def test_killed_in_any_stage_the_resumed_run_ends_with_the_same_hashes(
 
 
 def test_an_altered_capture_is_refused_by_name(again: Run, tiny: Load) -> None:
-    capture = again.spool("with_victim") / "round-0003.safetensors"
+    capture = again.files.attacker.spool("with_victim") / "round-0003.safetensors"
     raw = bytearray(capture.read_bytes())
     raw[-1] ^= 1
     capture.write_bytes(raw)
@@ -126,13 +126,13 @@ def test_the_control_targets_are_the_untrained_model_and_the_world_without_the_v
     from pipeline.experiment import resolved
 
     run = prepare(tmp_path / "run", resolved(tiny()))
-    atomic_write(run.checkpoint("with_victim", 0), "a model")
+    atomic_write(run.files.server.checkpoint("with_victim", 0), "a model")
     assert [path.name for path in control_targets(run, [2, 3])] == [
         "round-0000.safetensors",
         "own-shard.safetensors",
     ]
     for server_round in (2, 3):
-        atomic_write(run.checkpoint("without_victim", server_round), "a model")
+        atomic_write(run.files.server.checkpoint("without_victim", server_round), "a model")
     assert [path.name for path in control_targets(run, [2, 3])] == [
         "round-0000.safetensors",
         "own-shard.safetensors",

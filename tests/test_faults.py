@@ -70,7 +70,7 @@ class Crashes(threading.Thread):
 
 def test_an_actor_that_crashes_after_every_round_changes_no_model(tiny: Load, tmp_path: Path) -> None:
     whole = federated(tiny(), tmp_path / "whole")
-    rounds = Run(tmp_path / "crashing").rounds("with_victim")
+    rounds = Run(tmp_path / "crashing").files.server.rounds("with_victim")
     with Crashes("ray::ClientActor", lambda: min(len(read_jsonl(rounds)), 2)) as crashes:
         run = federated(tiny(engine={"kind": "ray", "actors": 2}), tmp_path / "crashing")
     assert crashes.killed
@@ -84,7 +84,7 @@ def test_a_worker_that_crashes_is_told_of_and_its_work_is_done_on_resume(tiny: L
     run = federated(experiment, tmp_path / "crashing")
 
     def finished() -> int:
-        return min(len(list(run.inversions.rglob("about.json"))), 1)
+        return min(len(list(run.files.attacker.inversions.rglob("about.json"))), 1)
 
     with Crashes("--share", finished) as crashes, pytest.raises(StageError, match="worker ended with -9"):
         invert(run)
@@ -93,8 +93,8 @@ def test_a_worker_that_crashes_is_told_of_and_its_work_is_done_on_resume(tiny: L
     invert(run)
 
     def made(of: Run) -> dict[str, str]:
-        files = of.inversions.rglob("*.safetensors")
-        return {str(path.relative_to(of.inversions)): read_metadata(path)["sha256"] for path in files}
+        files = of.files.attacker.inversions.rglob("*.safetensors")
+        return {str(path.relative_to(of.files.attacker.inversions)): read_metadata(path)["sha256"] for path in files}
 
     assert made(run) == made(whole)
 
@@ -130,5 +130,5 @@ def test_a_jumping_clock_changes_no_model_and_drops_no_reply(
     monkeypatch.setattr("time.time", lambda: true() + jump * (round((time.monotonic() - start) / 0.02) % 2))
     run = federated(tiny(), tmp_path / "jumping")
     assert hashes(run) == hashes(whole)
-    told = read_jsonl(run.federation("with_victim") / "clients.jsonl")
-    assert len(told) == len(read_jsonl(whole.federation("with_victim") / "clients.jsonl"))
+    told = read_jsonl(run.files.server.client_reports("with_victim"))
+    assert len(told) == len(read_jsonl(whole.files.server.client_reports("with_victim")))

@@ -74,7 +74,7 @@ def test_every_capture_is_what_the_ledger_says_was_sent_to_the_attacker(referenc
 def test_what_clients_tell_of_their_training_and_defence_is_kept(tiny: Load, tmp_path: Path) -> None:
     cohort = {"defence": "neg_label_smoothing", "clients": [1]}
     run = federated(tiny(cohorts=[cohort], federation={"rounds": 1, "fraction_train": 1.0}), tmp_path / "told")
-    told = {line["partition"]: line for line in read_jsonl(run.federation("with_victim") / "clients.jsonl")}
+    told = {line["partition"]: line for line in read_jsonl(run.files.server.client_reports("with_victim"))}
     assert {partition: line["defence"] for partition, line in told.items()} == {
         0: "none",
         1: "neg_label_smoothing",
@@ -86,7 +86,7 @@ def test_what_clients_tell_of_their_training_and_defence_is_kept(tiny: Load, tmp
 
 def test_only_the_malicious_node_captures(tiny: Load, tmp_path: Path) -> None:
     run = federated(tiny(population={"malicious": 0}, attacks=None), tmp_path / "honest")
-    assert not run.spool("with_victim").exists()
+    assert not run.files.attacker.spool("with_victim").exists()
 
 
 @pytest.mark.parametrize("broken_after", [0, 1, 2])

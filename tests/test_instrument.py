@@ -41,9 +41,10 @@ from clients.defences import make_defence
 from clients.training import Training, train
 from fedinverse.data.source import unit
 from fedinverse.errors import ConfigError, IntegrityError
+from fedinverse.layout import World
 from fedinverse.models import Classifier, build, for_inference
 from fedinverse.private import part_of
-from fedinverse.run import Run, World, prepare
+from fedinverse.run import Run, prepare
 from fedinverse.seeds import generator
 from fedinverse.shard import Shard
 from fedinverse.storage import read_metadata, save_hashed
@@ -147,7 +148,7 @@ def prepared(out: Path) -> Run:
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
     run = prepared(tmp_path_factory.mktemp("laboratory"))
-    bench = open_bench(run, train_judge(run, run.section("audit", Audit).evaluator, run.audit))
+    bench = open_bench(run, train_judge(run, run.section("audit", Audit).evaluator, run.files.auditor.root))
     everyone = part_of(run, "train")
     rows = torch.cat([(everyone.labels == label).nonzero().flatten()[:10] for label in range(len(run.class_names))])
     images = unit(everyone.images[rows])
@@ -239,7 +240,7 @@ def test_every_figure_is_documented_and_in_its_range(lab: Laboratory) -> None:
 def refused(run: Run, settings: Evaluator, reason: str) -> None:
     before = sorted(run.path.rglob("*"))
     with pytest.raises(ConfigError, match=reason):
-        train_judge(run, settings, run.audit)
+        train_judge(run, settings, run.files.auditor.root)
     assert sorted(run.path.rglob("*")) == before
 
 

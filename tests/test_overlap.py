@@ -36,7 +36,11 @@ def run_at(tiny: Any, source: str) -> Run:
     experiment = tiny(data=data)
     run = prepare(Path(experiment.out) / "tiny", resolved(experiment))
     about: dict[str, str | int | float] = {"model-round": 1, "model": "mcnn", "width": 0.1, "classes": 10}
-    save_weights(run.spool("with_victim") / "round-0001.safetensors", to_weights(build("mcnn", 10, 0.1, seed=0)), about)
+    save_weights(
+        run.files.attacker.spool("with_victim") / "round-0001.safetensors",
+        to_weights(build("mcnn", 10, 0.1, seed=0)),
+        about,
+    )
     return run
 
 
@@ -54,7 +58,7 @@ def test_the_command_refuses_overlap_or_marks_it(tiny: Any, tmp_path: Path) -> N
     with pytest.raises(ConfigError, match="classes 3 that are to be inverted"):
         shared_classes(run.path, LABELS, overlapping, allow=False)
     assert shared_classes(run.path, LABELS, overlapping, allow=True) == ("3",)
-    assert shared_classes(run.path / "pools.json", LABELS, overlapping, allow=False) == ()  # a file tells no names
+    assert shared_classes(run.files.pools, LABELS, overlapping, allow=False) == ()  # a file tells no names
     settings = [f"--set=prior.{key}={value}" for key, value in TINY["gmi"]["prior"].items()]
     command = ["attack", str(run.path), "--kind=gmi", "--set=iterations=1", *settings, "--classes-to-invert=0,1"]
     command += ["--restarts=2", "--public=mnist", "--public-limit=50", "--out", str(tmp_path / "out")]
@@ -83,17 +87,17 @@ def test_a_run_with_overlap_says_so_in_every_output(tiny: Any, capsys: pytest.Ca
     told = " ".join(capsys.readouterr().out.split())
     assert told.count(OVERLAP) == 1
     assert "Overlap" in told.split("Federating")[0]  # the threat model, before anything starts
-    assert read_json(run.path / "verdict.json")["marks"] == [OVERLAP]
+    assert read_json(run.files.verdict)["marks"] == [OVERLAP]
     for name in ("scores", "leakage"):
-        assert pd.read_parquet(run.audit / f"{name}.parquet")["overlap"].all()
-        assert pd.read_csv(run.audit / f"{name}.csv")["overlap"].all()
+        assert pd.read_parquet(run.files.auditor.root / f"{name}.parquet")["overlap"].all()
+        assert pd.read_csv(run.files.auditor.root / f"{name}.csv")["overlap"].all()
     assert all(made.about["shared-classes"] == ["0", "1"] for made in inversions_of(run).values())
-    grids = [Image.open(path) for path in (run.audit / "grids").iterdir()]
+    grids = [Image.open(path) for path in (run.files.auditor.root / "grids").iterdir()]
     assert grids
     for grid in grids:
         assert grid.height == 2 * 3 * 32 + 16  # two classes, enlarged three times, and the caption
         assert is_caption(grid.crop((0, 0, grid.width, 16)))
-    page = html.unescape((run.path / "report.html").read_text())
+    page = html.unescape((run.files.report).read_text())
     assert page.count(OVERLAP) == 2  # beside the verdict, and in the gallery
     assert verdict_of(run.path).endswith(", overlap")
     compared = compare_runs([run.path], run.path / "compared").parent

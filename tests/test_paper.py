@@ -57,16 +57,16 @@ def test_private_and_public_are_different_people_of_one_celeba(run: Run) -> None
 def test_the_vgg16_was_captured_inverted_and_judged_by_another_network(run: Run) -> None:
     assert (run.model.name, run.table["audit"]["evaluator"]["model"]) == ("vgg16", "facenet112")
     assert len(run.recorded_rounds("with_victim")) == 3
-    assert list(run.spool("with_victim").glob("round-0002.safetensors"))
-    scores = pd.read_parquet(run.audit / "scores.parquet")
+    assert list(run.files.attacker.spool("with_victim").glob("round-0002.safetensors"))
+    scores = pd.read_parquet(run.files.auditor.scores)
     mine = scores[(scores["arm"] == "A") & (scores["attack"] == "kedmi") & (scores["metric"] == "attack-accuracy")]
     assert set(mine["label"]) == {0, 1}
     assert mine["value"].between(0, 1).all()
 
 
 def test_the_verdict_and_the_report_are_there(run: Run) -> None:
-    assert "kedmi" in read_json(run.path / "verdict.json")["sentence"]
-    assert (run.path / "report.html").stat().st_size > 10_000
+    assert "kedmi" in read_json(run.files.verdict)["sentence"]
+    assert (run.files.report).stat().st_size > 10_000
 
 
 def test_a_federation_without_a_victim_runs_through(tmp_path: Path) -> None:
@@ -82,14 +82,14 @@ def test_a_federation_without_a_victim_runs_through(tmp_path: Path) -> None:
     page = run_all(load_experiment("paper/mnist", small, tmp_path), resume=False)
     run = Run(page.parent)
     assert [line["victim-accuracy"] for line in run.recorded_rounds("with_victim")] == [None, None]
-    assert pd.read_csv(run.path / "partition.csv")["role"].unique().tolist() == ["honest"]
+    assert pd.read_csv(run.files.partition_table)["role"].unique().tolist() == ["honest"]
     assert "No attack was run" in page.read_text()
 
 
 def test_the_reconstructions_are_pictures_of_the_targets_size(run: Run) -> None:
     from safetensors.torch import load_file
 
-    files = sorted(run.inversions.glob("kedmi/*/*.safetensors"))
+    files = sorted(run.files.attacker.inversions.glob("kedmi/*/*.safetensors"))
     assert files
     images = load_file(files[0])["images"]
     assert images.shape[1:] == (3, 64, 64)

@@ -23,7 +23,7 @@ def test_a_profile_adds_up_and_names_functions_rounds_and_inversions(
 ) -> None:
     experiment = tiny(attacker={"processes": 1})
     run = Run(run_all(experiment, resume=False, profile=True).parent)
-    found = read_json(run.path / "profile.json")
+    found = read_json(run.files.profile)
     assert [stage["stage"] for stage in found["stages"]] == ["prepare", "federate", "invert", "audit", "report"]
     for stage in found["stages"]:
         own = sum(entry["own_seconds"] for entry in stage["functions"])
@@ -45,9 +45,9 @@ def test_a_profile_adds_up_and_names_functions_rounds_and_inversions(
     assert "attacker, in 2 processes" in told
     reckoned = needed(experiment)
     held = {
-        "checkpoints": used(run.federation("with_victim")),
-        "captures": used(run.spool("with_victim")),
-        "reconstructions": used(run.inversions),
+        "checkpoints": used(run.files.server.federation("with_victim")),
+        "captures": used(run.files.attacker.spool("with_victim")),
+        "reconstructions": used(run.files.attacker.inversions),
     }
     for what, size in held.items():
         assert 0.4 * size < reckoned[what] < 2.5 * size, (what, size, reckoned[what])
@@ -58,7 +58,7 @@ def test_it_looks_into_the_actors_of_the_clients(tiny: Load, monkeypatch: pytest
     honest: dict[str, Any] = {"attacks": None, "population": {"malicious": 0}, "federation": {"rounds": 1}}
     experiment = tiny(engine={"kind": "ray", "actors": 2}, **honest)
     run = Run(run_all(experiment, resume=False, profile=True).parent)
-    found = read_json(run.path / "profile.json")
+    found = read_json(run.files.profile)
     clients, federate = found["roles"]["clients"], found["stages"][1]
     assert clients["processes"] == 2
     assert any("clients/training.py" in entry["where"] for entry in clients["functions"])
@@ -83,8 +83,8 @@ def test_rows_of_processes_add_up(tmp_path: Path) -> None:
 
 def test_without_it_only_the_stages_are_timed(tiny: Load) -> None:
     run = Run(run_all(tiny(attacks=None, population={"malicious": 0}), resume=False).parent)
-    assert not (run.path / "profile.json").exists()
-    times = read_json(run.path / "times.json")
+    assert not (run.files.profile).exists()
+    times = read_json(run.files.times)
     assert set(times) == {"prepare", "federate", "report"}
     run_all(tiny(attacks=None, population={"malicious": 0}), resume=True)
-    assert all(read_json(run.path / "times.json")[stage] >= seconds for stage, seconds in times.items())
+    assert all(read_json(run.files.times)[stage] >= seconds for stage, seconds in times.items())

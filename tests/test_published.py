@@ -188,13 +188,15 @@ def test_what_does_not_fit_is_listed_and_nothing_written(tmp_path: Path) -> None
 def test_a_rounds_model_is_exported_under_the_originals_name(tiny: Callable[..., Any], tmp_path: Path) -> None:
     run = prepare(tmp_path / "run", resolved(tiny(data={"private": "mnist04"}, training={"epochs": 2})))
     weights = to_weights(run.initial_network())
-    save_weights(run.checkpoint("with_victim", 3), weights, {"model-round": 3, "accuracy": 0.83339, "model": "mcnn"})
+    save_weights(
+        run.files.server.checkpoint("with_victim", 3), weights, {"model-round": 3, "accuracy": 0.83339, "model": "mcnn"}
+    )
     out = tmp_path / "out"
     command("export", run.path, "--round", 3, "--out", out)
     (file,) = out.iterdir()
     assert file.name == "mnist_MCNN_idd[1]_R[3]_C[0.5]_E[2]_B[16]_Acc[83.33].safetensors"
     assert OriginalName.parse(file.name).round == int(read_metadata(file)["model-round"])
-    assert load_weights(file)[1]["sha256"] == load_weights(run.checkpoint("with_victim", 3))[1]["sha256"]
+    assert load_weights(file)[1]["sha256"] == load_weights(run.files.server.checkpoint("with_victim", 3))[1]["sha256"]
     with pytest.raises(ConfigError, match="no global model of round 4; it has round-0003"):
         command("export", run.path, "--round", 4)
 

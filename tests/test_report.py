@@ -34,7 +34,10 @@ def pixels(uri: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 def attacked(run: Run, attack: str, server_round: int) -> Exhibit:
     for (label, weights), inversion in inversions_of(run).items():
-        if label == attack and weights == run.spool("with_victim") / f"round-{server_round:04d}.safetensors":
+        if (
+            label == attack
+            and weights == run.files.attacker.spool("with_victim") / f"round-{server_round:04d}.safetensors"
+        ):
             return read_exhibit(inversion.path / RECONSTRUCTIONS, "A", "with_victim", server_round, attack)
     raise AssertionError("not attacked")
 

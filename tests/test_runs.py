@@ -66,11 +66,11 @@ def test_the_stage_is_told_by_what_is_there(tmp_path: Path) -> None:
     assert stage_of(tmp_path) == "started"
     write_json(tmp_path / "pools.json", {})
     assert stage_of(tmp_path) == "prepared"
-    append_jsonl(run.rounds("with_victim"), {"round": 0}, {"round": 1})
+    append_jsonl(run.files.server.rounds("with_victim"), {"round": 0}, {"round": 1})
     assert stage_of(tmp_path) == "round 1 of 9"
-    append_jsonl(run.rounds("without_victim"), {"round": 5})
+    append_jsonl(run.files.server.rounds("without_victim"), {"round": 5})
     assert stage_of(tmp_path) == "round 5 of 9 without the victim"
-    write_json(run.inversions / "gmi" / "x" / "about.json", {})
+    write_json(run.files.attacker.inversions / "gmi" / "x" / "about.json", {})
     assert stage_of(tmp_path) == "1 inverted"
     write_json(tmp_path / "verdict.json", {"outcome": "leak"})
     assert stage_of(tmp_path) == "audited"
@@ -96,18 +96,20 @@ def test_prune_only_lists_until_told_to_delete(copy: Path) -> None:
 
 def test_a_pruned_run_can_be_reported_audited_and_resumed(copy: Path) -> None:
     run = Run(copy)
-    kept = {path: path.read_bytes() for path in (copy / "verdict.json", run.audit / "scores.parquet")}
+    kept = {path: path.read_bytes() for path in (copy / "verdict.json", run.files.auditor.scores)}
     command("prune", copy, "--delete")
-    names = [path.name for path in sorted(run.checkpoint("with_victim", 0).parent.iterdir())]
+    names = [path.name for path in sorted(run.files.server.checkpoint("with_victim", 0).parent.iterdir())]
     assert names == ["round-0000.safetensors", "round-0004.safetensors"]
-    assert [path.name for path in sorted(run.spool("with_victim").glob("*.safetensors"))] == ["round-0004.safetensors"]
+    assert [path.name for path in sorted(run.files.attacker.spool("with_victim").glob("*.safetensors"))] == [
+        "round-0004.safetensors"
+    ]
     assert removable(Run(copy)) == []
     assert {path: path.read_bytes() for path in kept} == kept
-    (run.audit / "summary.json").unlink()  # so that the audit is made again
+    (run.files.auditor.summary).unlink()  # so that the audit is made again
     audit(Run(copy))
     report(Run(copy))
     assert {path: path.read_bytes() for path in kept} == kept
-    assert run.ledger("with_victim").exists()
+    assert run.files.server.ledger("with_victim").exists()
 
 
 @pytest.mark.parametrize(("option", "kinds"), [("checkpoints", {"captures"}), ("captures", {"checkpoints"})])
@@ -121,11 +123,11 @@ def test_a_prior_goes_only_if_it_was_trained_for_this_run_alone(copy: Path, tiny
     attacks = tiny(attacks={"own": {"kind": "kedmi"}}).attacks
     write_json(copy / "config.json", run.table | {"attacks": attacks})
     for label, key in (("gmi", "a" * 64), ("own", "b" * 64), ("own", "c" * 64)):
-        write_json(run.inversions / label / key / "about.json", {"prior": key})
+        write_json(run.files.attacker.inversions / label / key / "about.json", {"prior": key})
         atomic_write(prior_path("x", key), "prior")
     other = copy.parent / "other"
     write_json(other / "config.json", {"seed": 1})
-    write_json(Run(other).inversions / "own" / "x" / "about.json", {"prior": "c" * 64})
+    write_json(Run(other).files.attacker.inversions / "own" / "x" / "about.json", {"prior": "c" * 64})
     found = [each.path for each in removable(Run(copy), ["checkpoints", "captures"])]
     assert found == [prior_path("x", "b" * 64)]
 

@@ -97,5 +97,5 @@ def test_a_weight_beyond_the_range_is_refused_not_clipped(tiny: Load, tmp_path: 
     }
     run = federated(tiny(federation=federation), tmp_path / "run")
     assert hashes(run)[0] == hashes(run)[1]
-    told = read_jsonl(run.federation("with_victim") / "clients.jsonl")
+    told = read_jsonl(run.files.server.client_reports("with_victim"))
     assert all("clipping_range" in line["error"] for line in told)

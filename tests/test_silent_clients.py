@@ -60,7 +60,7 @@ def silenced(monkeypatch: pytest.MonkeyPatch, silent: Silence, *, spoken_for: bo
 
 
 def told(run: Run, server_round: int) -> dict[int, Any]:
-    lines = read_jsonl(run.federation("with_victim") / "clients.jsonl")
+    lines = read_jsonl(run.files.server.client_reports("with_victim"))
     return {line["partition"]: line.get("error") for line in lines if line["round"] == server_round}
 
 

@@ -10,6 +10,7 @@ import pytest
 from flwr_datasets.partitioner import IidPartitioner
 from PIL import Image
 
+from fedinverse.client_data import shard_of
 from fedinverse.config import Population, Split
 from fedinverse.data import Request, open_source
 from fedinverse.errors import ConfigError, DataError
@@ -17,7 +18,7 @@ from fedinverse.partition import _dealt, spread
 from fedinverse.private import part_of
 from fedinverse.run import Run, prepare
 from fedinverse.seeds import derive
-from fedinverse.shard import open_shard, shard_of
+from fedinverse.shard import open_shard
 from fedinverse.split import holdings, make_split
 from pipeline.experiment import resolved
 from report.partition_picture import write_partition
@@ -133,11 +134,11 @@ def test_overlap_gives_every_client_its_share_of_every_other(tiny: Callable[...,
 
 def test_the_partition_is_drawn_and_tabled(run: Run) -> None:
     write_partition(run)
-    table = pd.read_csv(run.path / "partition.csv")
+    table = pd.read_csv(run.files.partition_table)
     assert table["role"].tolist() == ["victim", "honest", "honest", "malicious"]
     assert table["images"].tolist() == [len(shard_of(run, client, "with_victim")) for client in range(4)]
     assert table[["0", "1"]].iloc[1:].to_numpy().sum() == 0
-    with Image.open(run.path / "partition.png") as picture:
+    with Image.open(run.files.partition_picture) as picture:
         assert min(picture.size) > 200
 
 

@@ -147,14 +147,14 @@ def test_a_killed_run_with_momenta_resumes_to_the_same_hashes(
     resumed = federated(tiny(federation=federation), tmp_path / "killed")
     assert hashes(resumed) == hashes(whole)
     assert len(hashes(whole)) == 4
-    kept = resumed.checkpoint("with_victim", 3).parent.glob("strategy-*")
+    kept = resumed.files.server.checkpoint("with_victim", 3).parent.glob("strategy-*")
     assert [path.name for path in kept] == ["strategy-0003.safetensors"]
 
 
 def test_a_lost_momentum_stops_the_resume_by_name(tiny: Load, tmp_path: Path) -> None:
     changes = {"federation": {"strategy": "fedadam", "rounds": 1}}
     run = federated(tiny(**changes), tmp_path / "run")
-    run.checkpoint("with_victim", 1).with_name("strategy-0001.safetensors").unlink()
+    run.files.server.checkpoint("with_victim", 1).with_name("strategy-0001.safetensors").unlink()
     with pytest.raises(IntegrityError, match=r"strategy-0001.*missing"):
         federated(tiny(**changes), tmp_path / "run")
 

@@ -176,9 +176,9 @@ def test_the_attack_on_the_untrained_model_is_made_once_per_seed(tmp_path: Path)
     first, others = plan.points[0], plan.points[1:]
     for name, server_round in (("untrained", 0), ("trained", 3)):
         about = dict.fromkeys(("attack", "prior-seconds", "cost", "failed"), 0) | {"model-round": server_round}
-        write_json(Run(first.path).inversions / "gmi" / name / "about.json", about)
+        write_json(Run(first.path).files.attacker.inversions / "gmi" / name / "about.json", about)
     assert [adopt_inversions(each, [first]) for each in others] == [1, 0, 0, 0, 0, 0, 0]
-    assert [path.name for path in Run(others[0].path).inversions.glob("*/*")] == ["untrained"]
+    assert [path.name for path in Run(others[0].path).files.attacker.inversions.glob("*/*")] == ["untrained"]
     assert adopt_inversions(others[0], [first]) == 0  # again: it is there
 
 

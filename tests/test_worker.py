@@ -151,7 +151,7 @@ def test_during_and_after_end_alike(tiny: Any) -> None:
         with Meanwhile(run):
             federate(run, "with_victim", experiment.engine)
             if when == "during":
-                until(lambda: any(run.inversions.rglob(ABOUT)))
+                until(lambda: any(run.files.attacker.inversions.rglob(ABOUT)))
         invert(run)
         return [inversion.load().images.numpy() for _, inversion in sorted(inversions_of(run).items())]
 

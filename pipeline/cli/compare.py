@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from fedinverse.layout import SWEEP
+
 
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="run directories, or a sweep's directory", metavar="RUN...")],
@@ -21,7 +23,7 @@ def compare(
     from pipeline.compare import compare_runs
     from report.console import console
 
-    one_sweep = len(runs) == 1 and (runs[0] / "sweep.json").exists()
+    one_sweep = len(runs) == 1 and (runs[0] / SWEEP).exists()
     place = out or (runs[0] if one_sweep else runs[0].resolve().parent / "comparison")
     page = compare_runs(runs, place, by or (), baseline)
     console.print(f"[b]Comparison[/b]  {page.resolve()}", soft_wrap=True)

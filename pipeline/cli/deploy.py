@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from fedinverse.layout import PLAN
 from pipeline.cli.run_options import ConfigArgument, OutOption, SetOption
 
 app = typer.Typer(
@@ -157,7 +158,7 @@ def attacker(
     from pipeline.experiment import load_experiment
 
     spool = spool.resolve()
-    path = spool.parent / "plan.json"
+    path = spool.parent / PLAN
     plan_beside(load_experiment(config, set_ or []), spool, data.resolve(), classes).write(path)
     Plan.stop(path).unlink(missing_ok=True)
     command = daemon(path)

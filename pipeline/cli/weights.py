@@ -13,6 +13,7 @@ from attacker.schedule import due
 from attacker.settings import Attacker
 from attacker.worker import labels_of
 from fedinverse.errors import ConfigError, IntegrityError
+from fedinverse.layout import ROUND_FILES, RunFiles, is_run
 from fedinverse.models import spec_of
 from fedinverse.run import Run
 from fedinverse.shard import Shard
@@ -50,8 +51,8 @@ def weights_at(target: Path, settings: Attacker) -> list[Path]:
         raise ConfigError(f"{target} does not exist; give a .safetensors file, a capture directory or a run directory")
     if target.is_file():
         return [target]
-    spool = Run(target).spool("with_victim") if (target / "config.json").exists() else target
-    for path in spool.glob("round-*.safetensors"):
+    spool = Run(target).files.attacker.spool("with_victim") if is_run(target) else target
+    for path in spool.glob(ROUND_FILES):
         if "model-round" not in metadata_of(path):
             raise IntegrityError(f"{path} does not say which round it is; give that file itself instead of {target}")
     return list(due(spool, settings, Shard(torch.empty(0), torch.empty(0))).values())
@@ -76,7 +77,7 @@ def shared_classes(target: Path, labels: Tensor, public: PublicSet, *, allow: bo
     Raises:
         ConfigError: there are such classes, and ``allow`` is not given.
     """
-    if not (target / "pools.json").exists():
+    if not RunFiles(target).pools.exists():
         return ()
     names = Run(target).class_names
     shared = tuple(names[label] for label in labels.unique().tolist() if names[label] in public.class_names)

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from fedinverse.errors import ConfigError, StageError
+from fedinverse.layout import is_run, receipts_of
 from fedinverse.run import Run, prepare
 from fedinverse.storage import load_weights, read_jsonl
 from pipeline.deploy.control import Control
@@ -40,7 +41,7 @@ def deploy_local(experiment: Experiment, *, resume: bool) -> Path:
         FedInverseError: see ``federate_deployed`` and the stages.
     """
     path = (Path(experiment.out) / experiment.name).resolve()
-    if (path / "config.json").exists() and not resume:
+    if is_run(path) and not resume:
         raise ConfigError(
             f"{path} exists already; continue it with --resume, or choose another name with --set name=... or --out"
         )
@@ -116,8 +117,8 @@ def check_captures(run: Run, attacker: int) -> int:
         IntegrityError: a captured file does not hold what its hash says.
     """
     spool = spool_of(run, attacker)
-    sent = {_key(line) for line in read_jsonl(run.ledger(WORLD)) if line["partition"] == attacker}
-    receipts = read_jsonl(spool / "receipts.jsonl")
+    sent = {_key(line) for line in read_jsonl(run.files.server.ledger(WORLD)) if line["partition"] == attacker}
+    receipts = read_jsonl(receipts_of(spool))
     received = {_key(line) for line in receipts}
     if sent != received:
         raise StageError(

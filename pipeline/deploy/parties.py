@@ -9,10 +9,12 @@ from pathlib import Path
 
 from clients.cohorts import Cohort, assign
 from clients.node import DEFENCE_SETTINGS
+from fedinverse.client_data import shard_of
 from fedinverse.config import parse
-from fedinverse.run import Run, World
-from fedinverse.shard import shard_of
-from fedinverse.storage import save_array, write_json
+from fedinverse.layout import RunFiles, World
+from fedinverse.run import Run
+from fedinverse.shard import save_shard
+from fedinverse.storage import write_json
 
 WORLD: World = "with_victim"  # whose world without the victim only a simulation can make
 _NOT_THE_SERVERS = ("attacker", "attacks", "audit", "cohorts")
@@ -31,15 +33,16 @@ def server_run(run: Run) -> Run:
     path.mkdir(exist_ok=True)
     table = {key: value for key, value in run.table.items() if key not in _NOT_THE_SERVERS}
     table["population"] = table["population"] | {"malicious": 0}
-    for name in ("split.parquet", "pools.json"):
-        shutil.copyfile(run.path / name, path / name)
-    write_json(path / "config.json", table)
+    files = RunFiles(path)
+    shutil.copyfile(run.files.split, files.split)
+    shutil.copyfile(run.files.pools, files.pools)
+    write_json(files.config, table)
     return Run(path)
 
 
 def node_configs(run: Run) -> list[dict[str, str | int]]:
     """Return what each node's operator writes into its node config, by partition."""
-    population, origin = run.population, str(run.path / "config.json")
+    population, origin = run.population, str(run.files.config)
     cohorts = [parse(Cohort, table, f"cohorts.{at}", origin) for at, table in enumerate(run.table.get("cohorts", []))]
     defences = assign(cohorts, population.clients, run.seed, population.attackers, origin)
     nodes: list[dict[str, str | int]] = []
@@ -60,7 +63,7 @@ def spool_of(run: Run, number: int) -> Path:
     The first one's is where later stages look. All are sent the same models, so one is enough to invert.
     """
     if number == run.population.attackers[0]:
-        return run.spool(WORLD)
+        return run.files.attacker.spool(WORLD)
     return private_directory(run) / f"node-{number:02d}" / "spool"
 
 
@@ -68,5 +71,4 @@ def export_shards(run: Run, nodes: list[dict[str, str | int]]) -> None:
     """Write every client's images and labels into the data directory that its node config names."""
     for number, node in enumerate(nodes):
         shard = shard_of(run, number, WORLD)
-        save_array(Path(str(node["data-path"])) / "images.npy", shard.images.numpy())
-        save_array(Path(str(node["data-path"])) / "labels.npy", shard.labels.numpy())
+        save_shard(Path(str(node["data-path"])), shard)

@@ -6,7 +6,8 @@ import secrets
 from pathlib import Path
 
 from fedinverse.flower import RUN_DIR, WORLD
-from fedinverse.run import Run, World
+from fedinverse.layout import World
+from fedinverse.run import Run
 from pipeline.engines.settings import Engine
 
 

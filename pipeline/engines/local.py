@@ -7,7 +7,8 @@ from flwr.app import Message
 from flwr.common.constant import ErrorCode
 
 from clients.app import app as client_app
-from fedinverse.run import Run, World
+from fedinverse.layout import World
+from fedinverse.run import Run
 from pipeline.engines.simulated import SimulatedGrid, error_reply, explain, server_context
 from server.app import app as server_app
 

@@ -21,8 +21,9 @@ from flwr.common.constant import ErrorCode
 
 from fedinverse.errors import ConfigError
 from fedinverse.flower import ARRAYS
+from fedinverse.layout import World
 from fedinverse.profiling import leave
-from fedinverse.run import Run, World
+from fedinverse.run import Run
 from fedinverse.split import holdings
 from pipeline.engines.settings import Engine
 from pipeline.engines.simulated import SimulatedGrid, error_reply, explain, server_context

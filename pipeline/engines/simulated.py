@@ -9,7 +9,8 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run as FlowerRun
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedinverse.run import Run, World
+from fedinverse.layout import World
+from fedinverse.run import Run
 
 SERVER_NODE = 0
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from auditor.marks import marks_of_run
 from fedinverse.disk import limited
 from fedinverse.errors import ConfigError
-from fedinverse.run import WORLDS, Run, prepare
+from fedinverse.layout import WORLDS, is_run
+from fedinverse.run import Run, prepare
 from fedinverse.storage import read_json
 from fedinverse.thinning import keeping
 from pipeline.disk import check_disk
@@ -37,7 +38,7 @@ def run_all(experiment: Experiment, *, resume: bool, profile: bool = False) -> P
         FedInverseError: see the stages.
     """
     path = (Path(experiment.out) / experiment.name).resolve()
-    if (path / "config.json").exists() and not resume:
+    if is_run(path) and not resume:
         raise ConfigError(
             f"{path} exists already; continue it with --resume, or choose another name with --set name=... or --out"
         )
@@ -88,7 +89,7 @@ def _stages(run: Run, experiment: Experiment, stages: Stages, trackers: Trackers
 
 def _words(run: Run) -> dict[str, str]:
     """Return the outcome in words, for trackers."""
-    verdict = run.path / "verdict.json"
+    verdict = run.files.verdict
     if not verdict.exists():
         return {"outcome": "no attack was run"}
     read = read_json(verdict)

@@ -20,8 +20,9 @@ from auditor.settings import Audit
 from auditor.summary import RoundSummary, summarise
 from auditor.verdict import AttackCost, Verdict, judge
 from fedinverse.errors import StageError
+from fedinverse.layout import World
 from fedinverse.models import Classifier, build, for_inference
-from fedinverse.run import Run, World
+from fedinverse.run import Run
 from fedinverse.storage import (
     atomic_write,
     content_sha256,
@@ -50,23 +51,26 @@ def audit(run: Run) -> pd.DataFrame:
     settings = run.section("audit", Audit)
     judged = sorted(str(item.path.relative_to(run.path)) for item in found.values())
     stamp = content_sha256([settings.model_dump(mode="json"), judged, sorted(METRICS), *marks_of_run(run)])
-    done = run.audit / "summary.json"
+    done = run.files.auditor.summary
     if done.exists() and read_json(done)["inputs"] == stamp:
         console.print("Auditing: the scores are up to date")
-        return pd.read_parquet(run.audit / "scores.parquet")
+        return pd.read_parquet(run.files.auditor.scores)
     console.print("[b]Auditing[/b]: training the evaluator on images that no client holds")
-    bench = open_bench(run, train_judge(run, settings.evaluator, run.audit))
+    bench = open_bench(run, train_judge(run, settings.evaluator, run.files.auditor.root))
     console.print(f"  evaluator reads {percent(bench.judge.ceiling)} of real reserve images")
     exhibits = exhibits_of(run, found, bench.known)
     last = max(shown.round for shown in exhibits)
     scored = score([*exhibits, reserve_exhibit(bench, run.population.victim_classes, last)], bench, run.seed)
     verdict = _verdict(run, scored, found, settings)
     _draw(run, exhibits, bench)
-    for name, frame in (("scores", scored.table), ("leakage", leakage_table(verdict))):
+    for path, frame in (
+        (run.files.auditor.scores, scored.table),
+        (run.files.auditor.leakage, leakage_table(verdict)),
+    ):
         marked = frame.assign(overlap=overlaps(run))
-        atomic_write(run.audit / f"{name}.parquet", marked.to_parquet(index=False))
-        atomic_write(run.audit / f"{name}.csv", marked.to_csv(index=False))
-    write_json(run.path / "verdict.json", verdict.model_dump(mode="json"))
+        atomic_write(path, marked.to_parquet(index=False))
+        atomic_write(path.with_suffix(".csv"), marked.to_csv(index=False))
+    write_json(run.files.verdict, verdict.model_dump(mode="json"))
     write_json(done, {"inputs": stamp, "ceiling": bench.judge.ceiling})
     return scored.table
 
@@ -101,9 +105,9 @@ def _network(run: Run, weights: Path) -> Classifier:
 
 
 def _arm(run: Run, weights: Path) -> tuple[Key, World]:
-    if weights == run.checkpoint("with_victim", 0):
+    if weights == run.files.server.checkpoint("with_victim", 0):
         return "B1", "with_victim"
-    if weights.is_relative_to(run.federation("without_victim")):
+    if weights.is_relative_to(run.files.server.federation("without_victim")):
         return "B2", "without_victim"
     if weights == own_shard_model(run):
         return "B3", "with_victim"
@@ -137,8 +141,7 @@ def _draw(run: Run, exhibits: list[Exhibit], bench: Bench) -> None:
         labels = [label for label in run.population.victim_classes if (shown.labels == label).any()]
         rows = [row_of(shown, label, bench.train, bench.train_seen, bench.judge, GRID_IMAGES) for label in labels]
         if rows:
-            name = f"{shown.attack}-{shown.arm}-round-{shown.round:04d}.png"
-            save_grid(run.audit / "grids" / name, rows, caption=caption)
+            save_grid(run.files.auditor.grid(shown.attack, shown.arm, shown.round), rows, caption=caption)
 
 
 def known_by_round(run: Run) -> dict[int, float]:
@@ -173,7 +176,7 @@ def show(run: Run, scores: pd.DataFrame) -> None:
         f"[dim]model: its own accuracy on the victim's classes (not yet: below the gate); controls: {names}[/dim]",
         soft_wrap=True,
     )
-    verdict = read_json(run.path / "verdict.json")
+    verdict = read_json(run.files.verdict)
     console.print(f"[b]{verdict['sentence']}[/b]", soft_wrap=True)
     for mark in marks_of_run(run):
         console.print(f"  - {mark}", soft_wrap=True, style="yellow")

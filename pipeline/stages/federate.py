@@ -10,7 +10,8 @@ from typing import Any
 from rich.progress import Progress
 
 from fedinverse.errors import IntegrityError, StageError
-from fedinverse.run import Run, World
+from fedinverse.layout import World
+from fedinverse.run import Run
 from fedinverse.storage import read_jsonl
 from pipeline.engines import Engine, run_federation
 from pipeline.log import event
@@ -92,7 +93,7 @@ class _Watch:
 
     def _show(self) -> None:
         with suppress(IntegrityError, OSError):  # a line being written right now
-            for line in read_jsonl(self._run.rounds(self._world)):
+            for line in read_jsonl(self._run.files.server.rounds(self._world)):
                 if line["round"] > self._shown:
                     self._shown = line["round"]
                     figures = {key: line[key] for key in ("accuracy", "victim-accuracy")}

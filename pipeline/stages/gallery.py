@@ -10,11 +10,12 @@ from auditor.bench import CHUNK
 from auditor.evaluators.embedding import fit_embedding
 from auditor.evidence import Exhibit, read_exhibit
 from auditor.metrics.names import ACCURACY
+from fedinverse.client_data import shard_of
 from fedinverse.data.source import unit
 from fedinverse.errors import StageError
 from fedinverse.private import part_of
 from fedinverse.run import Run
-from fedinverse.shard import Shard, shard_of
+from fedinverse.shard import Shard
 from fedinverse.storage import read_metadata
 from pipeline.stages.invert import inversions_of
 from report.run.gallery import Gallery, encoded, gallery
@@ -52,7 +53,7 @@ def galleries(run: Run, scores: pd.DataFrame, rounds: dict[str, int]) -> list[Ga
 
 def _exhibit(run: Run, attack: str, server_round: int) -> Exhibit:
     for (label, weights), inversion in inversions_of(run).items():
-        captured = label == attack and weights.is_relative_to(run.spool("with_victim"))
+        captured = label == attack and weights.is_relative_to(run.files.attacker.spool("with_victim"))
         if captured and int(read_metadata(weights)["model-round"]) == server_round:
             return read_exhibit(inversion.path / RECONSTRUCTIONS, "A", "with_victim", server_round, attack)
     raise StageError(

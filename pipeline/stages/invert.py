@@ -14,11 +14,11 @@ from attacker.inversion import Inversion
 from attacker.schedule import due
 from attacker.settings import Attacker
 from attacker.worker import Bench, Plan, distinct
+from fedinverse.client_data import shard_of
 from fedinverse.errors import StageError
 from fedinverse.registry import search_path
 from fedinverse.run import Run
-from fedinverse.shard import shard_of
-from fedinverse.storage import save_array
+from fedinverse.shard import save_shard
 from fedinverse.thinning import kept_checkpoint
 from pipeline.stages.own_shard import own_shard_model
 from report.console import console, progress_bar
@@ -33,19 +33,18 @@ def plan_of(run: Run, *, over: bool = True) -> Plan:
     """
     attacker = run.population.attackers[0]
     shard = shard_of(run, attacker, "with_victim")
-    own = run.path / "attacker" / "shard"
-    if not (own / "labels.npy").exists():
-        save_array(own / "images.npy", shard.images.numpy())
-        save_array(own / "labels.npy", shard.labels.numpy())
-    spool = run.spool("with_victim")
+    own = run.files.attacker.shard
+    if not own.labels.exists():
+        save_shard(own.root, shard)
+    spool = run.files.attacker.spool("with_victim")
     rounds = due(spool, run.section("attacker", Attacker), shard) if over else ()
     return Plan(
         spool=str(spool),
         controls=tuple(str(path) for path in control_targets(run, rounds)) if over else (),
-        shard=str(own),
+        shard=str(own.root),
         public=str(run.pools["public"].path),
         classes=len(run.class_names),
-        store=str(run.inversions),
+        store=str(run.files.attacker.inversions),
         seed=run.seed,
         attacker=run.table.get("attacker", {}),
         attacks=run.table.get("attacks", {}),
@@ -66,7 +65,7 @@ def control_targets(run: Run, rounds: Iterable[int]) -> list[Path]:
         StageError: one of them was not kept.
     """
     targets = [kept_checkpoint(run, "with_victim", 0), own_shard_model(run)]
-    if run.federation("without_victim").exists():
+    if run.files.server.federation("without_victim").exists():
         targets += [kept_checkpoint(run, "without_victim", number) for number in rounds]
     return targets
 
@@ -142,7 +141,7 @@ def _environment() -> dict[str, str]:
 
 
 def _write_plan(run: Run, plan: Plan) -> Path:
-    path = (run.path / "attacker" / "plan.json").resolve()
+    path = run.files.attacker.plan.resolve()
     plan.write(path)
     return path
 

@@ -10,8 +10,9 @@ from functools import cached_property
 
 from attacker.schedule import due
 from attacker.settings import Attacker
-from fedinverse.run import Run, World
-from fedinverse.shard import shard_of
+from fedinverse.client_data import shard_of
+from fedinverse.layout import World
+from fedinverse.run import Run
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class InvertedRounds:
     @cached_property
     def _due(self) -> frozenset[int]:
         shard = shard_of(self.run, self.run.population.attackers[0], "with_victim")
-        return frozenset(due(self.run.spool("with_victim"), self._attacker, shard))
+        return frozenset(due(self.run.files.attacker.spool("with_victim"), self._attacker, shard))
 
 
 def named(attacker: Attacker, server_round: int) -> bool:

@@ -4,16 +4,16 @@ from pathlib import Path
 
 from clients.defences import make_defence
 from clients.training import Training, train
+from fedinverse.client_data import shard_of
 from fedinverse.run import Run
 from fedinverse.seeds import generator
-from fedinverse.shard import shard_of
 from fedinverse.storage import save_weights, to_weights
 from server.settings import Federation
 
 
 def own_shard_model(run: Run) -> Path:
     """Return the weights file, training the model on first use from the federation's own initial weights."""
-    path = run.path / "attacker" / "own-shard.safetensors"
+    path = run.files.attacker.own_shard_model
     if path.exists():
         return path
     classes, rounds = len(run.class_names), run.section("federation", Federation).rounds

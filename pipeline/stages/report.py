@@ -33,9 +33,9 @@ SHEETS = {
 
 def report(run: Run) -> Path:
     """Write the page; return its path. A run without attacks gets a page about its utility."""
-    scored = run.audit / "scores.parquet"
+    scored = run.files.auditor.scores
     page = _attacked(run, pd.read_parquet(scored)) if scored.exists() else _unattacked(run)
-    path = run.path / "report.html"
+    path = run.files.report
     atomic_write(path, render(page))
     return path
 
@@ -43,7 +43,7 @@ def report(run: Run) -> Path:
 def _common(run: Run) -> dict[str, Any]:
     counts = holdings(run.split, run.population.clients, len(run.class_names))
     victim = run.population.victim if run.population.victim_classes else None
-    times = run.path / "times.json"
+    times = run.files.times
     return {
         "title": str(run.table["name"]),
         "marks": list(marks_of_run(run)),
@@ -66,7 +66,7 @@ def _unattacked(run: Run) -> Figures:
 
 
 def _attacked(run: Run, scores: pd.DataFrame) -> Figures:
-    verdict = read_json(run.path / "verdict.json")
+    verdict = read_json(run.files.verdict)
     known, gate = known_by_round(run), run.section("audit", Audit).primary.gate
     points, primary = verdict["points"], verdict["primary"]
     first = primary["attack"]
@@ -117,7 +117,7 @@ def _shown_round(points: list[dict[str, Any]], attack: str, wanted: int) -> int:
 def _sheets(run: Run, attack: str, server_round: int) -> list[tuple[str, str, bytes]]:
     shown = []
     for arm, caption in SHEETS.items():
-        path = run.audit / "grids" / f"{attack}-{arm}-round-{server_round:04d}.png"
+        path = run.files.auditor.grid(attack, arm, server_round)
         if path.exists() and path.stat().st_size <= SHEET_BYTES:
             shown.append((f"{arm}. {caption}.", f"{caption}, one row per victim class", path.read_bytes()))
     return shown
@@ -126,7 +126,7 @@ def _sheets(run: Run, attack: str, server_round: int) -> list[tuple[str, str, by
 def _cost(run: Run) -> Table:
     rows = []
     for (label, weights), inversion in inversions_of(run).items():
-        without = weights.is_relative_to(run.federation("without_victim"))
+        without = weights.is_relative_to(run.files.server.federation("without_victim"))
         about, cost = inversion.about, inversion.about["cost"]
         rows.append([
             f"{label}, {weights.stem}",

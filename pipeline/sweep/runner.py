@@ -19,6 +19,7 @@ from rich.progress import TaskID
 
 from fedinverse.config import Table, laid_over
 from fedinverse.errors import ConfigError
+from fedinverse.layout import SWEEP, RunFiles, is_run
 from fedinverse.registry import search_path
 from fedinverse.storage import atomic_write, content_sha256, read_json, write_json
 from pipeline.deploy.processes import Owned, Processes
@@ -48,7 +49,7 @@ class Outcome:
 
 def is_finished(point: Point) -> bool:
     """Return whether the point's run is there, whole; the report is what a run writes last."""
-    return (point.path / "report.html").exists()
+    return RunFiles(point.path).report.exists()
 
 
 def check_directory(plan: Plan, *, resume: bool) -> None:
@@ -57,7 +58,7 @@ def check_directory(plan: Plan, *, resume: bool) -> None:
     Raises:
         ConfigError: names them and the way out.
     """
-    started = [point for point in plan.points if (point.path / "config.json").exists()]
+    started = [point for point in plan.points if is_run(point.path)]
     if started and not resume:
         raise ConfigError(
             f"{plan.path} holds {len(started)} of these points already; continue with --resume, or choose another "
@@ -70,7 +71,7 @@ def check_directory(plan: Plan, *, resume: bool) -> None:
 
 
 def _is_same(point: Point) -> bool:
-    stored = read_json(point.path / "config.json")
+    stored = read_json(RunFiles(point.path).config)
     asked = laid_over(resolved(point.experiment), _share_of_stored(point))
     return content_sha256(stored) == content_sha256(asked)
 
@@ -158,7 +159,7 @@ def _cores(jobs: int) -> int:
 
 
 def _share_of_stored(point: Point) -> Table:
-    stored = point.path / "config.json"
+    stored = RunFiles(point.path).config
     if point.experiment.attacker.processes or not stored.exists():
         return {}
     return {"attacker": {"processes": read_json(stored).get("attacker", {}).get("processes", 0)}}
@@ -166,7 +167,7 @@ def _share_of_stored(point: Point) -> Table:
 
 def _write_index(plan: Plan, outcomes: Iterable[Outcome]) -> None:
     write_json(
-        plan.path / "sweep.json",
+        plan.path / SWEEP,
         {
             "version": VERSION,
             "baseline": plan.baseline,

@@ -26,9 +26,9 @@ def adopt_inversions(point: Point, finished: Iterable[Point]) -> int:
     for other in finished:
         if _work(other) != _work(point):
             continue
-        store, count = Run(point.path).inversions, 0
-        for source in sorted(Run(other.path).inversions.glob("*/[!.]*")):
-            made, mine = Inversion(source), store / source.relative_to(Run(other.path).inversions)
+        store, count = Run(point.path).files.attacker.inversions, 0
+        for source in sorted(Run(other.path).files.attacker.inversions.glob("*/[!.]*")):
+            made, mine = Inversion(source), store / source.relative_to(Run(other.path).files.attacker.inversions)
             if made.done and made.about["model-round"] == 0 and not mine.exists():
                 _copy(source, mine)
                 count += 1

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
-from fedinverse.run import WORLDS, Run, World
+from fedinverse.layout import WORLDS, World
+from fedinverse.run import Run
 from pipeline.tracking.settings import TrackerName, Tracking
 from pipeline.tracking.tracker import Tracker
 

@@ -11,7 +11,8 @@ from auditor.settings import Audit, Primary
 from auditor.table import check_table
 from auditor.verdict import VERSION
 from fedinverse.errors import IntegrityError, StageError
-from fedinverse.run import WORLDS, Run
+from fedinverse.layout import WORLDS
+from fedinverse.run import Run
 from fedinverse.storage import read_json, read_jsonl
 
 
@@ -44,7 +45,7 @@ class Record:
         Raises:
             StageError: the run was not audited.
         """
-        path = self.run.audit / "scores.parquet"
+        path = self.run.files.auditor.scores
         if not path.exists():
             raise StageError(f"{self.name} holds no scores; run 'fedinverse audit {self.name}' first, or leave it out")
         scores = pd.read_parquet(path)
@@ -59,7 +60,7 @@ class Record:
             StageError: it has no verdict.
             IntegrityError: the verdict is of a version that this program does not know.
         """
-        path = self.run.path / "verdict.json"
+        path = self.run.files.verdict
         if not path.exists():
             raise StageError(f"{self.name} holds no verdict; run 'fedinverse audit {self.name}' first, or leave it out")
         verdict = read_json(path)
@@ -76,7 +77,7 @@ class Record:
     @property
     def seconds_per_round(self) -> float | Omitted:
         """Wall seconds of the stage 'federate' per round, over both worlds and all resumes."""
-        path = self.run.path / "times.json"
+        path = self.run.files.times
         seconds = read_json(path).get("federate") if path.exists() else None
         rounds = sum(max(len(self.run.recorded_rounds(world)) - 1, 0) for world in WORLDS)
         return seconds / rounds if seconds and rounds else Omitted("its time was not recorded")
@@ -88,6 +89,6 @@ class Record:
             noise: the clients' ``own`` noise, or the server's (``central``). The two do not add up.
         """
         key = "epsilon" if noise == "own" else "central_epsilon"
-        lines = read_jsonl(self.run.federation("with_victim") / "clients.jsonl")
+        lines = read_jsonl(self.run.files.server.client_reports("with_victim"))
         spent = {line["partition"]: float(line[key]) for line in lines if key in line}
         return max(spent.values()) if spent else Omitted("no client's training has accounted noise of this kind")

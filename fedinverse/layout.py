@@ -1,0 +1,221 @@
+"""Where every file of a run directory lies, by the role that writes and reads it. Each file name stands here, once.
+
+Each view knows its own corner of the directory and no other: ``AttackerFiles`` has no path to the split or to an image
+of another client, so code that is handed one cannot open them. ``RunFiles`` is for those who hold the whole directory:
+the pipeline, and the auditor.
+
+``config.json``             the resolved configuration
+``split.parquet``           the split manifest; ``pools.json``: what was asked of the data sources
+``federation/<world>/``     ledger, rounds, checkpoints of one federation
+``attacker/``               what the malicious clients have: spool of captures, reconstructions, control targets
+``audit/``                  scores, grids;  ``verdict.json``, ``report.html``
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+World = Literal["with_victim", "without_victim"]
+WORLDS: tuple[World, ...] = ("with_victim", "without_victim")
+
+
+def round_file(server_round: int) -> str:
+    """Return the file name of the model after ``server_round``, as checkpoint and as capture."""
+    return f"round-{server_round:04d}.safetensors"
+
+
+ROUND_FILES = "round-*.safetensors"  # pattern of the names that ``round_file`` gives
+PLAN = "plan.json"  # of an attacker's worker
+SWEEP = "sweep.json"  # in the directory of a sweep: its points
+COMPARISON_PAGE, COMPARISON_TABLE = "compare.html", "compare.parquet"
+
+
+@dataclass(frozen=True)
+class ShardFiles:
+    """One client's own images, in a directory of its own."""
+
+    root: Path
+
+    @property
+    def images(self) -> Path:
+        """Pixels, uint8 [N, C, H, W]."""
+        return self.root / "images.npy"
+
+    @property
+    def labels(self) -> Path:
+        """Classes, int64 [N]; written last."""
+        return self.root / "labels.npy"
+
+
+@dataclass(frozen=True)
+class ServerFiles:
+    """What the server writes: everything below ``federation/``."""
+
+    root: Path
+
+    def federation(self, world: World) -> Path:
+        """Directory of one world's federation."""
+        return self.root / world
+
+    def checkpoint(self, world: World, server_round: int) -> Path:
+        """The global model after ``server_round`` (0: before training)."""
+        return self.federation(world) / "checkpoints" / round_file(server_round)
+
+    def strategy_state(self, world: World, server_round: int) -> Path:
+        """What the server's optimiser remembers after ``server_round``."""
+        return self.federation(world) / "checkpoints" / f"strategy-{server_round:04d}.safetensors"
+
+    def ledger(self, world: World) -> Path:
+        """What was sent to whom, one JSON line per message."""
+        return self.federation(world) / "ledger.jsonl"
+
+    def rounds(self, world: World) -> Path:
+        """Utility per round, one JSON line each."""
+        return self.federation(world) / "rounds.jsonl"
+
+    def client_reports(self, world: World) -> Path:
+        """What the clients said of their training, one JSON line per client and round."""
+        return self.federation(world) / "clients.jsonl"
+
+    def privacy(self, world: World) -> Path:
+        """Differential privacy spent, per client."""
+        return self.federation(world) / "privacy.json"
+
+
+@dataclass(frozen=True)
+class AttackerFiles:
+    """What the malicious clients have: everything below ``attacker/``."""
+
+    root: Path
+
+    def spool(self, world: World) -> Path:
+        """Where the capture mod stores what it receives."""
+        return self.root / world / "captures"
+
+    @property
+    def shard(self) -> ShardFiles:
+        """The attacker's own images."""
+        return ShardFiles(self.root / "shard")
+
+    @property
+    def plan(self) -> Path:
+        """All that the worker knows."""
+        return self.root / PLAN
+
+    @property
+    def inversions(self) -> Path:
+        """Reconstructions, one directory per attack and target."""
+        return self.root / "inversions"
+
+    @property
+    def own_shard_model(self) -> Path:
+        """The control target of arm B3: a model of the attacker's own shard alone."""
+        return self.root / "own-shard.safetensors"
+
+
+def receipts_of(spool: Path) -> Path:
+    """Return the file that has one JSON line per message that came to ``spool``."""
+    return spool / "receipts.jsonl"
+
+
+@dataclass(frozen=True)
+class AuditorFiles:
+    """What the auditor writes: everything below ``audit/``."""
+
+    root: Path
+
+    @property
+    def scores(self) -> Path:
+        """The tidy score table, parquet."""
+        return self.root / "scores.parquet"
+
+    @property
+    def leakage(self) -> Path:
+        """The verdict's figures as a table, parquet."""
+        return self.root / "leakage.parquet"
+
+    @property
+    def summary(self) -> Path:
+        """What the audit was made of; written last."""
+        return self.root / "summary.json"
+
+    def grid(self, attack: str, arm: str, server_round: int) -> Path:
+        """Picture of one arm's reconstructions beside the nearest private images."""
+        return self.root / "grids" / f"{attack}-{arm}-round-{server_round:04d}.png"
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """A whole run directory."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration; a directory without it is no run."""
+        return self.root / "config.json"
+
+    @property
+    def split(self) -> Path:
+        """The split manifest."""
+        return self.root / "split.parquet"
+
+    @property
+    def pools(self) -> Path:
+        """What was asked of the data sources; written last when a run is prepared."""
+        return self.root / "pools.json"
+
+    @property
+    def verdict(self) -> Path:
+        """The auditor's verdict."""
+        return self.root / "verdict.json"
+
+    @property
+    def report(self) -> Path:
+        """The page about the run."""
+        return self.root / "report.html"
+
+    @property
+    def times(self) -> Path:
+        """Seconds by stage."""
+        return self.root / "times.json"
+
+    @property
+    def profile(self) -> Path:
+        """Where the time went, by function."""
+        return self.root / "profile.json"
+
+    @property
+    def log(self) -> Path:
+        """Every event as one JSON line."""
+        return self.root / "log.jsonl"
+
+    @property
+    def partition_picture(self) -> Path:
+        """Who holds which class, as a picture."""
+        return self.root / "partition.png"
+
+    @property
+    def partition_table(self) -> Path:
+        """Who holds which class, as a table."""
+        return self.root / "partition.csv"
+
+    @property
+    def server(self) -> ServerFiles:
+        """The server's files."""
+        return ServerFiles(self.root / "federation")
+
+    @property
+    def attacker(self) -> AttackerFiles:
+        """The malicious clients' files."""
+        return AttackerFiles(self.root / "attacker")
+
+    @property
+    def auditor(self) -> AuditorFiles:
+        """The auditor's files."""
+        return AuditorFiles(self.root / "audit")
+
+
+def is_run(directory: Path) -> bool:
+    """Return whether ``directory`` holds a run."""
+    return RunFiles(directory).config.is_file()
