@@ -117,7 +117,7 @@ class Deployment:
 
     def rounds(self) -> list[int]:
         """Return the recorded rounds, as they were written."""
-        return [line["round"] for line in read_jsonl(self.server.rounds(WORLD))]
+        return [line["round"] for line in read_jsonl(self.server.files.server.rounds(WORLD))]
 
     def until_round(self, number: int) -> None:
         until(f"round {number} is recorded", lambda: number in self.rounds())
@@ -129,5 +129,5 @@ class Deployment:
 
     def trained(self, number: int) -> list[int]:
         """Return the partitions whose updates arrived in round ``number``."""
-        lines = read_jsonl(self.server.ledger(WORLD).with_name("clients.jsonl"))
+        lines = read_jsonl(self.server.files.server.client_reports(WORLD))
         return [line["partition"] for line in lines if line["round"] == number and "num-examples" in line]

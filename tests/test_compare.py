@@ -51,7 +51,7 @@ def make(tiny: Callable[..., Any], tmp_path: Path) -> Make:
             for number in (rounds[-1:] if arm in ONCE else rounds)
             for k in LABELS
         ]
-        run.audit.mkdir()
+        run.files.auditor.root.mkdir()
         pd.DataFrame(rows, columns=list(COLUMNS)).to_parquet(run.files.auditor.scores, index=False)
         primary = {"attack": attack, "round": rounds[-1], "metric": "attack-accuracy"}
         write_json(run.files.verdict, {"version": 1, "primary": primary})
@@ -203,7 +203,7 @@ def test_a_run_given_twice_not_audited_or_of_another_version_is_refused(make: Ma
     write_json(other.run.path / "verdict.json", {"version": 99})
     with pytest.raises(IntegrityError, match="version 99"):
         compare([record, Record(other.run)], "test")
-    (other.run.audit / "scores.parquet").unlink()
+    (other.run.files.auditor.scores).unlink()
     (other.run.path / "verdict.json").unlink()
     with pytest.raises(StageError, match="fedinverse audit"):
         compare([record, Record(other.run)], "test")

@@ -57,13 +57,15 @@ def test_deployed_federation_is_the_simulated_one_and_the_captures_equal_the_led
     assert "fedinverse_example.noisy_images:NoisyImages" in {line.get("defence") for line in clients}
 
     # The attacker trains in both rounds; its spool, fed by one node alone, is where the later stages look for it.
-    receipts = read_jsonl(deployed.spool(WORLD) / "receipts.jsonl")
+    receipts = read_jsonl(deployed.files.attacker.spool(WORLD) / "receipts.jsonl")
     assert compared == len(receipts) >= 2
     assert len({line["node"] for line in receipts}) == 1
-    assert (deployed.spool(WORLD) / "round-0000.safetensors").exists()
+    assert (deployed.files.attacker.spool(WORLD) / "round-0000.safetensors").exists()
 
     assert federate_deployed(Run(deployed.path)) == compared  # done: nothing is started again
-    append_jsonl(deployed.ledger(WORLD), {"round": 3, "message-type": "train", "partition": 3, "sha256": "0"})
+    append_jsonl(
+        deployed.files.server.ledger(WORLD), {"round": 3, "message-type": "train", "partition": 3, "sha256": "0"}
+    )
     with pytest.raises(StageError, match="1 messages to client 3 were not captured"):
         check_captures(deployed, 3)
 

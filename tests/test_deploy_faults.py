@@ -128,10 +128,13 @@ def log_of(story: Story, number: int) -> str:
 
 def test_the_run_resumes_with_the_same_round_after_the_superlink_was_killed(story: Story) -> None:
     assert story.status == "finished:completed"
-    lines = read_jsonl(story.deployment.server.rounds(WORLD))
+    lines = read_jsonl(story.deployment.server.files.server.rounds(WORLD))
     assert [line["round"] for line in lines] == [0, 1, 2, 3]
     for line in lines:  # nothing is lost: every round's model is the recorded one
-        assert load_weights(story.deployment.server.checkpoint(WORLD, line["round"]))[1]["sha256"] == line["sha256"]
+        assert (
+            load_weights(story.deployment.server.files.server.checkpoint(WORLD, line["round"]))[1]["sha256"]
+            == line["sha256"]
+        )
     assert "Number of rounds: 2" in story.server_log  # 2 and 3
 
 
@@ -141,7 +144,7 @@ def test_a_straggler_past_the_timeout_costs_its_part_of_the_round(story: Story) 
 
 
 def test_whoever_was_asked_and_gave_no_update_is_named_with_the_reason(story: Story) -> None:
-    ledger = story.deployment.server.ledger(WORLD)
+    ledger = story.deployment.server.files.server.ledger(WORLD)
     told = {(line["round"], line["partition"]): line for line in read_jsonl(ledger.with_name("clients.jsonl"))}
     assert told.keys() == {(line["round"], line["partition"]) for line in read_jsonl(ledger)}
     assert told[1, 0]["error"] == "no reply within 45 s"
@@ -168,7 +171,7 @@ def test_a_full_disk_at_the_attacker_loses_its_capture_and_nothing_else(story: S
 
 
 def test_a_round_sent_again_is_captured_once(story: Story) -> None:
-    sent = [line for line in read_jsonl(story.deployment.server.ledger(WORLD)) if line["partition"] == 3]
+    sent = [line for line in read_jsonl(story.deployment.server.files.server.ledger(WORLD)) if line["partition"] == 3]
     again = [line for line in sent if line["round"] == 2]
     assert len(again) == 2
     assert again[0] == again[1]

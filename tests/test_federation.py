@@ -56,10 +56,10 @@ def test_every_capture_is_what_the_ledger_says_was_sent_to_the_attacker(referenc
     attacker = reference.population.attackers[0]
     sent = {
         (line["round"], line["message-type"], line["sha256"])
-        for line in read_jsonl(reference.ledger("with_victim"))
+        for line in read_jsonl(reference.files.server.ledger("with_victim"))
         if line["partition"] == attacker
     }
-    spool = reference.spool("with_victim")
+    spool = reference.files.attacker.spool("with_victim")
     receipts = read_jsonl(spool / "receipts.jsonl")
     assert {(line["round"], line["message-type"], line["sha256"]) for line in receipts} == sent
     assert {line["message-type"] for line in receipts} == {"train", "evaluate"}
@@ -111,7 +111,7 @@ def test_a_run_stopped_after_any_round_resumes_to_the_same_hashes(
 
 
 def test_a_damaged_checkpoint_stops_the_resume_by_name(reference: Run, tiny: Load) -> None:
-    last = reference.checkpoint("with_victim", 3)
+    last = reference.files.server.checkpoint("with_victim", 3)
     last.write_bytes(last.read_bytes()[:-1])
     with pytest.raises(IntegrityError, match=r"round-0003"):
         federated(tiny(), reference.path)

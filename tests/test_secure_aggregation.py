@@ -23,9 +23,9 @@ def test_secure_aggregation_gives_the_same_models_and_captures(averaging: str, t
     utility = [[line["accuracy"] for line in run.recorded_rounds("with_victim")] for run in (plain, secure)]
     np.testing.assert_allclose(utility[0], utility[1], atol=0.05)
     attacker = secure.population.attackers[0]
-    ledger = read_jsonl(secure.ledger("with_victim"))
+    ledger = read_jsonl(secure.files.server.ledger("with_victim"))
     sent = {(line["round"], line["message-type"], line["sha256"]) for line in ledger if line["partition"] == attacker}
-    receipts = read_jsonl(secure.spool("with_victim") / "receipts.jsonl")
+    receipts = read_jsonl(secure.files.attacker.spool("with_victim") / "receipts.jsonl")
     assert {(line["round"], line["message-type"], line["sha256"]) for line in receipts} == sent
     assert len(receipts) == 6  # one per message, not one per stage
 
@@ -71,7 +71,9 @@ def test_a_client_that_drops_out_is_left_out_of_the_sum(
     plain = federated(tiny(federation=common), tmp_path / "plain")
     secure = federated(tiny(federation={**common, **SECURE}), tmp_path / "secure")
     assert_equal_up_to_rounding(secure, plain)
-    told = {line["partition"]: line for line in read_jsonl(secure.federation("with_victim") / "clients.jsonl")}
+    told = {
+        line["partition"]: line for line in read_jsonl(secure.files.server.federation("with_victim") / "clients.jsonl")
+    }
     assert "out of memory" in told[0]["error"]
 
 
