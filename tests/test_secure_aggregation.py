@@ -71,9 +71,7 @@ def test_a_client_that_drops_out_is_left_out_of_the_sum(
     plain = federated(tiny(federation=common), tmp_path / "plain")
     secure = federated(tiny(federation={**common, **SECURE}), tmp_path / "secure")
     assert_equal_up_to_rounding(secure, plain)
-    told = {
-        line["partition"]: line for line in read_jsonl(secure.files.server.federation("with_victim") / "clients.jsonl")
-    }
+    told = {line["partition"]: line for line in read_jsonl(secure.files.server.client_reports("with_victim"))}
     assert "out of memory" in told[0]["error"]
 
 
