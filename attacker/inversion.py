@@ -14,6 +14,7 @@ from attacker.losses.diversity import measured_diversity
 from fedinverse.seeds import generator
 from fedinverse.storage import content_sha256, load_weights, read_object, save_weights, typed, write_json
 
+VERSION = 1  # of what all attacks share; raise it when any code below an attack changes what is reconstructed
 RECONSTRUCTIONS, PRIOR_ONLY, ABOUT = "reconstructions.safetensors", "prior-only.safetensors", "about.json"
 
 
@@ -52,10 +53,21 @@ class Inversion:
 
 
 def place(
-    store: Path, label: str, attack: dict[str, Any], target_sha: str, labels: Tensor, seed: int, public: str
+    store: Path,
+    label: str,
+    attack: Attack,
+    table: dict[str, Any],
+    target_sha: str,
+    labels: Tensor,
+    seed: int,
+    public: str,
 ) -> Inversion:
-    """Return where the inversion of that target with that configuration lies, done or not."""
-    config = content_sha256({"attack": attack, "labels": labels.tolist(), "seed": seed, "public": public})
+    """Return where the inversion of that target by ``attack``, made from ``table``, lies, done or not.
+
+    The version of the attack's code is part of the place: what an older one made is never taken for its result.
+    """
+    depends = {"attack": table, "labels": labels.tolist(), "seed": seed, "public": public}
+    config = content_sha256(depends | {"version": [VERSION, attack.version]})
     return Inversion(store / label / f"{target_sha[:16]}-{config[:16]}")
 
 

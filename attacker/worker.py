@@ -136,7 +136,16 @@ class Bench:
     def place(self, label: str, target_sha: str) -> Inversion:
         """Return where the inversion of that target by that attack lies."""
         plan = self.plan
-        return place(Path(plan.store), label, plan.attacks[label], target_sha, self.labels, plan.seed, self.public.key)
+        return place(
+            Path(plan.store),
+            label,
+            self.attacks[label],
+            plan.attacks[label],
+            target_sha,
+            self.labels,
+            plan.seed,
+            self.public.key,
+        )
 
     def train_priors(self) -> None:
         """Train the priors that need no target, into the cache: worth doing while the federation still runs."""

@@ -51,8 +51,8 @@ class Bench:
     of_public: RealSet
 
 
-def open_bench(run: Run, judge: Judge) -> Bench:
-    """Fit E2 on the vault, calibrate its threshold on the reserve, describe every real image once."""
+def open_bench(run: Run, judge: Judge, device: str | torch.device = "cpu") -> Bench:
+    """Fit E2 on the vault, calibrate its threshold on the reserve, describe every real image once, on ``device``."""
     embedding = fit_embedding(part_of(run, "vault").images)
     train, reserve = part_of(run, "train", victim_only=True), part_of(run, "reserve")
     public = run.pools["public"].tensor()
@@ -60,7 +60,7 @@ def open_bench(run: Run, judge: Judge) -> Bench:
     known = torch.cat([public, *own])
 
     def described(images: Tensor) -> Tensor:
-        return torch.cat([embedding(unit(part)) for part in images.split(CHUNK)])
+        return torch.cat([embedding(unit(part, device)).cpu() for part in images.split(CHUNK)])
 
     of_train, of_reserve, of_known = map(described, (train.images, reserve.images, known))
     return Bench(

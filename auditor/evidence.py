@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from auditor.arms import Key
 from fedinverse.errors import IntegrityError
 from fedinverse.layout import World
 from fedinverse.storage import load_weights
@@ -28,7 +27,7 @@ class Exhibit:
         failed: bool [N]; such an image counts as a miss.
     """
 
-    arm: Key
+    arm: str
     world: World
     round: int
     attack: str
@@ -38,7 +37,7 @@ class Exhibit:
     failed: Tensor
 
 
-def read_exhibit(path: Path, arm: Key, world: World, server_round: int, attack: str) -> Exhibit:
+def read_exhibit(path: Path, arm: str, world: World, server_round: int, attack: str) -> Exhibit:
     """Read one arm's reconstructions.
 
     Raises:

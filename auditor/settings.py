@@ -39,6 +39,7 @@ class Audit(Section):
 
     evaluator: Evaluator = Field(Evaluator(), description="E1, the judge trained on the vault")
     primary: Primary = Field(Primary(), description="what the verdict speaks of, fixed before the run")
+    device: str = Field("cpu", description="where evaluators and the own-shard model compute: cpu, cuda, cuda:1")
     without_victim: bool = Field(
         True,
         description="also run the federation without the victim's images (world W0) and invert its models: "

@@ -60,7 +60,8 @@ class Target:
 def make_run(scratch: Path) -> Path:
     """Make a small run directory, federated and inverted, and return it."""
     from pipeline.engines import run_federation
-    from pipeline.stages.invert import plan_of
+    from pipeline.stages.controls import controls
+    from pipeline.stages.invert import planned
 
     text = tomllib.loads((CONFIGS / "quickstart.toml").read_text())
     changes: dict[str, Any] = {
@@ -77,9 +78,7 @@ def make_run(scratch: Path) -> Path:
     experiment = load_experiment(str(config), [], scratch)
     run = prepare(scratch / "run", resolved(experiment))
     run_federation(run, "with_victim", experiment.engine)
-    plan = plan_of(run)
-    plan.write(run.path / "attacker" / "plan.json")
-    Bench(plan).work()
+    planned(run, controls(run)).work()
     return run.path
 
 

@@ -8,15 +8,34 @@ the pipeline, and the auditor.
 ``split.parquet``           the split manifest; ``pools.json``: what was asked of the data sources
 ``federation/<world>/``     ledger, rounds, checkpoints of one federation
 ``attacker/``               what the malicious clients have: spool of captures, reconstructions, control targets
-``audit/``                  scores, grids;  ``verdict.json``, ``report.html``
+``audit/``                  control targets, scores, grids;  ``verdict.json``, ``report.html``
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-World = Literal["with_victim", "without_victim"]
-WORLDS: tuple[World, ...] = ("with_victim", "without_victim")
+World = str
+"""A federation of a run: ``with_victim``, or one that lacks the victim's images of his classes (a control world)."""
+
+WITH_VICTIM: World = "with_victim"
+WITHOUT_VICTIM: World = "without_victim"
+WORLDS: tuple[World, ...] = (WITH_VICTIM, WITHOUT_VICTIM)
+_CONTROL_WORLD = re.compile(rf"{WITHOUT_VICTIM}(-[1-9]\d{{0,2}})?")
+
+
+def control_worlds(count: int) -> tuple[World, ...]:
+    """Return the names of ``count`` control worlds: ``without_victim``, ``without_victim-1`` ...
+
+    The first differs from the federation with the victim by his images alone. In the others everything that is drawn
+    anew in a federation (initial weights, who trains, the order of images) is drawn with other seeds too.
+    """
+    return tuple(WITHOUT_VICTIM if number == 0 else f"{WITHOUT_VICTIM}-{number}" for number in range(count))
+
+
+def is_control(world: World) -> bool:
+    """Return whether ``world`` names a federation without the victim's images."""
+    return _CONTROL_WORLD.fullmatch(world) is not None
 
 
 def round_file(server_round: int) -> str:
@@ -108,9 +127,9 @@ class AttackerFiles:
         return self.root / "inversions"
 
     @property
-    def own_shard_model(self) -> Path:
-        """The control target of arm B3: a model of the attacker's own shard alone."""
-        return self.root / "own-shard.safetensors"
+    def index(self) -> Path:
+        """Which inversion belongs to which attack and target."""
+        return self.inversions / "index.json"
 
 
 def receipts_of(spool: Path) -> Path:
@@ -139,9 +158,19 @@ class AuditorFiles:
         """What the audit was made of; written last."""
         return self.root / "summary.json"
 
-    def grid(self, attack: str, arm: str, server_round: int) -> Path:
+    def grid(self, attack: str, arm: str, server_round: int, world: World = WITH_VICTIM) -> Path:
         """Picture of one arm's reconstructions beside the nearest private images."""
-        return self.root / "grids" / f"{attack}-{arm}-round-{server_round:04d}.png"
+        further = "" if world in WORLDS else f"-{world}"
+        return self.root / "grids" / f"{attack}-{arm}-round-{server_round:04d}{further}.png"
+
+    def own_shard_model(self, key: str) -> Path:
+        """The control target of arm B3, a model of the attacker's own shard alone; ``key``: of what it depends on."""
+        return self.root / "controls" / f"own-shard-{key}.safetensors"
+
+    @property
+    def targets(self) -> Path:
+        """Which model belongs to which arm."""
+        return self.root / "targets.json"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import pandas as pd
 from fedinverse.config import Data, Model, Population, S, Split, Table, parse
 from fedinverse.data import Pool, Request, open_source
 from fedinverse.errors import ConfigError, IntegrityError, StageError
-from fedinverse.layout import RunFiles, World
+from fedinverse.layout import WITH_VICTIM, WORLDS, RunFiles, World, is_control
 from fedinverse.models import Classifier, build, spec_of
 from fedinverse.models.published import start_from
 from fedinverse.seeds import derive
@@ -93,6 +93,25 @@ class Run:
         """Names of the private classes, which every participant knows."""
         return self.pools["private"].class_names
 
+    @property
+    def worlds(self) -> tuple[World, ...]:
+        """The federations that this run has begun: the one with the victim first, then control worlds in order."""
+        there = {path.name for path in self.files.server.root.glob("*") if path.is_dir()}
+        controls = sorted(filter(is_control, there), key=lambda world: (len(world), world))
+        return tuple(world for world in (WITH_VICTIM, *controls) if world in there)
+
+    @property
+    def control_worlds(self) -> tuple[World, ...]:
+        """The control worlds among ``worlds``."""
+        return tuple(filter(is_control, self.worlds))
+
+    def seed_of(self, world: World) -> int:
+        """Return the seed of everything that is drawn in the federation of ``world``.
+
+        The first control world shares that of the world with the victim, so that the two differ by his images alone.
+        """
+        return self.seed if world in WORLDS else derive(self.seed, "world", world) % 2**31
+
     def recorded_rounds(self, world: World) -> list[dict[str, Any]]:
         """Return the recorded rounds in order; of a round recorded twice (a resume), the later line."""
         lines = read_jsonl(self.files.server.rounds(world))
@@ -102,13 +121,15 @@ class Run:
             )
         return list({line["round"]: line for line in lines}.values())
 
-    def initial_network(self) -> Classifier:
-        """Return the global model of round 0: drawn with the run's seed, or started from ``model.weights``.
+    def initial_network(self, world: World = WITH_VICTIM) -> Classifier:
+        """Return the global model of round 0: drawn with the world's seed, or started from ``model.weights``.
 
         Raises:
             IntegrityError: that file is unreadable, altered or of another network.
         """
-        network = build(self.model.name, len(self.class_names), self.model.width, derive(self.seed, "global model"))
+        network = build(
+            self.model.name, len(self.class_names), self.model.width, derive(self.seed_of(world), "global model")
+        )
         if self.model.weights:
             start_from(network, Path(self.model.weights))
         return network

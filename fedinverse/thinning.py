@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fedinverse.errors import ConfigError, StageError
-from fedinverse.layout import ROUND_FILES, WORLDS, World
+from fedinverse.layout import ROUND_FILES, World
 from fedinverse.run import Run
 
 Needed = Callable[[World, int], bool]
@@ -26,7 +26,7 @@ def keeping(run: Run, needed: Needed | None) -> Iterator[None]:
     if needed is not None:
         _rules[run.path.resolve()] = needed
     try:
-        for world in WORLDS:
+        for world in run.worlds:
             thin(run, world)
         yield
     finally:

@@ -13,16 +13,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fedinverse.layout import WORLDS, RunFiles
+from fedinverse.layout import RunFiles
 from fedinverse.profiling import Row, added, hottest, rows_of
 from fedinverse.run import Run
 from fedinverse.storage import read_json, write_json
 from pipeline.log import event
-from pipeline.stages.invert import inversions_of
+from pipeline.stages.inversions import finished
 from report.console import console, table
 
 SHOWN, KEPT = 5, 30
-_ORDER = ("prepare", "federate", "invert", "audit", "report")
+_ORDER = ("prepare", "federate", "controls", "invert", "audit", "report")
 _ROLES = ("clients", "attacker")
 
 
@@ -76,7 +76,7 @@ class Stages:
                 for name, seconds in self._times.items()
             ],
             "roles": {role: _role(self.processes, role) for role in _ROLES},
-            "rounds": {world: round_seconds(run, world) for world in WORLDS},
+            "rounds": {world: round_seconds(run, world) for world in run.worlds},
             "inversions": _inversions(run),
         }
         write_json(run.files.profile, found)
@@ -99,12 +99,12 @@ def _inversions(run: Run) -> list[dict[str, Any]]:
     if not run.table.get("attacks"):
         return []
     rows = []
-    for (label, weights), inversion in inversions_of(run).items():
-        about = inversion.about
+    for each in finished(run):
+        about = each.inversion.about
         rows.append(
             {
-                "attack": label,
-                "target": str(weights.relative_to(run.path)),
+                "attack": each.attack,
+                "target": each.target.weights,
                 "prior_seconds": about["prior-seconds"],
                 "seconds": round(about["cost"]["seconds"], 2),
                 "steps": about["cost"]["steps"],

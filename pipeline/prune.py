@@ -18,11 +18,11 @@ from attacker.attacks.registry import make_attack
 from attacker.inversion import ABOUT
 from fedinverse.data.source import cache_directory
 from fedinverse.errors import StageError
-from fedinverse.layout import ROUND_FILES, WORLDS
+from fedinverse.layout import ROUND_FILES
 from fedinverse.run import Run
 from fedinverse.storage import read_json
 from pipeline.runs import REPORTED, find_runs, stage_of
-from pipeline.stages.invert import inversions_of
+from pipeline.stages.inversions import finished
 
 KINDS = ("checkpoints", "captures", "priors")
 
@@ -53,8 +53,12 @@ def removable(run: Run, keep: Collection[str] = ()) -> list[Removable]:
         raise StageError(f"{run.path} is not finished ({stage}); continue it with --resume before it is pruned")
     used = _used(run)
     found = {
-        "checkpoints": (path for world in WORLDS for path in _between(run.files.server.checkpoint(world, 0).parent)),
-        "captures": (path for world in WORLDS for path in sorted(run.files.attacker.spool(world).glob(ROUND_FILES))),
+        "checkpoints": (
+            path for world in run.worlds for path in _between(run.files.server.checkpoint(world, 0).parent)
+        ),
+        "captures": (
+            path for world in run.worlds for path in sorted(run.files.attacker.spool(world).glob(ROUND_FILES))
+        ),
         "priors": _own_priors(run),
     }
     return [
@@ -73,8 +77,8 @@ def remove(files: Collection[Removable]) -> None:
 
 
 def _used(run: Run) -> set[Path]:
-    """Return the weights that an inversion used: the audit reads their round and hash again."""
-    return {weights.resolve() for _, weights in inversions_of(run)} if run.table.get("attacks") else set()
+    """Return the weights that an inversion used: the audit asks the models once more what they make of known images."""
+    return {each.weights.resolve() for each in finished(run)} if run.table.get("attacks") else set()
 
 
 def _between(checkpoints: Path) -> list[Path]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from auditor.marks import overlaps
 from fedinverse.errors import IntegrityError
-from fedinverse.layout import WORLDS, RunFiles, is_run
+from fedinverse.layout import RunFiles, is_control, is_run
 from fedinverse.run import Run
 from fedinverse.storage import read_json, read_jsonl
 from server.settings import Federation
@@ -41,10 +41,10 @@ def stage_of(path: Path) -> str:
         return f"{made} inverted"
     with suppress(IntegrityError, OSError):
         rounds = run.section("federation", Federation).rounds
-        for world in reversed(WORLDS):
+        for world in reversed(run.worlds):
             lines = read_jsonl(run.files.server.rounds(world))
             if lines:
-                where = "" if world == WORLDS[0] else " without the victim"
+                where = " without the victim" if is_control(world) else ""
                 return f"round {lines[-1]['round']} of {rounds}{where}"
     return "prepared" if run.files.pools.exists() else "started"
 

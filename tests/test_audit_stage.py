@@ -6,21 +6,28 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 import torch
 from typer.testing import CliRunner
 
+from attacker.attacks.gmi import GMI
 from attacker.worker import Bench
-from auditor.controls import certainty, nearest_known
+from auditor import scores
+from auditor.controls import nearest_known, surest_known
+from auditor.evaluators import embedding, evaluator
 from auditor.evidence import Exhibit
+from auditor.targets import Targets
 from auditor.verdict import Interval, Missing, Verdict
 from fedinverse.data.source import unit
 from fedinverse.models import build, for_inference
-from fedinverse.run import prepare
+from fedinverse.run import Run, prepare
 from pipeline.cli.main import app
 from pipeline.engines import Engine, run_federation
 from pipeline.experiment import resolved
-from pipeline.stages.audit import audit
-from pipeline.stages.invert import plan_of
+from pipeline.stages.audit import audit, costs_of, stamp_of
+from pipeline.stages.controls import controls
+from pipeline.stages.inversions import finished
+from pipeline.stages.invert import plan_of, planned
 
 
 def test_a_deployed_attackers_directory_is_audited(tiny: Callable[..., Any], tmp_path: Path) -> None:
@@ -30,9 +37,9 @@ def test_a_deployed_attackers_directory_is_audited(tiny: Callable[..., Any], tmp
     run_federation(deployed, "with_victim", Engine(kind="local"))
     for part in ("federation", "attacker"):  # as docs/deployment.md says
         shutil.copytree(deployed.path / part, run.path / part)
-    Bench(plan_of(run)).work()
-    scores = audit(run)
-    assert set(scores["arm"]) == {"A", "B0", "B1", "B3", "B4", "B5", "CEIL"}
+    planned(run, controls(run)).work()
+    scored = audit(run)
+    assert set(scored["arm"]) == {"A", "B0", "B1", "B3", "B4", "B5", "CEIL"}
     verdict = Verdict.model_validate_json((run.files.verdict).read_text())
     assert verdict.outcome == "inconclusive"
     assert "without a federation that lacks him" in verdict.reasons[0]
@@ -48,12 +55,69 @@ def test_a_deployed_attackers_directory_is_audited(tiny: Callable[..., Any], tmp
 def test_the_best_known_image_may_be_the_attackers_own() -> None:
     target = for_inference(build("mcnn", 4, width=0.1, seed=0))
     known = torch.randint(256, (6, 1, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    sure, labels = certainty(target, known), torch.tensor([2, 2, 1] + [3] * 8)
+    labels = torch.tensor([2, 2, 1] + [3] * 8)
     nothing = torch.zeros(len(labels))
     shown = Exhibit("A", "with_victim", 1, "gmi", torch.zeros(len(labels), 1, 32, 32), labels, nothing, nothing.bool())
-    found = nearest_known(shown, sure, known)
+    found = nearest_known(shown, surest_known(target, known, labels), known)
+    with torch.inference_mode():
+        sure = target(unit(known)).softmax(1)
     order = sure.argsort(0, descending=True)
     assert found.arm == "B4"
     assert torch.equal(found.images[:3], unit(known[torch.stack([order[0, 2], order[1, 2], order[0, 1]])]))
     assert torch.equal(found.images[3:], unit(known[order[:, 3]].repeat(2, 1, 1, 1)[:8]))  # too few: they come again
     torch.testing.assert_close(found.confidence[:2], sure[order[:2, 2], 2])
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 100])
+def test_the_surest_known_images_do_not_depend_on_chunks_and_ties_go_to_the_first(
+    chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Fails if a chunk's best push out better ones before it, or if ties fall as a sort happens to leave them.
+    target = for_inference(build("mcnn", 4, width=0.1, seed=0))
+    known = torch.randint(256, (5, 1, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    known = torch.cat([known, known])  # every image twice
+    labels = torch.tensor([0, 0, 0, 3])
+    with torch.inference_mode():
+        sure = target(unit(known[:5])).softmax(1)
+    monkeypatch.setattr("auditor.controls._CHUNK", chunk)
+    found = surest_known(target, known, labels)
+    best = sure[:, 0].argsort(descending=True)
+    assert found.rows[0].tolist() == [int(best[0]), int(best[0]) + 5, int(best[1])]
+    assert found.rows[3].tolist() == [int(sure[:, 3].argmax())]
+
+
+def test_the_cost_is_the_primary_rounds(attacked_run: Run) -> None:
+    # It used to be the last attacked round's, whatever the primary round.
+    inversions = finished(attacked_run)
+
+    def seconds(number: int) -> float:
+        (about,) = (
+            each.inversion.about
+            for each in inversions
+            if (each.attack, each.target.arm, each.target.round) == ("gmi", "A", number)
+        )
+        return float(about["cost"]["seconds"] + about["prior-seconds"])
+
+    assert costs_of(inversions, 2)["gmi"].seconds == seconds(2)
+    assert costs_of(inversions, 3)["gmi"].seconds == costs_of(inversions, -1)["gmi"].seconds == seconds(3)
+    assert costs_of(inversions, 1) == {}
+
+
+@pytest.mark.parametrize("name", ["evaluator", "embedding", "scores"])
+def test_an_audit_by_an_older_evaluator_is_not_up_to_date(
+    name: str, attacked_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = stamp_of(attacked_run, finished(attacked_run))
+    module = {"evaluator": evaluator, "embedding": embedding, "scores": scores}[name]
+    monkeypatch.setattr(module, "VERSION", module.VERSION + 1)
+    assert stamp_of(attacked_run, finished(attacked_run)) != before
+
+
+def test_a_newer_attack_makes_its_inversions_again(attacked_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Fails if what older code reconstructed is taken for what this code would.
+    targets = Targets.read(attacked_run)
+    before = {job.where.path for job in Bench(plan_of(attacked_run, targets)).jobs()}
+    monkeypatch.setattr(GMI, "version", GMI.version + 1)
+    after = {job.where for job in Bench(plan_of(attacked_run, targets)).jobs()}
+    assert not before & {where.path for where in after}
+    assert not any(where.done for where in after)

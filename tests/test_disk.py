@@ -18,7 +18,7 @@ from pipeline.disk import needed
 from pipeline.experiment import resolved
 from pipeline.stages.all_stages import run_all
 from pipeline.stages.federate import federate
-from pipeline.stages.invert import inversions_of
+from pipeline.stages.inversions import finished
 from pipeline.stages.needed import InvertedRounds
 from server import app
 from server.checkpoints import save_round
@@ -117,7 +117,7 @@ def test_only_needed_checkpoints_are_kept_and_a_stopped_run_ends_with_the_same_h
         assert names(run, world) == [*models(0, 2, 4), "strategy-0004.safetensors"]
         assert run.recorded_rounds(world) == whole.recorded_rounds(world)
         assert hashes_sent(run, world) == hashes_sent(whole, world)
-    targets = {made.about["target-sha256"] for made in inversions_of(run).values()}
+    targets = {each.target.sha256 for each in finished(run)}
     assert {whole.recorded_rounds(world)[2]["sha256"] for world in WORLDS} < targets
     assert (run.files.verdict).exists()
     with pytest.raises(StageError, match=r'round-0003.* was not kept: storage\.checkpoints = "needed".*round-0002'):

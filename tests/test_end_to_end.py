@@ -18,12 +18,16 @@ from conftest import run_in
 
 from attacker.inversion import RECONSTRUCTIONS
 from auditor.metrics.names import METRICS, WHOLE_SET
+from auditor.targets import Targets, weights_of
 from auditor.verdict import Verdict
-from fedinverse.errors import ConfigError, StageError
+from fedinverse.client_data import shard_of
+from fedinverse.errors import ConfigError, IntegrityError, StageError
 from fedinverse.run import Run
-from fedinverse.storage import atomic_write
+from fedinverse.shard import Shard
+from fedinverse.storage import read_metadata
 from pipeline.stages.all_stages import run_all
-from pipeline.stages.invert import control_targets, inversions_of
+from pipeline.stages.controls import controls, own_shard_model
+from pipeline.stages.inversions import finished
 
 ROOT = Path(__file__).parent.parent
 Load = Callable[..., Any]
@@ -32,9 +36,9 @@ Load = Callable[..., Any]
 def results(run: Run) -> dict[str, str]:
     """Return a hash of everything that must not depend on when or where a run was stopped."""
     made = {"rounds": str([line["sha256"] for line in run.recorded_rounds("with_victim")])}
-    for (label, weights), inversion in inversions_of(run).items():
-        content = (inversion.path / RECONSTRUCTIONS).read_bytes()
-        made[f"{label} {weights.name}"] = hashlib.sha256(content).hexdigest()
+    for each in finished(run):
+        content = (each.inversion.path / RECONSTRUCTIONS).read_bytes()
+        made[f"{each.attack} {each.target.arm} {each.target.round}"] = hashlib.sha256(content).hexdigest()
     made["scores"] = hashlib.sha256((run.files.auditor.root / "scores.csv").read_bytes()).hexdigest()
     return made
 
@@ -56,7 +60,7 @@ def test_from_config_to_report(tiny: Load) -> None:
     page = run_all(tiny(audit={"without_victim": True}, attacker={"processes": 2}), resume=False)
     run = Run(page.parent)
     scores = pd.read_csv(run.files.auditor.root / "scores.csv")
-    assert set(scores["arm"]) == {"A", "B0", "B1", "B2", "B3", "B4", "B5", "CEIL"}
+    assert set(scores["arm"]) == {"A", "B0", "B1", "B2", "B3", "B4", "B4W", "B5", "CEIL"}
     assert set(scores.loc[scores["arm"] == "A", "label"]) == {WHOLE_SET, 0, 1}
     shares = [name for name, metric in METRICS.items() if metric.share]
     assert scores.loc[scores["metric"].isin(shares), "value"].between(0, 1).all()
@@ -113,33 +117,61 @@ def test_an_altered_capture_is_refused_by_name(again: Run, tiny: Load) -> None:
     raw = bytearray(capture.read_bytes())
     raw[-1] ^= 1
     capture.write_bytes(raw)
-    for inversion in inversions_of(again).values():
+    for inversion in (each.inversion for each in finished(again)):
         (inversion.path / "about.json").unlink()
     with pytest.raises(StageError, match=r"round-0003\.safetensors.*altered"):
         run_all(tiny(), resume=True)
 
 
-def test_the_control_targets_are_the_untrained_model_and_the_world_without_the_victim(
-    tiny: Load, tmp_path: Path
+def test_every_arm_is_written_down_and_read_and_nobody_guesses_it_from_a_path(
+    attacked_run: Run, tmp_path: Path
 ) -> None:
-    from fedinverse.run import prepare
-    from pipeline.experiment import resolved
+    # Fails if a target is missed, counted to another arm or world, or if reading what was inverted makes anything.
+    targets = Targets.read(attacked_run)
+    named = [(each.arm, each.world, each.round) for each in targets.models]
+    captured = [("A", "with_victim", 2), ("A", "with_victim", 3), ("B1", "with_victim", 0)]
+    assert named == [*captured, ("B2", "without_victim", 2), ("B2", "without_victim", 3), ("B3", "with_victim", 3)]
+    assert targets.left_out == ()
+    for each in targets.models:
+        assert read_metadata(weights_of(attacked_run, each))["sha256"] == each.sha256
+    elsewhere = Run(Path(shutil.copytree(attacked_run.path, tmp_path / "elsewhere")))
+    for gone in (elsewhere.files.pools, elsewhere.files.split):  # nothing to train with, no pool to open
+        gone.unlink()
+    read = [(each.attack, each.target.arm, each.target.round) for each in finished(elsewhere)]
+    assert read == [(attack, arm, number) for arm, _, number in named for attack in ("gmi", "second")]
+    written = elsewhere.files.auditor.targets
+    written.write_text(written.read_text().replace('"B1"', '"X1"'))
+    with pytest.raises(IntegrityError, match=r"targets.json.*the arm X1"):
+        finished(elsewhere)
+    written.unlink()
+    with pytest.raises(StageError, match=r"older version.*fedinverse invert"):
+        finished(elsewhere)
 
-    run = prepare(tmp_path / "run", resolved(tiny()))
-    atomic_write(run.files.server.checkpoint("with_victim", 0), "a model")
-    assert [path.name for path in control_targets(run, [2, 3])] == [
-        "round-0000.safetensors",
-        "own-shard.safetensors",
-    ]
-    for server_round in (2, 3):
-        atomic_write(run.files.server.checkpoint("without_victim", server_round), "a model")
-    assert [path.name for path in control_targets(run, [2, 3])] == [
-        "round-0000.safetensors",
-        "own-shard.safetensors",
-        "round-0002.safetensors",
-        "round-0003.safetensors",
-    ]
-    assert "without_victim" in str(control_targets(run, [3])[2])
+
+def test_the_own_shard_model_belongs_to_its_configuration(whole: Run, again: Run) -> None:
+    # Fails if it is reused because it exists: after a change of what it was trained with, or of the shard.
+    shard = shard_of(again, again.population.attackers[0], "with_victim")
+    before = own_shard_model(again, shard)
+    assert isinstance(before, Path)
+    assert before.name == Path(Targets.read(whole).of("B3")[0].weights).name
+    settings = again.files.config
+    settings.write_text(settings.read_text().replace('"lr": 0.05', '"lr": 0.04'))
+    other = own_shard_model(Run(again.path), shard)
+    assert isinstance(other, Path)
+    assert read_metadata(other)["sha256"] != read_metadata(before)["sha256"]
+
+
+@pytest.mark.parametrize("images", [0, 1])
+def test_a_shard_that_nobody_can_train_on_leaves_the_arm_out_with_a_reason(
+    images: int, again: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One image and BatchNorm used to end a finished federation with a traceback.
+    shard = shard_of(again, again.population.attackers[0], "with_victim")
+    few = Shard(shard.images[:images], shard.labels[:images])
+    monkeypatch.setattr("pipeline.stages.controls.shard_of", lambda *_: few)
+    (left_out,) = [each for each in controls(again).left_out if each.arm == "B3"]
+    assert f"{images} images" in left_out.reason
+    assert not Targets.read(again).of("B3")
 
 
 def test_a_run_without_attacks_reports_its_utility(tiny: Load) -> None:

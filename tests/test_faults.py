@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 from strategy_rounds import Load, federated, hashes
 
-from attacker.worker import Bench
 from fedinverse.errors import StageError
 from fedinverse.run import Run, prepare
 from fedinverse.storage import read_jsonl, read_metadata
 from pipeline.engines import run_federation
 from pipeline.experiment import resolved
-from pipeline.stages.invert import invert, plan_of
+from pipeline.stages.controls import controls
+from pipeline.stages.invert import invert, planned
 
 
 def descendants(wanted: str) -> list[int]:
@@ -80,17 +80,17 @@ def test_an_actor_that_crashes_after_every_round_changes_no_model(tiny: Load, tm
 def test_a_worker_that_crashes_is_told_of_and_its_work_is_done_on_resume(tiny: Load, tmp_path: Path) -> None:
     experiment = tiny(attacker={"processes": 1})
     whole = federated(experiment, tmp_path / "whole")
-    Bench(plan_of(whole)).work()
+    planned(whole, controls(whole)).work()
     run = federated(experiment, tmp_path / "crashing")
 
     def finished() -> int:
         return min(len(list(run.files.attacker.inversions.rglob("about.json"))), 1)
 
     with Crashes("--share", finished) as crashes, pytest.raises(StageError, match="worker ended with -9"):
-        invert(run)
+        invert(run, controls(run))
     assert crashes.killed == 1
     assert finished()
-    invert(run)
+    invert(run, controls(run))
 
     def made(of: Run) -> dict[str, str]:
         files = of.files.attacker.inversions.rglob("*.safetensors")

@@ -25,7 +25,8 @@ from pipeline.compare import compare_runs
 from pipeline.experiment import resolved
 from pipeline.runs import verdict_of
 from pipeline.stages.all_stages import run_all
-from pipeline.stages.invert import inversions_of, plan_of
+from pipeline.stages.inversions import finished
+from pipeline.stages.invert import plan_of
 
 LABELS = torch.tensor([0, 0, 3, 3])
 
@@ -45,11 +46,11 @@ def run_at(tiny: Any, source: str) -> Run:
 
 
 def test_a_run_that_allows_overlap_names_the_classes(tiny: Any) -> None:
-    assert plan_of(run_at(tiny, "mnist"), over=False).shared_classes == ("0", "1")
+    assert plan_of(run_at(tiny, "mnist")).shared_classes == ("0", "1")
 
 
 def test_a_run_without_overlap_has_nothing_to_name(tiny: Any) -> None:
-    assert plan_of(run_at(tiny, "glyphs"), over=False).shared_classes == ()
+    assert plan_of(run_at(tiny, "glyphs")).shared_classes == ()
 
 
 def test_the_command_refuses_overlap_or_marks_it(tiny: Any, tmp_path: Path) -> None:
@@ -91,7 +92,7 @@ def test_a_run_with_overlap_says_so_in_every_output(tiny: Any, capsys: pytest.Ca
     for name in ("scores", "leakage"):
         assert pd.read_parquet(run.files.auditor.root / f"{name}.parquet")["overlap"].all()
         assert pd.read_csv(run.files.auditor.root / f"{name}.csv")["overlap"].all()
-    assert all(made.about["shared-classes"] == ["0", "1"] for made in inversions_of(run).values())
+    assert all(each.inversion.about["shared-classes"] == ["0", "1"] for each in finished(run))
     grids = [Image.open(path) for path in (run.files.auditor.root / "grids").iterdir()]
     assert grids
     for grid in grids:

@@ -23,7 +23,7 @@ from fedinverse.data.source import unit
 from fedinverse.private import part_of
 from fedinverse.run import Run
 from fedinverse.storage import read_json, write_json
-from pipeline.stages.invert import inversions_of
+from pipeline.stages.inversions import finished
 from pipeline.stages.report import report
 from report.run.nearest import KINDS
 
@@ -33,12 +33,9 @@ def pixels(uri: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def attacked(run: Run, attack: str, server_round: int) -> Exhibit:
-    for (label, weights), inversion in inversions_of(run).items():
-        if (
-            label == attack
-            and weights == run.files.attacker.spool("with_victim") / f"round-{server_round:04d}.safetensors"
-        ):
-            return read_exhibit(inversion.path / RECONSTRUCTIONS, "A", "with_victim", server_round, attack)
+    for each in finished(run):
+        if (each.attack, each.target.arm, each.target.round) == (attack, "A", server_round):
+            return read_exhibit(each.inversion.path / RECONSTRUCTIONS, "A", "with_victim", server_round, attack)
     raise AssertionError("not attacked")
 
 

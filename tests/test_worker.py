@@ -22,8 +22,10 @@ from fedinverse.models import build
 from fedinverse.run import prepare
 from fedinverse.storage import save_weights, to_weights
 from pipeline.experiment import resolved
+from pipeline.stages import inversions
+from pipeline.stages.controls import controls
 from pipeline.stages.federate import federate
-from pipeline.stages.invert import Meanwhile, inversions_of, invert
+from pipeline.stages.invert import Meanwhile, invert
 from report.console import console
 
 ROOT = Path(__file__).parent.parent
@@ -152,8 +154,8 @@ def test_during_and_after_end_alike(tiny: Any) -> None:
             federate(run, "with_victim", experiment.engine)
             if when == "during":
                 until(lambda: any(run.files.attacker.inversions.rglob(ABOUT)))
-        invert(run)
-        return [inversion.load().images.numpy() for _, inversion in sorted(inversions_of(run).items())]
+        invert(run, controls(run))
+        return [each.inversion.load().images.numpy() for each in inversions.finished(run)]
 
     with console.capture() as said:
         during = results("during")

@@ -137,6 +137,9 @@ class Attack(ABC):
     """A model inversion attack, made from its settings."""
 
     name: ClassVar[str]
+    version: ClassVar[int] = 1
+    """Raise it when the attack's code changes what it reconstructs: stored inversions of older versions are then made
+    again."""
     needs: ClassVar[Capabilities] = Capabilities()
     Settings: ClassVar[type[Section]]
 

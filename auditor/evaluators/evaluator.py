@@ -38,16 +38,18 @@ class Judge:
     Attributes:
         model: frozen, for images [B, C, H, W] in [0, 1].
         ceiling: its accuracy on real reserve images (CEIL), in [0, 1]: no attack can be scored above what it can read.
+        device: where it computes; what it returns is on the CPU.
     """
 
     model: Classifier
     ceiling: float
+    device: str | torch.device = "cpu"
 
     @torch.inference_mode()
     def read(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits [N, K] and penultimate features [N, F] of images [N, C, H, W] in [0, 1]."""
-        seen = [self.model.features(part) for part in images.split(256)]
-        return torch.cat([part.logits for part in seen]), torch.cat([part.penultimate for part in seen])
+        seen = [self.model.features(part.to(self.device)) for part in images.split(256)]
+        return torch.cat([part.logits for part in seen]).cpu(), torch.cat([part.penultimate for part in seen]).cpu()
 
     def logits(self, images: Tensor) -> Tensor:
         """Return logits [N, K] of images [N, C, H, W] in [0, 1]."""
@@ -85,8 +87,8 @@ def train_judge(run: Run, settings: Evaluator, store: Path, device: str | torch.
         save_weights(path, to_weights(network), {"model": settings.model, "key": key})
     ready = for_inference(network, device)
     reserve = part_of(run, "reserve")
-    right = Judge(ready, 0.0).logits(unit(reserve.images, device)).argmax(1).cpu() == reserve.labels
-    return Judge(ready, float(right.float().mean()))
+    right = Judge(ready, 0.0, device).logits(unit(reserve.images)).argmax(1) == reserve.labels
+    return Judge(ready, float(right.float().mean()), device)
 
 
 def _key(run: Run, settings: Evaluator) -> str:

@@ -75,7 +75,7 @@ def attack(
     shared = shared_classes(target, labels, images, allow=allow_overlap)
     lines = []
     for path, victim in targets(paths, network, where):
-        found = place(out, chosen.label, chosen.table, victim.sha256, labels, seed, images.key)
+        found = place(out, chosen.label, chosen.attack, chosen.table, victim.sha256, labels, seed, images.key)
         name = name_of(victim, path)
         if found.done:
             console.print(f"{name}: {chosen.label} inverted it already", soft_wrap=True)

@@ -53,9 +53,11 @@ def run(
 @app.command()
 def invert(directory: RunArgument) -> None:
     """Invert the captures of a run (only those that are not inverted yet)."""
+    from pipeline.stages.controls import controls
     from pipeline.stages.invert import invert as stage
 
-    stage(_open(directory))
+    opened = _open(directory)
+    stage(opened, controls(opened))
 
 
 @app.command()

@@ -15,6 +15,7 @@ from pipeline.experiment import Experiment, resolved
 from pipeline.log import event, logging_to
 from pipeline.profile import Stages
 from pipeline.stages.audit import audit, show, summary_of
+from pipeline.stages.controls import controls
 from pipeline.stages.federate import federate, is_federated
 from pipeline.stages.invert import Meanwhile, invert
 from pipeline.stages.needed import InvertedRounds
@@ -71,8 +72,10 @@ def _stages(run: Run, experiment: Experiment, stages: Stages, trackers: Trackers
         for world in worlds:
             federate(run, world, experiment.engine, trackers.round, stages.processes)
     if experiment.attacks:
+        with stages.stage("controls"):
+            targets = controls(run)
         with stages.stage("invert"):
-            invert(run, stages.processes)
+            invert(run, targets, stages.processes)
         with stages.stage("audit"):
             scores = audit(run)
             show(run, scores)

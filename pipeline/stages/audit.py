@@ -1,14 +1,18 @@
-"""Stage 3: the auditor judges what the attacker made, beside its controls, and gives a verdict."""
+"""Stage 4: the auditor judges what the attacker made, beside its controls, and gives a verdict."""
 
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
-from torch import Tensor
+import torch
 
-from attacker.inversion import PRIOR_ONLY, RECONSTRUCTIONS, Inversion
-from auditor.arms import CONTROLS, Key
+from attacker.inversion import PRIOR_ONLY, RECONSTRUCTIONS
+from auditor import scores
+from auditor.arms import CONTROLS
 from auditor.bench import Bench, open_bench, reserve_exhibit
-from auditor.controls import certainty, nearest_known, permuted
+from auditor.controls import KnownImages, nearest_known, permuted, surest_known
+from auditor.evaluators import embedding, evaluator
 from auditor.evaluators.evaluator import train_judge
 from auditor.evidence import Exhibit, read_exhibit
 from auditor.grids import row_of, save_grid
@@ -18,25 +22,17 @@ from auditor.metrics.names import METRICS
 from auditor.scores import Scored, score
 from auditor.settings import Audit
 from auditor.summary import RoundSummary, summarise
-from auditor.verdict import AttackCost, Verdict, judge
+from auditor.targets import Targets
+from auditor.verdict import AttackCost, Omission, Verdict, judge
 from fedinverse.errors import StageError
-from fedinverse.layout import World
 from fedinverse.models import Classifier, build, for_inference
 from fedinverse.run import Run
-from fedinverse.storage import (
-    atomic_write,
-    content_sha256,
-    into_module,
-    load_weights,
-    read_json,
-    read_metadata,
-    write_json,
-)
-from pipeline.stages.invert import inversions_of
-from pipeline.stages.own_shard import own_shard_model
+from fedinverse.storage import atomic_write, content_sha256, into_module, load_weights, read_json, write_json
+from pipeline.stages.inversions import Finished, finished
 from report.console import console, percent, table
 
 GRID_IMAGES = 8
+GRID_CLASSES = 200  # rows of a grid: a sheet of more is looked at by nobody
 
 
 def audit(run: Run) -> pd.DataFrame:
@@ -45,28 +41,23 @@ def audit(run: Run) -> pd.DataFrame:
     Raises:
         StageError: nothing was inverted yet.
     """
-    found = inversions_of(run)
-    if not found:
+    inversions = finished(run)
+    if not any(each.target.arm == "A" for each in inversions):
         raise StageError(f"{run.path} holds no finished inversion; run the stage 'invert' first")
-    settings = run.section("audit", Audit)
-    judged = sorted(str(item.path.relative_to(run.path)) for item in found.values())
-    stamp = content_sha256([settings.model_dump(mode="json"), judged, sorted(METRICS), *marks_of_run(run)])
+    settings, stamp = run.section("audit", Audit), stamp_of(run, inversions)
     done = run.files.auditor.summary
     if done.exists() and read_json(done)["inputs"] == stamp:
         console.print("Auditing: the scores are up to date")
         return pd.read_parquet(run.files.auditor.scores)
     console.print("[b]Auditing[/b]: training the evaluator on images that no client holds")
-    bench = open_bench(run, train_judge(run, settings.evaluator, run.files.auditor.root))
+    bench = open_bench(
+        run, train_judge(run, settings.evaluator, run.files.auditor.root, settings.device), settings.device
+    )
     console.print(f"  evaluator reads {percent(bench.judge.ceiling)} of real reserve images")
-    exhibits = exhibits_of(run, found, bench.known)
-    last = max(shown.round for shown in exhibits)
-    scored = score([*exhibits, reserve_exhibit(bench, run.population.victim_classes, last)], bench, run.seed)
-    verdict = _verdict(run, scored, found, settings)
-    _draw(run, exhibits, bench)
-    for path, frame in (
-        (run.files.auditor.scores, scored.table),
-        (run.files.auditor.leakage, leakage_table(verdict)),
-    ):
+    scored = score(drawn(run, exhibits_of(run, inversions, bench), bench), bench, run.seed)
+    verdict = verdict_of(run, scored, inversions, settings)
+    tables = {run.files.auditor.scores: scored.table, run.files.auditor.leakage: leakage_table(verdict)}
+    for path, frame in tables.items():
         marked = frame.assign(overlap=overlaps(run))
         atomic_write(path, marked.to_parquet(index=False))
         atomic_write(path.with_suffix(".csv"), marked.to_csv(index=False))
@@ -75,73 +66,91 @@ def audit(run: Run) -> pd.DataFrame:
     return scored.table
 
 
-def exhibits_of(run: Run, found: dict[tuple[str, Path], Inversion], known: Tensor) -> list[Exhibit]:
-    """Return every arm of every attack: captures (A) with the controls made of them, and the control targets.
+def stamp_of(run: Run, inversions: list[Finished]) -> str:
+    """Return a hash of everything that the scores and the verdict follow from; the same hash: they are up to date."""
+    settings = run.section("audit", Audit).model_dump(mode="json")
+    versions = [evaluator.VERSION, embedding.VERSION, scores.VERSION, sorted(METRICS)]
+    judged = [[each.attack, asdict(each.target), each.inversion.path.name] for each in inversions]
+    left_out = [asdict(each) for each in Targets.read(run).left_out]
+    return content_sha256([settings, versions, judged, left_out, *marks_of_run(run)])
 
-    Args:
-        run: the run.
-        found: its finished inversions.
-        known: the images the attacker holds, uint8 [M, C, H, W].
+
+def exhibits_of(run: Run, inversions: list[Finished], bench: Bench) -> Iterator[Exhibit]:
+    """Yield every arm of every attack, one at a time: the inversions, what is made of them, and real images.
+
+    Of an inversion of a captured model (A) come the prior's samples (B0), wrong labels (B5) and the known images that
+    the model is surest of (B4); of one without the victim (B2), the known images that *it* is surest of (B4W).
     """
-    exhibits: list[Exhibit] = []
-    sure: dict[Path, Tensor] = {}  # several attacks have the same targets
-    for (label, weights), inversion in found.items():
-        number = int(read_metadata(weights)["model-round"])
-        arm, world = _arm(run, weights)
-        exhibits.append(read_exhibit(inversion.path / RECONSTRUCTIONS, arm, world, number, label))
-        if arm == "A":
-            attack = exhibits[-1]
-            if weights not in sure:
-                sure[weights] = certainty(_network(run, weights), known)
-            exhibits.append(read_exhibit(inversion.path / PRIOR_ONLY, "B0", world, number, label))
-            exhibits += [permuted(attack), nearest_known(attack, sure[weights], known)]
-    return exhibits
+    surest: dict[str, KnownImages] = {}  # several attacks have the same targets
+    for each in inversions:
+        target = each.target
+        where = target.world, target.round, each.attack
+        shown = read_exhibit(each.inversion.path / RECONSTRUCTIONS, target.arm, *where)
+        yield shown
+        if target.arm == "A":
+            yield read_exhibit(each.inversion.path / PRIOR_ONLY, "B0", *where)
+            yield permuted(shown)
+        chosen = {"A": "B4", "B2": "B4W"}.get(target.arm)
+        if chosen is not None:
+            if target.sha256 not in surest:
+                network = _network(run, each.weights, bench.judge.device)
+                surest = {target.sha256: surest_known(network, bench.known, shown.labels, bench.judge.device)}
+            yield nearest_known(shown, surest[target.sha256], bench.known, chosen)
+    yield reserve_exhibit(bench, run.population.victim_classes, max(each.target.round for each in inversions))
 
 
-def _network(run: Run, weights: Path) -> Classifier:
+def _network(run: Run, weights: Path, device: str | torch.device) -> Classifier:
     network = build(run.model.name, len(run.class_names), run.model.width, seed=0)
     into_module(network, load_weights(weights)[0], str(weights))
-    return for_inference(network)
+    return for_inference(network, device)
 
 
-def _arm(run: Run, weights: Path) -> tuple[Key, World]:
-    if weights == run.files.server.checkpoint("with_victim", 0):
-        return "B1", "with_victim"
-    if weights.is_relative_to(run.files.server.federation("without_victim")):
-        return "B2", "without_victim"
-    if weights == own_shard_model(run):
-        return "B3", "with_victim"
-    return "A", "with_victim"
-
-
-def _verdict(run: Run, scored: Scored, found: dict[tuple[str, Path], Inversion], settings: Audit) -> Verdict:
+def verdict_of(run: Run, scored: Scored, inversions: list[Finished], settings: Audit) -> Verdict:
+    """Return the verdict over the scores of ``run``."""
     victims = run.population.victim_classes
-    costs = {
-        label: AttackCost(seconds=cost["seconds"] + about["prior-seconds"], target_queries=cost["target_queries"])
-        for (label, weights), inversion in found.items()
-        if _arm(run, weights)[0] == "A"
-        for about in [inversion.about]
-        for cost in [about["cost"]]
-    }
+    left_out = tuple(
+        Omission(metric="every metric", reason=each.reason, arms=(each.arm,), figures=1)
+        for each in Targets.read(run).left_out
+    )
     return judge(
         scored.table[scored.table["label"].isin(victims)],
         settings.primary,
         known_by_round(run),
         classes=len(run.class_names),
         seed=run.seed,
-        costs=costs,
-        omitted=scored.omitted,
+        costs=costs_of(inversions, settings.primary.round),
+        omitted=(*left_out, *scored.omitted),
         marks=marks_of_run(run),
     )
 
 
-def _draw(run: Run, exhibits: list[Exhibit], bench: Bench) -> None:
+def costs_of(inversions: list[Finished], primary_round: int) -> dict[str, AttackCost]:
+    """Return what each attack cost at the primary round; -1: at the last round that it attacked.
+
+    An attack that was not run at that round has no entry.
+    """
+    costs: dict[str, AttackCost] = {}
+    last = {each.attack: each.target.round for each in inversions if each.target.arm == "A"}  # by round, ascending
+    for each in inversions:
+        if each.target.arm != "A" or each.target.round != (last[each.attack] if primary_round == -1 else primary_round):
+            continue
+        about = each.inversion.about
+        cost = about["cost"]
+        seconds = cost["seconds"] + about["prior-seconds"]
+        costs[each.attack] = AttackCost(seconds=seconds, target_queries=cost["target_queries"])
+    return costs
+
+
+def drawn(run: Run, exhibits: Iterable[Exhibit], bench: Bench) -> Iterator[Exhibit]:
+    """Yield ``exhibits`` as they are, after drawing a grid of each: its images beside the nearest of the victim's."""
     caption = OVERLAP_CAPTION if overlaps(run) else ""
     for shown in exhibits:
-        labels = [label for label in run.population.victim_classes if (shown.labels == label).any()]
+        labels = [label for label in run.population.victim_classes if (shown.labels == label).any()][:GRID_CLASSES]
         rows = [row_of(shown, label, bench.train, bench.train_seen, bench.judge, GRID_IMAGES) for label in labels]
-        if rows:
-            save_grid(run.files.auditor.grid(shown.attack, shown.arm, shown.round), rows, caption=caption)
+        if rows and shown.arm != "CEIL":
+            path = run.files.auditor.grid(shown.attack, shown.arm, shown.round, shown.world)
+            save_grid(path, rows, caption=caption)
+        yield shown
 
 
 def known_by_round(run: Run) -> dict[int, float]:

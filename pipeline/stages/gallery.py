@@ -16,8 +16,7 @@ from fedinverse.errors import StageError
 from fedinverse.private import part_of
 from fedinverse.run import Run
 from fedinverse.shard import Shard
-from fedinverse.storage import read_metadata
-from pipeline.stages.invert import inversions_of
+from pipeline.stages.inversions import finished
 from report.run.gallery import Gallery, encoded, gallery
 from report.run.nearest import Featured, find
 
@@ -52,10 +51,9 @@ def galleries(run: Run, scores: pd.DataFrame, rounds: dict[str, int]) -> list[Ga
 
 
 def _exhibit(run: Run, attack: str, server_round: int) -> Exhibit:
-    for (label, weights), inversion in inversions_of(run).items():
-        captured = label == attack and weights.is_relative_to(run.files.attacker.spool("with_victim"))
-        if captured and int(read_metadata(weights)["model-round"]) == server_round:
-            return read_exhibit(inversion.path / RECONSTRUCTIONS, "A", "with_victim", server_round, attack)
+    for each in finished(run):
+        if (each.attack, each.target.arm, each.target.round) == (attack, "A", server_round):
+            return read_exhibit(each.inversion.path / RECONSTRUCTIONS, "A", each.target.world, server_round, attack)
     raise StageError(
         f"{run.path} was audited, but its reconstructions by '{attack}' at round {server_round} are gone or were made "
         "by another version; run the stages 'invert' and 'audit' again"

@@ -1,47 +1,44 @@
-"""Stage 2: the attacker's worker inverts what was captured; the auditor's control targets go the same way."""
+"""Stage 3: the attacker's worker inverts what was captured; the auditor's control targets go the same way."""
 
 import json
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable
 from pathlib import Path
 
 from rich.progress import Progress
 
-from attacker.inversion import Inversion
-from attacker.schedule import due
 from attacker.settings import Attacker
 from attacker.worker import Bench, Plan, distinct
+from auditor.targets import Targets, weights_of
 from fedinverse.client_data import shard_of
 from fedinverse.errors import StageError
+from fedinverse.layout import WITH_VICTIM
 from fedinverse.registry import search_path
 from fedinverse.run import Run
 from fedinverse.shard import save_shard
-from fedinverse.thinning import kept_checkpoint
-from pipeline.stages.own_shard import own_shard_model
+from fedinverse.storage import read_metadata
+from pipeline.stages.inversions import Planned, write_index
 from report.console import console, progress_bar
 
 _ROOT = Path(__file__).resolve().parent.parent.parent  # so that -m finds the package without an installation
 
 
-def plan_of(run: Run, *, over: bool = True) -> Plan:
+def plan_of(run: Run, targets: Targets | None = None) -> Plan:
     """Return the plan of the attacker's worker, after laying out what it may read: its shard, in its own directory.
 
-    While the federation runs (not ``over``) there are no controls yet.
+    While the federation runs there are no control targets yet.
     """
-    attacker = run.population.attackers[0]
-    shard = shard_of(run, attacker, "with_victim")
-    own = run.files.attacker.shard
-    if not own.labels.exists():
-        save_shard(own.root, shard)
-    spool = run.files.attacker.spool("with_victim")
-    rounds = due(spool, run.section("attacker", Attacker), shard) if over else ()
+    shard = shard_of(run, run.population.attackers[0], WITH_VICTIM)
+    files = run.files.attacker
+    if not files.shard.labels.exists():
+        save_shard(files.shard.root, shard)
+    controls = () if targets is None else tuple(each for each in targets.models if each.arm != "A")
     return Plan(
-        spool=str(spool),
-        controls=tuple(str(path) for path in control_targets(run, rounds)) if over else (),
-        shard=str(own.root),
+        spool=str(run.files.attacker.spool(WITH_VICTIM)),
+        controls=tuple(str(weights_of(run, each)) for each in controls),
+        shard=str(files.shard.root),
         public=str(run.pools["public"].path),
         classes=len(run.class_names),
         store=str(run.files.attacker.inversions),
@@ -58,16 +55,17 @@ def shared_classes(run: Run) -> tuple[str, ...]:
     return tuple(name for label in run.population.victim_classes if (name := run.class_names[label]) in public)
 
 
-def control_targets(run: Run, rounds: Iterable[int]) -> list[Path]:
-    """Return the weights that controls invert: untrained (B1), of the own shard (B3), of world W0's ``rounds`` (B2).
-
-    Raises:
-        StageError: one of them was not kept.
-    """
-    targets = [kept_checkpoint(run, "with_victim", 0), own_shard_model(run)]
-    if run.files.server.federation("without_victim").exists():
-        targets += [kept_checkpoint(run, "without_victim", number) for number in rounds]
-    return targets
+def planned(run: Run, targets: Targets) -> Bench:
+    """Write the worker's plan for ``targets`` and the index of its inversions; return the plan, opened."""
+    bench = Bench(plan_of(run, targets))
+    bench.plan.write(_plan_file(run))
+    lines = {
+        (job.label, sha): Planned(job.label, sha, job.where.path.relative_to(run.files.attacker.inversions).as_posix())
+        for job in bench.jobs()
+        for sha in [read_metadata(job.weights).get("sha256", "")]
+    }
+    write_index(run, list(lines.values()))
+    return bench
 
 
 class Meanwhile:
@@ -82,7 +80,8 @@ class Meanwhile:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> None:
-        path, watching = _write_plan(self._run, plan_of(self._run, over=False)), self._settings.during
+        path, watching = _plan_file(self._run), self._settings.during
+        plan_of(self._run).write(path)
         self._stop = Plan.stop(path)
         self._stop.unlink(missing_ok=True)
         work = "inverts what it captures" if watching else "trains its prior"
@@ -104,18 +103,18 @@ class Meanwhile:
             self._process.terminate()
 
 
-def invert(run: Run, profiles: Path | None = None) -> None:
-    """Run the worker processes until every inversion is done; with ``profiles`` they leave there their profile.
+def invert(run: Run, targets: Targets, profiles: Path | None = None) -> None:
+    """Run the worker processes until every attack has inverted every one of ``targets``.
+
+    With ``profiles`` they leave there what they spent their time on.
 
     Raises:
         StageError: a worker died; the message says how. What it finished is kept.
     """
-    plan = plan_of(run)
-    waiting = [job for job in distinct(Bench(plan).jobs()) if not job.where.done]
+    waiting = [job for job in distinct(planned(run, targets).jobs()) if not job.where.done]
     if not waiting:
         console.print("Inverting: all inversions are done")
         return
-    path = _write_plan(run, plan)
     settings = run.section("attacker", Attacker)
     on_cpu = settings.device == "cpu"
     count = min(len(waiting), settings.processes or ((os.cpu_count() or 1) if on_cpu else 1))
@@ -123,7 +122,7 @@ def invert(run: Run, profiles: Path | None = None) -> None:
     console.print(
         f"[b]Inverting[/b] {len(waiting)} targets in {count} processes of the attacker's own, {sharing}", soft_wrap=True
     )
-    _watch([_worker(path, profiles, "--share", str(number), str(count)) for number in range(count)])
+    _watch([_worker(_plan_file(run), profiles, "--share", str(number), str(count)) for number in range(count)])
     left = [job for job in waiting if not job.where.done]
     if left:
         raise StageError(f"the workers left {len(left)} inversions undone; start again with --resume")
@@ -140,10 +139,8 @@ def _environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": search_path()}
 
 
-def _write_plan(run: Run, plan: Plan) -> Path:
-    path = run.files.attacker.plan.resolve()
-    plan.write(path)
-    return path
+def _plan_file(run: Run) -> Path:
+    return run.files.attacker.plan.resolve()
 
 
 def _watch(commands: list[list[str]]) -> None:
@@ -181,8 +178,3 @@ def _show(worker: "subprocess.Popen[str]", bar: Progress) -> None:
         if told["done"] == told["total"]:
             bar.console.print(f"  {told['job']}: {told['what']}, {told['total']} steps")
     bar.remove_task(task)
-
-
-def inversions_of(run: Run) -> dict[tuple[str, Path], Inversion]:
-    """Return the finished inversions by (attack label, weights file)."""
-    return {(job.label, job.weights): job.where for job in Bench(plan_of(run)).jobs() if job.where.done}

@@ -6,14 +6,16 @@ from typing import Any
 import pandas as pd
 import tomli_w
 
+from auditor.arms import ARMS
 from auditor.marks import marks_of_run
 from auditor.settings import Audit
+from fedinverse.layout import WORLDS
 from fedinverse.run import Run
 from fedinverse.split import holdings
 from fedinverse.storage import atomic_write, read_json
 from pipeline.stages.audit import known_by_round
 from pipeline.stages.gallery import galleries
-from pipeline.stages.invert import inversions_of
+from pipeline.stages.inversions import finished
 from report.participants import clients_table, cohorts_table
 from report.run import Figures, Leakage, render
 from report.run.curve import chart
@@ -125,19 +127,19 @@ def _sheets(run: Run, attack: str, server_round: int) -> list[tuple[str, str, by
 
 def _cost(run: Run) -> Table:
     rows = []
-    for (label, weights), inversion in inversions_of(run).items():
-        without = weights.is_relative_to(run.files.server.federation("without_victim"))
-        about, cost = inversion.about, inversion.about["cost"]
+    for each in finished(run):
+        arm, world = each.target.arm, each.target.world
+        about, cost = each.inversion.about, each.inversion.about["cost"]
         rows.append([
-            f"{label}, {weights.stem}",
-            "no victim" if without else "with victim",
+            f"{each.attack}, round {each.target.round}",
+            f"{arm} {ARMS[arm].name}" + (f" ({world})" if world not in WORLDS else ""),
             f"{about['prior-seconds']:.0f} s",
             f"{cost['seconds']:.0f} s",
             f"{cost['target_queries']:,}",
             f"{cost['steps']:,}",
             str(about["failed"]),
         ])  # fmt: skip
-    header = ["target", "world", "prior", "inversion", "target queries", "steps", "failed images"]
+    header = ["target", "arm", "prior", "inversion", "target queries", "steps", "failed images"]
     return Table("Every model that was inverted, controls among them", header, rows)
 
 

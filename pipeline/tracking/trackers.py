@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
-from fedinverse.layout import WORLDS, World
+from fedinverse.layout import World
 from fedinverse.run import Run
 from pipeline.tracking.settings import TrackerName, Tracking
 from pipeline.tracking.tracker import Tracker
@@ -26,7 +26,7 @@ class Trackers:
         self._open: dict[TrackerName, Tracker] = {}
         for name in settings.to:
             self._try(name, lambda name=name: self._open.update({name: _class(name)(run, settings.project)}))  # type: ignore[misc]
-        for world in WORLDS if self._open else ():
+        for world in run.worlds if self._open else ():
             for line in run.recorded_rounds(world):
                 self.round(world, line)
 

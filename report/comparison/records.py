@@ -11,7 +11,6 @@ from auditor.settings import Audit, Primary
 from auditor.table import check_table
 from auditor.verdict import VERSION
 from fedinverse.errors import IntegrityError, StageError
-from fedinverse.layout import WORLDS
 from fedinverse.run import Run
 from fedinverse.storage import read_json, read_jsonl
 
@@ -79,7 +78,7 @@ class Record:
         """Wall seconds of the stage 'federate' per round, over both worlds and all resumes."""
         path = self.run.files.times
         seconds = read_json(path).get("federate") if path.exists() else None
-        rounds = sum(max(len(self.run.recorded_rounds(world)) - 1, 0) for world in WORLDS)
+        rounds = sum(max(len(self.run.recorded_rounds(world)) - 1, 0) for world in self.run.worlds)
         return seconds / rounds if seconds and rounds else Omitted("its time was not recorded")
 
     def epsilon(self, noise: Literal["own", "central"]) -> float | Omitted:

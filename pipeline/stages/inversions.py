@@ -1,0 +1,76 @@
+"""Which inversion belongs to which attack and target: ``attacker/inversions/index.json``, written with the plan.
+
+Reading it opens no image, no network and no pool, and makes nothing.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from attacker.inversion import Inversion
+from auditor.targets import ArmTarget, Targets, weights_of
+from fedinverse.errors import StageError
+from fedinverse.run import Run
+from fedinverse.storage import read_json, typed, write_json
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One line of the index.
+
+    Attributes:
+        attack: label of the attack.
+        target_sha256: of the weights inverted.
+        directory: of the inversion, relative to the run's inversions.
+    """
+
+    attack: str
+    target_sha256: str
+    directory: str
+
+
+@dataclass(frozen=True)
+class Index:
+    """Every inversion that was planned, done or not."""
+
+    planned: tuple[Planned, ...]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished inversion.
+
+    Attributes:
+        attack: label of the attack.
+        target: whose inversion it is.
+        weights: the target's file.
+        inversion: where the result lies.
+    """
+
+    attack: str
+    target: ArmTarget
+    weights: Path
+    inversion: Inversion
+
+
+def write_index(run: Run, planned: list[Planned]) -> None:
+    """Write the index of ``run``."""
+    write_json(run.files.attacker.index, asdict(Index(tuple(planned))))
+
+
+def finished(run: Run) -> list[Finished]:
+    """Return the finished inversions of ``run`` by target, in the order of ``targets.json``, and attack.
+
+    Raises:
+        StageError: no inversion was planned yet; names the stage to run.
+    """
+    targets, path = Targets.read(run), run.files.attacker.index
+    if not path.exists():
+        raise StageError(f"{run.path} holds no inversion; run the stage 'invert' first (fedinverse invert {run.path})")
+    index = typed(Index, read_json(path), path)
+    done = []
+    for target in targets.models:
+        for each in index.planned:
+            inversion = Inversion(run.files.attacker.inversions / each.directory)
+            if each.target_sha256 == target.sha256 and inversion.done:
+                done.append(Finished(each.attack, target, weights_of(run, target), inversion))
+    return done
