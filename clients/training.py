@@ -26,6 +26,7 @@ class Training(Section):
     lr: float = Field(0.01, gt=0, description="learning rate")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum (sgd)")
     weight_decay: float = Field(0.0, ge=0, description="L2 penalty on the weights")
+    flips: bool = Field(False, description="mirror every image with probability 1/2 each time, as is done with faces")
 
 
 class TrainingDivergedError(FedInverseError):
@@ -87,6 +88,7 @@ def _train(
 ) -> TrainResult:
     model.train()
     images, labels = shard.images.to(device), shard.labels.to(device)
+    coins = torch.Generator().manual_seed(derive(generator.initial_seed(), "flips"))
     total, right = torch.zeros(2, device=device, dtype=torch.float64)
     seen = 0
     trained = defence.prepare(model, len(shard), generator)
@@ -98,6 +100,9 @@ def _train(
             seen = 0
             for rows in defence.batches(len(shard), settings.batch_size, generator):
                 batch, truth = unit(images[rows], device), labels[rows]
+                if settings.flips:
+                    mirrored = torch.rand(len(rows), 1, 1, 1, generator=coins).to(device) < 0.5
+                    batch = torch.where(mirrored, batch.flip(3), batch)
                 optimizer.zero_grad(set_to_none=True)
                 loss, logits = defence.loss(trained, batch, truth)
                 loss.backward()

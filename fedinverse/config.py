@@ -35,6 +35,10 @@ class Data(Section):
     public: str = Field("glyphs", description="source of the attacker's public images")
     public_root: str = Field("", description="directory that holds it; empty: the offline default")
     public_limit: int = Field(6000, ge=0, description="use (or draw) this many public images; 0: all")
+    fit: Literal["border", "stretch"] = Field(
+        "border",
+        description="how 28x28 images fill a larger model: with a black border, or stretched as the papers' code does",
+    )
     allow_overlap: bool = Field(False, description="let public and victim classes overlap; every output is then marked")
 
 

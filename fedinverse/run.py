@@ -131,7 +131,7 @@ class Run:
             self.model.name, len(self.class_names), self.model.width, derive(self.seed_of(world), "global model")
         )
         if self.model.weights:
-            start_from(network, Path(self.model.weights))
+            start_from(network, self.model.name, Path(self.model.weights))
         return network
 
 
@@ -163,8 +163,8 @@ def prepare(path: Path, table: Table) -> Run:
     seed = int(table["seed"])
     shape = spec_of(model.name).input_shape
     wanted = {
-        "private": Request(data.private, shape, data.private_root, data.private_limit, seed),
-        "public": Request(data.public, shape, data.public_root, data.public_limit, seed),
+        "private": Request(data.private, shape, data.private_root, data.private_limit, seed, data.fit),
+        "public": Request(data.public, shape, data.public_root, data.public_limit, seed, data.fit),
     }
     private, public = (open_source(request) for request in wanted.values())
     manifest = make_split(private, split, population, seed)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clients.defences import Defence, defence_class, defence_names, make_defence
+from clients.defences.defence import NoSettings
 from clients.defences.dp_sgd import DpSgd
 from clients.training import Training, TrainingDivergedError, TrainResult, train
 from fedinverse.accounting import spent_epsilon
@@ -18,6 +19,7 @@ from fedinverse.models import Classifier, build
 from fedinverse.models.groupnorm import with_group_norm
 from fedinverse.models.mcnn import MCNN
 from fedinverse.models.vib import VIBHead, log_softplus
+from fedinverse.seeds import generator
 from fedinverse.shard import Shard
 from fedinverse.storage import into_module, save_weights, to_weights
 
@@ -143,11 +145,37 @@ def test_published_numerics_give_the_published_sum(name: str) -> None:
         defence = make_defence(name, {"numerics": numerics, "lambda_x": 1.0, "lambda_y": 0.0}, "test")
         losses[numerics] = defence.loss(model, images, data.labels)[0].item()
     plain = F.cross_entropy(model(images), data.labels).item()
-    # One-sided centring is the same HSIC, and another (larger) COCO.
-    if name == "bido_hsic":
-        assert losses["published"] == pytest.approx(losses["symmetric"], rel=1e-2)
-    else:
-        assert losses["published"] > losses["symmetric"] > plain
+    assert losses["published"] == pytest.approx(losses["symmetric"], rel=1e-2)
+    assert losses["symmetric"] > plain
+
+
+def test_mid_coco_has_a_linear_kernel_on_the_logits() -> None:
+    model, data = small().train(), shard()
+    images = (data.images / 255).contiguous(memory_format=torch.channels_last)
+    loss, logits = make_defence("mid_coco", {"lambda_x": 3.0}, "test").loss(model, images, data.labels)
+    m = len(images)
+    h = torch.eye(m, dtype=torch.float64) - 1 / m
+    rows, out = images.double().flatten(1), logits.double()
+    kernel = torch.exp(-torch.cdist(rows, rows).square() / (2 * 25 * rows.shape[1]))
+    expected = 3 * torch.linalg.norm(h @ kernel @ h @ h @ (out @ out.T) @ h).sqrt() / m
+    assert loss.item() - F.cross_entropy(logits, data.labels).item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_flips_mirror_about_half_of_the_images_and_nothing_else() -> None:
+    class Watch(type(make_defence("none", {}, "test"))):  # type: ignore[misc]
+        def loss(self, model: Any, images: torch.Tensor, labels: torch.Tensor) -> Any:
+            batches.append(images)
+            return super().loss(model, images, labels)
+
+    data = shard(64)
+    for flips in (False, True):
+        batches: list[torch.Tensor] = []
+        train(small(), data, Training(batch_size=64, flips=flips), Watch(NoSettings()), generator(0, "flips"))
+        (seen,), originals = batches, data.images / 255
+        as_it_is = torch.tensor([bool((originals == image).flatten(1).all(1).any()) for image in seen])
+        mirrored = torch.tensor([bool((originals.flip(3) == image).flatten(1).all(1).any()) for image in seen])
+        assert (as_it_is | mirrored).all()
+        assert int(as_it_is.sum()) == 64 if not flips else 20 < int(as_it_is.sum()) < 44
 
 
 @pytest.mark.parametrize("name", ["bido_hsic", "bido_coco"])

@@ -16,7 +16,7 @@ from attacker.losses.diversity import (
     measured_diversity,
     vendi_score,
 )
-from fedinverse.dependence import kernel_matrix, ridge_hsic
+from fedinverse.dependence import coco_frobenius, kernel_matrix, ridge_hsic
 from fedinverse.errors import ConfigError
 
 
@@ -70,8 +70,8 @@ def test_a_batch_cut_between_restarts_changes_nothing_for_the_papers_term() -> N
     torch.testing.assert_close(whole.latent, cut.latent, rtol=1e-4, atol=1e-4)
 
 
-def term(images: Tensor) -> Tensor:
-    paper = DiversitySettings(measure="hsic_paper", weight=1.0)
+def term(images: Tensor, **settings: Any) -> Tensor:
+    paper = DiversitySettings(**{"measure": "hsic_paper", "weight": 1.0} | settings)
     return Diversity(paper)(images, torch.zeros(*images.shape[:2], 3), torch.zeros(*images.shape[:2], 3))
 
 
@@ -81,6 +81,15 @@ def test_the_papers_term_is_ridge_hsic_of_the_halves() -> None:
     first, second = (kernel_matrix(half, "gaussian", 5.0) for half in halves)
     expected = ridge_hsic(first, second)
     assert float(term(images)) == pytest.approx(9 * float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("kernel", ["linear", "imq"])
+@pytest.mark.parametrize(("name", "measure"), [("hsic_paper", ridge_hsic), ("coco_paper", coco_frobenius)])
+def test_the_papers_other_kernels_are_the_second_halfs_alone(name: str, measure: Any, kernel: Any) -> None:
+    images = noise_images(8)
+    first, second = images[:4].flatten(1), images[4:].flatten(1)
+    expected = 8 * measure(kernel_matrix(first, "gaussian", 5.0), kernel_matrix(second, kernel))
+    assert float(term(images, measure=name, kernel=kernel)) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_the_papers_term_is_inert_at_two_pairs() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from fedinverse.errors import ConfigError, FedInverseError, IntegrityError
-from fedinverse.models import build
+from fedinverse.models import build, spec_of
 from fedinverse.models.published import convert, read_pickle, start_from
 from fedinverse.original import OriginalName
 from fedinverse.run import prepare
@@ -83,6 +83,77 @@ def test_a_published_checkpoint_computes_the_same_under_our_names(tmp_path: Path
     torch.testing.assert_close(ours(images), theirs.get_submodule("fc_layer")(hidden.flatten(1)))
 
 
+def scnn_as_published(classes: int) -> nn.Module:
+    """KED-MI's SCNN at a sixteenth of its width: the third convolution has no padding, the last two see 1x1."""
+
+    def block(fan_in: int, fan_out: int, kernel: int, padding: int, pool: bool) -> list[nn.Module]:
+        layers = [nn.Conv2d(fan_in, fan_out, kernel, padding=padding), nn.BatchNorm2d(fan_out), nn.LeakyReLU(0.2)]
+        return [*layers, nn.MaxPool2d(2, 2)] if pool else layers
+
+    plan = [(1, 4, 7, 1, True), (4, 4, 5, 0, True), (4, 8, 5, 0, False), (8, 16, 3, 1, False), (16, 32, 3, 1, False)]
+    layers = [layer for row in plan for layer in block(*row)]
+    network = nn.Module()
+    network.feature, network.fc_layer = nn.Sequential(*layers), nn.Linear(32, classes)
+    network.forward = lambda images: network.fc_layer(network.feature(images).flatten(1))  # type: ignore[method-assign]
+    return network
+
+
+def lenet_as_published(classes: int) -> nn.Module:
+    """FedInverse's LeNet5: pooling and no activation."""
+    network = nn.Module()
+    network.features = nn.Sequential(nn.Conv2d(1, 6, 5), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.MaxPool2d(2))
+    network.classifier = nn.Sequential(nn.Linear(400, 120), nn.Linear(120, 84), nn.Linear(84, classes))
+    network.forward = lambda images: network.classifier(network.features(images).flatten(1))  # type: ignore[method-assign]
+    return network
+
+
+def vgg_vib_as_published(classes: int) -> nn.Module:
+    """BiDO's and FedInverse's VGG16 with a bottleneck, at a sixteenth of its width: no BatchNorm before the head."""
+    layers: list[nn.Module] = []
+    fan_in = 3
+    for plan in ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512)):
+        for channels in plan:
+            layers += [nn.Conv2d(fan_in, channels // 16, 3, padding=1), nn.BatchNorm2d(channels // 16), nn.ReLU()]
+            fan_in = channels // 16
+        layers.append(nn.MaxPool2d(2))
+    network, k = nn.Module(), 2 * fan_in
+    network.feature, network.st_layer = nn.Sequential(*layers), nn.Linear(2 * k, 2 * k)
+    network.fc_layer = nn.Linear(k, classes)
+    network.forward = lambda images: network.fc_layer(network.st_layer(network.feature(images).flatten(1))[:, :k])  # type: ignore[method-assign]
+    return network
+
+
+@pytest.mark.parametrize(
+    ("model", "width", "published"),
+    [
+        ("scnn", 1 / 16, scnn_as_published),
+        ("lenet5_linear", 1.0, lenet_as_published),
+        ("vgg16_vib", 1 / 16, vgg_vib_as_published),
+    ],
+)
+def test_converted_weights_compute_what_they_computed(model: str, width: float, published: Any) -> None:
+    theirs = published(5).train()
+    shape = spec_of(model).input_shape
+    for _ in range(3):  # statistics of its BatchNorm away from 0 and 1
+        theirs(torch.rand(8, *shape))
+    ours = convert(theirs.state_dict(), model, width, "a file", backbone=False).network.eval()
+    images = torch.rand(4, *shape)
+    torch.testing.assert_close(ours(images), theirs.eval()(images), rtol=1e-4, atol=1e-5)
+
+
+def test_weights_are_not_put_where_they_compute_something_else(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no activations.*lenet5_linear"):
+        convert(lenet_as_published(5).state_dict(), "lenet5", 1.0, "a file", backbone=False)
+    stem = {"conv1.weight": torch.zeros(64, 3, 3, 3), "fc.weight": torch.zeros(5, 512)}
+    with pytest.raises(ConfigError, match="resnet18_32"):
+        convert(stem, "resnet18", 1.0, "a file", backbone=False)
+    # A file says whose weights it holds; those of the linear network have the same shapes.
+    file = tmp_path / "linear.safetensors"
+    save_weights(file, to_weights(build("lenet5_linear", 5)), {"model": "lenet5_linear"})
+    with pytest.raises(IntegrityError, match="weights of 'lenet5_linear', not of 'lenet5'"):
+        start_from(build("lenet5", 5), "lenet5", file)
+
+
 def renamed(model: str, width: float, rename: Callable[[str], str]) -> tuple[nn.Module, dict[str, Tensor]]:
     network = build(model, 7, width, seed=3)
     return network, {rename(name): value for name, value in network.state_dict().items()}
@@ -146,7 +217,7 @@ def test_imagenet_weights_of_torchvision_become_a_backbone_to_start_from(tmp_pat
     assert "left out: classifier.0.bias, classifier.0.weight" in said
     network = build("vgg16", 9, 1.0, seed=0)
     before = network.get_submodule("head").weight.clone()
-    start_from(network, out)
+    start_from(network, "vgg16", out)
     images = torch.rand(2, 3, 64, 64)
     blocks = network.eval().features(images).taps[:-1]
     torch.testing.assert_close(blocks[-1], theirs.eval().features[:34](images))

@@ -15,7 +15,7 @@ from auditor.settings import Evaluator
 from clients.defences import make_defence
 from clients.training import Training, train
 from fedinverse.models import build
-from fedinverse.models.classifier import BlockClassifier, register
+from fedinverse.models.classifier import BlockClassifier
 from fedinverse.run import prepare
 from fedinverse.seeds import generator, seeded
 from fedinverse.shard import Shard
@@ -24,9 +24,10 @@ from pipeline.engines import run_federation
 from pipeline.experiment import resolved
 
 
-@register("with_dropout", (1, 32, 32), "this test's")
 class WithDropout(BlockClassifier):
     """One convolution, dropout, linear."""
+
+    input_shape = (1, 32, 32)
 
     def __init__(self, classes: int, width: float) -> None:
         super().__init__()
@@ -34,6 +35,9 @@ class WithDropout(BlockClassifier):
         self.blocks = nn.ModuleList([nn.Sequential(nn.Conv2d(1, 4, 7, stride=7), nn.ReLU(), nn.Dropout(0.5))])
         self.pool = nn.Identity()
         self.head = nn.Linear(64, classes)
+
+
+DROPOUT = f"{__name__}:WithDropout"
 
 
 def test_a_seeded_block_gives_the_global_generators_back() -> None:
@@ -51,7 +55,7 @@ def test_local_training_with_dropout_follows_from_its_generator() -> None:
     shard = Shard(torch.randint(256, (12, 1, 32, 32), dtype=torch.uint8), torch.arange(12) % 2)
 
     def trained(seed: int) -> str:
-        network = build("with_dropout", 2, seed=0)
+        network = build(DROPOUT, 2, seed=0)
         train(network, shard, Training(batch_size=4), make_defence("none", {}, "test"), generator(seed, "client"))
         return weights_sha256(to_weights(network))
 
@@ -64,7 +68,7 @@ def test_local_training_with_dropout_follows_from_its_generator() -> None:
 def test_a_federation_with_dropout_repeats_also_after_a_stop(
     stopped: bool, tiny: Callable[..., Any], tmp_path: Path
 ) -> None:
-    changes = {"model": {"name": "with_dropout"}, "attacks": None, "population": {"malicious": 0}}
+    changes = {"model": {"name": DROPOUT}, "attacks": None, "population": {"malicious": 0}}
 
     def models(path: Path, *rounds: int) -> list[str]:
         for number in rounds:
@@ -81,10 +85,10 @@ def test_a_federation_with_dropout_repeats_also_after_a_stop(
 
 def test_evaluator_and_student_with_dropout_repeat(tiny: Callable[..., Any], tmp_path: Path, monkeypatch: Any) -> None:
     run = prepare(tmp_path / "run", resolved(tiny()))
-    asked = Evaluator(model="with_dropout", epochs=1)
+    asked = Evaluator(model=DROPOUT, epochs=1)
     target = Target(build("mcnn", 10, 0.1, seed=0).eval(), "0" * 64, 1, torch.device("cpu"))
     public = PublicSet(run.pools["public"].tensor()[:32], "few")
-    few = DistillationSettings(models=("with_dropout",), steps=3, batch_size=8)
+    few = DistillationSettings(models=(DROPOUT,), steps=3, batch_size=8)
 
     def networks(name: str) -> list[str]:
         monkeypatch.setenv("FEDINVERSE_CACHE", str(tmp_path / name))

@@ -159,8 +159,21 @@ def test_celeba_takes_the_published_lists(tmp_path: Path) -> None:
     (root / "trainset.txt").write_text("000001.png 0\n000021.png 1\n")
     (root / "celeba_testset.txt").write_text("000041.png 2\n")
     private = open_source(Request("celeba", SMALL, str(root)))
-    assert names_of(private) == {"celeba 1", "celeba 2", "celeba 3"}
+    assert private.class_names == ("celeba 1", "celeba 2", "celeba 3")
     assert not names_of(private) & names_of(open_source(Request("celeba_public", SMALL, str(root))))
+    # The files' class numbers are ours, so that a published checkpoint's logits stand where its labels say.
+    (root / "trainset.txt").write_text("000001.png 2\n000021.png 0\n000022.png 0\n")
+    (root / "celeba_testset.txt").write_text("000041.png 1\n")
+    renumbered = open_source(Request("celeba", SMALL, str(root), seed=2))
+    assert renumbered.class_names == ("celeba 2", "celeba 3", "celeba 1")
+    for wrong, said in (
+        ("000001.png 0\n000021.png 0\n", "class 0 is celeba 2, and celeba 1 before"),
+        ("000001.png 0\n000021.png 3\n", "classes are not 0 to 2"),
+        ("000001.png 0\n000021.png\n", "line 2 is not 'file class'"),
+    ):
+        (root / "trainset.txt").write_text(wrong)
+        with pytest.raises(DataError, match=said):
+            open_source(Request("celeba", SMALL, str(root), seed=3))
     (root / "trainset.txt").write_text("999999.png 0\n")
     with pytest.raises(DataError, match=r"lists 999999\.png"):
         open_source(Request("celeba", SMALL, str(root), seed=1))
@@ -288,6 +301,16 @@ def test_emnist_letters_are_upright_and_named_like_glyphs(tmp_path: Path) -> Non
     write_idx(tmp_path / "EMNIST" / "raw", "emnist-letters-train", [0, 1])
     with pytest.raises(DataError, match="labels 1 to 26"):
         open_source(Request("emnist", DIGITS, str(tmp_path), seed=1))
+
+
+def test_digits_fill_a_larger_square_by_a_border_or_stretched() -> None:
+    asked = Request("mnist", (1, 32, 32), limit=50)
+    bordered, stretched = open_source(asked), open_source(replace(asked, fit="stretch"))
+    assert not bordered.images[:, :, :2].any()
+    digits = torch.tensor(bordered.images[:, :, 2:30, 2:30]).float()
+    expected = torch.nn.functional.interpolate(digits, size=(32, 32), mode="bilinear").numpy()
+    assert np.abs(stretched.images.astype(np.float32) - expected).max() < 2
+    assert stretched.images.any(1).any(1).sum() > bordered.images.any(1).any(1).sum()  # columns with ink
 
 
 def test_mnist59_keeps_the_digits_names(tmp_path: Path) -> None:

@@ -58,7 +58,9 @@ class DiversitySettings(Section):
         ge=0,
         description="width of hsic_paper's and coco_paper's gaussian kernel; 0: the published median rule",
     )
-    kernel: Kernel = Field("gaussian", description="hsic_paper's and coco_paper's kernel: gaussian, linear or imq")
+    kernel: Kernel = Field(
+        "gaussian", description="hsic_paper's and coco_paper's kernel of the second half; the first half's is gaussian"
+    )
 
     @property
     def active(self) -> bool:
@@ -102,7 +104,8 @@ class Diversity:
         if half == 0:
             return images.new_zeros(())
         batches = _finite(images, images).transpose(0, 1)  # one batch per sample: one image of every class
-        first, second = self._kernel(batches[:, :half]), self._kernel(batches[:, half : 2 * half])
+        first = self._kernel(batches[:, :half], "gaussian")  # as published: the chosen kernel is the second half's
+        second = self._kernel(batches[:, half : 2 * half], self.settings.kernel)
         measure = ridge_hsic if self.settings.measure == "hsic_paper" else coco_frobenius
         return (weight * len(images) * vmap(measure)(first, second).mean()).to(images.dtype)
 
@@ -112,13 +115,13 @@ class Diversity:
         term = self(grid_of(images, cells), grid_of(latent, cells), grid_of(features, cells))
         return cells[1] * term  # the term is that of one sample per class
 
-    def _kernel(self, batches: Tensor) -> Tensor:
+    def _kernel(self, batches: Tensor, kernel: Kernel) -> Tensor:
         """Return the kernel matrices [S, m, m] of ``batches`` [S, m, channels, H, W]."""
-        if self.settings.kernel == "linear":
+        if kernel == "linear":
             rows = torch.stack([flat(batch) for batch in batches])
             return (rows @ rows.mT).double()
         distances = squared_distances(*batches)
-        if self.settings.kernel == "imq":
+        if kernel == "imq":
             return imq(distances)
         sigma: Sigma = self.settings.sigma or "median_paper"
         scales = [

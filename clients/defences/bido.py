@@ -23,7 +23,7 @@ class BidoSettings(Section):
     sigma: Sigma = Field(5.0, description="width of the gaussian kernel, or the rule 'median' or 'median_paper'")
     label_kernel: Literal["linear", "gaussian"] = Field("linear", description="kernel of the labels")
     numerics: Literal["symmetric", "published"] = Field(
-        "symmetric", description="'published': the published code's one-sided centring, for parity runs"
+        "symmetric", description="'published': in the published code's order and precision, for parity runs"
     )
 
     @field_validator("sigma")

@@ -1,7 +1,8 @@
 """CelebA, aligned (Liu et al., ICCV 2015), in torchvision's layout, cropped as the attacks' papers do.
 
 ``celeba`` are 1,000 private identities, ``celeba_public`` all others. The private ones are those of KED-MI's
-published ``trainset.txt`` and ``testset.txt`` where these files lie in the root, else a seeded list.
+published ``trainset.txt`` and ``testset.txt`` where these files lie in the root, with the class numbers that are there, so
+that published checkpoints fit; else a seeded list.
 """
 
 import hashlib
@@ -63,18 +64,29 @@ def _aligned(path: Path, width: int, height: int) -> int:
 
 
 def _private(album: Album, request: Request) -> list[str]:
-    """Return the identities of KED-MI's lists (lines ``file label``, any suffix), or the seeded ones."""
+    """Return the identities of KED-MI's lists (lines ``file label``, any suffix) by label, or the seeded ones."""
     folder = _folder(request)
     lists = [folder / f"{prefix}{split}set.txt" for split in ("train", "test") for prefix in ("", "celeba_")]
     present = [path for path in lists if path.is_file()]
     if not present:
         return private_people(album, request.seed, IDENTITIES, AT_LEAST)
     person_of = dict(zip((path.stem for path in album.paths), map(str, album.people), strict=True))
-    listed = {line.split()[0] for path in present for line in path.read_text().splitlines() if line.strip()}
-    unknown = sorted(name for name in listed if Path(name).stem not in person_of)
-    if unknown:
-        raise DataError(f"{present[0]}: lists {unknown[0]}, which identity_CelebA.txt does not; remove one of them")
-    return sorted({person_of[Path(name).stem] for name in listed})
+    people: dict[int, str] = {}
+    for path in present:
+        for row, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+            parts = line.split()
+            if not parts:
+                continue
+            if len(parts) != 2 or not parts[1].isdigit():
+                raise DataError(f"{path}: line {row} is not 'file class'; obtain it again or remove it")
+            person = person_of.get(Path(parts[0]).stem)
+            if person is None:
+                raise DataError(f"{path}: lists {parts[0]}, which identity_CelebA.txt does not; remove one of them")
+            if people.setdefault(int(parts[1]), person) != person:
+                raise DataError(f"{path}: line {row}: class {parts[1]} is {person}, and {people[int(parts[1])]} before")
+    if sorted(people) != list(range(len(people))) or len(set(people.values())) != len(people):
+        raise DataError(f"{present[0]}: its classes are not 0 to {len(people) - 1}, one person each; obtain it again")
+    return [people[label] for label in range(len(people))]
 
 
 register_people("celeba", OBTAIN, _album, _private)

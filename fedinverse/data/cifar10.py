@@ -3,11 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from fedinverse.data.source import Images, Request, register
+from fedinverse.data.source import Images, Request, register, resized
 from fedinverse.errors import ConfigError, DataError
 
 THINGS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -53,10 +51,4 @@ def _sized(images: NDArray[np.uint8], request: Request) -> NDArray[np.uint8]:
             f"source 'cifar10' holds 3x32x32 images; the model takes {channels}x{height}x{width}. "
             "Choose a model for RGB images (resnet18_32, resnet18, vgg16) or another source"
         )
-    if (height, width) == (32, 32):
-        return images
-    resized = [
-        F.interpolate(part.float(), size=(height, width), mode="bilinear", antialias=True).round_().to(torch.uint8)
-        for part in torch.split(torch.from_numpy(images), 2000)
-    ]
-    return torch.cat(resized).numpy()
+    return images if (height, width) == (32, 32) else resized(images, (height, width))

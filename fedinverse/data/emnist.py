@@ -34,4 +34,4 @@ def load(request: Request) -> Images:
         raise DataError(f"emnist: {root} does not hold 28x28 letters with labels 1 to 26; download it again")
     licence = "public domain (NIST Special Database 19)"
     origin = f"{root} ({len(found)} of 2 splits)"
-    return Images(fit_gray(images, request.shape, "emnist"), labels, LETTERS, licence, origin)
+    return Images(fit_gray(images, request), labels, LETTERS, licence, origin)

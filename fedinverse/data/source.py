@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -33,6 +34,7 @@ class Request:
         root: directory that holds the data; empty: the source's offline default, if it has one.
         limit: at most this many images (generated sources: exactly this many); 0: all.
         seed: for generated sources and for the choice under ``limit``.
+        fit: how 28x28 images fill a larger shape: ``border`` or ``stretch``.
     """
 
     source: str
@@ -40,6 +42,7 @@ class Request:
     root: str = ""
     limit: int = 0
     seed: int = 0
+    fit: str = "border"
 
 
 @dataclass(frozen=True)
@@ -203,14 +206,28 @@ def sample(count: int, limit: int, seed: int) -> NDArray[np.int64]:
     return np.sort(np.random.default_rng(seed).permutation(count)[: limit or None])
 
 
-def fit_gray(images: NDArray[np.uint8], shape: tuple[int, int, int], name: str) -> NDArray[np.uint8]:
-    """Bring grey images [N, 28, 28] to [N, 1, H, W] by a black border, as the MNIST attacks of the papers do."""
-    channels, height, width = shape
+def resized(images: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return ``images`` [N, C, h, w] at ``size``, bilinear and anti-aliased."""
+    parts = [
+        F.interpolate(part.float(), size=size, mode="bilinear", antialias=True).round_().to(torch.uint8)
+        for part in torch.split(torch.from_numpy(images), 2000)
+    ]
+    return torch.cat(parts).numpy()
+
+
+def fit_gray(images: NDArray[np.uint8], request: Request) -> NDArray[np.uint8]:
+    """Bring grey images [N, 28, 28] to [N, 1, H, W]: by a black border, or stretched (bilinear).
+
+    The published code of GMI, KED-MI and FedInverse stretches; a border leaves the pixels as they are.
+    """
+    channels, height, width = request.shape
     if channels != 1 or height < 28 or width < 28:
         raise ConfigError(
-            f"source '{name}' holds 1x28x28 images; the model takes {channels}x{height}x{width}. "
+            f"source '{request.source}' holds 1x28x28 images; the model takes {channels}x{height}x{width}. "
             "Choose a model for 1x32x32 images (mcnn, lenet5) or another source"
         )
+    if request.fit == "stretch":
+        return resized(images[:, None], (height, width))
     top, left = (height - 28) // 2, (width - 28) // 2
     padding = ((0, 0), (top, height - 28 - top), (left, width - 28 - left))
     return np.pad(images, padding)[:, None]

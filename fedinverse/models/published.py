@@ -50,6 +50,11 @@ def _vgg16() -> Names:
     return _in_order("features", layers) | _in_order("feature", layers) | blocks | {"bn": "pool.1", "fc_layer": "head"}
 
 
+def _vib(plain: Callable[[], Names]) -> Callable[[], Names]:
+    """The names of a network whose linear head is BiDO's and FedInverse's bottleneck."""
+    return lambda: plain() | {"st_layer": "head.statistics", "fc_layer": "head.decide"}
+
+
 def _resnet18() -> Names:
     names = {"conv1": "blocks.0.0", "bn1": "blocks.0.1", "fc": "head"}
     for stage in range(4):
@@ -78,14 +83,28 @@ def _face(units: tuple[int, ...]) -> Callable[[], Names]:
 _NAMES: dict[str, Callable[[], Names]] = {
     "mcnn": _mcnn,
     "scnn": _scnn,
-    "lenet5": _lenet5,
+    "lenet5_linear": _lenet5,
+    "mcnn_vib": _vib(_mcnn),
     "vgg16": _vgg16,
+    "vgg16_vib": _vib(_vgg16),
     "resnet18": _resnet18,
     "resnet18_32": _resnet18,
     "face_evolve": _face(IR50),
     "ir152": _face(IR152),
     "facenet112": _face(IR50),
 }
+
+
+# Networks into which published arrays fit, and where they compute something else.
+_OTHERS: dict[str, tuple[Callable[[], Names], str]] = {
+    "lenet5": (_lenet5, "that LeNet-5 has no activations and ours has ReLU; give --model lenet5_linear"),
+    "resnet18": (
+        _resnet18,
+        "a ResNet-18 with a 3x3 stem is published for 32 pixels with a stem of stride 1, ours for 64 pixels has "
+        "stride 2; give --model resnet18_32, or --backbone to start a federation from it",
+    ),
+}
+_HEADS = ("head.weight", "head.decide.weight")  # one row per class
 
 
 @dataclass(frozen=True)
@@ -140,14 +159,20 @@ def convert(arrays: Mapping[str, Tensor], model: str, width: float, origin: str,
         backbone: take the blocks only, to start a federation from; the file's classifier is left out.
 
     Raises:
-        ConfigError: the file has no classifier and ``backbone`` was not asked for.
+        ConfigError: the file has no classifier and ``backbone`` was not asked for, or its weights belong to a network
+            that computes something else.
         IntegrityError: arrays that are missing, unknown or of another shape; names every one.
     """
+    if model in _OTHERS and not backbone:
+        names, why = _OTHERS[model]
+        theirs = {name for name in arrays if _here(name, names()) != name}
+        if theirs:
+            raise ConfigError(f"{origin} holds {min(theirs)} as published: {why}")
     renamed = {_here(name, _NAMES[model]() if model in _NAMES else {}): value for name, value in arrays.items()}
     if backbone:
         network = build(model, 2, width, seed=0)
-    elif "head.weight" in renamed:
-        network = build(model, len(renamed["head.weight"]), width, seed=0)
+    elif head := next((name for name in _HEADS if name in renamed), None):
+        network = build(model, len(renamed[head]), width, seed=0)
     else:
         raise ConfigError(
             f"{origin} holds no classifier of '{model}'; if it is a backbone to start from, add --backbone"
@@ -181,13 +206,17 @@ def _here(name: str, names: Names) -> str:
     return name
 
 
-def start_from(network: Classifier, path: Path) -> None:
+def start_from(network: Classifier, model: str, path: Path) -> None:
     """Copy the weights of a converted file into ``network`` in place; of a backbone, all but head and pool.
 
     Raises:
-        IntegrityError: unreadable, altered, or of another network; names the array.
+        IntegrityError: unreadable, altered, or of another network than ``model``; names the array.
     """
     weights, metadata = load_weights(path)
+    theirs = metadata.get("model", model)
+    # The same arrays may fit two networks that compute different things.
+    if theirs != model and metadata.get("part") != BACKBONE:
+        raise IntegrityError(f"{path}: holds weights of '{theirs}', not of '{model}'; set model.name to '{theirs}'")
     if metadata.get("part") == BACKBONE:
         weights |= {name: value for name, value in to_weights(network).items() if name.startswith(_OWN)}
     into_module(network, weights, str(path))

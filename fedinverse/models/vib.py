@@ -72,5 +72,7 @@ def lenet5_vib(classes: int, width: float) -> BlockClassifier:
 
 @register("vgg16_vib", (3, 64, 64), "VGG16-BN with the VIB head of MID")
 def vgg16_vib(classes: int, width: float) -> BlockClassifier:
-    """Return VGG16-BN with a VIB head."""
-    return with_vib_head(VGG16(classes, width), classes)
+    """Return VGG16-BN with a VIB head; as published, without the BatchNorm that VGG16's linear head reads through."""
+    model = with_vib_head(VGG16(classes, width), classes)
+    model.pool = nn.Flatten()
+    return model
