@@ -1,8 +1,8 @@
 """CelebA, aligned (Liu et al., ICCV 2015), in torchvision's layout, cropped as the attacks' papers do.
 
-``celeba`` are 1,000 private identities, ``celeba_public`` all others. The private ones are those of KED-MI's
-published ``trainset.txt`` and ``testset.txt`` where these files lie in the root, with the class numbers that are there, so
-that published checkpoints fit; else a seeded list.
+``celeba`` are 1,000 private identities, ``celeba_public`` all others. Where KED-MI's published ``trainset.txt`` and
+``testset.txt`` lie in the root, the private ones are theirs with the class numbers that are there, so that published
+checkpoints fit; else a seeded list.
 """
 
 import hashlib
