@@ -17,8 +17,9 @@ from typing import Any, cast
 from flwr.app import Context, Message, MessageType
 
 from fedinverse.errors import FedInverseError
-from fedinverse.flower import ARRAYS, CONFIG, from_record, run_directory, world_of
+from fedinverse.flower import run_directory, world_of
 from fedinverse.layout import RunFiles, receipts_of, round_file
+from fedinverse.messages import ARRAYS, CONFIG, from_record
 from fedinverse.storage import append_jsonl, read_jsonl, read_metadata, save_weights, weights_sha256
 
 log = logging.getLogger("fedinverse.attacker")

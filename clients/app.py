@@ -12,8 +12,8 @@ from clients.node import Node, node_of
 from clients.secure import secure_aggregation
 from clients.training import Training, evaluate, train
 from fedinverse.config import parse
-from fedinverse.flower import ARRAYS, CLIENT, CONFIG, METRICS, PROXIMAL_MU, from_record, to_record
 from fedinverse.memory import keep_freed_memory
+from fedinverse.messages import ARRAYS, CLIENT, CONFIG, METRICS, PROXIMAL_MU, from_record, to_record
 from fedinverse.models import Classifier, build
 from fedinverse.seeds import derive, generator, seeded
 from fedinverse.storage import check_finite, into_module, to_weights

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 from flwr.app import ArrayRecord, Context, Message, RecordDict
 
-from fedinverse.flower import ARRAYS, CLIPPING, CONFIG
+from fedinverse.messages import ARRAYS, CLIPPING, CONFIG
 from fedinverse.models import build
 
 

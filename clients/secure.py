@@ -7,7 +7,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from clients.node import node_of
 from fedinverse.errors import ConfigError, FedInverseError
-from fedinverse.flower import ARRAYS, CONFIG, METRICS, SECURE, from_record
+from fedinverse.messages import ARRAYS, CONFIG, METRICS, SECURE, from_record
 from fedinverse.seeds import derive
 
 

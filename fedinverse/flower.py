@@ -1,24 +1,13 @@
-"""What server and clients agree on in Flower's messages, and how an app finds its run directory.
-
-Keys are kebab-case as Flower users expect. Attacker settings never travel in a message.
-"""
+"""How an app of Flower's finds its run directory and its world."""
 
 import os
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-import numpy as np
-from flwr.app import Array, ArrayRecord, Context
-from numpy.typing import NDArray
+from flwr.app import Context
 
 from fedinverse.data.source import cache_directory
 from fedinverse.layout import World
-
-ARRAYS, CONFIG, METRICS, CLIENT = "arrays", "config", "metrics", "client"
-WHO_QUERY = "query.who"
-PROXIMAL_MU = "proximal-mu"  # in a train message's config: weight of FedProx' proximal term, as Flower names it
-CLIPPING = "clipping"  # in a train message's config: which of Flower's mods clips the update, "fixed" or "adaptive"
-SECURE = "secure-aggregation"  # a train message's record: how updates are weighted and how large they may be
 
 RUN_DIR, WORLD = "FEDINVERSE_RUN_DIR", "FEDINVERSE_WORLD"
 
@@ -43,13 +32,3 @@ def world_of(context: Context) -> World:
     """Return the world this federation lives in."""
     place = context.node_config.get("world") or context.run_config.get("world") or os.environ.get(WORLD)
     return cast(World, place or "with_victim")
-
-
-def to_record(weights: dict[str, NDArray[Any]]) -> ArrayRecord:
-    """Pack named arrays into the record a message carries."""
-    return ArrayRecord({name: Array(array) for name, array in weights.items()})
-
-
-def from_record(record: ArrayRecord) -> dict[str, NDArray[Any]]:
-    """Unpack the named arrays of a message (npy without pickle)."""
-    return {name: np.asarray(array.numpy()) for name, array in record.items()}

@@ -1,26 +1,28 @@
 """The ServerApp: builds or resumes the global model, runs the strategy, evaluates and stores every round."""
 
 import logging
-import time
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
+from numpy.typing import NDArray
 
 from clients.training import Training
 from fedinverse.config import Table, find_config, read_table
 from fedinverse.errors import StageError
-from fedinverse.flower import CLIENT, WHO_QUERY, from_record, run_directory, to_record, world_of
+from fedinverse.flower import run_directory, world_of
 from fedinverse.layout import is_run
+from fedinverse.messages import from_record, to_record
 from fedinverse.private import part_of
 from fedinverse.run import Run, prepare
 from fedinverse.split import holdings
 from fedinverse.storage import check_finite, into_module, to_weights
 from server.checkpoints import latest_round, save_round
+from server.roll_call import known_nodes, roll_call
 from server.settings import Federation
 from server.utility import utility
 from strategies import AnsweredGrid, Ledger, SecureGrid, Selection, make_strategy, remembered, remind
 
-log = logging.getLogger("fedinverse.server")
 app = ServerApp()
 
 # Keys of `flwr run --run-config`, and the config keys they override.
@@ -65,10 +67,11 @@ def main(grid: Grid, context: Context) -> None:
         shown = {key: scores[key] for key in ("accuracy", "victim-accuracy") if scores[key] is not None}
         return MetricRecord(shown)
 
-    partitions = ask_who(grid, run.population.clients, federation.timeout)
+    partitions = roll_call(grid, run.population.clients, federation.timeout, known_nodes(run.path))
     selection = Selection(federation, run.seed, partitions)
     buffers = [name for name, _ in network.named_buffers()]
-    strategy.begin(selection, Ledger(run.files.server.ledger(world)), max(done, 0), buffers)
+    examples = dict(enumerate(_held(run).tolist()))
+    strategy.begin(selection, Ledger(run.files.server.ledger(world)), max(done, 0), buffers, examples)
     remind(strategy, state)
     message = {**training.model_dump(), "seed": run.seed}
     message |= {"model": run.model.name, "width": run.model.width, "classes": classes}
@@ -108,38 +111,11 @@ def _secured(grid: Grid, run: Run, federation: Federation) -> Grid:
     """Return the grid that the strategy sees: with secure aggregation, one that shows averages only."""
     if not federation.secure_aggregation.enabled:
         return grid
-    largest = int(holdings(run.split, run.population.clients, len(run.class_names)).sum(1).max())
+    largest = int(_held(run).max())
     return SecureGrid(grid, federation.secure_aggregation, weighted=federation.averaging == "weighted", largest=largest)
 
 
-def ask_who(grid: Grid, expected: int, timeout: float) -> dict[int, int]:
-    """Ask every node which partition it is; wait until ``expected`` nodes have answered.
-
-    Returns:
-        Node id -> partition id.
-
-    Raises:
-        StageError: too few nodes answered in time, or two nodes claim one partition.
-    """
-    known: dict[int, int] = {}
-    deadline = time.monotonic() + timeout
-    while len(known) < expected:
-        new = [node for node in grid.get_node_ids() if node not in known]
-        questions = [Message(RecordDict(), node, WHO_QUERY) for node in new]
-        left = deadline - time.monotonic()
-        for reply in grid.send_and_receive(questions, timeout=max(left, 1.0)) if questions else ():
-            if reply.has_error():
-                log.warning("node %s did not say who it is: %s", reply.metadata.src_node_id, reply.error.reason)
-            else:
-                known[reply.metadata.src_node_id] = int(reply.content[CLIENT]["partition"])
-        if len(known) < expected:
-            if time.monotonic() > deadline:
-                raise StageError(
-                    f"{len(known)} of {expected} nodes answered within {timeout:g} s; start the missing ones "
-                    "or lower population.clients"
-                )
-            time.sleep(0.5)
-    duplicates = sorted({p for p in known.values() if list(known.values()).count(p) > 1})
-    if duplicates:
-        raise StageError(f"two nodes claim partition {duplicates[0]}; give each its own partition-id")
-    return known
+def _held(run: Run) -> NDArray[np.int64]:
+    """Return how many images the split gives each partition, int64 [clients]."""
+    held: NDArray[np.int64] = holdings(run.split, run.population.clients, len(run.class_names)).sum(1)
+    return held

@@ -2,36 +2,53 @@
 
 - rounds are numbered from ``offset`` on, so that a resumed run continues its count;
 - participants come from ``Selection`` (seeded, by partition), not from global random state;
-- replies are put into the order of their partitions before aggregation: float addition does not commute, and two
-  identical runs would differ otherwise;
-- replies with NaN or with arrays of other names or shapes are refused and noted;
+- every reply is read by ``fedinverse.messages`` first; what does not fit is refused, named and noted, and the round
+  goes on. Of the others a strategy is shown numbers and arrays alone, in the order of their partitions: float
+  addition does not commute, and two identical runs would differ otherwise;
+- an update that is ``max_update_norm`` times as long as the round's median is refused, too;
 - BatchNorm buffers go past the strategy and are plainly averaged: a server optimiser or noise would break them. Only
   rules that pick among updates (Krum, the median) are shown the float ones; the step counter is never;
 - arrays keep the dtype they were sent with (averaging makes BatchNorm's step counter a float);
 - with ``averaging = "unweighted"`` every client counts the same, whatever its number of images;
+- an aggregate that is not finite, or that a strategy cannot make, leaves the model as it was;
 - everything sent is written to the ledger, everything told by clients to ``clients.jsonl``.
 """
 
 import logging
-from collections.abc import Iterable
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 
-from fedinverse.errors import IntegrityError
-from fedinverse.flower import ARRAYS, METRICS, from_record
+from fedinverse.messages import (
+    ARRAYS,
+    CLIPPING,
+    CONFIG,
+    EXAMPLES,
+    METRICS,
+    RefusedReplyError,
+    Update,
+    Weights,
+    from_record,
+    plain,
+    read_evaluation,
+    read_update,
+    unencoded,
+)
 from fedinverse.storage import check_finite
 from strategies.central_privacy import Private
 from strategies.client_reports import ClientReports
 from strategies.grids import ChosenNodes
 from strategies.ledger import Ledger
+from strategies.outliers import far_off
 from strategies.participation import Selection
 
 log = logging.getLogger("fedinverse.server")
 EQUAL_WEIGHT = "equal-weight"  # the metric that unweighted averages weigh by: 1 for everyone
+T = TypeVar("T")
 
 
 class Audited:
@@ -40,29 +57,49 @@ class Audited:
     Attributes:
         weighted_by: the metric that averages weigh by.
         shows_buffers: whether the strategy itself aggregates float buffers.
+        max_update_norm: how many times the round's median an update may be long; 0: any length.
     """
 
-    weighted_by: ClassVar[str] = "num-examples"
+    weighted_by: ClassVar[str] = EXAMPLES
     shows_buffers: ClassVar[bool] = False
+    max_update_norm: ClassVar[float] = 0.0
 
-    def begin(self, selection: Selection, ledger: Ledger, offset: int, buffers: Iterable[str] = ()) -> None:
-        """Set who takes part, where broadcasts are noted, how many rounds lie behind, which arrays are buffers."""
+    def begin(
+        self,
+        selection: Selection,
+        ledger: Ledger,
+        offset: int,
+        buffers: Iterable[str] = (),
+        examples: Mapping[int, int] | None = None,
+    ) -> None:
+        """Set what a federation needs beside its strategy.
+
+        Args:
+            selection: who takes part.
+            ledger: where broadcasts are noted.
+            offset: how many rounds lie behind.
+            buffers: which arrays are buffers.
+            examples: how many images the split gives each partition: the most it may say it trained on.
+        """
         self._selection, self._ledger, self._offset = selection, ledger, offset
         self._buffers = frozenset(buffers)
+        self._examples = examples or {}
         self._reports = ClientReports(ledger.path.parent)
-        self._sent: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
+        self._before: Weights = {}
+        self._adaptive = False
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Address the train messages of a round to its participants."""
         current = server_round + self._offset
-        self._sent = {name: (array.shape, array.dtype) for name, array in from_record(arrays).items()}
+        self._before = from_record(arrays)
         chosen = ChosenNodes(grid, self._selection.train(current))
-        shown, _ = self._parted(arrays)
-        messages = list(super().configure_train(current, shown, config, chosen))  # type: ignore[misc]
+        shown, _ = self._parted(self._before)
+        messages = list(super().configure_train(current, unencoded(shown), config, chosen))  # type: ignore[misc]
         for message in messages:
             message.content[ARRAYS] = arrays
+            self._adaptive = message.content[CONFIG].get(CLIPPING) == "adaptive"
         return self._note(current, messages)
 
     def configure_evaluate(
@@ -79,30 +116,89 @@ class Audited:
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Aggregate the sound replies in the order of their partitions."""
+        """Aggregate the updates that are none to refuse, in the order of their partitions."""
         current = server_round + self._offset
-        ordered = self._ordered(replies)
+        by_partition = self._by_partition(replies)
+        refused: dict[int, str] = {}
+
+        def read(reply: Message, partition: int) -> Update:
+            most = self._examples.get(partition)
+            return read_update(reply, partition, self._before, most, adaptive=self._adaptive)
+
+        updates = self._read(current, by_partition, read, refused)
+        far = far_off({p: update.weights for p, update in updates.items()}, self._before, self.max_update_norm)
+        for partition, reason in far.items():
+            refused[partition] = self._refuse(current, partition, reason)
+            del updates[partition]
         central = self.accounted() if isinstance(self, Private) and not self._buffers else None
-        self._reports.note(current, ordered, self._selection.partitions, central)
-        failed = [reply for reply in ordered if reply.has_error()]
-        sound = self._weigh([reply for reply in ordered if not reply.has_error() and self._is_sound(reply)])
-        kept = []
-        for reply in sound:
-            shown, past = self._parted(reply.content[ARRAYS])
-            kept.append(RecordDict({ARRAYS: past, METRICS: reply.content[METRICS]}))
-            reply.content[ARRAYS] = shown
-        arrays, metrics = super().aggregate_train(current, [*failed, *sound])  # type: ignore[misc]
-        if arrays is None:
+        self._reports.note(current, updates, refused, central)
+        if not updates:
             log.warning("round %d: no update could be used; the model stays as it was", current)
-            return None, metrics
-        both = {**arrays, **aggregate_arrayrecords(kept, self.weighted_by)}
-        result = {name: Array(_as_dtype(both[name].numpy(), dtype)) for name, (_, dtype) in self._sent.items()}
-        return ArrayRecord(result), metrics
+            return None, None
+        try:
+            arrays, metrics = self._aggregate(current, {p: by_partition[p] for p in updates}, updates)
+            check_finite(arrays, "their aggregate")
+        except Exception as error:  # whatever a strategy makes of these updates, the federation goes on
+            log.warning(
+                "round %d: the updates of clients %s could not be aggregated (%s); the model stays as it was",
+                current,
+                list(updates),
+                plain(error),
+                extra={"event": "no aggregate", "fields": {"round": current, "clients": list(updates)}},
+            )
+            return None, None
+        return ArrayRecord({name: Array(array) for name, array in arrays.items()}), metrics
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Aggregate the metrics in the order of the partitions."""
-        ordered = self._weigh(self._ordered(replies))
-        return super().aggregate_evaluate(server_round + self._offset, ordered)  # type: ignore[misc]
+        current = server_round + self._offset
+        by_partition = self._by_partition(replies)
+        read = self._read(current, by_partition, lambda reply, p: read_evaluation(reply, p, self._examples.get(p)), {})
+        kept = [self._weighed(by_partition[p], RecordDict({METRICS: MetricRecord(m)})) for p, m in read.items()]
+        try:
+            return super().aggregate_evaluate(current, kept)  # type: ignore[misc]
+        except Exception as error:  # figures on the console only
+            log.warning("round %d: the clients' evaluations could not be averaged (%s)", current, plain(error))
+            return None
+
+    def _aggregate(
+        self, current: int, replies: Mapping[int, Message], updates: Mapping[int, Update]
+    ) -> tuple[Weights, MetricRecord | None]:
+        shown, kept = [], []
+        for partition, update in updates.items():
+            through, past = self._parted(update.weights)
+            metrics = MetricRecord(dict(update.metrics))
+            shown.append(self._weighed(replies[partition], RecordDict({ARRAYS: unencoded(through), METRICS: metrics})))
+            kept.append(RecordDict({ARRAYS: unencoded(past), METRICS: metrics}))
+        arrays, metrics = super().aggregate_train(current, shown)  # type: ignore[misc]
+        if arrays is None:
+            raise RefusedReplyError("the strategy needs more of them")
+        both = {**arrays, **aggregate_arrayrecords(kept, self.weighted_by)}
+        return {name: _as_dtype(both[name].numpy(), old.dtype) for name, old in self._before.items()}, metrics
+
+    def _read(
+        self,
+        current: int,
+        replies: Mapping[int, Message],
+        read: Callable[[Message, int], T],
+        refused: dict[int, str],
+    ) -> dict[int, T]:
+        """Return what ``read`` makes of each reply; why one is not used goes into ``refused`` and, if new, the log."""
+        values: dict[int, T] = {}
+        for partition, reply in replies.items():
+            try:
+                values[partition] = read(reply, partition)
+            except RefusedReplyError as error:
+                refused[partition] = str(error) if reply.has_error() else self._refuse(current, partition, str(error))
+            except Exception as error:  # the schema foresaw everything but this: still one client, by name
+                reason = f"it cannot be read ({plain(f'{type(error).__name__}: {error}')})"
+                refused[partition] = self._refuse(current, partition, reason)
+        return values
+
+    def _refuse(self, current: int, partition: int, reason: str) -> str:
+        noted = {"event": "refused update", "fields": {"client": partition, "round": current, "reason": reason}}
+        log.warning("round %d: the reply of client %d was refused: %s", current, partition, reason, extra=noted)
+        return f"refused: {reason}"
 
     def _note(self, current: int, messages: Iterable[Message]) -> list[Message]:
         partitions = self._selection.partitions
@@ -110,47 +206,29 @@ class Audited:
         self._ledger.record(current, ordered, partitions)
         return ordered
 
-    def _ordered(self, replies: Iterable[Message]) -> list[Message]:
+    def _by_partition(self, replies: Iterable[Message]) -> dict[int, Message]:
+        """Return the replies in the order of their partitions; of a node that answered twice, the first."""
         partitions = self._selection.partitions
-        return sorted(replies, key=lambda reply: partitions[reply.metadata.src_node_id])
+        known = [reply for reply in replies if reply.metadata.src_node_id in partitions]
+        by_partition: dict[int, Message] = {}
+        for reply in sorted(known, key=lambda reply: partitions[reply.metadata.src_node_id]):
+            by_partition.setdefault(partitions[reply.metadata.src_node_id], reply)
+        return by_partition
 
-    def _weigh(self, replies: list[Message]) -> list[Message]:
-        """Give every reply the weight of an unweighted average, if that is asked for."""
+    def _weighed(self, reply: Message, content: RecordDict) -> Message:
+        """Put ``content`` in the place of a reply's, with the weight of an unweighted average, if that is asked for."""
         if self.weighted_by == EQUAL_WEIGHT:
-            for reply in replies:
-                if not reply.has_error() and METRICS in reply.content:
-                    reply.content[METRICS][EQUAL_WEIGHT] = 1.0
-        return replies
+            content[METRICS][EQUAL_WEIGHT] = 1.0
+        return Message(content, metadata=reply.metadata)
 
-    def _parted(self, arrays: ArrayRecord) -> tuple[ArrayRecord, ArrayRecord]:
-        """Return (what the strategy aggregates, what goes past it), in the order of what was sent.
-
-        Some of Flower's strategies pair arrays by position; whoever sends them in another order must not matter.
-        """
-        counters = {name for name, (_, dtype) in self._sent.items() if np.issubdtype(dtype, np.integer)}
+    def _parted(self, weights: Weights) -> tuple[Weights, Weights]:
+        """Return (what the strategy aggregates, what goes past it), in the order of what was sent."""
+        counters = {name for name, array in self._before.items() if np.issubdtype(array.dtype, np.integer)}
         past = counters if self.shows_buffers else counters | self._buffers
         return (
-            ArrayRecord({name: arrays[name] for name in self._sent if name not in past}),
-            ArrayRecord({name: arrays[name] for name in self._sent if name in past}),
+            {name: array for name, array in weights.items() if name not in past},
+            {name: array for name, array in weights.items() if name in past},
         )
-
-    def _is_sound(self, reply: Message) -> bool:
-        partition = self._selection.partitions[reply.metadata.src_node_id]
-        origin = f"the update of client {partition}"
-        weights = from_record(reply.content[ARRAYS]) if ARRAYS in reply.content else {}
-        shapes = {name: array.shape for name, array in weights.items()}
-        noted = {"event": "refused update", "fields": {"client": partition}}
-        if shapes != {name: shape for name, (shape, _) in self._sent.items()}:
-            log.warning(
-                "%s was refused: its arrays do not have the names and shapes of the global model", origin, extra=noted
-            )
-            return False
-        try:
-            check_finite(weights, origin)
-        except IntegrityError as error:
-            log.warning("%s; it was refused", error, extra=noted)
-            return False
-        return True
 
 
 def _as_dtype(array: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:

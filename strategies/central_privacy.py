@@ -25,7 +25,7 @@ from flwr.serverapp import strategy as flower
 from pydantic import Field
 
 from fedinverse.config import Section
-from fedinverse.flower import ARRAYS, CLIPPING
+from fedinverse.messages import ARRAYS, CLIPPING
 from fedinverse.seeds import derive
 
 log = logging.getLogger("fedinverse.server")

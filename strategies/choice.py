@@ -84,7 +84,11 @@ def make_strategy(settings: Aggregation, clients: int, seed: int, origin: str) -
         raise ConfigError(f"{origin}: 'federation.strategy': {error}") from None
     _check_combination(settings, rule, participants, origin)
     weighted_by = "num-examples" if settings.averaging == "weighted" else EQUAL_WEIGHT
-    marks = {"weighted_by": weighted_by, "shows_buffers": not rule.averages}
+    marks = {
+        "weighted_by": weighted_by,
+        "shows_buffers": not rule.averages,
+        "max_update_norm": settings.max_update_norm,
+    }
     options = {
         # Selection has already sampled: the strategy takes every node it is shown.
         "fraction_train": 1.0,

@@ -10,14 +10,13 @@ own noise is there when the server looks, the server's only when others receive 
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Message
-
 from fedinverse.accounting import Mechanism, composed_epsilon
-from fedinverse.flower import CLIENT, METRICS
+from fedinverse.errors import FedInverseError, IntegrityError
+from fedinverse.messages import Update
 from fedinverse.storage import append_jsonl, read_jsonl, write_json
 
 _OWN = ("dp_noise_multiplier", "dp_sample_rate", "dp_steps")
@@ -34,24 +33,34 @@ class ClientReports:
         self._central: dict[int, dict[int, tuple[Mechanism, float]]] = {}
         self._last: dict[int, dict[str, Any]] = {}
         for line in read_jsonl(self._path):
-            self._count(line)
+            try:
+                self._count(line)
+            except (KeyError, TypeError, ValueError) as error:
+                raise IntegrityError(f"{self._path}: a line is no client's report ({error!r}); delete it") from error
 
     def note(
         self,
         server_round: int,
-        replies: Iterable[Message],
-        partitions: Mapping[int, int],
+        updates: Mapping[int, Update],
+        refused: Mapping[int, str],
         central: dict[str, float] | None = None,
     ) -> None:
-        """Note the replies to the train messages of a round.
+        """Note what came of the train messages of a round.
 
         Args:
             server_round: its number.
-            replies: all of them, errors too.
-            partitions: node id -> partition id.
+            updates: by partition, as they were read: none holds a word that the schema does not know.
+            refused: why there is no update of a partition, in words that are safe to print.
             central: ``central_noise_multiplier`` and ``central_delta`` of the noise their average gets, if accounted.
         """
-        lines = [line for reply in replies if (line := self._line(server_round, reply, partitions, central))]
+        lines: list[dict[str, Any]] = []
+        for partition in sorted(updates.keys() | refused.keys()):
+            whose = {"round": server_round, "partition": partition}  # the server's words, last: they win
+            if partition in refused:
+                lines.append({"error": refused[partition], **whose})
+            else:
+                update = updates[partition]
+                lines.append({**update.report, **update.metrics, **(central or {}), **whose})
         for line in lines:
             self._count(line)
             line.update(self._spent(int(line["partition"])))
@@ -70,16 +79,6 @@ class ClientReports:
             for partition in sorted(self._own.keys() | self._central.keys())
         }
 
-    def _line(
-        self, server_round: int, reply: Message, partitions: Mapping[int, int], central: dict[str, float] | None
-    ) -> dict[str, Any] | None:
-        if reply.has_error():
-            node = reply.metadata.src_node_id
-            return {"round": server_round, "partition": partitions[node], "error": reply.error.reason}
-        if not {CLIENT, METRICS} <= reply.content.keys():
-            return None
-        return {"round": server_round, **reply.content[CLIENT], **reply.content[METRICS], **(central or {})}
-
     def _count(self, line: dict[str, Any]) -> None:
         partition, server_round = int(line["partition"]), int(line["round"])
         if set(_OWN) <= line.keys():
@@ -95,7 +94,11 @@ class ClientReports:
         for prefix, events in (("", self._own.get(partition)), ("central_", self._central.get(partition))):
             if events:
                 delta = max(delta for _, delta in events.values())
-                spent[f"{prefix}epsilon"] = composed_epsilon([event for event, _ in events.values()], delta)
+                try:
+                    epsilon = composed_epsilon([event for event, _ in events.values()], delta)
+                except FedInverseError as error:  # only a file that was altered: replies are checked before
+                    raise IntegrityError(f"{self._path}: client's figures make no epsilon ({error})") from error
+                spent[f"{prefix}epsilon"] = epsilon
                 spent[f"{prefix}delta"] = delta
         return spent
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from flwr.app import Message
 
-from fedinverse.flower import ARRAYS, from_record
+from fedinverse.messages import ARRAYS, from_record
 from fedinverse.storage import append_jsonl, weights_sha256
 
 

@@ -21,10 +21,12 @@ from flwr.serverapp import Grid
 from pydantic import Field, model_validator
 
 from fedinverse.config import Section
-from fedinverse.flower import ARRAYS, CLIENT, CONFIG, METRICS, SECURE, from_record
+from fedinverse.messages import ARRAYS, CLIENT, CONFIG, METRICS, SECURE, Weights, from_record, plain
 from strategies.grids import PassingGrid
+from strategies.secure_replies import SecureReplies, maskable
 
 log = logging.getLogger("fedinverse.server")
+MIN_SUM = 3  # clients in a sum, at least
 _FAILED = 1  # error code of a reply that this grid makes up; Flower's own codes say where an app failed
 
 
@@ -34,7 +36,7 @@ class SecureAggregation(Section):
     enabled: bool = Field(False, description="mask the updates; the server sees their average only")
     num_shares: float = Field(1.0, gt=0, le=1, description="share of a round's clients that hold a share of a key")
     reconstruction_threshold: float = Field(
-        0.5, gt=0, le=1, description="share of those needed to unmask; the rest may drop out"
+        0.5, gt=0, le=1, description="share of those needed to unmask, at least three; the rest may drop out"
     )
     max_weight: float = Field(
         0.0, ge=0, description="most images a client may have; 0: the largest shard, by the split manifest"
@@ -72,14 +74,19 @@ class SecureGrid(PassingGrid):
         from flwr.server.workflow.secure_aggregation.secaggplus_workflow import WorkflowState
 
         sent = {message.metadata.dst_node_id: message for message in batch}
-        grid, legacy, state = _Recorder(self._grid), _LegacyRound(batch), WorkflowState()
-        workflow = self._workflow(timeout)
-        whole = workflow.setup_stage(grid, legacy, state)
-        state.nid_to_fitins = {node: self._with_terms(message) for node, message in sent.items()}
-        whole = whole and workflow.share_keys_stage(grid, legacy, state)
-        _forget_who_gave_no_shares(state)
-        for stage in (workflow.collect_masked_vectors_stage, workflow.unmask_stage):
-            whole = whole and stage(grid, legacy, state)
+        before = from_record(batch[0].content[ARRAYS])
+        grid, legacy, state = _Recorder(self._grid, list(sent), before), _LegacyRound(batch), WorkflowState()
+        workflow = self._workflow(len(batch), timeout)
+        try:
+            whole = workflow.setup_stage(grid, legacy, state)
+            state.nid_to_fitins = {node: self._with_terms(message) for node, message in sent.items()}
+            whole = whole and workflow.share_keys_stage(grid, legacy, state)
+            _forget_who_gave_no_shares(state)
+            for stage in (workflow.collect_masked_vectors_stage, workflow.unmask_stage):
+                whole = whole and stage(grid, legacy, state)
+        except Exception as error:  # a share that was a lie: the sum cannot be unmasked, and nobody can say by whom
+            log.warning("secure aggregation: the sum could not be unmasked (%s)", plain(error))
+            whole = False
         if not whole:
             log.warning("secure aggregation: too few clients answered to unmask their sum; the round changes nothing")
             return [
@@ -91,13 +98,15 @@ class SecureGrid(PassingGrid):
         answers = [_answer(sent[node], masked[node], average) for node in masked]
         return answers + [Message(error, reply_to=sent[node]) for node, error in grid.errors.items()]
 
-    def _workflow(self, timeout: float | None) -> Any:
+    def _workflow(self, clients: int, timeout: float | None) -> Any:
         from flwr.server.workflow import SecAggPlusWorkflow
 
         s = self._settings
+        # Never fewer than three: of a sum of two, each knows the other's update.
+        threshold = max(MIN_SUM, round(s.reconstruction_threshold * min(clients, _shares(s.num_shares, clients))))
         return SecAggPlusWorkflow(
             s.num_shares,
-            s.reconstruction_threshold,
+            threshold,
             max_weight=self._max_weight,
             clipping_range=s.clipping_range,
             quantization_range=s.quantization_range,
@@ -110,17 +119,27 @@ class SecureGrid(PassingGrid):
         return RecordDict({**message.content, SECURE: ConfigRecord(dict(terms))})
 
 
-class _Recorder(PassingGrid):
-    """Keeps the replies of every stage, and the first error of every node."""
+def _shares(share: float, clients: int) -> int:
+    """Return how many hold a share of a key, as Flower's workflow rounds it."""
+    shares = round(share * clients)
+    shares += shares < clients and shares % 2 == 0
+    return shares if shares > 2 else clients
 
-    def __init__(self, grid: Grid) -> None:
+
+class _Recorder(PassingGrid):
+    """Reads the replies of every stage before the protocol does, and keeps the first error of every node."""
+
+    def __init__(self, grid: Grid, nodes: list[int], before: Weights) -> None:
         super().__init__(grid)
+        self._read = SecureReplies(nodes, before)
         self.stages: list[list[Message]] = []
         self.errors: dict[int, Error] = {}
 
     def send_and_receive(self, messages: Any, *, timeout: float | None = None) -> list[Message]:
-        """Send, receive, remember."""
-        replies = list(self._grid.send_and_receive(list(messages), timeout=timeout))
+        """Send, receive, check, remember."""
+        asked = list(messages)
+        received = list(self._grid.send_and_receive(asked, timeout=timeout))
+        replies = self._read.stage(len(self.stages), received)
         self.stages.append(replies)
         for reply in replies:
             if reply.has_error() and len(self.stages) <= 3:  # who fails to unmask is in the sum all the same
@@ -169,14 +188,9 @@ def _forget_who_gave_no_shares(state: Any) -> None:
     state.nid_to_neighbours = {node: near & state.active_node_ids for node, near in state.nid_to_neighbours.items()}
 
 
-def maskable(arrays: ArrayRecord) -> list[str]:
-    """Return the names of the arrays that go into the masked sum, in their order: all but integers."""
-    return [name for name, array in from_record(arrays).items() if not np.issubdtype(array.dtype, np.integer)]
-
-
 def _packed(average: list[np.ndarray[Any, Any]], sent: ArrayRecord) -> ArrayRecord:
     before = from_record(sent)
-    after = dict(zip(maskable(sent), average, strict=True))
+    after = dict(zip(maskable(before), average, strict=True))
     return ArrayRecord({name: Array(np.asarray(after.get(name, old), old.dtype)) for name, old in before.items()})
 
 

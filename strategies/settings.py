@@ -19,6 +19,11 @@ class Aggregation(Participation):
     averaging: Literal["weighted", "unweighted"] = Field(
         "weighted", description="a client's weight in an average: its number of images, or the same for all"
     )
+    max_update_norm: float = Field(
+        1000.0,
+        ge=0,
+        description="refuse an update longer than this many times the round's median (L2 norm); 0: any length",
+    )
     privacy: CentralPrivacy = CentralPrivacy()
     secure_aggregation: SecureAggregation = SecureAggregation()
 

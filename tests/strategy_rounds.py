@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
-from fedinverse.flower import ARRAYS, CLIENT, CONFIG, METRICS, from_record, to_record
+from fedinverse.messages import ARRAYS, CLIENT, CONFIG, METRICS, from_record, to_record
 from fedinverse.run import Run, prepare
 from fedinverse.storage import load_weights
 from pipeline.engines import run_federation
@@ -83,8 +83,8 @@ def one_round(strategy: Any, server_round: int = 1, model: dict[str, Any] | None
     assert all(from_record(message.content[ARRAYS]).keys() == MODEL.keys() for message in sent)
     replies = []
     for client, message in enumerate(sent):
-        metrics = MetricRecord({"num-examples": examples(client), "train-loss": 1.0})
-        if "clipping" in message.content[CONFIG]:
+        metrics = MetricRecord({"num-examples": examples(client), "train-loss": 1.0, "train-accuracy": 0.5})
+        if message.content[CONFIG].get("clipping") == "adaptive":
             metrics["norm_bit"] = client % 2
         told = ConfigRecord({"partition": client, "defence": "none"})
         content = {ARRAYS: to_record(update(client, server_round)), METRICS: metrics, CLIENT: told}

@@ -12,7 +12,7 @@ from attacker.schedule import captured, due
 from attacker.settings import Attacker
 from clients.node import node_of
 from fedinverse.errors import ConfigError, StageError
-from fedinverse.flower import ARRAYS, CONFIG, to_record
+from fedinverse.messages import ARRAYS, CONFIG, to_record
 from fedinverse.shard import Shard
 from fedinverse.storage import load_weights, read_jsonl
 

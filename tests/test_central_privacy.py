@@ -23,7 +23,7 @@ from strategy_rounds import (
 
 from clients.defences import make_defence
 from fedinverse.accounting import composed_epsilon
-from fedinverse.flower import ARRAYS, CLIENT, METRICS, to_record
+from fedinverse.messages import ARRAYS, CLIENT, METRICS, Update, to_record
 from fedinverse.storage import read_json, read_jsonl
 from report.client_reports import what_clients_said
 from strategies.client_reports import ClientReports
@@ -60,9 +60,13 @@ def test_noise_has_its_size_spares_buffers_and_repeats(kind: str, tmp_path: Path
 def test_an_update_of_zero_is_refused_before_flower_divides_by_its_norm(tmp_path: Path) -> None:
     strategy = private(tmp_path, kind="server_fixed", noise_multiplier=0.0, clipping_norm=1e6)
     sent = list(strategy.configure_train(1, to_record(MODEL), ConfigRecord(), Nodes()))
+    metrics = MetricRecord({"num-examples": 1, "train-loss": 1.0, "train-accuracy": 0.5})
     replies = [
-        Message(RecordDict({ARRAYS: to_record(arrays), METRICS: MetricRecord({"num-examples": 1})}), reply_to=message)
-        for message, arrays in zip(sent, (MODEL, update(0, 1)), strict=False)
+        Message(
+            RecordDict({ARRAYS: to_record(arrays), METRICS: metrics, CLIENT: ConfigRecord({"partition": client})}),
+            reply_to=message,
+        )
+        for client, (message, arrays) in enumerate(zip(sent, (MODEL, update(0, 1)), strict=False))
     ]
     arrays, _ = strategy.aggregate_train(1, replies)
     np.testing.assert_allclose(arrays["w"].numpy(), update(0, 1)["w"], rtol=1e-5)
@@ -157,11 +161,9 @@ def test_nothing_is_claimed_where_batch_norm_goes_along_without_noise(tiny: Load
 def test_a_round_repeated_after_a_kill_is_spent_once(tmp_path: Path) -> None:
     defence: Any = make_defence("update_noise", {"noise_multiplier": 4.0}, "test")
     defence._covered = True
-    told = ConfigRecord({"partition": 0, "defence": "update_noise", **defence.report()})
-    content = RecordDict({CLIENT: told, METRICS: MetricRecord({"num-examples": 1})})
-    reply = Message(content, reply_to=Message(RecordDict(), 1, "train"))
+    report = {"defence": "update_noise", **defence.report()}
     for _ in range(2):
-        ClientReports(tmp_path).note(1, [reply], {1: 0})
+        ClientReports(tmp_path).note(1, {0: Update({}, 1, {"num-examples": 1}, report)}, {})
     assert read_json(tmp_path / "privacy.json")["0"]["epsilon"] == pytest.approx(
         composed_epsilon([(2.0, 1.0, 1)], 1e-5)
     )

@@ -8,7 +8,7 @@ import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from attacker.capture import capture
-from fedinverse.flower import ARRAYS, CONFIG, to_record
+from fedinverse.messages import ARRAYS, CONFIG, to_record
 from fedinverse.storage import load_weights, read_jsonl
 
 

@@ -20,7 +20,7 @@ from flwr.app import Message
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from numpy.typing import NDArray
 
-from fedinverse.flower import ARRAYS, from_record
+from fedinverse.messages import ARRAYS, from_record
 from fedinverse.run import Run, prepare
 from fedinverse.storage import load_weights, read_json, read_jsonl
 from pipeline.deploy.parties import server_run

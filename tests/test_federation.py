@@ -9,13 +9,13 @@ import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from fedinverse.errors import IntegrityError
-from fedinverse.flower import ARRAYS, CLIENT, METRICS, to_record
+from fedinverse.messages import ARRAYS, CLIENT, METRICS, to_record
 from fedinverse.run import Run, prepare
 from fedinverse.storage import load_weights, read_jsonl
 from pipeline.engines import run_federation
 from pipeline.engines.local import LocalGrid
 from pipeline.experiment import resolved
-from server.app import ask_who
+from server.roll_call import roll_call
 from strategies import Aggregation, Ledger, Participation, Selection, make_strategy
 
 Load = Callable[..., Any]
@@ -138,7 +138,7 @@ def _reply(node: int, weights: dict[str, Any], examples: int = 1) -> Message:
     content = RecordDict(
         {
             ARRAYS: to_record(weights),
-            METRICS: MetricRecord({"num-examples": examples}),
+            METRICS: MetricRecord({"num-examples": examples, "train-loss": 1.0, "train-accuracy": 0.5}),
             CLIENT: ConfigRecord({"partition": node - 1}),
         }
     )
@@ -147,7 +147,7 @@ def _reply(node: int, weights: dict[str, Any], examples: int = 1) -> Message:
 
 def test_unsound_updates_are_refused_and_dtypes_kept(reference: Run, tmp_path: Path) -> None:
     grid = LocalGrid(reference, "with_victim")
-    partitions = ask_who(grid, 4, 10)
+    partitions = roll_call(grid, 4, 10, {})
     strategy: Any = make_strategy(Aggregation(), 4, 0, "config")
     strategy.begin(Selection(Participation(fraction_train=1.0), 0, partitions), Ledger(tmp_path / "l.jsonl"), 0)
     model = {"w": np.zeros(2, np.float32), "steps": np.array(0, np.int64)}

@@ -24,7 +24,7 @@ from strategy_rounds import (
 )
 
 from fedinverse.errors import ConfigError, IntegrityError
-from fedinverse.flower import ARRAYS, METRICS, from_record, to_record
+from fedinverse.messages import ARRAYS, CLIENT, METRICS, from_record, to_record
 from strategies import remembered, remind, strategy_names
 
 WIDE = {"one": np.zeros((2, 3), np.float32), "other": np.full(3, 5, np.float32)}
@@ -60,7 +60,9 @@ def test_the_order_in_which_a_client_sends_its_arrays_does_not_matter(tmp_path: 
         for message in sent:
             arrays = {name: array + 1 for name, array in WIDE.items()}
             turned_round = dict(reversed(arrays.items())) if turned else arrays
-            content = {ARRAYS: to_record(turned_round), METRICS: MetricRecord({"num-examples": 1})}
+            metrics = MetricRecord({"num-examples": 1, "train-loss": 1.0, "train-accuracy": 0.5})
+            client = ConfigRecord({"partition": message.metadata.dst_node_id - 1})
+            content = {ARRAYS: to_record(turned_round), METRICS: metrics, CLIENT: client}
             replies.append(Message(RecordDict(content), reply_to=message))
         return from_record(strategy.aggregate_train(1, replies)[0])
 

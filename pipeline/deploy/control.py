@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,11 @@ class Control:
 
     Attributes:
         home: a Flower home of its own, where the address stands and logs are written.
+        nodes: node id -> number of the nodes that were registered through it.
     """
 
     home: Path
+    nodes: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def connect(cls, home: Path, control: str, authority: Path) -> "Control":

@@ -5,7 +5,7 @@ import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.deploy import commands
@@ -67,8 +67,8 @@ class Fleet:
         """Return the SuperLink's control, after registering the public keys of the nodes ``register``."""
         control = Control.connect(self.directory / "control", self.control, self.keys.authority)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(control.register, [self.keys.node_public(number) for number in register]))
-        return control
+            ids = pool.map(control.register, [self.keys.node_public(number) for number in register])
+            return replace(control, nodes=dict(zip(ids, register, strict=True)))
 
     def start_node(self, processes: Processes, number: int, node: commands.NodeConfig) -> Owned:
         """Start SuperNode ``number`` with the node config ``node``."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from fedinverse.errors import ConfigError, StageError
 from fedinverse.layout import is_run, receipts_of
 from fedinverse.run import Run, prepare
-from fedinverse.storage import load_weights, read_jsonl
+from fedinverse.storage import load_weights, read_jsonl, write_json
 from pipeline.deploy.control import Control
 from pipeline.deploy.fleet import Fleet
 from pipeline.deploy.parties import WORLD, export_shards, node_configs, private_directory, server_run, spool_of
@@ -21,6 +21,7 @@ from pipeline.stages.all_stages import run_all
 from pipeline.stages.federate import is_federated
 from pipeline.stages.invert import Meanwhile
 from report.console import console, percent
+from server.roll_call import NODES
 from server.settings import Federation
 
 _START = 120.0  # seconds until the first round is recorded, beside the rounds' own time
@@ -81,7 +82,9 @@ def _federate(run: Run, nodes: list[dict[str, str | int]], processes: Processes)
     control = fleet.connect(register=range(len(nodes)))
     for number, node in enumerate(nodes):
         fleet.start_node(processes, number, node)
-    run_id = control.submit(_server_beside(run).path)
+    server = _server_beside(run)
+    write_json(server.path / NODES, control.nodes)
+    run_id = control.submit(server.path)
     patience = _START + federation.timeout * (federation.rounds - max(_last_round(run), 0) + 1)
     watch = Watch(run, control, run_id)
     processes.wait_until(f"run {run_id} finishes", watch.finished, patience, pause=0.5)

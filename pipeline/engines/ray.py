@@ -20,8 +20,8 @@ from flwr.app import ArrayRecord, Context, Message, RecordDict
 from flwr.common.constant import ErrorCode
 
 from fedinverse.errors import ConfigError
-from fedinverse.flower import ARRAYS
 from fedinverse.layout import World
+from fedinverse.messages import ARRAYS
 from fedinverse.profiling import leave
 from fedinverse.run import Run
 from fedinverse.split import holdings

@@ -1,0 +1,337 @@
+"""Every message between server and clients, typed: its records, keys, types and ranges stand here and nowhere else.
+
+What a client sends is read by ``read_update``, ``read_evaluation`` and ``read_partition``, and by nothing before them:
+each checks a reply against one schema (exact records and keys, the dtype kind of every array, its encoded size before
+it is decoded, finite numbers, ranges, lengths of text) and returns plain typed values. Whatever does not fit raises
+``RefusedReplyError`` with the reason.
+
+Keys are kebab-case as Flower users expect. Attacker settings never travel in a message.
+"""
+
+import io
+import math
+import re
+import unicodedata
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+from numpy.typing import NDArray
+
+from fedinverse.errors import FedInverseError
+
+ARRAYS, CONFIG, METRICS, CLIENT = "arrays", "config", "metrics", "client"
+WHO_QUERY = "query.who"
+PROXIMAL_MU = "proximal-mu"  # in a train message's config: weight of FedProx' proximal term, as Flower names it
+CLIPPING = "clipping"  # in a train message's config: which of Flower's mods clips the update, "fixed" or "adaptive"
+SECURE = "secure-aggregation"  # a train message's record: how updates are weighted and how large they may be
+
+EXAMPLES, NORM_BIT, PARTITION = "num-examples", "norm_bit", "partition"
+TRAINED, EVALUATED = ("train-loss", "train-accuracy"), ("eval-loss", "eval-accuracy")
+
+TEXT = 300  # characters of a client's words that are kept
+_HEADER = 10_000  # bytes: more than numpy accepts of an array's header
+_LARGEST = 1e30  # a loss beyond it is no figure that anyone reads, and sums of it overflow
+_STEPS = 2**31  # how far an integer buffer, BatchNorm's step counter, may move in a round
+_NAME = re.compile(r"[\w.:/+-]{1,100}", re.ASCII)
+_NOTE = re.compile(r"note\.[a-z0-9_]{1,40}")
+_NOTES = 16  # figures of its own that a defence may add
+# What a defence says of its differential privacy in a round: all four, or none. Beyond these bounds no accountant's
+# figure means anything, and reckoning it may take for ever.
+_PRIVACY = {
+    "dp_noise_multiplier": (0.0, 1e6),
+    "dp_sample_rate": (1e-12, 1.0),
+    "dp_steps": (0.0, 1e8),
+    "delta": (1e-30, 1.0 - 1e-9),
+}
+_SPENT = "epsilon_round"
+
+Weights = dict[str, NDArray[Any]]
+Shapes = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
+
+
+class RefusedReplyError(FedInverseError):
+    """A client's reply is not what the schema says; the message is the reason, in words that are safe to print."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """A client's reply to a train message.
+
+    Attributes:
+        weights: the arrays asked for, in their order and dtypes, all finite; empty if none were.
+        examples: number of images, at least 1.
+        metrics: ``num-examples``, ``train-loss``, ``train-accuracy`` and, with adaptive clipping, ``norm_bit``.
+        report: the defence's name and what it tells of itself, without the partition.
+    """
+
+    weights: Weights
+    examples: int
+    metrics: dict[str, int | float]
+    report: dict[str, str | int | float]
+
+
+class _Unencoded(Array):
+    """An array that stays in this process: its values are kept as they are, not encoded to be decoded once more."""
+
+    def __init__(self, values: NDArray[Any]) -> None:
+        super().__init__(dtype=str(values.dtype), shape=values.shape, stype="numpy.ndarray", data=b"")
+        self.__dict__["_values"] = values
+
+    def numpy(self) -> NDArray[Any]:
+        """Return the values."""
+        return self.__dict__["_values"]  # type: ignore[no-any-return]
+
+
+def to_record(weights: Mapping[str, NDArray[Any]]) -> ArrayRecord:
+    """Pack named arrays into the record a message carries."""
+    return ArrayRecord({name: Array(array) for name, array in weights.items()})
+
+
+def unencoded(weights: Mapping[str, NDArray[Any]]) -> ArrayRecord:
+    """Return ``weights`` as a record that stays in this process: strategies read the arrays as they are."""
+    record = ArrayRecord()
+    for name, array in weights.items():
+        record[name] = _Unencoded(array)
+    return record
+
+
+def from_record(record: ArrayRecord) -> Weights:
+    """Unpack the named arrays of a message of our own or of the server's (npy without pickle)."""
+    return {name: np.asarray(array.numpy()) for name, array in record.items()}
+
+
+def shapes_of(weights: Mapping[str, NDArray[Any]]) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    """Return the shape and dtype of every array: what an update of them must have."""
+    return {name: (array.shape, array.dtype) for name, array in weights.items()}
+
+
+def plain(text: object, limit: int = TEXT) -> str:
+    """Return another party's words safe to store, print and render: one line, no control character, at most ``limit``.
+
+    Control characters, line ends and marks that reorder text become ``\\x1b``-like escapes; what is cut off is counted.
+    """
+    words = str(text[: limit + 1] if isinstance(text, str) else text)
+    shown = "".join(c if _is_printable(c) else c.encode("unicode_escape").decode() for c in words[:limit])
+    whole = len(text) if isinstance(text, str) else len(words)
+    return shown if whole <= limit else f"{shown}… ({whole - limit} more characters)"
+
+
+def _is_printable(character: str) -> bool:
+    return character == " " or (character != "\\" and unicodedata.category(character)[0] not in "CZ")
+
+
+# ---------------------------------------------------------------- replies
+
+
+def read_partition(reply: Message, clients: int) -> int:
+    """Return the partition that a node says it is, in [0, ``clients``)."""
+    told = _records(reply, {CLIENT: ConfigRecord})[CLIENT]
+    _keys(told, {PARTITION}, (), "who it is")
+    partition = _integer(told[PARTITION], "partition")
+    if not 0 <= partition < clients:
+        raise RefusedReplyError(f"it says it is partition {partition}; they run from 0 to {clients - 1}")
+    return partition
+
+
+def read_update(
+    reply: Message,
+    partition: int,
+    before: Weights,
+    most_examples: int | None = None,
+    *,
+    adaptive: bool = False,
+) -> Update:
+    """Return the update of ``partition`` to the weights ``before``.
+
+    Args:
+        reply: what its node answered.
+        partition: who the node is, as the server knows it.
+        before: what it was sent.
+        most_examples: how many images the split manifest gives this client; None: not known.
+        adaptive: whether adaptive clipping asks for its bit.
+
+    Raises:
+        RefusedReplyError: with the reason.
+    """
+    records = _records(reply, {ARRAYS: ArrayRecord, METRICS: MetricRecord, CLIENT: ConfigRecord})
+    extra = (NORM_BIT,) if adaptive else ()
+    metrics = read_metrics(records[METRICS], (*TRAINED, *extra), most_examples)
+    report = read_report(records[CLIENT], partition)
+    weights = read_arrays(records[ARRAYS], before)
+    return Update(weights, int(metrics[EXAMPLES]), metrics, report)
+
+
+def read_evaluation(reply: Message, partition: int, most_examples: int | None = None) -> dict[str, int | float]:
+    """Return ``num-examples``, ``eval-loss`` and ``eval-accuracy`` of a reply to an evaluate message."""
+    records = _records(reply, {METRICS: MetricRecord, CLIENT: ConfigRecord})
+    _keys(records[CLIENT], {PARTITION}, (), "its report")
+    _own_partition(records[CLIENT][PARTITION], partition)
+    return read_metrics(records[METRICS], EVALUATED, most_examples)
+
+
+def read_metrics(
+    record: MetricRecord, asked: tuple[str, ...], most_examples: int | None = None
+) -> dict[str, int | float]:
+    """Return ``num-examples`` and the ``asked`` figures, all finite and in range, in this order."""
+    _keys(record, {EXAMPLES, *asked}, (), "its metrics")
+    examples = _integer(record[EXAMPLES], EXAMPLES)
+    if examples < 1 or (most_examples is not None and examples > most_examples):
+        bound = "" if most_examples is None else f" and at most the {most_examples} the split gives it"
+        raise RefusedReplyError(f"{EXAMPLES} is {examples}; it must be at least 1{bound}")
+    figures: dict[str, int | float] = {EXAMPLES: examples}
+    for name in asked:
+        if name == NORM_BIT:
+            figures[name] = _integer(record[name], name)
+            if figures[name] not in (0, 1):
+                raise RefusedReplyError(f"{name} is {figures[name]}; it must be 0 or 1")
+            continue
+        low, high = (0.0, 1.0) if name.endswith("accuracy") else (-_LARGEST, _LARGEST)
+        figures[name] = _number(record[name], name, low, high)
+    return figures
+
+
+def read_report(record: ConfigRecord, partition: int) -> dict[str, str | int | float]:
+    """Return what a defence tells of itself: known keys, in range, without the partition, which is the server's to say.
+
+    Beside the keys of differential privacy a defence of somebody else's may add up to 16 figures ``note.NAME``.
+    """
+    notes = [key for key in record if isinstance(key, str) and _NOTE.fullmatch(key)] if len(record) < 100 else []
+    _keys(record, {PARTITION}, ("defence", _SPENT, *_PRIVACY, *notes[:_NOTES]), "its report")
+    _own_partition(record[PARTITION], partition)
+    report: dict[str, str | int | float] = {}
+    if "defence" in record:
+        name = record["defence"]
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise RefusedReplyError("the name of its defence is not 1 to 100 letters, digits and . : / + - _")
+        report["defence"] = name
+    told = [key for key in _PRIVACY if key in record]
+    if told and len(told) < len(_PRIVACY):
+        missing = next(key for key in _PRIVACY if key not in record)
+        raise RefusedReplyError(f"its report on differential privacy lacks '{missing}'")
+    for key in told:
+        report[key] = _number(record[key], key, *_PRIVACY[key])
+    if told and float(report["dp_steps"]) != int(report["dp_steps"]):
+        raise RefusedReplyError(f"dp_steps is {report['dp_steps']:g}; it must be a whole number")
+    if _SPENT in record:  # infinite without noise
+        spent = record[_SPENT]
+        infinite = isinstance(spent, float) and spent == math.inf
+        report[_SPENT] = math.inf if infinite else _number(spent, _SPENT, 0.0, math.inf)
+    for key in notes:
+        report[key] = _number(record[key], key, -_LARGEST, _LARGEST)
+    return report
+
+
+def read_arrays(record: ArrayRecord, before: Weights) -> Weights:
+    """Return the arrays of ``record``, which must be those of ``before``: names, shapes, dtype kinds, finite values.
+
+    They come in the order and the dtypes of ``before``: some of Flower's strategies pair arrays by position.
+    """
+    if record.keys() != before.keys():
+        missing, extra = sorted(before.keys() - record.keys()), sorted(set(record.keys()) - before.keys(), key=str)
+        names = [*(f"lacks '{name}'" for name in missing[:2]), *(f"adds '{plain(name, 60)}'" for name in extra[:2])]
+        raise RefusedReplyError(f"its arrays are not the global model's: it {', '.join(names)}")
+    return {name: _array(record[name], name, old) for name, old in before.items()}
+
+
+def _array(array: Any, name: str, old: NDArray[Any]) -> NDArray[Any]:
+    values = decode(array, f"array '{name}'", old.shape, old.dtype)
+    if old.dtype.kind in "iu":
+        if np.any(np.abs(values.astype(np.float64) - old) > _STEPS):
+            raise RefusedReplyError(f"array '{name}' moves by more than {_STEPS} in a round")
+        return values
+    if not np.isfinite(values).all():
+        raise RefusedReplyError(f"array '{name}' holds NaN or infinite values")
+    if name.rsplit(".", maxsplit=1)[-1] == "running_var" and np.any(values < 0):
+        raise RefusedReplyError(f"array '{name}' is a variance and holds negative values")
+    return values
+
+
+def decode(array: Any, what: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return the values of a Flower array of ``shape`` and of the kind of ``dtype``, as ``dtype``.
+
+    Nothing is allocated before the encoded bytes, and what their header says, are known to be of this size.
+
+    Raises:
+        RefusedReplyError: another serialisation, type, shape or size.
+    """
+    if not isinstance(array, Array) or array.stype != "numpy.ndarray" or not isinstance(array.data, bytes):
+        raise RefusedReplyError(f"{what} is not in numpy's format")
+    return decode_bytes(array.data, what, shape, dtype)
+
+
+def decode_bytes(data: bytes, what: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """As ``decode``, for the bytes of one ``.npy`` file."""
+    count = math.prod(shape)
+    if len(data) > _HEADER + 8 * count:
+        raise RefusedReplyError(f"{what} has {len(data)} bytes; its {count} values need fewer")
+    stream = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(stream)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        said_shape, fortran, said = read(stream)
+    except Exception as error:  # the header is a Python literal of somebody else's: anything may be wrong with it
+        raise RefusedReplyError(f"{what} is no array ({plain(error, 80)})") from None
+    if said.kind != dtype.kind or said.itemsize > 8 or said.names is not None or said.subdtype is not None:
+        raise RefusedReplyError(f"{what} holds {plain(said, 40)}; {dtype} is needed")
+    if tuple(said_shape) != tuple(shape):
+        raise RefusedReplyError(f"{what} has shape {plain(said_shape, 60)}; {tuple(shape)} is needed")
+    if len(data) - stream.tell() != count * said.itemsize:
+        raise RefusedReplyError(f"{what} is truncated, or longer than its header says")
+    values = np.frombuffer(data, said, count, stream.tell()).reshape(shape, order="F" if fortran else "C")
+    with np.errstate(over="ignore"):
+        return np.array(values, dtype, order="C")
+
+
+# ---------------------------------------------------------------- what a schema consists of
+
+
+def _records(reply: Message, kinds: Mapping[str, type]) -> Any:
+    if reply.has_error():
+        raise RefusedReplyError(plain(reply.error.reason))
+    content = reply.content
+    _keys(content, set(kinds), (), "its reply")
+    for name, kind in kinds.items():
+        if not isinstance(content[name], kind):
+            raise RefusedReplyError(f"its record '{name}' is no {kind.__name__}")
+    return content
+
+
+def _keys(record: Collection[Any], needed: set[str], allowed: Collection[str], what: str) -> None:
+    missing = sorted(needed - set(record))
+    if missing:
+        raise RefusedReplyError(f"{what} lacks '{missing[0]}'")
+    extra = [key for key in record if key not in needed and key not in allowed]
+    if extra:
+        more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
+        raise RefusedReplyError(f"{what} holds '{plain(extra[0], 60)}'{more}, which nobody asked for")
+
+
+def _own_partition(told: object, partition: int) -> None:
+    if _integer(told, PARTITION) != partition:
+        raise RefusedReplyError(f"it says it is client {plain(told, 40)}")
+
+
+def _integer(value: object, what: str) -> int:
+    if type(value) is not int:
+        raise RefusedReplyError(f"{what} is {_shown(value)}, no whole number")
+    if not -(2**63) <= value < 2**63:
+        raise RefusedReplyError(f"{what} is a number of more than 63 bits")
+    return value
+
+
+def _number(value: object, what: str, low: float, high: float) -> float:
+    if type(value) not in (int, float):
+        raise RefusedReplyError(f"{what} is {_shown(value)}, no number")
+    number = value if isinstance(value, float) else float(_integer(value, what))
+    if not math.isfinite(number) or not low <= number <= high:
+        raise RefusedReplyError(f"{what} is {number:g}; it must be finite, from {low:g} to {high:g}")
+    return number
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, str):
+        return f"the text '{plain(value, 40)}'"
+    return str(value) if isinstance(value, bool | float) else f"of type {type(value).__name__}"
