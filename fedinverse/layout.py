@@ -195,6 +195,11 @@ class RunFiles:
         return self.root / "pools.json"
 
     @property
+    def nodes(self) -> Path:
+        """Which node id is which partition; only where somebody registered nodes."""
+        return self.root / "nodes.json"
+
+    @property
     def verdict(self) -> Path:
         """The auditor's verdict."""
         return self.root / "verdict.json"

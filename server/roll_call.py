@@ -13,11 +13,11 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedinverse.errors import IntegrityError, StageError
+from fedinverse.layout import RunFiles
 from fedinverse.messages import WHO_QUERY, RefusedReplyError, plain, read_partition
 from fedinverse.storage import read_json
 
 log = logging.getLogger("fedinverse.server")
-NODES = "nodes.json"
 _PAUSE = 0.5  # seconds between two rounds of questions
 _TRIES = 5  # times a node that answers with an error is asked
 
@@ -28,7 +28,7 @@ def known_nodes(directory: Path) -> dict[int, int]:
     Raises:
         IntegrityError: it is no object of whole numbers, or names a partition twice.
     """
-    path = directory / NODES
+    path = RunFiles(directory).nodes
     if not path.exists():
         return {}
     table = read_json(path)
@@ -99,7 +99,7 @@ def _checked(reply: Message, node: int, expected: int, known: Mapping[int, int])
         raise RefusedReplyError(f"its answer cannot be read ({plain(f'{type(error).__name__}: {error}')})") from None
     if known and known.get(node) != partition:
         whose = f"partition {known[node]}" if node in known else "none of the nodes"
-        raise RefusedReplyError(f"it says it is partition {partition}; by {NODES} it is {whose}")
+        raise RefusedReplyError(f"it says it is partition {partition}; by nodes.json it is {whose}")
     return partition
 
 
@@ -122,7 +122,7 @@ def _check_once_each(told: Mapping[int, int]) -> None:
         if len(nodes) > 1:
             raise StageError(
                 f"nodes {_listed(nodes)} all claim partition {partition}; give each its own partition-id, or say in "
-                f"{NODES} of the server's run directory which node is which, and the others take no part"
+                f"nodes.json of the server's run directory which node is which, and the others take no part"
             )
 
 

@@ -50,7 +50,7 @@ def hostile(monkeypatch: pytest.MonkeyPatch, changes: Mapping[str, list[Change]]
 
 
 def errors_of(run: Run) -> dict[int, str]:
-    lines = read_jsonl(run.federation("with_victim") / "clients.jsonl")
+    lines = read_jsonl(run.files.server.client_reports("with_victim"))
     assert {line["partition"] for line in lines if "error" in line} <= {HOSTILE}
     return {line["round"]: line["error"] for line in lines if "error" in line}
 
@@ -83,7 +83,7 @@ def test_every_kind_of_update_is_refused_and_costs_no_more_than_its_own_part(
     assert hashes(run) == expected
     assert all(np.isfinite(line["loss"]) for line in run.recorded_rounds("with_victim"))
     for name in ("clients.jsonl", "rounds.jsonl"):  # nothing of what it said in bulk is kept
-        text = (run.federation("with_victim") / name).read_text()
+        text = (run.files.server.federation("with_victim") / name).read_text()
         assert max(map(len, text.splitlines())) < 2000
         assert not any(ord(character) < 32 for character in text.replace("\n", ""))
 
@@ -123,7 +123,7 @@ def test_a_node_that_does_not_say_who_it_is_takes_no_part(
     federation = {"rounds": 1, "fraction_train": 1.0, "fraction_evaluate": 0.0}
     run = federated(tiny(data={"private_limit": 200}, federation=federation), tmp_path / "run")
     assert f"node {HOSTILE + 1} takes no part: " in caplog.text
-    assert {line["partition"] for line in read_jsonl(run.ledger("with_victim"))} == {0, 1, 3}
+    assert {line["partition"] for line in read_jsonl(run.files.server.ledger("with_victim"))} == {0, 1, 3}
     assert len(hashes(run)) == 2
 
 
@@ -142,12 +142,12 @@ def test_a_node_is_the_partition_that_its_registered_key_stands_for(
     from pipeline.experiment import resolved
 
     experiment = tiny(federation={"rounds": 1})
-    write_json(prepare(tmp_path / "run", resolved(experiment)).path / "nodes.json", {"1": 0, "2": 1, "3": 2, "4": 3})
+    write_json(prepare(tmp_path / "run", resolved(experiment)).files.nodes, {"1": 0, "2": 1, "3": 2, "4": 3})
     hostile(monkeypatch, {"query.who": [lambda content: _who(0)]})
     run = federated(experiment, tmp_path / "run")
     assert "node 3 takes no part: it says it is partition 0; by nodes.json it is partition 2" in caplog.text
     assert len(hashes(run)) == 2
-    write_json(run.path / "nodes.json", {"1": 0, "2": 0})
+    write_json(run.files.nodes, {"1": 0, "2": 0})
     with pytest.raises(IntegrityError, match="each partition once"):
         known_nodes(run.path)
 

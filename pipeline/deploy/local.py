@@ -21,7 +21,6 @@ from pipeline.stages.all_stages import run_all
 from pipeline.stages.federate import is_federated
 from pipeline.stages.invert import Meanwhile
 from report.console import console, percent
-from server.roll_call import NODES
 from server.settings import Federation
 
 _START = 120.0  # seconds until the first round is recorded, beside the rounds' own time
@@ -83,7 +82,7 @@ def _federate(run: Run, nodes: list[dict[str, str | int]], processes: Processes)
     for number, node in enumerate(nodes):
         fleet.start_node(processes, number, node)
     server = _server_beside(run)
-    write_json(server.path / NODES, control.nodes)
+    write_json(server.files.nodes, control.nodes)
     run_id = control.submit(server.path)
     patience = _START + federation.timeout * (federation.rounds - max(_last_round(run), 0) + 1)
     watch = Watch(run, control, run_id)
