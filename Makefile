@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test check install clean
+.PHONY: demo test check install lock clean
 
 ## demo: install into .venv and run the quick start (about four minutes on two cores)
 demo: install
@@ -20,11 +20,20 @@ check: install
 
 install: $(VENV)/installed
 
-$(VENV)/installed: pyproject.toml
+# constraints.txt: the versions that were tested, so that a year from now the same is installed. `make lock` renews it.
+$(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
+
+## lock: resolve the dependencies anew and write constraints.txt; run the tests before committing it
+lock:
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-lock/bin/python -m pip install --quiet --editable ".[dev]"
+	$(VENV)-lock/bin/python -m pip freeze --exclude-editable | grep -v '^-e' > constraints.txt
+	rm -rf $(VENV)-lock
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info

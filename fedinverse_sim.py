@@ -3,9 +3,8 @@
 ``python fedinverse_sim.py [CONFIG] [--set section.key=value]... [--out DIR] [--resume] [--profile]``
 """
 
-import typer
-
 from pipeline.cli.main import EXAMPLES, guarded, run
+from pipeline.cli.program import Program
 from pipeline.cli.run_options import ConfigArgument, OutOption, ProfileOption, ResumeOption, SetOption
 
 
@@ -25,6 +24,6 @@ def main(
 
 
 if __name__ == "__main__":
-    app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+    app = Program(no_args_is_help=False)
     app.command(epilog=EXAMPLES)(main)
     guarded(app)

@@ -15,8 +15,8 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fedinverse.errors import ConfigError
+from fedinverse.house import CONFIGS
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 Table = dict[str, Any]
 
 

@@ -19,3 +19,7 @@ class IntegrityError(FedInverseError):
 
 class StageError(FedInverseError):
     """A stage cannot start or finish in this state of the run directory; says what to run first."""
+
+
+class NameTakenError(FedInverseError, ImportError):
+    """A module of another origin bears the name of one of FedInverse's packages; names its file."""

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fedinverse.house import HOME
 from fedinverse.storage import write_json
 
 Row = dict[str, Any]
 _SUMS = ("calls", "own_seconds", "with_callees_seconds")
-_ROOT = Path(__file__).resolve().parent.parent
 
 
 @contextmanager
@@ -69,4 +69,4 @@ def hottest(rows: list[Row], count: int) -> list[Row]:
 
 def _short(file: str) -> str:
     path = Path(file)
-    return str(path.relative_to(_ROOT)) if path.is_relative_to(_ROOT) else "/".join(path.parts[-3:])
+    return str(path.relative_to(HOME)) if path.is_relative_to(HOME) else "/".join(path.parts[-3:])

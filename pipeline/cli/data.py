@@ -4,7 +4,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="List, check and prepare the image sources.")
+from pipeline.cli.program import Program
+
+app = Program(help="List, check and prepare the image sources.")
 
 NameArgument = Annotated[str, typer.Argument(help="a source: see 'fedinverse data list'")]
 RootOption = Annotated[str, typer.Option("--root", help="directory that holds the data, if it needs one")]

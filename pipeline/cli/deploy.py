@@ -8,18 +8,17 @@ from typing import Annotated
 import typer
 
 from fedinverse.layout import PLAN
+from pipeline.cli.program import Program
 from pipeline.cli.run_options import ConfigArgument, OutOption, SetOption
 
-app = typer.Typer(
+app = Program(
     name="deploy",
     help="Run the federation as real processes: a SuperLink and SuperNodes, TLS, registered nodes.",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
 )
 
 ClientsOption = Annotated[int | None, typer.Option("--clients", min=2, help="number of nodes (population.clients)")]
 KEYS_HELP = """
-[b]By hand[/b]  openssl makes ca.pem and server.pem; a node's key pair is
+**By hand**  openssl makes ca.pem and server.pem; a node's key pair is
 
   ssh-keygen -t ecdsa -b 384 -N "" -f KEYS/node-00.key
 
@@ -28,31 +27,31 @@ and every public key is registered once, when the SuperLink runs:
   flwr supernode register KEYS/node-00.pub deployment
 """
 SUPERLINK_HELP = """
-[b]Plain Flower[/b]
+**Plain Flower**
 
   flower-superlink --ssl-ca-certfile KEYS/ca.pem --ssl-certfile KEYS/server.pem --ssl-keyfile KEYS/server.key
   --enable-supernode-auth --isolation subprocess --host HOST --port PORT --fleet-api-address HOST:PORT
 """
 SUPERNODE_HELP = """
-[b]Plain Flower[/b]
+**Plain Flower**
 
   flower-supernode --superlink HOST:PORT --root-certificates KEYS/ca.pem --auth-supernode-private-key KEYS/node-00.key
   --isolation subprocess --host 127.0.0.1 --port PORT --node-config 'partition-id=0 data-path="/data"'
 """
 ATTACKER_HELP = """
-[b]By hand[/b]  Flower has no part in it: the command writes plan.json beside the spool and becomes
+**By hand**  Flower has no part in it: the command writes plan.json beside the spool and becomes
 
   python -m attacker.worker plan.json --watch
 
 To have it do what its schedule still asks for and then end, make the file plan.stop beside plan.json.
 """
 PREPARE_HELP = """
-[b]Plain Flower[/b]  knows no such step: the lines printed are what each SuperNode gets as --node-config, then
+**Plain Flower**  knows no such step: the lines printed are what each SuperNode gets as --node-config, then
 
   flwr run . deployment --run-config 'config="" run-dir="/absolute/run/directory"'
 """
 LOCAL_HELP = """
-[b]Plain Flower[/b]  the commands above for every process, then
+**Plain Flower**  the commands above for every process, then
 
   flwr run . deployment --run-config 'config="" run-dir="/absolute/run/directory"'
 
@@ -154,7 +153,9 @@ def attacker(
     Inversions go into the directory 'inversions' beside the spool. SIGTERM ends the daemon; started again it goes on.
     """
     from attacker.worker import Plan
-    from pipeline.deploy.attacker import ROOT, daemon, plan_beside
+    from fedinverse.house import HOME
+    from fedinverse.registry import search_path
+    from pipeline.deploy.attacker import daemon, plan_beside
     from pipeline.experiment import load_experiment
 
     spool = spool.resolve()
@@ -163,8 +164,9 @@ def attacker(
     Plan.stop(path).unlink(missing_ok=True)
     command = daemon(path)
     typer.echo(shlex.join(command), err=True)
-    os.chdir(ROOT)
-    os.execv(command[0], command)
+    environment = os.environ | {"PYTHONPATH": search_path()}
+    os.chdir(HOME)
+    os.execve(command[0], command, environment)
 
 
 @app.command(epilog=PREPARE_HELP)

@@ -1,38 +1,57 @@
-"""The command line: ``fedinverse run``, its stages, and the commands of ``pipeline/commands/``."""
+"""The command line: ``fedinverse run``, its stages, and the commands beside this file."""
 
 import os
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from fedinverse import __version__
 from fedinverse.errors import FedInverseError
 from pipeline.cli import attack, checkpoints, compare, data, deploy, prior, runs, sweep
+from pipeline.cli.program import Program
 from pipeline.cli.run_options import ConfigArgument, OutOption, ProfileOption, ResumeOption, SetOption
 
-app = typer.Typer(
-    name="fedinverse",
-    help="Measure what one participant of a federation can reconstruct of the others' data. For your own federations.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-)
+app = Program(name="fedinverse", add_completion=True)
 
 RunArgument = Annotated[Path, typer.Argument(help="a run directory, e.g. runs/quickstart")]
 
 EXAMPLES = """
-[b]Examples[/b]
+**Examples**  in a checkout, "python fedinverse_sim.py" is the same
 
-  python fedinverse_sim.py                                   the quick start, about four minutes
-  python fedinverse_sim.py --set seed=1 --set name=second    another seed, another run directory
-  python fedinverse_sim.py --resume                          continue after a stop
-  python fedinverse_sim.py --set engine.kind=local           everything in one process
+fedinverse run                                      the quick start
+fedinverse run --set seed=1 --set name=second       another seed, another run
+fedinverse run --resume                             continue after a stop
+fedinverse run --set engine.kind=local              all in one process
+fedinverse run mine.toml --dry-run                  check all, then stop
 
-Sections and keys are documented in configs/quickstart.toml; a wrong key names the nearest right one.
+Keys are documented in quickstart.toml; a wrong key names the nearest right one.
 """
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"fedinverse {__version__}, flwr {version('flwr')}, torch {version('torch')}")
+        raise typer.Exit
+
+
+@app.callback()
+def fedinverse(
+    show_version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            is_eager=True,
+            callback=_print_version,
+            help="print the versions of FedInverse, Flower and PyTorch, and exit",
+        ),
+    ] = False,
+) -> None:
+    """Measure what one participant of a federation can reconstruct of the others' data. For your own federations."""
 
 
 @app.command(epilog=EXAMPLES)
@@ -125,6 +144,9 @@ def guarded(command: Callable[[], Any]) -> None:
     from rich.markup import escape
 
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin starve the other processes of a run
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without "–" shows "?" and loses nothing else
     problems = Console(stderr=True, highlight=False)
     try:
         command()

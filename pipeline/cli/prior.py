@@ -19,8 +19,9 @@ from pipeline.cli.options import (
     SetOption,
     ThreadsOption,
 )
+from pipeline.cli.program import Program
 
-app = typer.Typer(no_args_is_help=True, help="Train, add, list and look at the priors that attacks sample from.")
+app = Program(help="Train, add, list and look at the priors that attacks sample from.")
 
 
 @app.command()

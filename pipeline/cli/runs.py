@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedinverse.errors import StageError
+from pipeline.cli.program import Program
 
 if TYPE_CHECKING:
     from fedinverse.run import Run
 
-app = typer.Typer(no_args_is_help=True, help="List runs, show one, free the disk space of finished ones.")
+app = Program(help="List runs, show one, free the disk space of finished ones.")
 
 RunArgument = Annotated[Path, typer.Argument(help="a run directory, e.g. runs/quickstart", metavar="RUN")]
 LARGEST = 12  # files shown

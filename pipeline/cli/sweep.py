@@ -7,7 +7,7 @@ import typer
 from pipeline.cli.run_options import OutOption, SetOption
 
 EXAMPLE = """
-[b]A sweep's file[/b]  extends an experiment and says what varies
+**A sweep's file**  extends an experiment and says what varies
 
   extends = "quickstart"
   name = "defences"

@@ -12,8 +12,6 @@ from fedinverse.errors import ConfigError
 from fedinverse.models import spec_of
 from pipeline.experiment import Experiment, resolved
 
-ROOT = Path(__file__).resolve().parent.parent.parent  # so that -m finds the package without an installation
-
 
 def plan_beside(experiment: Experiment, spool: Path, data: Path, classes: int) -> Plan:
     """Return the worker's plan for what a SuperNode captures into ``spool``.

@@ -9,8 +9,8 @@ from typing import Any
 from fedinverse.errors import StageError
 from fedinverse.storage import atomic_write
 from pipeline.deploy import commands
+from pipeline.deploy.app import app_directory
 
-APP = Path(__file__).resolve().parent.parent.parent  # the Flower app: the directory of pyproject.toml
 _CALL = 60.0  # seconds one flwr command may take; 1 to 3 are usual
 
 
@@ -40,11 +40,10 @@ class Control:
         """Submit the run of ``run_directory``; return Flower's run id.
 
         Raises:
-            StageError: this is no source checkout, or the SuperLink refused.
+            StageError: the SuperLink refused.
         """
-        if not (APP / "pyproject.toml").exists():
-            raise StageError(f"{APP} has no pyproject.toml; submit runs from a source checkout (pip install -e .)")
-        return str(self._answer(commands.submit(APP, run_directory))["run-id"])
+        app = app_directory(self.home / "flower-app")
+        return str(self._answer(commands.submit(app, run_directory))["run-id"])
 
     def status(self, run_id: str) -> str:
         """Return Flower's status of a run: ``pending``, ``starting``, ``running``, ``finished:completed`` …"""

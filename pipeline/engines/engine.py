@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fedinverse.flower import RUN_DIR, WORLD
 from fedinverse.layout import World
+from fedinverse.registry import search_path
 from fedinverse.run import Run
 from pipeline.engines.settings import Engine
 
@@ -19,6 +20,7 @@ def run_federation(run: Run, world: World, engine: Engine, profiles: Path | None
     """
     # Where a client has no node config of its own (Flower's runtime), it reads these; children inherit them.
     os.environ[RUN_DIR], os.environ[WORLD] = str(run.path.resolve()), world
+    os.environ["PYTHONPATH"] = search_path()  # Ray hands on the script's directory alone
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

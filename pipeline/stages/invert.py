@@ -14,6 +14,7 @@ from attacker.worker import Bench, Plan, distinct
 from auditor.targets import Targets, weights_of
 from fedinverse.client_data import shard_of
 from fedinverse.errors import StageError
+from fedinverse.house import HOME
 from fedinverse.layout import WITH_VICTIM
 from fedinverse.registry import search_path
 from fedinverse.run import Run
@@ -21,8 +22,6 @@ from fedinverse.shard import save_shard
 from fedinverse.storage import read_metadata
 from pipeline.stages.inversions import Planned, write_index
 from report.console import console, progress_bar
-
-_ROOT = Path(__file__).resolve().parent.parent.parent  # so that -m finds the package without an installation
 
 
 def plan_of(run: Run, targets: Targets | None = None) -> Plan:
@@ -88,7 +87,7 @@ class Meanwhile:
         console.print(f"[dim]meanwhile the attacker {work} {self._settings.sharing}[/dim]", soft_wrap=True)
         self._process = subprocess.Popen(
             _worker(path, self._profiles, *(("--watch", "--child") if watching else ("--priors",))),
-            cwd=_ROOT,
+            cwd=HOME,
             env=_environment(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -148,7 +147,7 @@ def _watch(commands: list[list[str]]) -> None:
     with progress_bar() as bar:
         workers = [
             subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=_ROOT, env=_environment()
+                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=HOME, env=_environment()
             )
             for command in commands
         ]

@@ -19,6 +19,7 @@ from rich.progress import TaskID
 
 from fedinverse.config import Table, laid_over
 from fedinverse.errors import ConfigError
+from fedinverse.house import HOME
 from fedinverse.layout import SWEEP, RunFiles, is_run
 from fedinverse.registry import search_path
 from fedinverse.storage import atomic_write, content_sha256, read_json, write_json
@@ -30,7 +31,6 @@ from pipeline.sweep.shared import adopt_inversions
 from report.console import console, progress_bar
 
 VERSION = 1
-ROOT = Path(__file__).resolve().parents[2]  # so that -m finds the package without an installation
 PAUSE = 0.5  # seconds between two looks at the processes
 
 
@@ -133,7 +133,7 @@ def _start(point: Point, directory: Path, jobs: int, processes: Processes) -> _R
     config, log = directory / "points" / f"{name}.toml", directory / "logs" / f"{name}.log"
     atomic_write(config, tomli_w.dumps(laid_over(point.table, share_of(point, jobs))))
     environment = dict(os.environ)
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), search_path()])
+    environment["PYTHONPATH"] = os.pathsep.join([str(HOME), search_path()])
     if jobs > 1:
         environment["OMP_NUM_THREADS"] = str(min(_cores(jobs), int(environment.get("OMP_NUM_THREADS", _cores(jobs)))))
     printed = log.stat().st_size if log.exists() else 0
