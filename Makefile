@@ -30,9 +30,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 ## lock: resolve the dependencies anew and write constraints.txt; run the tests before committing it
 lock:
 	$(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/python -m pip install --quiet --upgrade pip
 	$(VENV)-lock/bin/python -m pip install --quiet --editable ".[dev]"
-	$(VENV)-lock/bin/python -m pip freeze --exclude-editable | grep -v '^-e' > constraints.txt
+	echo '# The versions that were tested: make installs them; the ranges in pyproject.toml stay open.' > constraints.txt
+	$(VENV)-lock/bin/python -m pip freeze --exclude-editable >> constraints.txt
 	rm -rf $(VENV)-lock
 
 clean:
