@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attacker.attacks.attack import Attack, Cost, Progress, PublicSet, Reconstructions, Target, silent
+from attacker.attacks.attack import Attack
 from attacker.losses.diversity import measured_diversity
+from attacker.reconstructions import Cost, Reconstructions
+from attacker.target import Progress, PublicSet, Target, silent
 from fedinverse.seeds import generator
 from fedinverse.storage import content_sha256, load_weights, read_object, save_weights, typed, write_json
 
@@ -88,7 +90,7 @@ def invert(
     prior = attack.prior(target, public, seed, target.device, progress)
     # The stream does not depend on the target, so that every target starts from the same latents: paired figures.
     made = attack.invert(target, prior, public, labels, generator(seed, "attack", attack.name), progress)
-    plain = prior.sample(len(labels), generator(seed, "attack", attack.name), target.device)
+    plain = prior.sample(len(labels), generator(seed, "attack", attack.name), target.device, labels)
     shutil.rmtree(where.path, ignore_errors=True)
     save_weights(where.path / RECONSTRUCTIONS, _arrays(made))
     save_weights(where.path / PRIOR_ONLY, _arrays(_as_reconstructions(target, plain.cpu(), labels)))

@@ -1,8 +1,9 @@
 """Random numbers of an inversion: every reconstruction draws from a stream of its own.
 
 The stream is named by class and restart, so what one reconstruction draws does not depend on which others share its
-batch, on their order, or on where a memory budget cuts the batch. Numbers are drawn on the CPU: an attack starts the
-same on every device.
+batch, on their order, or on where a memory budget cuts the batch. What is drawn once for all of them (candidates to
+start from, the permutations of a flow) has a stream of its own label, so that one switch never shifts another's
+numbers. Numbers are drawn on the CPU: an attack starts the same on every device.
 """
 
 from collections.abc import Callable
@@ -36,11 +37,10 @@ class Streams:
         self._generators = generators
 
     @classmethod
-    def of_labels(cls, labels: Tensor, generator: torch.Generator) -> "Streams":
-        """Name a stream by each label of ``labels`` [N] and its restart, under one draw from ``generator``."""
-        base = int(torch.randint(2**62, (), generator=generator))
+    def of_labels(cls, labels: Tensor, seed: int) -> "Streams":
+        """Name a stream by each label of ``labels`` [N] and its restart, under the ``seed`` of the inversion."""
         named = zip(labels.tolist(), occurrences(labels).tolist(), strict=True)
-        return cls([torch.Generator().manual_seed(derive(base, label, restart)) for label, restart in named])
+        return cls([torch.Generator().manual_seed(derive(seed, label, restart)) for label, restart in named])
 
     def __len__(self) -> int:
         return len(self._generators)
@@ -51,7 +51,7 @@ class Streams:
 
     def normal(self, *shape: int) -> Tensor:
         """Return N(0, 1) numbers [N, *shape] on the CPU."""
-        return torch.stack([torch.randn(*shape, generator=own) for own in self._generators])
+        return torch.stack([torch.randn(*shape, generator=stream) for stream in self._generators])
 
     def restarts(self, count: int, *shape: int) -> Tensor:
         """Return N(0, 1) numbers [N, count, *shape]; the first restarts are the same whatever ``count``."""
@@ -59,7 +59,7 @@ class Streams:
 
     def uniform(self, *shape: int) -> Tensor:
         """Return uniform numbers in [0, 1), [N, *shape], on the CPU."""
-        return torch.stack([torch.rand(*shape, generator=own) for own in self._generators])
+        return torch.stack([torch.rand(*shape, generator=stream) for stream in self._generators])
 
 
 class Supply:

@@ -24,11 +24,12 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from attacker.attacks.attack import Attack, PublicSet, Target, open_target
+from attacker.attacks.attack import Attack
 from attacker.attacks.registry import make_attack
 from attacker.inversion import Inversion, invert, place
 from attacker.schedule import due
 from attacker.settings import Attacker
+from attacker.target import PublicSet, Target, open_target
 from fedinverse.config import parse
 from fedinverse.data import Pool
 from fedinverse.errors import FedInverseError, IntegrityError

@@ -25,9 +25,9 @@ import torch
 from tables import markdown, publish, spread
 from torch import Tensor
 
-from attacker.attacks.attack import PublicSet, Target, open_target
 from attacker.attacks.registry import make_attack
 from attacker.streams import occurrences
+from attacker.target import PublicSet, Target, open_target
 from auditor.evaluators.evaluator import Judge, train_judge
 from auditor.metrics.attack_accuracy import attack_accuracy
 from auditor.settings import Audit

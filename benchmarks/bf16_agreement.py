@@ -14,9 +14,9 @@ import torch
 from ablation import ATTACKS, CPU, SHARED, public_set
 
 from attacker.acceleration.precision import agreement
-from attacker.attacks.attack import open_target
 from attacker.attacks.registry import make_attack
 from attacker.losses.identity import IdentityName
+from attacker.target import open_target
 from fedinverse.layout import WORLDS
 from fedinverse.run import Run
 

@@ -15,8 +15,9 @@ import tempfile
 
 import torch
 
-from attacker.attacks.attack import PublicSet, Reconstructions, Target
 from attacker.attacks.registry import attack_names, make_attack
+from attacker.reconstructions import Reconstructions
+from attacker.target import PublicSet, Target
 from fedinverse.models import build, for_inference
 
 IMAGES, CONFIDENCE = 0.02, 0.02

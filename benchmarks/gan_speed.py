@@ -23,10 +23,10 @@ from plain_networks import plain_network
 from tables import markdown, publish
 from torch import Tensor, nn
 
-from attacker.attacks.attack import PublicSet, Target
 from attacker.priors.dcgan import LATENT, Critic, Generator, gan_adam
 from attacker.priors.kplus1 import Discriminator, KPlus1Settings, discriminator_loss, generator_loss, kplus1_prior
 from attacker.priors.wgan_gp import WganGpSettings, gradient_penalty, wgan_gp_prior
+from attacker.target import PublicSet, Target
 from fedinverse.data.source import unit
 from fedinverse.models import build, for_inference
 from fedinverse.storage import write_json

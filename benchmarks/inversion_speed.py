@@ -31,11 +31,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from attacker.acceleration.precision import in_bf16
-from attacker.attacks.attack import PublicSet, Target
 from attacker.attacks.registry import make_attack
 from attacker.priors.dcgan import LATENT, Critic, Generator
 from attacker.priors.kplus1 import Discriminator, MinibatchDiscrimination, Realness
 from attacker.priors.prior import Prior
+from attacker.target import PublicSet, Target
 from fedinverse.models import build, for_inference
 from fedinverse.storage import write_json
 

@@ -5,8 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attacker.attacks.attack import Attack, PublicSet, Reconstructions, Target
+from attacker.attacks.attack import Attack
 from attacker.attacks.registry import make_attack
+from attacker.reconstructions import Reconstructions
+from attacker.target import PublicSet, Target
 from fedinverse.models import build, for_inference
 from fedinverse.storage import to_weights, weights_sha256
 

@@ -8,10 +8,10 @@ import torch
 from attack_bench import CPU, SWITCHES, TINY, attack, check, inverted, public, target
 from torch import Tensor
 
-from attacker.attacks.attack import Target
 from attacker.attacks.registry import attack_names, make_attack
 from attacker.priors.prior import Prior
 from attacker.streams import Streams
+from attacker.target import Target
 from fedinverse.errors import ConfigError
 from fedinverse.models import build, for_inference
 from fedinverse.storage import to_weights, weights_sha256

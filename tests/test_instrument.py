@@ -15,9 +15,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacker.attacks.attack import PublicSet, Target
 from attacker.attacks.registry import make_attack
 from attacker.priors.prior import Prior
+from attacker.target import PublicSet, Target
 from auditor.arms import Key
 from auditor.bench import Bench, open_bench, reserve_exhibit
 from auditor.controls import permuted

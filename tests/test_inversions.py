@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from attacker.attacks.attack import PublicSet
 from attacker.attacks.ifgmi import into_l1_ball
 from attacker.attacks.posteriors import Flow, Full, Gaussian, Mixture, Posterior
 from attacker.attacks.vmi import Bound
@@ -20,6 +19,7 @@ from attacker.losses.identity import IdentityLoss, poincare
 from attacker.priors.plg_gan import pseudo_labels
 from attacker.priors.prior import Prior
 from attacker.streams import Streams
+from attacker.target import PublicSet
 from fedinverse.errors import ConfigError
 from fedinverse.models import Features
 

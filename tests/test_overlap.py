@@ -11,8 +11,8 @@ from attack_bench import TINY, attack, public, target
 from PIL import Image
 from typer.testing import CliRunner
 
-from attacker.attacks.attack import PublicSet
 from attacker.inversion import Inversion, invert
+from attacker.target import PublicSet
 from auditor.marks import OVERLAP
 from fedinverse.errors import ConfigError
 from fedinverse.models import build

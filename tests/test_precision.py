@@ -7,7 +7,7 @@ from attack_bench import CPU, attack, inverted, public, target
 
 from attacker.acceleration import precision
 from attacker.acceleration.precision import AGREE, agreement, in_bf16, in_precision
-from attacker.attacks.attack import Target
+from attacker.target import Target
 from fedinverse.errors import ConfigError
 from fedinverse.models import build, for_inference
 

@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from attack_bench import CPU, TINY, attack, public, target
 from torch import Tensor, nn
 
-from attacker.attacks.attack import PublicSet, Target
 from attacker.priors import kplus1
 from attacker.priors.kplus1 import discriminator_loss, entropy
 from attacker.priors.prior import Prior, prior_path
 from attacker.priors.spectral import baked, normalise
 from attacker.priors.wgan_gp import gradient_penalty
 from attacker.public_view import public_view
+from attacker.target import PublicSet, Target
 from fedinverse.errors import ConfigError
 from fedinverse.models import Classifier
 from fedinverse.storage import read_metadata, to_weights, weights_sha256

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from attacker.attacks.attack import PublicSet, Target
 from attacker.losses.students import DistillationSettings, distilled
+from attacker.target import PublicSet, Target
 from auditor.evaluators.evaluator import train_judge
 from auditor.settings import Evaluator
 from clients.defences import make_defence

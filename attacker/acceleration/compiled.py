@@ -11,15 +11,12 @@ plain passes (docs/attacks.md), so that ``auto`` leaves them there.
 | ``auto`` | on CUDA, where they agree |
 """
 
-from dataclasses import replace
 from typing import Literal
 
 import torch
 
-from attacker.acceleration.passes import Pass, gradient_agreement, with_steps
-from attacker.attacks.attack import Target
+from attacker.acceleration.passes import Pass, Steps, agreement, gradients, with_steps
 from attacker.losses.identity import IdentityName
-from attacker.priors.prior import Prior
 from fedinverse.errors import ConfigError
 
 Compile = Literal["off", "on", "auto"]
@@ -28,32 +25,28 @@ AGREE = 0.999  # least median cosine between a compiled gradient and the plain o
 BACKEND = "inductor"
 
 
-def in_compiled(
-    wanted: Compile, target: Target, prior: Prior, labels: torch.Tensor, identity: IdentityName
-) -> tuple[Target, Prior]:
-    """Return target and prior whose gradient steps are compiled if ``wanted``; ``Target.precision`` then says so.
+def in_compiled(wanted: Compile, plain: Steps, labels: torch.Tensor, identity: IdentityName) -> Steps:
+    """Return the steps compiled if ``wanted``; ``Steps.arithmetic`` then says so.
 
     Raises:
         ConfigError: ``on``, and the check failed.
     """
-    if wanted == "off" or (wanted == "auto" and target.device.type != "cuda"):
-        return target, prior
-    mode = "reduce-overhead" if target.device.type == "cuda" else None
+    kind = plain.target.device.type
+    if wanted == "off" or (wanted == "auto" and kind != "cuda"):
+        return plain
+    mode = "reduce-overhead" if kind == "cuda" else None
 
     def change(call: Pass) -> Pass:
         fast: Pass = torch.compile(call, backend=BACKEND, mode=mode, dynamic=False)
         return fast
 
-    critic = None if prior.critic is None else with_steps(prior.critic, change)
-    fast_prior = replace(prior, generator=with_steps(prior.generator, change), critic=critic)
-    model = with_steps(target.model, change)
-    fast_target = replace(target, model=model, precision=f"{target.precision}, compiled")
-    agreed = gradient_agreement((target, prior), (fast_target, fast_prior), labels, identity)
+    fast = plain.changed(lambda network: with_steps(network, change), f"{plain.arithmetic}, compiled")
+    agreed = agreement(gradients(plain, labels, identity), gradients(fast, labels, identity))
     if agreed >= AGREE:
-        return fast_target, fast_prior
+        return fast
     if wanted == "on":
         raise ConfigError(
             f"'compile' changes this target's gradients: median cosine to the plain ones {agreed:.4f}, "
             f"{AGREE} is needed; use off, or auto, which decides for every target"
         )
-    return target, prior
+    return plain

@@ -1,8 +1,9 @@
 """The arithmetic of an inversion's gradient steps: bf16 or TF32 only where a check on the very target passes.
 
 The gradients of most networks survive bf16 (docs/attacks.md has the measured cosines), but nothing promises it of the
-next one. So they are compared with those of fp32 before every inversion (``passes``), and what does not agree
-is not used. Only steps that need a gradient are lowered: what is kept and scored is computed in fp32.
+next one. So they are compared with those of fp32, computed first and without TF32, before every inversion
+(``passes``), and what does not agree is not used. Only steps that need a gradient are lowered: what is kept and scored
+is computed in fp32, and so are priors.
 
 | ``precision`` | |
 |---|---|
@@ -11,18 +12,17 @@ is not used. Only steps that need a gradient are lowered: what is kept and score
 | ``auto`` | the fastest that this device has in hardware and that passes the check |
 """
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from attacker.acceleration.passes import gradient_agreement, with_steps
-from attacker.attacks.attack import Target
+from attacker.acceleration.passes import Steps, agreement, gradients, with_steps
+from attacker.acceleration.switches import tf32
 from attacker.losses.identity import IdentityName
-from attacker.priors.prior import Prior
 from fedinverse.errors import ConfigError
 from fedinverse.models import Features
 
@@ -32,49 +32,54 @@ M = TypeVar("M", bound=nn.Module)
 AGREE = 0.99  # least median cosine between a lowered gradient and the fp32 one
 
 
-def in_precision(
-    wanted: Precision, target: Target, prior: Prior, labels: Tensor, identity: IdentityName
-) -> tuple[Target, Prior]:
-    """Return target and prior whose gradient steps use ``wanted``; ``Target.precision`` says what was taken.
+@contextmanager
+def in_precision(wanted: Precision, exact: Steps, labels: Tensor, identity: IdentityName) -> Iterator[Steps]:
+    """Yield the steps in ``wanted`` for the time of a block; ``Steps.arithmetic`` says what was taken.
 
-    On CUDA this sets the process's TF32 switches.
+    Args:
+        wanted: see the module's table.
+        exact: target and prior as they are.
+        labels: int64 [N], classes to be inverted.
+        identity: the loss whose gradients are compared.
 
     Raises:
         ConfigError: ``wanted`` is not to be had on the target's device, or fails the check.
     """
-    device = target.device
-    _tf32(device, on=False)
-    if wanted == "fp32":
-        return target, prior
-    for precision in _native(device) if wanted == "auto" else [wanted]:
-        if precision == "tf32" and device.type != "cuda":
-            raise ConfigError("precision 'tf32' is a CUDA device's; on a CPU use fp32, bf16 or auto")
-        agreed = agreement(precision, target, prior, labels, identity)
+    device = exact.target.device
+    candidates = _native(device) if wanted == "auto" else [] if wanted == "fp32" else [wanted]
+    if "tf32" in candidates and device.type == "cpu":
+        raise ConfigError("precision 'tf32' is a CUDA device's; on a CPU use fp32, bf16 or auto")
+    for precision in candidates:
+        lowered = _lowered(precision, exact)
+        agreed = agreement_of(precision, exact, labels, identity)
         if agreed >= AGREE:
-            return _lowered(precision, target, prior)
-        _tf32(device, on=False)
+            with _arithmetic(precision, device):
+                yield lowered
+            return
         if wanted != "auto":
             raise ConfigError(
                 f"precision '{wanted}' bends this target's gradients: median cosine to fp32 {agreed:.3f}, "
                 f"{AGREE} is needed; use fp32, or auto, which decides for every target"
             )
-    return target, prior
+    yield exact
 
 
-def agreement(precision: Precision, target: Target, prior: Prior, labels: Tensor, identity: IdentityName) -> float:
-    """Return how well lowered and fp32 gradients agree: ``attacker.acceleration.passes.gradient_agreement``."""
-    return gradient_agreement((target, prior), _lowered(precision, target, prior), labels, identity)
+def agreement_of(precision: Precision, exact: Steps, labels: Tensor, identity: IdentityName) -> float:
+    """Return how well gradients in ``precision`` agree with those of exact fp32: ``passes.agreement``."""
+    device = exact.target.device
+    with tf32(device, on=False):
+        reference = gradients(exact, labels, identity)
+    with _arithmetic(precision, device):
+        return agreement(reference, gradients(_lowered(precision, exact), labels, identity))
 
 
-def _lowered(precision: Precision, target: Target, prior: Prior) -> tuple[Target, Prior]:
-    if precision == "tf32":
-        _tf32(target.device, on=True)
-        return replace(target, precision=precision), prior
-    kind = target.device.type
-    critic = None if prior.critic is None else in_bf16(prior.critic, kind)
-    model = in_bf16(target.model, kind)
-    lowered = replace(prior, generator=in_bf16(prior.generator, kind), critic=critic)
-    return replace(target, model=model, precision=precision), lowered
+def _arithmetic(precision: Precision, device: torch.device) -> AbstractContextManager[None]:
+    return tf32(device, on=True) if precision == "tf32" else nullcontext()
+
+
+def _lowered(precision: Precision, exact: Steps) -> Steps:
+    kind = exact.target.device.type
+    return exact.changed(lambda network: network if precision == "tf32" else in_bf16(network, kind), precision)
 
 
 def in_bf16(network: M, device: str) -> M:
@@ -97,13 +102,6 @@ def _native(device: torch.device) -> list[Precision]:
     """Return what the device has in hardware besides fp32, fastest first."""
     if device.type == "cuda":
         return ["bf16", "tf32"] if torch.cuda.get_device_capability(device) >= (8, 0) else []
-    flags = Path("/proc/cpuinfo")
-    told = flags.read_text() if flags.exists() else ""
-    return ["bf16"] if "avx512_bf16" in told or "amx_bf16" in told else []
-
-
-def _tf32(device: torch.device, *, on: bool) -> None:
-    if device.type == "cuda":
-        precision = "tf32" if on else "ieee"
-        torch.backends.cuda.matmul.fp32_precision = precision
-        torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = cpuinfo.read_text() if device.type == "cpu" and cpuinfo.exists() else ""
+    return ["bf16"] if "avx512_bf16" in flags or "amx_bf16" in flags else []

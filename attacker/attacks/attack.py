@@ -1,115 +1,36 @@
-"""The contract of a model inversion attack, and the registry that names attacks.
+"""The contract of a model inversion attack, what all attacks share, and the registry that names them.
 
 An attack gets a ``Target`` (captured global model), a ``Prior`` over natural images (made from public images) and the
-labels to reconstruct; it returns ``Reconstructions``. What an attack needs is declared in ``Capabilities`` and
-checked before anything runs.
+labels to reconstruct; it returns ``Reconstructions``. A paper's file says its settings, its ``recipe`` (how its prior
+is trained) and its loop, ``optimise``. Checks, arithmetic, batches, random streams, the account and failures are here.
 """
 
-import time
+import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from attacker.acceleration.compiled import in_compiled
+from attacker.acceleration.passes import Steps
+from attacker.acceleration.precision import in_precision
+from attacker.acceleration.switches import deterministic, exact_fp32
+from attacker.attacks.batches import class_parts, row_parts
+from attacker.attacks.case import Case, Problem
+from attacker.losses.diversity import layout
+from attacker.losses.objective import Objective, objective
+from attacker.losses.settings import InversionSettings
 from attacker.priors.external import external_prior
-from attacker.priors.prior import Prior
+from attacker.priors.prior import Prior, PriorTrainer, trained_prior
+from attacker.reconstructions import Cost, Reconstructions, scored
+from attacker.streams import Streams, occurrences
+from attacker.target import Progress, PublicSet, Stopwatch, Target, silent
 from fedinverse.config import Section, parse
 from fedinverse.errors import ConfigError
-from fedinverse.models import Classifier, build, for_inference
 from fedinverse.registry import Registry, subclass_of
-from fedinverse.storage import into_module, load_weights
-
-
-@dataclass(frozen=True)
-class Target:
-    """A captured global model, ready to be differentiated: eval, frozen, BatchNorm folded.
-
-    Attributes:
-        model: returns logits and features for images [B, C, H, W] in [0, 1].
-        sha256: hash of the captured weights.
-        round: the federation round after which the server had this model.
-        device: where it lives.
-        precision: arithmetic of its gradient steps (``attacker.acceleration.precision``).
-        previous: opens the model captured before it, for a prior that starts warm; None: there is none.
-    """
-
-    model: Classifier
-    sha256: str
-    round: int
-    device: torch.device
-    precision: str = "fp32"
-    previous: "Callable[[], Target] | None" = None
-
-
-def open_target(path: Path, model: str, classes: int, width: float, device: str | torch.device) -> Target:
-    """Read captured weights into the network they belong to.
-
-    Raises:
-        IntegrityError: damaged file, NaN, or arrays that do not fit the network; names the file.
-    """
-    weights, metadata = load_weights(path)
-    network = build(model, classes, width, seed=0)
-    into_module(network, weights, str(path))
-    return Target(
-        for_inference(network, device),
-        metadata["sha256"],
-        int(metadata.get("model-round", -1)),
-        torch.device(device),
-    )
-
-
-@dataclass(frozen=True)
-class PublicSet:
-    """The attacker's public images: uint8 [N, C, H, W], channels-last, with the key of their pool and their classes."""
-
-    images: Tensor
-    key: str
-    class_names: tuple[str, ...] = ()
-
-
-@dataclass
-class Cost:
-    """What a reconstruction cost its attacker.
-
-    Attributes:
-        seconds: wall time of the inversion.
-        target_queries: images sent through the target, backward passes not counted.
-        steps: optimisation steps.
-        precision: arithmetic of those steps.
-    """
-
-    seconds: float = 0.0
-    target_queries: int = 0
-    steps: int = 0
-    precision: str = "fp32"
-
-
-@dataclass(frozen=True)
-class Reconstructions:
-    """What an attack made of a target.
-
-    Attributes:
-        images: float32 [N, C, H, W] in [0, 1].
-        labels: int64 [N], the class each is meant to show.
-        latent: float32 [N, d].
-        identity_loss: float32 [N], the attacker's own score, lower is better.
-        confidence: float32 [N], the target's probability of the label, in [0, 1].
-        failed: bool [N]; True where the optimisation met NaN. Such an image is black and never counted.
-        cost: seconds, queries, steps.
-    """
-
-    images: Tensor
-    labels: Tensor
-    latent: Tensor
-    identity_loss: Tensor
-    confidence: Tensor
-    failed: Tensor
-    cost: Cost = field(default_factory=Cost)
-
 
 @dataclass(frozen=True)
 class Capabilities:
@@ -118,33 +39,42 @@ class Capabilities:
     Attributes:
         critic: the prior must come with a critic.
         target_at_prior: the prior is trained against the target, once per captured round.
+        conditional: the generator must make images of a class on demand.
     """
 
     critic: bool = False
     target_at_prior: bool = False
-
-
-Progress = Callable[[str, int, int], None]
-"""Called with (what is being done, steps done, steps in all)."""
-
-
-def silent(what: str, done: int, total: int) -> None:
-    """Report no progress."""
-    del what, done, total
+    conditional: bool = False
 
 
 class Attack(ABC):
-    """A model inversion attack, made from its settings."""
+    """A model inversion attack, made from its settings.
+
+    Attributes:
+        name: what it is registered under.
+        version: part of the key of its inversions; raise it when the code changes what it reconstructs.
+        needs: what it asks of its surroundings.
+        recipe: how the paper trains its prior.
+        per_class: whether it fits one distribution per class, whose samples are the restarts.
+    """
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
-    """Raise it when the attack's code changes what it reconstructs: stored inversions of older versions are then made
-    again."""
     needs: ClassVar[Capabilities] = Capabilities()
+    recipe: ClassVar[type[PriorTrainer]]
+    per_class: ClassVar[bool] = False
     Settings: ClassVar[type[Section]]
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings
+
+    @abstractmethod
+    def optimise(self, case: Case) -> Tensor:
+        """Return the latents found for the rows of ``case``: [N, d], or [N, restarts, d] of an attack ``per_class``."""
+
+    def check(self, target: Target, prior: Prior) -> None:
+        """Refuse a prior or target that the attack cannot work with, beyond ``needs``; raises ``ConfigError``."""
+        del target, prior
 
     def prior(
         self,
@@ -154,34 +84,15 @@ class Attack(ABC):
         device: torch.device,
         progress: Progress = silent,
     ) -> Prior:
-        """Return the prior this attack samples from: the external ``generator`` of its settings, or its own.
+        """Return the prior this attack samples from: the external ``generator`` of its settings, or the paper's.
 
-        Arguments as for ``own_prior``.
+        Arguments as for ``trained_prior``.
         """
         if self.settings.generator:
             return external_prior(self.settings.generator, device)
-        return self.own_prior(target, public, seed, device, progress)
+        with deterministic(self.settings.deterministic):
+            return trained_prior(self.recipe(self.settings.prior), target, public, seed, device, progress)
 
-    @abstractmethod
-    def own_prior(
-        self,
-        target: Target | None,
-        public: PublicSet,
-        seed: int,
-        device: torch.device,
-        progress: Progress = silent,
-    ) -> Prior:
-        """Return the prior that the paper trains, trained or read from the cache.
-
-        Args:
-            target: the captured model; may be None unless ``needs.target_at_prior``.
-            public: the attacker's public images.
-            seed: run seed.
-            device: where to train.
-            progress: told about long work.
-        """
-
-    @abstractmethod
     def invert(
         self,
         target: Target,
@@ -191,16 +102,104 @@ class Attack(ABC):
         generator: torch.Generator,
         progress: Progress = silent,
     ) -> Reconstructions:
-        """Reconstruct one image per entry of ``labels`` [N], all in one batch.
+        """Reconstruct one image per entry of ``labels`` [N], all in one batch if the memory budget allows.
 
         Args:
             target: bit-identical before and after.
             prior: as ``prior`` returned it.
             public: for reference statistics.
             labels: int64 [N]; a class occurs once per restart.
-            generator: CPU generator; the same seed on the same device gives the same images.
+            generator: CPU generator that seeds the inversion.
             progress: told about long work.
+
+        Raises:
+            ConfigError: target, prior, labels and settings do not fit together.
         """
+        settings: InversionSettings = self.settings
+        check_fit(target, prior, labels, self.needs)
+        self.check(target, prior)
+        check_deterministic(settings, target.device)
+        watch, seed = Stopwatch(), int(torch.randint(2**62, (), generator=generator))
+        with deterministic(settings.deterministic), exact_fp32(target.device):
+            with in_precision(settings.precision, Steps(target, prior), labels, settings.identity_loss) as lowered:
+                steps = in_compiled(settings.compile, lowered, labels, settings.identity_loss)
+                goal = objective(settings, steps.target, public, seed, progress)
+                problem = self._problem(steps, goal, labels, seed, progress)
+                latent, images = self._solve(problem, labels)
+            if images is None:
+                images = _made(prior, latent, labels.to(target.device), settings.max_batch)
+            cost = Cost(watch.seconds, problem.queries + len(labels) * goal.captures, problem.done, steps.arithmetic)
+            return scored(goal, images, latent, labels, cost)
+
+    def _problem(self, steps: Steps, goal: Objective, labels: Tensor, seed: int, progress: Progress) -> Problem:
+        """Return the inversion of ``labels``: a row per reconstruction, or per class."""
+        rows, restart, restarts = labels, occurrences(labels), 1
+        if self.per_class:
+            placed = layout(labels)
+            rows, restart, restarts = placed.classes, torch.zeros_like(placed.classes), placed.samples
+        streams, samples = Streams.of_labels(rows, seed), self.settings.samples
+        return Problem(steps, goal, rows, restart, samples, restarts, streams, seed, progress)
+
+    def _solve(self, problem: Problem, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the latents [N, d] of ``labels`` and, where the attack says so itself, their images."""
+        parts = class_parts(self.settings, len(problem.labels)) if self.per_class else row_parts(self.settings, labels)
+        latents: list[Tensor] = []
+        pictures: list[Tensor] = []
+        for rows, classes in parts:
+            case = Case(problem, rows, classes)
+            latents.append(self.optimise(case).detach())
+            pictures += [] if case.pictures is None else [case.pictures]
+        # Batches of a diversity term take rows in another order than the labels.
+        place = torch.cat([rows for rows, _ in parts]).argsort().to(problem.steps.target.device)
+        latent = torch.cat(latents)[place]
+        if self.per_class:
+            placed = layout(labels)
+            latent = latent[placed.column, placed.restart]
+        return latent, torch.cat(pictures)[place] if pictures else None
+
+
+@torch.inference_mode()
+def _made(prior: Prior, latent: Tensor, labels: Tensor, batch: int) -> Tensor:
+    parts = zip(latent.split(batch), labels.split(batch), strict=True)
+    return torch.cat([prior.images(z, wanted) for z, wanted in parts])
+
+
+def check_fit(target: Target, prior: Prior, labels: Tensor, needs: Capabilities = Capabilities()) -> None:
+    """Refuse what cannot work, before any work.
+
+    Raises:
+        ConfigError: empty class list, a class the target does not have, images of another shape than it takes, a
+            prior without the critic that the attack needs, or one that knows other classes than the target.
+    """
+    if needs.critic and prior.critic is None:
+        raise ConfigError(
+            f"prior '{prior.name}' has no critic, which this attack needs; choose one trained with a critic"
+        )
+    if len(labels) == 0:
+        raise ConfigError("the list of classes to invert is empty; name at least one")
+    if int(labels.max()) >= target.model.classes or int(labels.min()) < 0:
+        raise ConfigError(
+            f"class {int(labels.max())} cannot be inverted: the target has classes 0 to {target.model.classes - 1}"
+        )
+    if prior.shape != target.model.input_shape:
+        raise ConfigError(
+            f"prior '{prior.name}' makes images {prior.shape} but the target takes {target.model.input_shape}; "
+            "train a prior on images of that shape"
+        )
+    if prior.conditional != target.model.classes and (prior.conditional or needs.conditional):
+        raise ConfigError(
+            f"prior '{prior.name}' is not conditional on the target's {target.model.classes} classes; "
+            "PLG-MI needs the prior that it trains itself"
+        )
+
+
+def check_deterministic(settings: InversionSettings, device: torch.device) -> None:
+    """Refuse ``deterministic`` where PyTorch has no deterministic gradient; raises ``ConfigError``."""
+    if settings.deterministic and settings.augment and device.type == "cuda":
+        raise ConfigError(
+            "'deterministic' and 'augment' exclude each other on CUDA: the gradient of a rotated view has no "
+            "deterministic kernel there; set augment = 0, invert on the CPU, or leave deterministic off"
+        )
 
 
 ATTACKS: Registry[type[Attack]] = Registry(
@@ -237,39 +236,3 @@ def make_attack(table: dict[str, Any], where: str, origin: str) -> Attack:
     except ConfigError as error:
         raise ConfigError(f"{origin}: '{where}.kind': {error}") from None
     return chosen(parse(chosen.Settings, settings, where, origin))
-
-
-def check_fit(target: Target, prior: Prior, labels: Tensor, needs: Capabilities = Capabilities()) -> None:
-    """Refuse what cannot work, before any work.
-
-    Raises:
-        ConfigError: empty class list, a class the target does not have, images of another shape than it takes,
-            or a prior without the critic that the attack needs.
-    """
-    if needs.critic and prior.critic is None:
-        raise ConfigError(
-            f"prior '{prior.name}' has no critic, which this attack needs; choose one trained with a critic"
-        )
-    if len(labels) == 0:
-        raise ConfigError("the list of classes to invert is empty; name at least one")
-    if int(labels.max()) >= target.model.classes or int(labels.min()) < 0:
-        raise ConfigError(
-            f"class {int(labels.max())} cannot be inverted: the target has classes 0 to {target.model.classes - 1}"
-        )
-    if prior.shape != target.model.input_shape:
-        raise ConfigError(
-            f"prior '{prior.name}' makes images {prior.shape} but the target takes {target.model.input_shape}; "
-            "train a prior on images of that shape"
-        )
-
-
-class Stopwatch:
-    """Measures wall seconds between its making and ``seconds``."""
-
-    def __init__(self) -> None:
-        self._start = time.perf_counter()
-
-    @property
-    def seconds(self) -> float:
-        """Seconds so far."""
-        return time.perf_counter() - self._start

@@ -17,19 +17,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from attacker.attacks.attack import (
-    Progress,
-    PublicSet,
-    Reconstructions,
-    Stopwatch,
-    Target,
-    register,
-    silent,
-)
+from attacker.attacks.attack import register
+from attacker.attacks.case import Case
 from attacker.attacks.gmi import GMI, GMISettings
-from attacker.losses.objective import Objective, account, ready, row_parts
 from attacker.priors.dcgan import Generator
 from attacker.priors.prior import Prior
+from attacker.target import Target
 from fedinverse.errors import ConfigError
 
 
@@ -49,83 +42,37 @@ class IFGMI(GMI):
     Settings = IFGMISettings
     settings: IFGMISettings
 
-    def invert(
-        self,
-        target: Target,
-        prior: Prior,
-        public: PublicSet,
-        labels: Tensor,
-        generator: torch.Generator,
-        progress: Progress = silent,
-    ) -> Reconstructions:
-        """Reconstruct one image per label."""
-        watch, settings = Stopwatch(), self.settings
-        target, prior = ready(settings, target, prior, labels, self.needs)
-        network = prior.generator
-        if not isinstance(network, Generator):
+    def check(self, target: Target, prior: Prior) -> None:
+        """Refuse a generator without levels of features."""
+        del target
+        if not isinstance(prior.generator, Generator):
             raise ConfigError(f"prior '{prior.name}' has no intermediate features; IF-GMI needs a DCGAN generator")
-        levels = min(settings.levels, network.levels)
-        z, goal = self.latents(target, prior, public, labels, generator=generator, progress=progress)
-        images = torch.empty(len(labels), *prior.shape, device=z.device)
-        for part, classes in row_parts(settings, labels):
-            images[part] = self._refine(
-                network,
-                prior,
-                z[part],
-                labels[part].to(z.device),
-                levels=levels,
-                goal=goal.rows(part),
-                classes=classes,
-                progress=progress,
-            )
-        steps = levels * settings.feature_iterations
-        return account(
-            goal,
-            lambda rows: images[rows],
-            z,
-            labels,
-            watch=watch,
-            steps=settings.iterations + steps,
-            queries=self.queries(len(labels)) + steps * len(labels) * max(1, settings.augment),
-        )
 
-    def _refine(
-        self,
-        network: Generator,
-        prior: Prior,
-        z: Tensor,
-        labels: Tensor,
-        *,
-        levels: int,
-        goal: Objective,
-        classes: int,
-        progress: Progress,
-    ) -> Tensor:
-        """Return the images [N, C, H, W] of one batch after its features were optimised."""
-        settings, critic, identity = self.settings, prior.critic, goal.loss()
-        assert critic is not None
+    def optimise(self, case: Case) -> Tensor:
+        """Find z as GMI does, then the features of each level in turn."""
+        settings, G = self.settings, case.prior.generator
+        assert isinstance(G, Generator)
+        z = super().optimise(case)
         with torch.no_grad():
-            features = network.begin(z)
+            start = G.begin(z)
+        levels = min(settings.levels, G.levels)
         for level in range(levels):
-            start = features
             reach = settings.radius * start.flatten(1).abs().sum(1)
             features = start.clone().requires_grad_(True)
             adam = torch.optim.Adam([features], settings.feature_lr)
-            for step in range(settings.feature_iterations):
-                images = network.finish(features, level)
-                loss, seen = identity(images, labels)
-                total = (settings.identity_weight * loss - critic(images)).sum()
-                if goal.diversity.active:
-                    total = total + goal.diversity.of_rows(images, z, seen, classes)
-                (features.grad,) = torch.autograd.grad(total, features)
+            for _ in case.steps(settings.feature_iterations):
+                images = G.finish(features, level)
+                loss = case.loss(images, z, settings.identity_weight) - case.realness(images)  # eq. 4-6
+                (features.grad,) = torch.autograd.grad(loss.sum(), features)
                 adam.step()
                 with torch.no_grad():
                     features.copy_(start + into_l1_ball(features - start, reach))
-                progress("IF-GMI", level * settings.feature_iterations + step + 1, levels * settings.feature_iterations)
             with torch.no_grad():
-                features = network.advance(features, level) if level + 1 < levels else features.detach()
-        with torch.no_grad():
-            return network.finish(features, levels - 1)
+                if level + 1 < levels:
+                    start = G.advance(features, level)
+                else:
+                    case.keep(G.finish(features, level))
+        return z
 
 
 def into_l1_ball(moves: Tensor, radius: Tensor) -> Tensor:

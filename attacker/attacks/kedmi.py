@@ -21,23 +21,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from attacker.attacks.attack import (
-    Attack,
-    Capabilities,
-    Progress,
-    PublicSet,
-    Reconstructions,
-    Stopwatch,
-    Target,
-    register,
-    silent,
-)
-from attacker.losses.diversity import grid_of, layout
-from attacker.losses.objective import InversionSettings, Objective, account, class_parts, objective, ready
-from attacker.priors.kplus1 import KPlus1Settings, kplus1_prior
-from attacker.priors.prior import Prior
-from attacker.streams import Streams, Supply
-from fedinverse.errors import ConfigError
+from attacker.attacks.attack import Attack, Capabilities, register
+from attacker.attacks.case import Case
+from attacker.losses.settings import InversionSettings
+from attacker.priors.kplus1 import KPlus1, KPlus1Settings
 
 
 class KEDMISettings(InversionSettings):
@@ -50,96 +37,33 @@ class KEDMISettings(InversionSettings):
     rho: float = Field(0.0, description="initial log variance; 1 is KED-MI's own")
     draws: int = Field(1, ge=1, description="samples per class and step")
 
+    @property
+    def samples(self) -> int:
+        """Images of each class in a step."""
+        return self.draws
+
 
 @register("kedmi")
 class KEDMI(Attack):
     """Fits one latent Gaussian per class against the K+1 GAN and the target, and samples it."""
 
     needs = Capabilities(critic=True, target_at_prior=True)
+    recipe = KPlus1
+    per_class = True
     Settings = KEDMISettings
     settings: KEDMISettings
 
-    def own_prior(
-        self,
-        target: Target | None,
-        public: PublicSet,
-        seed: int,
-        device: torch.device,
-        progress: Progress = silent,
-    ) -> Prior:
-        """Return the K+1 GAN made for ``target``, on its device."""
-        del device
-        if target is None:
-            raise ConfigError("KED-MI trains its prior against the target; give it the captured model")
-        return kplus1_prior(self.settings.prior, target, public, seed=seed, progress=progress)
-
-    def invert(
-        self,
-        target: Target,
-        prior: Prior,
-        public: PublicSet,
-        labels: Tensor,
-        generator: torch.Generator,
-        progress: Progress = silent,
-    ) -> Reconstructions:
-        """Fit one distribution per class and sample it once per label."""
-        target, prior = ready(self.settings, target, prior, labels, self.needs)
-        watch, settings, grid = Stopwatch(), self.settings, layout(labels)
-        streams = Streams.of_labels(grid.classes, generator)
-        goal = objective(settings, target, public, streams, generator, progress=progress)
-        mu = torch.zeros(len(grid.classes), prior.latent, device=target.device)
-        rho = torch.full_like(mu, settings.rho)
-        for part in class_parts(settings, len(grid.classes), settings.draws):
-            classes = grid.classes[part].to(target.device)
-            mu[part], rho[part] = self._fit(
-                prior,
-                mu[part],
-                rho[part],
-                classes,
-                goal=goal.rows(part),
-                progress=progress,
-            )
-        eps = streams.restarts(grid.samples, prior.latent).to(target.device)
-        z = mu[grid.column] + (rho[grid.column] / 2).exp() * eps[grid.column, grid.restart]
-        return account(
-            goal,
-            lambda rows: prior.generator(z[rows]),
-            z,
-            labels,
-            stream=grid.column,
-            watch=watch,
-            steps=settings.iterations,
-            queries=settings.iterations * len(grid.classes) * settings.draws * goal.cost,
-        )
-
-    def _fit(
-        self,
-        prior: Prior,
-        mu: Tensor,
-        rho: Tensor,
-        classes: Tensor,
-        *,
-        goal: Objective,
-        progress: Progress,
-    ) -> tuple[Tensor, Tensor]:
-        """Return the fitted (mu, rho), each [C, d], of one batch of ``classes`` [C]."""
-        settings, critic = self.settings, prior.critic
-        assert critic is not None
-        identity, cells = goal.loss(settings.draws), (len(classes), settings.draws)
-        noise = Supply(goal.streams.normal, (settings.draws, prior.latent), mu.device)
-        labels = classes.repeat_interleave(settings.draws)
-        mu, rho = mu.clone().requires_grad_(True), rho.clone().requires_grad_(True)
+    def optimise(self, case: Case) -> Tensor:
+        """Fit (mu, rho) of every class; sample it once per restart."""
+        settings, d = self.settings, case.prior.latent
+        mu = torch.zeros(len(case.labels), d, device=case.device, requires_grad=True)
+        rho = torch.full_like(mu, settings.rho).requires_grad_(True)
         adam = torch.optim.Adam([mu, rho], settings.lr)
-        for step in range(settings.iterations):
-            z = mu[:, None] + (rho / 2).exp()[:, None] * noise.next()  # [C, draws, d]
-            images = prior.generator(z.flatten(0, 1))
-            loss, features = identity(images, labels)
-            # softplus(s) - s = softplus(-s)
-            loss = F.softplus(-critic(images)) + settings.identity_weight * loss
-            total = loss.view(cells).mean(1).sum()
-            if goal.diversity.active:
-                total = total + goal.diversity(grid_of(images, cells), z, grid_of(features, cells))
-            mu.grad, rho.grad = torch.autograd.grad(total, [mu, rho])
+        for _ in case.steps(settings.iterations):
+            z = mu[:, None] + (rho / 2).exp()[:, None] * case.noise()  # [C, draws, d]
+            images = case.images(z)
+            # eq. 5-6; softplus(s) - s = softplus(-s)
+            loss = case.loss(images, z, settings.identity_weight) + F.softplus(-case.realness(images))
+            mu.grad, rho.grad = torch.autograd.grad(loss.view(-1, settings.draws).mean(1).sum(), [mu, rho])
             adam.step()
-            progress("KED-MI", step + 1, settings.iterations)
-        return mu.detach(), rho.detach()
+        return mu[:, None] + (rho / 2).exp()[:, None] * case.final_noise(d)

@@ -16,23 +16,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from attacker.attacks.attack import (
-    Attack,
-    Capabilities,
-    Progress,
-    PublicSet,
-    Reconstructions,
-    Stopwatch,
-    Target,
-    register,
-    silent,
-)
+from attacker.attacks.attack import Attack, Capabilities, register
+from attacker.attacks.case import Case
 from attacker.losses.identity import IdentityName
-from attacker.losses.objective import InversionSettings, Objective, account, objective, ready, row_parts
-from attacker.priors.plg_gan import ConditionalGenerator, PlgGanSettings, plg_prior
-from attacker.priors.prior import Prior
-from attacker.streams import Streams
-from fedinverse.errors import ConfigError
+from attacker.losses.settings import InversionSettings
+from attacker.priors.plg_gan import PlgGan, PlgGanSettings
 
 
 class PLGMISettings(InversionSettings):
@@ -49,83 +37,17 @@ class PLGMISettings(InversionSettings):
 class PLGMI(Attack):
     """Optimises the latent of a conditional GAN that the target labelled and led."""
 
-    needs = Capabilities(target_at_prior=True)
+    needs = Capabilities(target_at_prior=True, conditional=True)
+    recipe = PlgGan
     Settings = PLGMISettings
     settings: PLGMISettings
 
-    def own_prior(
-        self,
-        target: Target | None,
-        public: PublicSet,
-        seed: int,
-        device: torch.device,
-        progress: Progress = silent,
-    ) -> Prior:
-        """Return the conditional GAN made for ``target``, on its device."""
-        del device
-        if target is None:
-            raise ConfigError("PLG-MI trains its prior against the target; give it the captured model")
-        return plg_prior(self.settings.prior, target, public, seed=seed, progress=progress)
-
-    def invert(
-        self,
-        target: Target,
-        prior: Prior,
-        public: PublicSet,
-        labels: Tensor,
-        generator: torch.Generator,
-        progress: Progress = silent,
-    ) -> Reconstructions:
-        """Reconstruct one image per label."""
-        watch, settings = Stopwatch(), self.settings
-        target, prior = ready(settings, target, prior, labels, self.needs)
-        network = prior.generator
-        if not isinstance(network, ConditionalGenerator) or network.classes != target.model.classes:
-            raise ConfigError(f"prior '{prior.name}' is not conditional on the target's classes; PLG-MI needs its own")
-        streams = Streams.of_labels(labels, generator)
-        z = streams.normal(prior.latent).to(target.device)
-        goal = objective(settings, target, public, streams, generator, progress=progress)
-        on_device = labels.to(target.device)
-        for part, classes in row_parts(settings, labels):
-            z[part] = self._descend(
-                network,
-                z[part],
-                on_device[part],
-                goal=goal.rows(part),
-                classes=classes,
-                progress=progress,
-            )
-        return account(
-            goal,
-            lambda rows: network(z[rows], on_device[rows]),
-            z,
-            labels,
-            watch=watch,
-            steps=settings.iterations,
-            queries=settings.iterations * len(labels) * goal.cost,
-        )
-
-    def _descend(
-        self,
-        network: ConditionalGenerator,
-        z: Tensor,
-        labels: Tensor,
-        *,
-        goal: Objective,
-        classes: int,
-        progress: Progress,
-    ) -> Tensor:
-        """Return the optimised latents [N, d] of one batch."""
-        settings, identity = self.settings, goal.loss()
-        z = z.clone().requires_grad_(True)
-        adam = torch.optim.Adam([z], settings.lr)
-        for step in range(settings.iterations):
-            images = network(z, labels)
-            loss, features = identity(images, labels)
-            total = loss.sum()
-            if goal.diversity.active:
-                total = total + goal.diversity.of_rows(images, z, features, classes)
-            (z.grad,) = torch.autograd.grad(total, z)
+    def optimise(self, case: Case) -> Tensor:
+        """Descend from N(0, I)."""
+        z = case.start().requires_grad_(True)
+        adam = torch.optim.Adam([z], self.settings.lr)
+        for _ in case.steps(self.settings.iterations):
+            loss = case.loss(case.images(z), z)  # eq. 5-6
+            (z.grad,) = torch.autograd.grad(loss.sum(), z)
             adam.step()
-            progress("PLG-MI", step + 1, settings.iterations)
-        return z.detach()
+        return z

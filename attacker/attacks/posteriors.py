@@ -18,13 +18,12 @@ Every q starts at the prior.
 import itertools
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-
-from attacker.streams import Streams
 
 Family = Literal["gaussian", "full", "gmm", "flow"]
 
@@ -45,20 +44,51 @@ class Draw:
 
 
 class Posterior(nn.Module, ABC):
-    """C distributions over R^d."""
+    """C distributions over R^d, d = ``latent``."""
 
-    components: int = 1
-    """Samples that one draw takes per class."""
+    latent: int
 
     @abstractmethod
     def forward(self, eps: Tensor) -> Draw:
-        """Return what standard normal noise ``eps`` [C, S, d] becomes; S is a multiple of ``components``."""
+        """Return what standard normal noise ``eps`` [C, S, d] becomes; S is a multiple of a mixture's components."""
 
-    def sample(self, streams: Streams, count: int, latent: int, device: torch.device) -> Tensor:
-        """Return ``count`` samples of each distribution, [C, count, d]."""
+    def sample(self, noise: Callable[[int], Tensor]) -> Tensor:
+        """Return samples of each distribution, [C, n, d]; ``noise`` gives N(0, I) numbers [C, n, size]."""
         with torch.no_grad():
-            drawn: Draw = self(streams.restarts(count, latent).to(device))
+            drawn: Draw = self(noise(self.latent))
             return drawn.z
+
+
+def posterior(
+    family: Family,
+    classes: int,
+    latent: int,
+    *,
+    components: int,
+    levels: int,
+    steps: int,
+    hidden: int,
+    random: torch.Generator,
+) -> Posterior:
+    """Return ``classes`` distributions over R^latent that are the prior N(0, I).
+
+    Args:
+        family: see the module's table.
+        classes: how many.
+        latent: d.
+        components: of ``gmm``.
+        levels: of ``flow``.
+        steps: of each level of ``flow``.
+        hidden: width of ``flow``'s coupling networks.
+        random: CPU generator of ``flow``'s permutations and first weights.
+    """
+    if family == "gaussian":
+        return Gaussian(classes, latent)
+    if family == "full":
+        return Full(classes, latent)
+    if family == "gmm":
+        return Mixture(classes, latent, components)
+    return Flow(classes, latent, levels=levels, steps=steps, hidden=hidden, generator=random)
 
 
 def _even(eps: Tensor) -> Tensor:
@@ -70,6 +100,7 @@ class Gaussian(Posterior):
 
     def __init__(self, classes: int, latent: int) -> None:
         super().__init__()
+        self.latent = latent
         self.mean = nn.Parameter(torch.zeros(classes, latent))
         self.log_sigma = nn.Parameter(torch.zeros(classes, latent))
 
@@ -85,6 +116,7 @@ class Full(Posterior):
 
     def __init__(self, classes: int, latent: int) -> None:
         super().__init__()
+        self.latent = latent
         self.mean = nn.Parameter(torch.zeros(classes, latent))
         self.log_diagonal = nn.Parameter(torch.zeros(classes, latent))
         self.below = nn.Parameter(torch.zeros(classes, latent, latent))
@@ -108,7 +140,7 @@ class Mixture(Posterior):
 
     def __init__(self, classes: int, latent: int, components: int) -> None:
         super().__init__()
-        self.components = components
+        self.latent, self.components = latent, components
         self.mean = nn.Parameter(torch.zeros(classes, components, latent))
         self.log_sigma = nn.Parameter(torch.zeros(classes, components, latent))
         self.logits = nn.Parameter(torch.zeros(classes, components))
@@ -131,14 +163,14 @@ class Mixture(Posterior):
         log = -0.5 * scaled.square().sum(3) - self.log_sigma.sum(2)[:, :, None]
         return torch.logsumexp(log + self.logits.log_softmax(1)[:, :, None], 1)
 
-    def sample(self, streams: Streams, count: int, latent: int, device: torch.device) -> Tensor:
-        """Return ``count`` samples of each mixture, components by their weights."""
+    def sample(self, noise: Callable[[int], Tensor]) -> Tensor:
+        """Return samples of each mixture, components by their weights."""
         with torch.no_grad():
-            eps = streams.restarts(count, latent + 1).to(device)
+            eps = noise(self.latent + 1)
             upto = self.logits.softmax(1).cumsum(1)
             uniform = torch.special.ndtr(eps[..., -1])  # the number more decides the component
             chosen = torch.searchsorted(upto, uniform).clamp_max(self.components - 1)
-            index = chosen[:, :, None].expand(-1, -1, latent)
+            index = chosen[:, :, None].expand(-1, -1, self.latent)
             return self.mean.gather(1, index) + self.log_sigma.gather(1, index).exp() * eps[..., :-1]
 
 
@@ -153,6 +185,7 @@ class Flow(Posterior):
         self, classes: int, latent: int, *, levels: int, steps: int, hidden: int, generator: torch.Generator
     ) -> None:
         super().__init__()
+        self.latent = latent
         self.steps = nn.ModuleList()
         width = latent
         for _ in range(levels):

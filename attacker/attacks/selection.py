@@ -1,39 +1,54 @@
 """Initial selection (PPA, Struppek et al. 2022): start an inversion from the best of N unoptimised latents.
 
 The N candidates are drawn once and scored for every class, so the target is asked N times whatever the number of
-classes; a class with r restarts starts from its r best. Images of colour are scored with their mirror image.
+classes; a class with r restarts starts from its r best. Images of colour are scored with their mirror image: 2 N.
 """
+
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from attacker.attacks.attack import Target
 from attacker.priors.prior import Prior
-from attacker.streams import occurrences
+from attacker.target import Target
 from fedinverse.errors import ConfigError
+from fedinverse.models import Classifier
 
 
-def selected(target: Target, prior: Prior, labels: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Return a starting latent for each of ``labels`` [N], [N, d] on the target's device.
+class Candidates:
+    """Latents [count, d] that an inversion may start from, drawn from ``random`` and scored when they are asked for."""
 
-    Raises:
-        ConfigError: fewer candidates than restarts.
-    """
-    restart = occurrences(labels)
-    if int(restart.max()) >= count:
-        raise ConfigError(
-            f"initial_selection = {count} candidates cannot start {int(restart.max()) + 1} restarts; raise it"
-        )
-    candidates = torch.randn(count, prior.latent, generator=generator).to(target.device)
-    with torch.inference_mode():
-        confidence = torch.cat([_confidence(target, prior.generator(part)) for part in torch.split(candidates, 256)])
-        best = confidence.argsort(stable=True, dim=0, descending=True)  # [count, K]
-    return candidates[best[restart, labels]].clone()
+    def __init__(self, target: Target, prior: Prior, count: int, random: torch.Generator) -> None:
+        self._model, self._prior, self._count = target.model, prior, count
+        self._z = torch.randn(count, prior.latent, generator=random).to(target.device)
+        self.queries = count * _views(prior.shape)
+
+    def best(self, labels: Tensor, restart: Tensor) -> Tensor:
+        """Return a latent [N, d] for each of ``labels`` [N]: the best for restart 0, the second best for 1, and so on.
+
+        Raises:
+            ConfigError: fewer candidates than restarts.
+        """
+        most = int(restart.max()) + 1
+        if most > self._count:
+            raise ConfigError(f"initial_selection = {self._count} candidates cannot start {most} restarts; raise it")
+        return self._z[self._order[restart, labels]].clone()
+
+    @cached_property
+    def _order(self) -> Tensor:
+        """The candidates of each class, best first, [count, K]."""
+        with torch.inference_mode():
+            confidence = [_confidence(self._model, self._prior.generator(part)) for part in self._z.split(256)]
+            return torch.cat(confidence).argsort(stable=True, dim=0, descending=True)
 
 
-def _confidence(target: Target, images: Tensor) -> Tensor:
-    """Return the target's probabilities [N, K], for images of colour averaged with their mirror's."""
-    confidence: Tensor = target.model(images).softmax(1)
+def _views(shape: tuple[int, int, int]) -> int:
+    return 2 if shape[0] == 3 else 1
+
+
+def _confidence(model: Classifier, images: Tensor) -> Tensor:
+    """Return the model's probabilities [N, K], for images of colour averaged with their mirror's."""
+    confidence: Tensor = model(images).softmax(1)
     if images.shape[1] == 3:
-        confidence = (confidence + target.model(images.flip(3)).softmax(1)) / 2
+        confidence = (confidence + model(images.flip(3)).softmax(1)) / 2
     return confidence

@@ -15,32 +15,22 @@ restarts are samples of its q.
 | a class stops when its own bound no longer falls (``patience``) | never on an evaluator, which attackers lack |
 """
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from attacker.attacks.attack import (
-    Attack,
-    Progress,
-    PublicSet,
-    Reconstructions,
-    Stopwatch,
-    Target,
-    register,
-    silent,
-)
-from attacker.attacks.posteriors import Family, Flow, Full, Gaussian, Mixture, Posterior
-from attacker.losses.diversity import grid_of, layout
-from attacker.losses.objective import InversionSettings, Objective, account, class_parts, objective, ready
+from attacker.attacks.attack import Attack, register
+from attacker.attacks.bound import WINDOW, Bound
+from attacker.attacks.case import Case
+from attacker.attacks.posteriors import Family, posterior
+from attacker.losses.settings import InversionSettings
 from attacker.priors.prior import Prior
-from attacker.priors.vmi_dcgan import VmiDcganSettings, vmi_dcgan_prior
-from attacker.streams import Streams, Supply
+from attacker.priors.vmi_dcgan import VmiDcgan, VmiDcganSettings
+from attacker.target import Target
 from fedinverse.errors import ConfigError
-
-_WINDOW = 50  # steps over which a bound is averaged before it is judged
+from fedinverse.seeds import generator
 
 
 class VMISettings(InversionSettings):
@@ -62,7 +52,7 @@ class VMISettings(InversionSettings):
     patience: int = Field(
         0,
         ge=0,
-        description=f"stop a class whose bound fell in none of this many {_WINDOW}-step windows; 0: never",
+        description=f"stop a class whose bound fell in none of this many {WINDOW}-step windows; 0: never",
     )
 
     @property
@@ -71,159 +61,53 @@ class VMISettings(InversionSettings):
         fitting = {"full": 5e-3, "flow": 2e-3}.get(self.posterior, 2e-2) if self.optimiser == "adam" else 1e-4
         return self.lr or fitting
 
+    @property
+    def samples(self) -> int:
+        """Images of each class in a step."""
+        return self.draws * (self.components if self.posterior == "gmm" else 1)
+
 
 @register("vmi")
 class VMI(Attack):
     """Fits one latent posterior per class against the target, and samples it."""
 
+    recipe = VmiDcgan
+    per_class = True
     Settings = VMISettings
     settings: VMISettings
 
-    def own_prior(
-        self,
-        target: Target | None,
-        public: PublicSet,
-        seed: int,
-        device: torch.device,
-        progress: Progress = silent,
-    ) -> Prior:
-        """Return the DCGAN of the public set; the target plays no part."""
-        del target
-        return vmi_dcgan_prior(self.settings.prior, public, seed, device, progress)
-
-    def invert(
-        self,
-        target: Target,
-        prior: Prior,
-        public: PublicSet,
-        labels: Tensor,
-        generator: torch.Generator,
-        progress: Progress = silent,
-    ) -> Reconstructions:
-        """Fit one posterior per class and sample it once per label."""
-        target, prior = ready(self.settings, target, prior, labels, self.needs)
-        watch, settings, grid = Stopwatch(), self.settings, layout(labels)
-        streams = Streams.of_labels(grid.classes, generator)
-        goal = objective(settings, target, public, streams, generator, progress=progress)
-        shape_seed = int(torch.randint(2**62, (), generator=generator))
-        samples = settings.draws * (settings.components if settings.posterior == "gmm" else 1)
-        if settings.diversity.active and settings.posterior == "gmm":
+    def check(self, target: Target, prior: Prior) -> None:
+        """Refuse a diversity term on a mixture."""
+        if self.settings.diversity.active and self.settings.posterior == "gmm":
             raise ConfigError("the diversity term weighs samples equally, a mixture does not; choose another posterior")
-        z = torch.empty(len(grid.classes), grid.samples, prior.latent, device=target.device)
-        steps = 0
-        for part in class_parts(settings, len(grid.classes), samples):
-            q = self._start(len(part), prior.latent, shape_seed).to(target.device)
-            classes, own = grid.classes[part].to(target.device), goal.rows(part)
-            done = self._fit(q, prior, classes, goal=own, samples=samples, progress=progress)
-            steps, z[part] = max(steps, done), q.sample(own.streams, grid.samples, prior.latent, z.device)
-        z = z[grid.column, grid.restart]
-        return account(
-            goal,
-            lambda rows: prior.generator(z[rows]),
-            z,
-            labels,
-            stream=grid.column,
-            watch=watch,
-            steps=steps,
-            queries=steps * len(grid.classes) * samples * goal.cost,
-        )
 
-    def _start(self, classes: int, latent: int, seed: int) -> Posterior:
-        """Return ``classes`` posteriors that are the prior."""
-        settings = self.settings
-        if settings.posterior == "gaussian":
-            return Gaussian(classes, latent)
-        if settings.posterior == "full":
-            return Full(classes, latent)
-        if settings.posterior == "gmm":
-            return Mixture(classes, latent, settings.components)
-        return Flow(
+    def optimise(self, case: Case) -> Tensor:
+        """Fit one posterior per class; sample it once per restart."""
+        settings, classes = self.settings, len(case.labels)
+        q = posterior(
+            settings.posterior,
             classes,
-            latent,
+            case.prior.latent,
+            components=settings.components,
             levels=settings.flow_levels,
             steps=settings.flow_steps,
             hidden=settings.flow_hidden,
-            generator=torch.Generator().manual_seed(seed),
-        )
-
-    def _fit(
-        self,
-        q: Posterior,
-        prior: Prior,
-        classes: Tensor,
-        *,
-        goal: Objective,
-        samples: int,
-        progress: Progress,
-    ) -> int:
-        """Fit ``q`` in place to one batch of ``classes`` [C]; return the steps done."""
-        settings, parameters = self.settings, list(q.parameters())
-        identity, cells = goal.loss(samples), (len(classes), samples)
-        noise = Supply(goal.streams.normal, (samples, prior.latent), classes.device)
-        labels = classes.repeat_interleave(samples)
+            random=generator(case.seed, "flow"),
+        ).to(case.device)
+        parameters = list(q.parameters())
         if settings.optimiser == "adam":
             optimiser: torch.optim.Optimizer = torch.optim.Adam(parameters, settings.rate)
         else:
             optimiser = torch.optim.SGD(parameters, settings.rate, momentum=0.9)
-        watched = Bound(q, len(classes), settings.patience)
-        for step in range(settings.iterations):
-            drawn = q(noise.next())
-            images = prior.generator(drawn.z.flatten(0, 1))
-            loss, features = identity(images, labels)
-            bound = (drawn.weight * loss.view(cells)).sum(1) + settings.gamma * drawn.divergence  # [C]
-            total = bound.sum()
-            if goal.diversity.active:
-                total = total + goal.diversity(grid_of(images, cells), drawn.z, grid_of(features, cells))
-            for parameter, slope in zip(parameters, torch.autograd.grad(total, parameters), strict=True):
+        watched = Bound(q, classes, settings.patience)
+        for _ in case.steps(settings.iterations):
+            drawn = q(case.noise())
+            loss = case.loss(case.images(drawn.z), drawn.z).view(classes, -1)
+            bound = (drawn.weight * loss).sum(1) + settings.gamma * drawn.divergence  # eq. 3-4, [C]
+            for parameter, slope in zip(parameters, torch.autograd.grad(bound.sum(), parameters), strict=True):
                 parameter.grad = slope
             optimiser.step()
-            progress("VMI", step + 1, settings.iterations)
             if settings.patience and watched.stalled(bound.detach()):
                 break
         watched.restore()
-        return step + 1 if settings.iterations else 0
-
-
-class Bound:
-    """Watches every class's bound; keeps the posterior of a class as it was when the bound stopped falling.
-
-    Classes go on being fitted with the others, but what they become after their own stop is dropped: whether a class
-    stops does not depend on the others.
-    """
-
-    def __init__(self, q: Posterior, classes: int, patience: int) -> None:
-        self._parameters = list(q.parameters())
-        self._kept = [parameter.detach().clone() for parameter in self._parameters] if patience else []
-        device = self._parameters[0].device
-        self._sum = torch.zeros(classes, device=device)
-        self._best = torch.full((classes,), torch.inf, device=device)
-        self._waited = torch.zeros(classes, dtype=torch.int64, device=device)
-        self._stopped = torch.zeros(classes, dtype=torch.bool, device=device)
-        self._patience, self._steps = patience, 0
-
-    def stalled(self, bound: Tensor) -> bool:
-        """Take the bounds [C] of a step; return whether every class has stopped (asked once a window)."""
-        self._sum += bound
-        self._steps += 1
-        if self._steps % _WINDOW:
-            return False
-        mean = self._sum / _WINDOW
-        better = mean < self._best
-        self._best = torch.where(better, mean, self._best)
-        self._waited = torch.where(better, 0, self._waited + 1)
-        now = (self._waited >= self._patience) & ~self._stopped
-        self._keep(now, self._kept, self._parameters)
-        self._stopped |= now
-        self._sum.zero_()
-        return bool(self._stopped.all())
-
-    def restore(self) -> None:
-        """Put every stopped class back to where it stopped."""
-        self._keep(self._stopped, self._parameters, self._kept)
-
-    @staticmethod
-    @torch.no_grad()
-    def _keep(which: Tensor, into: Sequence[Tensor], source: Sequence[Tensor]) -> None:
-        for place, value in zip(into, source, strict=False):
-            mask = which.view(-1, *[1] * (value.dim() - 1))
-            place.copy_(torch.where(mask, value, place))
+        return q.sample(case.final_noise)

@@ -3,12 +3,15 @@
 | name | loss of logits l, features f, class y | source |
 |---|---|---|
 | ``ce`` | -log softmax(l)_y | GMI (Zhang et al. 2020) |
-| ``logit`` | -l_y + lambda mean (f - f_pub)^2, f_pub ~ N(mean, var) of public features | LOM (Nguyen et al. 2023) |
+| ``logit`` | -l_y + mean (f - f_pub)^2, f_pub: mean of public features | LOM (Nguyen et al. 2023) |
 | ``max_margin`` | -l_y + max_{j != y} l_j | PLG-MI (Yuan et al. 2023) |
 | ``poincare`` | hyperbolic distance of l/||l||_1 to the one-hot class | PPA (Struppek et al. 2022) |
+
+As published, the features of ``logit`` are held near the public ones in the captured model only; a student's loss is
+-l_y alone.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -16,41 +19,37 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attacker.public_view import public_view
-from attacker.streams import Streams
 from fedinverse.models import Classifier, Features
 
 IdentityName = Literal["ce", "logit", "max_margin", "poincare"]
-_REFERENCE_IMAGES = 2048  # enough for a mean and a variance per feature
+UNBOUNDED: frozenset[IdentityName] = frozenset({"logit", "max_margin"})
+"""Losses whose gradient does not fade once the class is recognised: plain gradient descent needs shorter steps."""
+_REFERENCE_IMAGES = 2048  # enough for a mean per feature
 
 
 @dataclass(frozen=True)
 class IdentityLoss:
-    """An identity loss for one target; ``anchor`` [N, F] holds the public features of ``logit``.
-
-    Several views of a reconstruction stand next to each other in a batch and share its anchor.
-    """
+    """An identity loss for one model; ``anchor`` [F] is the mean of the public features for ``logit``, or None."""
 
     name: IdentityName
     anchor: Tensor | None = None
-    weight: float = 1.0
-
-    def of(self, rows: Tensor) -> "IdentityLoss":
-        """Return the loss for the samples ``rows`` alone."""
-        return self if self.anchor is None else replace(self, anchor=self.anchor[rows])
 
     def __call__(self, seen: Features, labels: Tensor) -> Tensor:
-        """Return the loss [N] of what the target saw, for ``labels`` [N]."""
-        logits = seen.logits
+        """Return the loss [N] of what the model saw, for ``labels`` [N]."""
         if self.name == "ce":
-            return F.cross_entropy(logits, labels, reduction="none")
+            return F.cross_entropy(seen.logits, labels, reduction="none")
         if self.name == "poincare":
-            return poincare(logits, labels)
-        own = logits.gather(1, labels[:, None]).squeeze(1)
+            return poincare(seen.logits, labels)
         if self.name == "max_margin":
-            return logits.scatter(1, labels[:, None], float("-inf")).amax(1) - own
-        assert self.anchor is not None
-        anchor = self.anchor.repeat_interleave(len(labels) // len(self.anchor), 0)
-        return self.weight * (seen.penultimate - anchor).square().mean(1) - own
+            return max_margin(seen.logits, labels)
+        logit = seen.logits.gather(1, labels[:, None]).squeeze(1)
+        return -logit if self.anchor is None else (seen.penultimate - self.anchor).square().mean(1) - logit
+
+
+def max_margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the largest logit of another class less that of the class itself, [N]."""
+    others = logits.scatter(1, labels[:, None], float("-inf")).amax(1)
+    return others - logits.gather(1, labels[:, None]).squeeze(1)
 
 
 def poincare(logits: Tensor, labels: Tensor) -> Tensor:
@@ -69,21 +68,19 @@ def poincare(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def identity_loss(
-    name: IdentityName, model: Classifier, public: Tensor, streams: Streams, generator: torch.Generator
+    name: IdentityName, model: Classifier, public: Tensor, device: torch.device, random: torch.Generator
 ) -> IdentityLoss:
-    """Return the loss ``name`` for ``model``.
+    """Return the loss ``name`` for a captured ``model``.
 
     Args:
         name: see the module's table.
-        model: the target or a student; frozen, in eval mode.
+        model: frozen, in eval mode.
         public: the attacker's images uint8 [M, C, H, W]; read by ``logit`` only.
-        streams: of the reconstructions; ``logit`` draws one anchor from each.
-        generator: of the public images that ``logit`` takes its statistics from.
+        device: where the model lives.
+        random: chooses the public images of the mean.
     """
     if name != "logit":
         return IdentityLoss(name)
-    device = next(model.parameters()).device
-    rows = torch.randperm(len(public), generator=generator)[:_REFERENCE_IMAGES]
+    rows = torch.randperm(len(public), generator=random)[:_REFERENCE_IMAGES]
     features, _ = public_view(model, public[rows], device)
-    noise = streams.normal(features.shape[1]).to(device)
-    return IdentityLoss(name, features.mean(0) + features.std(0) * noise)
+    return IdentityLoss(name, features.mean(0))

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from attacker.attacks.attack import Progress, PublicSet, Target, silent
 from attacker.priors.prior import cached
 from attacker.public_view import public_view
+from attacker.target import Progress, PublicSet, Target, silent
 from fedinverse.config import Section
 from fedinverse.data.source import unit
 from fedinverse.errors import ConfigError
@@ -86,12 +86,14 @@ def distilled(
         student = student.to(device=target.device)
         random = generator(settings.seed, "student", number, "batches")
 
-        def train(student: Classifier = student, random: torch.Generator = random) -> dict[str, str]:
+        def train(
+            progress: Progress, student: Classifier = student, random: torch.Generator = random
+        ) -> dict[str, str]:
             with seeded(derive(random.initial_seed(), "layers"), target.device):
                 _distil(student, settings, public.images.to(target.device), labels(), random=random, progress=progress)
             return {}
 
-        cached("student", key, nn.ModuleDict({"student": student}), train)
+        cached("student", key, nn.ModuleDict({"student": student}), train, progress)
         students.append(for_inference(student, target.device))
     return students
 

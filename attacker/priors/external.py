@@ -8,7 +8,9 @@ instead of training. The network is
 * ``package.module:Class``: a ``torch.nn.Module`` made without arguments that turns z [N, latent] from N(0, I) into
   images [N, C, H, W] in [0, 1], with an attribute ``latent`` (default 100).
 
-The file holds the generator's state, or both networks' under ``generator.`` and ``critic.``. Nothing is unpickled.
+The file holds the generator's state, or both networks' under ``generator.`` and ``critic.``. Nothing is unpickled, and
+nothing is imported because a file says so: which class a key stands for is recorded beside the files when it is added,
+and only a subclass of ``torch.nn.Module`` is ever made.
 """
 
 import importlib
@@ -17,25 +19,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from torch import nn
 
 from attacker.priors.dcgan import LATENT, Critic, Generator
 from attacker.priors.prior import Prior, prior_path
-from fedinverse.errors import ConfigError
+from fedinverse.errors import ConfigError, IntegrityError
 from fedinverse.models import for_inference
 from fedinverse.storage import (
     content_sha256,
     into_module,
     load_weights,
     read_metadata,
+    read_object,
     save_weights,
     to_weights,
     weights_sha256,
+    write_json,
 )
 
 NAME = "external"
 DCGAN = "dcgan"
 _CRITIC = "critic."
+_WIDEST = 4.0  # as for the priors that are trained here
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,10 @@ class Network:
             ConfigError: unknown architecture, a class that cannot be made, or a critic where none is known.
         """
         if self.architecture == DCGAN:
+            if not 0 < self.width <= _WIDEST:
+                raise ConfigError(
+                    f"'{DCGAN}' of width {self.width} is not known; widths are above 0, at most {_WIDEST}"
+                )
             nets: dict[str, nn.Module] = {"generator": Generator(self.shape, self.width)}
             if critic:
                 nets["critic"] = Critic(self.shape, self.width)
@@ -63,12 +73,15 @@ class Network:
         if not colon:
             raise ConfigError(f"architecture '{self.architecture}' is unknown; use '{DCGAN}' or 'package.module:Class'")
         try:
-            made = getattr(importlib.import_module(module), name)()
-        except (ImportError, AttributeError, TypeError) as error:
+            kind = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(f"generator '{self.architecture}' cannot be imported ({error})") from error
+        if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+            raise ConfigError(f"generator '{self.architecture}' is not a subclass of torch.nn.Module")
+        try:
+            return nn.ModuleDict({"generator": kind()})
+        except TypeError as error:
             raise ConfigError(f"generator '{self.architecture}' cannot be made without arguments ({error})") from error
-        if not isinstance(made, nn.Module):
-            raise ConfigError(f"generator '{self.architecture}' is a {type(made).__name__}, not a torch.nn.Module")
-        return nn.ModuleDict({"generator": made})
 
 
 def add_external(network: Network, file: Path | None) -> str:
@@ -95,9 +108,20 @@ def add_external(network: Network, file: Path | None) -> str:
     about = {"architecture": network.architecture, "width": network.width, "latent": latent, "shape": list(shape)}
     kept = to_weights(nets)
     key = content_sha256(about | {"weights": weights_sha256(kept), "critic": len(nets) > 1})
-    told: dict[str, Any] = about | {"shape": "x".join(map(str, shape)), "critic": int(len(nets) > 1)}
-    save_weights(prior_path(NAME, key), kept, told | {"key": key, "prior": NAME})
+    metadata: dict[str, Any] = about | {"shape": "x".join(map(str, shape)), "critic": int(len(nets) > 1)}
+    save_weights(prior_path(NAME, key), kept, metadata | {"key": key, "prior": NAME})
+    with FileLock(_record().with_suffix(".lock")):
+        write_json(_record(), _added() | {key: network.architecture})
     return key
+
+
+def _record() -> Path:
+    """Return the file that says which architecture the user named for each key."""
+    return prior_path(NAME, "").parent / "added.json"
+
+
+def _added() -> dict[str, Any]:
+    return read_object(_record()) if _record().exists() else {}
 
 
 @torch.no_grad()
@@ -128,19 +152,26 @@ def external_prior(key: str, device: torch.device) -> Prior:
     """Return the added generator whose key begins with ``key``, ready for inference.
 
     Raises:
-        ConfigError: none was added under that key.
-        IntegrityError: the cached file is damaged.
+        ConfigError: none was added under that key, or several were.
+        IntegrityError: the cached file is damaged, or says another architecture than was added.
     """
-    path = prior_path(NAME, key)
-    if not path.exists():
+    added = _added()
+    matches = [full for full in added if key and full.startswith(key) and prior_path(NAME, full).exists()]
+    if len(matches) != 1:
+        known = ", ".join(full[:16] for full in matches or added) or "none"
         raise ConfigError(
-            f"'generator' names {key}, but {path} does not exist; 'fedinverse prior list' shows what was added, "
-            "'fedinverse prior add' adds one"
+            f"'generator' names {key}, which must begin the key of one generator that was added ({known}); "
+            "'fedinverse prior list' shows them, 'fedinverse prior add' adds one"
         )
+    path = prior_path(NAME, matches[0])
     about = read_metadata(path)
+    if (about.get("architecture"), about.get("key")) != (added[matches[0]], matches[0]):
+        raise IntegrityError(
+            f"{path} does not hold the '{added[matches[0]]}' that was added as {matches[0][:16]}; add it again"
+        )
     channels, height, width = map(int, about["shape"].split("x"))
     shape = (channels, height, width)
-    nets = Network(about["architecture"], shape, float(about["width"])).build(critic=about["critic"] == "1")
+    nets = Network(added[matches[0]], shape, float(about["width"])).build(critic=about["critic"] == "1")
     into_module(nets, load_weights(path)[0], str(path))
     critic = for_inference(nets["critic"], device) if "critic" in nets else None
     return Prior(NAME, for_inference(nets["generator"], device), critic, int(about["latent"]), shape, about["key"])

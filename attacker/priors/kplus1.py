@@ -25,21 +25,15 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from attacker.attacks.attack import Progress, PublicSet, Stopwatch, Target, silent
 from attacker.priors.averaging import averaged
 from attacker.priors.dcgan import LATENT, Generator, gan_adam
-from attacker.priors.prior import Prior, cached, prior_path
+from attacker.priors.prior import PriorTrainer, Training, trained_prior
 from attacker.public_view import public_view
+from attacker.target import Progress, PublicSet, Target
 from fedinverse.config import Section
-from fedinverse.data.source import unit
-from fedinverse.errors import ConfigError
-from fedinverse.models import for_inference
 from fedinverse.models.classifier import scaled
 from fedinverse.models.image_layers import LookConv2d
-from fedinverse.seeds import derive, generator, seeded
-from fedinverse.storage import content_sha256, into_module, load_weights
 
-VERSION = 3  # part of the cache key; raise it when training changes
 _ENTROPY = 1e-4  # weight of the entropy of D's decision on fakes
 
 
@@ -140,112 +134,62 @@ def entropy(logits: Tensor) -> Tensor:
     return -(log.exp() * log).sum()
 
 
-def kplus1_prior(
-    settings: KPlus1Settings,
-    target: Target,
-    public: PublicSet,
-    *,
-    seed: int,
-    progress: Progress = silent,
-) -> Prior:
-    """Return the K+1 GAN of ``public`` for ``target``, trained or from the cache, ready for inference.
+class KPlus1(PriorTrainer):
+    """Trains generator and discriminator against the target."""
 
-    Raises:
-        ConfigError: the public images are not of the shape the target takes.
-        IntegrityError: the prior to start from is damaged.
-    """
-    shape = (int(public.images.shape[1]), int(public.images.shape[2]), int(public.images.shape[3]))
-    if shape != target.model.input_shape:
-        raise ConfigError(
-            f"the public images are {shape} but the target takes {target.model.input_shape}; "
-            "prepare the public set in that shape"
-        )
-    start = ""
-    if settings.warm_start and target.previous is not None:
-        start = kplus1_prior(settings, target.previous(), public, seed=seed, progress=progress).key
-    key = content_sha256(
-        {
-            "settings": settings.model_dump(mode="json"),
-            "start": start,
-            "target": target.sha256,
-            "public": public.key,
-            "seed": seed,
-            "shape": shape,
-            "version": VERSION,
-        }
-    )
-    with seeded(derive(seed, "kplus1", "weights")):
-        nets = nn.ModuleDict(
-            {
-                "generator": Generator(shape, settings.width),
-                "discriminator": Discriminator(
-                    shape, target.model.classes, settings.width, settings.minibatch_discrimination
-                ),
-            }
-        )
-    nets = nets.to(target.device).to(memory_format=torch.channels_last)
-    about = cached(
-        "kplus1", key, nets, lambda: _train(nets, settings, target, public, start=start, seed=seed, progress=progress)
-    )
-    return Prior(
-        "kplus1",
-        for_inference(nets["generator"], target.device),
-        for_inference(Realness(nets["discriminator"]), target.device),
-        LATENT,
-        shape,
-        key,
-        float(about["seconds"]),
-    )
+    name = "kplus1"
+    version = 4
+    targeted = True
+    kept = ("generator", "discriminator")
+    settings: KPlus1Settings
 
+    def networks(self, shape: tuple[int, int, int], classes: int) -> nn.ModuleDict:
+        """Return DCGAN's generator and the discriminator of ``classes`` classes."""
+        settings = self.settings
+        G = Generator(shape, settings.width)
+        D = Discriminator(shape, classes, settings.width, settings.minibatch_discrimination)
+        return nn.ModuleDict({"generator": G, "discriminator": D})
 
-def _train(
-    nets: nn.ModuleDict,
-    settings: KPlus1Settings,
-    target: Target,
-    public: PublicSet,
-    *,
-    start: str,
-    seed: int,
-    progress: Progress,
-) -> dict[str, str]:
-    """Train in place, from the prior with the key ``start`` if there is one; leave the average in the generator."""
-    watch, device, steps = Stopwatch(), target.device, settings.steps
-    if start:
-        path = prior_path("kplus1", start)
-        into_module(nets, load_weights(path)[0], str(path))
-        steps = settings.warm_steps or steps
-    random = generator(seed, "kplus1", "training")
-    G, D = nets["generator"].train(), nets["discriminator"].train()
-    images = public.images.to(device)
-    soft = public_view(target.model, public.images, device)[1].softmax(1)  # once per target
-    average = averaged(G)
-    step_G, step_D = gan_adam(G, settings.lr), gan_adam(D, settings.lr)
-    B, n = settings.batch_size, settings.critic_steps
+    def critic(self, nets: nn.ModuleDict) -> nn.Module:
+        """Return what the attack sees of D."""
+        return Realness(nets["discriminator"])
 
-    for step in range(steps):
-        # discriminator: all its fakes in one pass of G, each step's three kinds in one pass of D
-        with torch.no_grad():
-            fakes = G(torch.randn(n * B, LATENT, generator=random).to(device)).split(B)
-        rows = torch.randint(len(images), (n, 2 * B), generator=random).to(device)
-        for fake, row in zip(fakes, rows, strict=True):
-            _, logits = D(torch.cat([unit(images[row], device), fake]), kinds=3)
-            labelled, unlabelled, made = logits.split(B)
-            loss_D = discriminator_loss(labelled, soft[row[:B]], unlabelled, made)
-            step_D.zero_grad(set_to_none=True)
-            loss_D.backward()
-            step_D.step()
-        # generator: D's weights need no gradient here, nor do the real images' features
-        D.requires_grad_(False)
-        row = torch.randint(len(images), (B,), generator=random).to(device)
-        with torch.no_grad():
-            real, _ = D(unit(images[row], device))
-        made, logits = D(G(torch.randn(B, LATENT, generator=random).to(device)))
-        loss_G = generator_loss(made, real, logits)
-        step_G.zero_grad(set_to_none=True)
-        loss_G.backward()
-        step_G.step()
-        D.requires_grad_(True)
-        average.update_parameters(G)
-        progress("training the K+1 prior", step + 1, steps)
-    G.load_state_dict(average.module.state_dict())
-    return {"seconds": f"{watch.seconds:.3f}", "target": target.sha256, "steps": str(steps)}
+    def start(self, target: Target | None, public: PublicSet, seed: int, progress: Progress) -> str:
+        """Return the key of the GAN of the model before ``target``, made first if it is not in the cache."""
+        if not self.settings.warm_start or target is None or target.previous is None:
+            return ""
+        return trained_prior(self, target.previous(), public, seed, target.device, progress).key
+
+    def train(self, nets: nn.ModuleDict, data: Training) -> dict[str, str]:
+        """Train in place; leave the average in the generator."""
+        settings, B, n = self.settings, self.settings.batch_size, self.settings.critic_steps
+        steps = (settings.warm_steps or settings.steps) if data.warm else settings.steps
+        G, D = nets["generator"].train(), nets["discriminator"].train()
+        soft = public_view(data.victim.model, data.public.images, data.device)[1].softmax(1)  # once per target
+        average = averaged(G)
+        step_G, step_D = gan_adam(G, settings.lr), gan_adam(D, settings.lr)
+        for step in range(steps):
+            # discriminator: all its fakes in one pass of G, each step's three kinds in one pass of D
+            with torch.no_grad():
+                fakes = G(data.noise(n * B, LATENT)).split(B)
+            for fake, row in zip(fakes, data.rows(n, 2 * B), strict=True):
+                _, logits = D(torch.cat([data.real(row), fake]), kinds=3)
+                labelled, unlabelled, made = logits.split(B)
+                loss_D = discriminator_loss(labelled, soft[row[:B]], unlabelled, made)  # eq. 2-3
+                step_D.zero_grad(set_to_none=True)
+                loss_D.backward()
+                step_D.step()
+            # generator: D's weights need no gradient here, nor do the real images' features
+            D.requires_grad_(False)
+            with torch.no_grad():
+                real, _ = D(data.real(data.rows(B)))
+            made, logits = D(G(data.noise(B, LATENT)))
+            loss_G = generator_loss(made, real, logits)  # eq. 4
+            step_G.zero_grad(set_to_none=True)
+            loss_G.backward()
+            step_G.step()
+            D.requires_grad_(True)
+            average.update_parameters(G)
+            data.progress("training the K+1 prior", step + 1, steps)
+        G.load_state_dict(average.module.state_dict())
+        return {"steps": str(steps)}

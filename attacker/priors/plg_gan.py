@@ -27,23 +27,15 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from attacker.attacks.attack import Progress, PublicSet, Stopwatch, Target, silent
 from attacker.losses.augment import NUMBERS, augmented
-from attacker.losses.identity import IdentityLoss
+from attacker.losses.identity import max_margin
 from attacker.priors.averaging import averaged
 from attacker.priors.dcgan import LATENT, stages
-from attacker.priors.prior import Prior, cached
+from attacker.priors.prior import PriorTrainer, Training
 from attacker.priors.spectral import baked, normalise
 from attacker.public_view import public_view
 from fedinverse.config import Section
-from fedinverse.data.source import unit
-from fedinverse.errors import ConfigError
-from fedinverse.models import for_inference
 from fedinverse.models.image_layers import LookConv2d, PaintDeconv2d
-from fedinverse.seeds import derive, generator, seeded
-from fedinverse.storage import content_sha256
-
-VERSION = 2  # part of the cache key; raise it when training changes
 
 
 class PlgGanSettings(Section):
@@ -73,7 +65,7 @@ class _ConditionalNorm(nn.Module):
 
 
 class ConditionalGenerator(nn.Module):
-    """z [N, 100], labels [N] -> images [N, C, H, W] in (0, 1). Without labels, the classes in turn."""
+    """z [N, 100], labels [N] -> images [N, C, H, W] in (0, 1)."""
 
     def __init__(self, shape: tuple[int, int, int], classes: int, width: float) -> None:
         super().__init__()
@@ -87,10 +79,8 @@ class ConditionalGenerator(nn.Module):
         self.norms = nn.ModuleList(_ConditionalNorm(count, classes) for count in widths)
         self.paint = PaintDeconv2d(widths[-1], shape[0], 5, 2, 2, output_padding=1)
 
-    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         """Generate one image per row of ``z``."""
-        if labels is None:
-            labels = torch.arange(len(z), device=z.device) % self.classes
         hidden = self.project(z).view(len(z), self.first, 4, 4).contiguous(memory_format=torch.channels_last)
         hidden = self.norms[0](hidden, labels).relu()
         for layer, norm in zip(self.deconvolve, list(self.norms)[1:], strict=True):
@@ -125,85 +115,56 @@ def pseudo_labels(probability: Tensor, top: int) -> Tensor:
     return probability.topk(min(top, len(probability)), 0).indices.T
 
 
-def plg_prior(
-    settings: PlgGanSettings, target: Target, public: PublicSet, *, seed: int, progress: Progress = silent
-) -> Prior:
-    """Return the conditional GAN of ``public`` for ``target``, trained or from the cache, ready for inference.
+class PlgGan(PriorTrainer):
+    """Trains a conditional generator that the target labels and leads."""
 
-    Raises:
-        ConfigError: the public images are not of the shape the target takes.
-    """
-    shape = (int(public.images.shape[1]), int(public.images.shape[2]), int(public.images.shape[3]))
-    if shape != target.model.input_shape:
-        raise ConfigError(
-            f"the public images are {shape} but the target takes {target.model.input_shape}; "
-            "prepare the public set in that shape"
-        )
-    about = {"settings": settings.model_dump(), "target": target.sha256, "public": public.key, "seed": seed}
-    key = content_sha256(about | {"shape": shape, "version": VERSION})
-    with seeded(derive(seed, "plg", "weights")):
-        G = ConditionalGenerator(shape, target.model.classes, settings.width)
-        D = ProjectionDiscriminator(shape, target.model.classes, settings.width)
-        for net in (G, D):
-            net.to(target.device).to(memory_format=torch.channels_last)
-        trained = cached(
-            "plg",
-            key,
-            nn.ModuleDict({"generator": G}),
-            lambda: _train(G, D, settings, target, public, seed=seed, progress=progress),
-        )
-    return Prior("plg", for_inference(G, target.device), None, LATENT, shape, key, float(trained["seconds"]))
+    name = "plg"
+    version = 3
+    targeted = True
+    settings: PlgGanSettings
 
+    def networks(self, shape: tuple[int, int, int], classes: int) -> nn.ModuleDict:
+        """Return the conditional generator and the projection discriminator."""
+        width = self.settings.width
+        G, D = ConditionalGenerator(shape, classes, width), ProjectionDiscriminator(shape, classes, width)
+        return nn.ModuleDict({"generator": G, "discriminator": D})
 
-def _train(
-    plain: ConditionalGenerator,
-    D: ProjectionDiscriminator,
-    settings: PlgGanSettings,
-    target: Target,
-    public: PublicSet,
-    *,
-    seed: int,
-    progress: Progress,
-) -> dict[str, str]:
-    """Train; give ``plain`` the averaged weights, their spectral norm divided out."""
-    watch, random, device = Stopwatch(), generator(seed, "plg", "training"), target.device
-    G = copy.deepcopy(plain)
-    normalise(G.train(), free=G.paint)
-    normalise(D.train())
-    average = averaged(G)
-    step_G, step_D = (torch.optim.Adam(net.parameters(), settings.lr, betas=(0.0, 0.9)) for net in (G, D))
-    images, B, n = public.images.to(device), settings.batch_size, settings.critic_steps
-    chosen = pseudo_labels(public_view(target.model, public.images, device)[1].softmax(1), settings.top)
-    margin, classes = IdentityLoss("max_margin"), len(chosen)
+    def train(self, nets: nn.ModuleDict, data: Training) -> None:
+        """Train; give the generator the averaged weights, their spectral norm divided out."""
+        settings, B, n = self.settings, self.settings.batch_size, self.settings.critic_steps
+        G, D, victim = copy.deepcopy(nets["generator"]), nets["discriminator"], data.victim.model
+        assert isinstance(G, ConditionalGenerator)
+        normalise(G.train(), free=G.paint)
+        normalise(D.train())
+        average = averaged(G)
+        step_G, step_D = (torch.optim.Adam(net.parameters(), settings.lr, betas=(0.0, 0.9)) for net in (G, D))
+        chosen = pseudo_labels(public_view(victim, data.public.images, data.device)[1].softmax(1), settings.top)
 
-    def labels(count: int) -> Tensor:
-        return torch.randint(classes, (count,), generator=random).to(device)
+        def labels(count: int) -> Tensor:
+            return torch.randint(len(chosen), (count,), generator=data.random).to(data.device)
 
-    def noise(count: int) -> Tensor:
-        return torch.randn(count, LATENT, generator=random).to(device)
-
-    for step in range(settings.steps):
-        real_labels, fake_labels = labels(n * B).split(B), labels(n * B)
-        with torch.no_grad():
-            fakes = G(noise(n * B), fake_labels).split(B)
-        for fake, real_y, fake_y in zip(fakes, real_labels, fake_labels.split(B), strict=True):
-            row = chosen[real_y, torch.randint(chosen.shape[1], (B,), generator=random).to(device)]
-            scores = D(torch.cat([unit(images[row], device), fake]), torch.cat([real_y, fake_y]))
-            loss_D = F.relu(1 - scores[:B]).mean() + F.relu(1 + scores[B:]).mean()
-            step_D.zero_grad(set_to_none=True)
-            loss_D.backward()
-            step_D.step()
-        D.requires_grad_(False)
-        y = labels(B)
-        fake = G(noise(B), y)
-        chance = torch.rand(B, NUMBERS, generator=random).to(device)
-        guide = margin(target.model.features(augmented(fake, chance)), y).mean()
-        loss_G = settings.guidance * guide - D(fake, y).mean()
-        step_G.zero_grad(set_to_none=True)
-        loss_G.backward()
-        step_G.step()
-        D.requires_grad_(True)
-        average.update_parameters(G)
-        progress("training PLG-MI's prior", step + 1, settings.steps)
-    plain.load_state_dict(baked(average.module))
-    return {"seconds": f"{watch.seconds:.3f}", "target": target.sha256}
+        for step in range(settings.steps):
+            real_labels, fake_labels = labels(n * B).split(B), labels(n * B)
+            with torch.no_grad():
+                fakes = G(data.noise(n * B, LATENT), fake_labels).split(B)
+            for fake, real_y, fake_y in zip(fakes, real_labels, fake_labels.split(B), strict=True):
+                row = torch.randint(chosen.shape[1], (B,), generator=data.random).to(data.device)
+                real = data.real(chosen[real_y, row])
+                scores = D(torch.cat([real, fake]), torch.cat([real_y, fake_y]))
+                loss_D = F.relu(1 - scores[:B]).mean() + F.relu(1 + scores[B:]).mean()  # eq. 3
+                step_D.zero_grad(set_to_none=True)
+                loss_D.backward()
+                step_D.step()
+            D.requires_grad_(False)
+            y = labels(B)
+            fake = G(data.noise(B, LATENT), y)
+            chance = torch.rand(B, NUMBERS, generator=data.random).to(data.device)
+            guide = max_margin(victim(augmented(fake, chance)), y).mean()
+            loss_G = settings.guidance * guide - D(fake, y).mean()  # eq. 4
+            step_G.zero_grad(set_to_none=True)
+            loss_G.backward()
+            step_G.step()
+            D.requires_grad_(True)
+            average.update_parameters(G)
+            data.progress("training PLG-MI's prior", step + 1, settings.steps)
+        nets["generator"].load_state_dict(baked(average.module))

@@ -1,15 +1,40 @@
-"""A prior: a generator from a standard normal latent to images, perhaps with its critic; stored as safetensors."""
+"""A prior: a generator from a standard normal latent to images, perhaps with its critic; trained once and cached.
 
-from collections.abc import Callable
+A paper's prior is a ``PriorTrainer``: its networks and its training loop. ``trained_prior`` does what they share:
+seeds, cache, progress, arithmetic (always exact fp32, so that one key names one prior), networks ready for inference.
+"""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
-from fedinverse.data.source import cache_directory
-from fedinverse.storage import into_module, load_weights, save_weights, to_weights
+from attacker.acceleration.switches import exact_fp32
+from attacker.target import Progress, PublicSet, Stopwatch, Target, silent
+from fedinverse.config import Section
+from fedinverse.data.source import cache_directory, unit
+from fedinverse.errors import ConfigError, IntegrityError
+from fedinverse.models import for_inference
+from fedinverse.seeds import derive, generator, seeded
+from fedinverse.storage import (
+    content_sha256,
+    into_module,
+    load_weights,
+    read_object,
+    save_weights,
+    to_weights,
+    write_json,
+)
+
+_BATCH = 256  # unoptimised samples made at once
+_EVERY = 1.0  # seconds between two notes of how far a training is
 
 
 @dataclass(frozen=True)
@@ -18,12 +43,13 @@ class Prior:
 
     Attributes:
         name: what trained it.
-        generator: z [N, latent] from N(0, I) -> images [N, C, H, W] in [0, 1].
+        generator: z [N, latent] from N(0, I) -> images [N, C, H, W] in [0, 1]; a conditional one also takes labels [N].
         critic: images -> realness [N], higher is more natural; None if there is none.
         latent: dimension of z.
         shape: (C, H, W) of the images.
         key: hash of everything it was made from.
         seconds: what training it cost, now or when it came into the cache; 0 for one made elsewhere.
+        conditional: number of classes that the generator makes on demand; 0: it knows no classes.
     """
 
     name: str
@@ -33,12 +59,187 @@ class Prior:
     shape: tuple[int, int, int]
     key: str
     seconds: float = 0.0
+    conditional: int = 0
 
-    def sample(self, count: int, generator: torch.Generator, device: torch.device) -> Tensor:
-        """Return ``count`` unoptimised images [count, C, H, W] in [0, 1]."""
-        z = torch.randn(count, self.latent, generator=generator).to(device)
+    def images(self, z: Tensor, labels: Tensor) -> Tensor:
+        """Return the images [N, C, H, W] in [0, 1] of ``z`` [N, latent], of the classes ``labels`` [N] where it can."""
+        made: Tensor = self.generator(z, labels) if self.conditional else self.generator(z)
+        return made
+
+    def sample(self, count: int, random: torch.Generator, device: torch.device, labels: Tensor | None = None) -> Tensor:
+        """Return ``count`` unoptimised images [count, C, H, W] in [0, 1].
+
+        Args:
+            count: how many.
+            random: CPU generator of the latents.
+            device: where the prior lives.
+            labels: int64 [count], the classes a conditional prior is asked for; None: its classes in turn.
+        """
+        z = torch.randn(count, self.latent, generator=random).to(device)
+        wanted = torch.arange(count) % max(1, self.conditional) if labels is None else labels
+        parts = zip(z.split(_BATCH), wanted.to(device).split(_BATCH), strict=True)
         with torch.inference_mode():
-            return torch.cat([self.generator(part) for part in torch.split(z, 256)])
+            return torch.cat([self.images(*part) for part in parts])
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a prior is trained on.
+
+    Attributes:
+        images: the public images, uint8 [N, C, H, W], on the device.
+        target: the captured model; None for a prior that needs none.
+        public: where the images come from.
+        device: where to train.
+        random: CPU generator of all noise and batches.
+        progress: told after every step.
+        warm: whether the networks start from an earlier prior.
+    """
+
+    images: Tensor
+    target: Target | None
+    public: PublicSet
+    device: torch.device
+    random: torch.Generator
+    progress: Progress
+    warm: bool
+
+    @property
+    def victim(self) -> Target:
+        """The captured model, for a prior that is trained against it."""
+        assert self.target is not None
+        return self.target
+
+    def noise(self, *shape: int) -> Tensor:
+        """Return N(0, 1) numbers."""
+        return torch.randn(*shape, generator=self.random).to(self.device)
+
+    def rows(self, *shape: int) -> Tensor:
+        """Return rows of the public images, drawn with replacement."""
+        return torch.randint(len(self.images), shape, generator=self.random).to(self.device)
+
+    def real(self, rows: Tensor) -> Tensor:
+        """Return public images as float32 [n, C, H, W] in [0, 1]."""
+        return unit(self.images[rows], self.device)
+
+
+class PriorTrainer(ABC):
+    """How a paper trains its prior.
+
+    Attributes:
+        name: of the prior; names its file in the cache and its random streams.
+        version: part of the cache key; raise it when networks or training change.
+        targeted: whether it is trained against the captured model, once per round.
+        latent: dimension of z.
+        kept: which of its networks are stored.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    targeted: ClassVar[bool] = False
+    latent: ClassVar[int] = 100
+    kept: ClassVar[tuple[str, ...]] = ("generator",)
+
+    def __init__(self, settings: Any) -> None:
+        self.settings = settings
+
+    @abstractmethod
+    def networks(self, shape: tuple[int, int, int], classes: int) -> nn.ModuleDict:
+        """Return the networks by name, ``generator`` among them, for images (C, H, W); ``classes`` of the target."""
+
+    @abstractmethod
+    def train(self, nets: nn.ModuleDict, data: Training) -> dict[str, str] | None:
+        """Train ``nets`` in place; may return metadata for its file."""
+
+    def critic(self, nets: nn.ModuleDict) -> nn.Module | None:
+        """Return the critic that an attack may use, if there is one."""
+        del nets
+        return None
+
+    def start(self, target: Target | None, public: PublicSet, seed: int, progress: Progress) -> str:
+        """Return the key of the prior that training starts from; empty: from scratch."""
+        del target, public, seed, progress
+        return ""
+
+
+def trained_prior(
+    trainer: PriorTrainer,
+    target: Target | None,
+    public: PublicSet,
+    seed: int,
+    device: torch.device,
+    progress: Progress = silent,
+) -> Prior:
+    """Return the prior of ``public``, trained or from the cache, ready for inference.
+
+    Args:
+        trainer: the paper's networks and training, with settings.
+        target: the captured model; may be None unless the trainer is ``targeted``, which trains on the target's device.
+        public: the attacker's public images.
+        seed: run seed.
+        device: where to train.
+        progress: told about long work.
+
+    Raises:
+        ConfigError: no target where one is needed, or public images of another shape than it takes.
+        IntegrityError: the cached file is damaged.
+    """
+    classes, against = 0, ""
+    if trainer.targeted:
+        if target is None:
+            raise ConfigError(f"prior '{trainer.name}' is trained against the target; give it the captured model")
+        if public.shape != target.model.input_shape:
+            raise ConfigError(
+                f"the public images are {public.shape} but the target takes {target.model.input_shape}; "
+                "prepare the public set in that shape"
+            )
+        classes, against, device = target.model.classes, target.sha256, target.device
+    start = trainer.start(target, public, seed, progress)
+    made_from = {
+        "settings": _settings(trainer.settings),
+        "target": against,
+        "public": public.key,
+        "seed": seed,
+        "shape": public.shape,
+        "version": trainer.version,
+        "arithmetic": "fp32",
+        "start": start,
+    }
+    key = content_sha256(made_from)
+    with exact_fp32(device), seeded(derive(seed, trainer.name, "weights"), device):
+        nets = trainer.networks(public.shape, classes)
+        nets = nets.to(device).to(memory_format=torch.channels_last)
+
+        def train(progress: Progress) -> dict[str, str]:
+            watch = Stopwatch()
+            if start:
+                path = prior_path(trainer.name, start)
+                into_module(_part(nets, trainer.kept), load_weights(path)[0], str(path))
+            random = generator(seed, trainer.name, "training")
+            data = Training(public.images.to(device), target, public, device, random, progress, bool(start))
+            told = trainer.train(nets, data) or {}
+            return {"seconds": f"{watch.seconds:.3f}", "target": against, **told}
+
+        about = cached(trainer.name, key, _part(nets, trainer.kept), train, progress)
+    critic = trainer.critic(nets)
+    return Prior(
+        trainer.name,
+        for_inference(nets["generator"], device),
+        None if critic is None else for_inference(critic, device),
+        trainer.latent,
+        public.shape,
+        key,
+        float(about["seconds"]),
+        int(getattr(nets["generator"], "classes", 0)),
+    )
+
+
+def _settings(settings: Section) -> dict[str, Any]:
+    return settings.model_dump(mode="json")
+
+
+def _part(nets: nn.ModuleDict, names: tuple[str, ...]) -> nn.ModuleDict:
+    return nn.ModuleDict({name: nets[name] for name in names})
 
 
 def prior_path(name: str, key: str) -> Path:
@@ -46,8 +247,16 @@ def prior_path(name: str, key: str) -> Path:
     return cache_directory() / "priors" / f"{name}-{key[:16]}.safetensors"
 
 
-def cached(name: str, key: str, networks: nn.ModuleDict, train: Callable[[], dict[str, str]]) -> dict[str, str]:
+def cached(
+    name: str,
+    key: str,
+    networks: nn.ModuleDict,
+    train: Callable[[Progress], dict[str, str]],
+    progress: Progress = silent,
+) -> dict[str, str]:
     """Fill ``networks`` from the cache, or call ``train`` (which trains them in place) and store them.
+
+    Several processes may ask for the same prior: one trains it, the others wait and report what that one does.
 
     Returns:
         The metadata ``train`` returned, now or when the prior was trained.
@@ -57,11 +266,52 @@ def cached(name: str, key: str, networks: nn.ModuleDict, train: Callable[[], dic
     """
     path = prior_path(name, key)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):  # of several workers, one trains and the others wait for it
+    with _alone(path, progress):  # of several workers, one trains and the others wait for it
         if path.exists():
             weights, metadata = load_weights(path)
             into_module(networks, weights, str(path))
             return metadata
-        metadata = train() | {"key": key, "prior": name}
+        try:
+            metadata = train(_Noted(path, progress)) | {"key": key, "prior": name}
+        finally:
+            _note(path).unlink(missing_ok=True)
         save_weights(path, to_weights(networks), metadata)
         return metadata
+
+
+def _note(path: Path) -> Path:
+    """Return the file that says how far the training of the prior at ``path`` is."""
+    return path.with_suffix(".progress")
+
+
+@contextmanager
+def _alone(path: Path, progress: Progress) -> Iterator[None]:
+    """Hold the prior's lock; while another process trains it, pass on what that one says of its progress."""
+    lock = FileLock(path.with_suffix(".lock"))
+    while True:
+        try:
+            lock.acquire(timeout=_EVERY)
+            break
+        except Timeout:
+            note = _note(path)
+            with suppress(OSError, IntegrityError, KeyError, TypeError, ValueError):
+                about = read_object(note, "what", "done", "total")
+                progress(f"{about['what']} (another process)", int(about["done"]), int(about["total"]))
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class _Noted:
+    """Passes progress on and notes it beside the prior, once a second, for processes that wait."""
+
+    def __init__(self, path: Path, progress: Progress) -> None:
+        self._note, self._progress, self._last = _note(path), progress, 0.0
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        self._progress(what, done, total)
+        now = time.monotonic()
+        if now - self._last > _EVERY:
+            self._last = now
+            write_json(self._note, {"what": what, "done": done, "total": total})

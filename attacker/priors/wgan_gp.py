@@ -13,17 +13,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from attacker.attacks.attack import Progress, PublicSet, Stopwatch, silent
 from attacker.priors.averaging import averaged
 from attacker.priors.dcgan import LATENT, Critic, Generator, gan_adam
-from attacker.priors.prior import Prior, cached
+from attacker.priors.prior import PriorTrainer, Training
 from fedinverse.config import Section
-from fedinverse.data.source import unit
-from fedinverse.models import for_inference
-from fedinverse.seeds import derive, generator, seeded
-from fedinverse.storage import content_sha256
-
-VERSION = 2  # part of the cache key; raise it when training changes
 
 
 class WganGpSettings(Section):
@@ -45,83 +38,50 @@ def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, mix: Tensor)
     return (norms - 1).square().mean()
 
 
-def wgan_gp_prior(
-    settings: WganGpSettings, public: PublicSet, seed: int, device: torch.device, progress: Progress = silent
-) -> Prior:
-    """Return the WGAN-GP prior for ``public``, trained or from the cache; generator and critic ready for inference."""
-    shape = (int(public.images.shape[1]), int(public.images.shape[2]), int(public.images.shape[3]))
-    key = content_sha256(
-        {
-            "settings": settings.model_dump(),
-            "public": public.key,
-            "seed": seed,
-            "shape": shape,
-            "version": VERSION,
-        }
-    )
-    with seeded(derive(seed, "wgan-gp", "weights")):
-        nets = nn.ModuleDict({"generator": Generator(shape, settings.width), "critic": Critic(shape, settings.width)})
-    nets = nets.to(device).to(memory_format=torch.channels_last)
-    about = cached(
-        "wgan-gp",
-        key,
-        nets,
-        lambda: _train(nets, settings, public, seed=seed, device=device, progress=progress),
-    )
-    return Prior(
-        "wgan-gp",
-        for_inference(nets["generator"], device),
-        for_inference(nets["critic"], device),
-        LATENT,
-        shape,
-        key,
-        float(about["seconds"]),
-    )
+class WganGp(PriorTrainer):
+    """Trains generator and critic against each other."""
 
+    name = "wgan-gp"
+    version = 3
+    kept = ("generator", "critic")
+    settings: WganGpSettings
 
-def _train(
-    nets: nn.ModuleDict,
-    settings: WganGpSettings,
-    public: PublicSet,
-    *,
-    seed: int,
-    device: torch.device,
-    progress: Progress,
-) -> dict[str, str]:
-    """Train in place; leave the averaged generator in ``nets["generator"]``."""
-    watch = Stopwatch()
-    random = generator(seed, "wgan-gp", "training")
-    G, D = nets["generator"].train(), nets["critic"].train()
-    images = public.images.to(device)
-    average = averaged(G)
-    step_G, step_D = gan_adam(G, settings.lr), gan_adam(D, settings.lr)
-    B = settings.batch_size
+    def networks(self, shape: tuple[int, int, int], classes: int) -> nn.ModuleDict:
+        """Return DCGAN's pair."""
+        del classes
+        width = self.settings.width
+        return nn.ModuleDict({"generator": Generator(shape, width), "critic": Critic(shape, width)})
 
-    def noise(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=random).to(device)
+    def critic(self, nets: nn.ModuleDict) -> nn.Module:
+        """Return D: its score is what the attack calls realness."""
+        return nets["critic"]
 
-    for step in range(settings.steps):
-        # (1) critic: all its fakes in one generator pass
-        with torch.no_grad():
-            fakes = G(noise(settings.critic_steps * B, LATENT)).split(B)
-        rows = torch.randint(len(images), (settings.critic_steps, B), generator=random)
-        for fake, row in zip(fakes, rows, strict=True):
-            real = unit(images[row], device)
-            scores = D(torch.cat([real, fake]))
-            mix = torch.rand(B, 1, 1, 1, generator=random).to(device)
-            loss_D = scores[B:].mean() - scores[:B].mean()
-            loss_D = loss_D + settings.penalty * gradient_penalty(D, real, fake, mix)
-            step_D.zero_grad(set_to_none=True)
-            loss_D.backward()
-            step_D.step()
-        # (2) generator: the critic's weights need no gradient here
-        D.requires_grad_(False)
-        loss_G = -D(G(noise(B, LATENT))).mean()
-        step_G.zero_grad(set_to_none=True)
-        loss_G.backward()
-        step_G.step()
-        D.requires_grad_(True)
-        average.update_parameters(G)
-        progress("training the WGAN-GP prior", step + 1, settings.steps)
-    G.load_state_dict(average.module.state_dict())
-    return {"seconds": f"{watch.seconds:.3f}"}
+    def train(self, nets: nn.ModuleDict, data: Training) -> None:
+        """Train in place; leave the averaged generator in ``nets["generator"]``."""
+        settings, B = self.settings, self.settings.batch_size
+        G, D = nets["generator"].train(), nets["critic"].train()
+        average = averaged(G)
+        step_G, step_D = gan_adam(G, settings.lr), gan_adam(D, settings.lr)
+        for step in range(settings.steps):
+            # (1) critic: all its fakes in one generator pass
+            with torch.no_grad():
+                fakes = G(data.noise(settings.critic_steps * B, LATENT)).split(B)
+            for fake, row in zip(fakes, data.rows(settings.critic_steps, B), strict=True):
+                real = data.real(row)
+                scores = D(torch.cat([real, fake]))
+                mix = torch.rand(B, 1, 1, 1, generator=data.random).to(data.device)
+                loss_D = scores[B:].mean() - scores[:B].mean()
+                loss_D = loss_D + settings.penalty * gradient_penalty(D, real, fake, mix)
+                step_D.zero_grad(set_to_none=True)
+                loss_D.backward()
+                step_D.step()
+            # (2) generator: the critic's weights need no gradient here
+            D.requires_grad_(False)
+            loss_G = -D(G(data.noise(B, LATENT))).mean()
+            step_G.zero_grad(set_to_none=True)
+            loss_G.backward()
+            step_G.step()
+            D.requires_grad_(True)
+            average.update_parameters(G)
+            data.progress("training the WGAN-GP prior", step + 1, settings.steps)
+        G.load_state_dict(average.module.state_dict())

@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
-from attacker.attacks.attack import Attack, PublicSet
+from attacker.attacks.attack import Attack
 from attacker.attacks.registry import make_attack
 from attacker.settings import Attacker
+from attacker.target import PublicSet
 from fedinverse.config import Table, assign, find_config, parse, read_table
 from fedinverse.data import Request, open_source, source_names, source_of
 from fedinverse.errors import ConfigError

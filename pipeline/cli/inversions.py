@@ -6,8 +6,8 @@ from statistics import mean
 
 from rich.markup import escape
 
-from attacker.attacks.attack import Target
 from attacker.inversion import PRIOR_ONLY, Inversion
+from attacker.target import Target
 from pipeline.cli.pictures import save_sheet
 from report.console import percent
 

@@ -44,7 +44,7 @@ def train(
     """Train the prior of an attack into the cache, where runs with the same settings, images and seed find it."""
     import torch
 
-    from attacker.attacks.attack import open_target
+    from attacker.target import open_target
     from fedinverse.errors import ConfigError
     from fedinverse.memory import keep_freed_memory
     from pipeline.cli.choice import chosen_attack, chosen_device, public_set

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
-from attacker.attacks.attack import Attack, PublicSet
+from attacker.attacks.attack import Attack
 from attacker.priors.external import Network
 from attacker.priors.prior import Prior, prior_path
+from attacker.target import PublicSet
 from fedinverse.errors import ConfigError
 from fedinverse.seeds import generator
 from fedinverse.storage import read_json, read_metadata, write_json

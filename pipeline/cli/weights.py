@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from attacker.attacks.attack import PublicSet, Target, open_target
 from attacker.schedule import due
 from attacker.settings import Attacker
+from attacker.target import PublicSet, Target, open_target
 from attacker.worker import labels_of
 from fedinverse.errors import ConfigError, IntegrityError
 from fedinverse.layout import ROUND_FILES, RunFiles, is_run

@@ -1,0 +1,85 @@
+"""What an attack starts from: the captured model and the attacker's public images."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fedinverse.models import Classifier, build, for_inference
+from fedinverse.storage import into_module, load_weights
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what is being done, steps done, steps in all)."""
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Report no progress."""
+    del what, done, total
+
+
+@dataclass(frozen=True)
+class Target:
+    """A captured global model, ready to be differentiated: eval, frozen, BatchNorm folded.
+
+    Attributes:
+        model: returns logits and features for images [B, C, H, W] in [0, 1].
+        sha256: hash of the captured weights.
+        round: the federation round after which the server had this model.
+        device: where it lives.
+        earlier: models captured before it that are attacked together with it, newest first.
+        previous: opens the model captured before it, for a prior that starts warm; None: there is none.
+    """
+
+    model: Classifier
+    sha256: str
+    round: int
+    device: torch.device
+    earlier: tuple[Classifier, ...] = ()
+    previous: "Callable[[], Target] | None" = None
+
+
+def open_target(path: Path, model: str, classes: int, width: float, device: str | torch.device) -> Target:
+    """Read captured weights into the network they belong to.
+
+    Raises:
+        IntegrityError: damaged file, NaN, or arrays that do not fit the network; names the file.
+    """
+    weights, metadata = load_weights(path)
+    network = build(model, classes, width, seed=0)
+    into_module(network, weights, str(path))
+    return Target(
+        for_inference(network, device),
+        metadata["sha256"],
+        int(metadata.get("model-round", -1)),
+        torch.device(device),
+    )
+
+
+@dataclass(frozen=True)
+class PublicSet:
+    """The attacker's public images: uint8 [N, C, H, W], channels-last, with the key of their pool and their classes."""
+
+    images: Tensor
+    key: str
+    class_names: tuple[str, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        _, channels, height, width = self.images.shape
+        return channels, height, width
+
+
+class Stopwatch:
+    """Measures wall seconds between its making and ``seconds``."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds so far."""
+        return time.perf_counter() - self._start
