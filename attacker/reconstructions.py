@@ -48,7 +48,7 @@ class Reconstructions:
     cost: Cost = field(default_factory=Cost)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def scored(goal: Objective, images: Tensor, latent: Tensor, labels: Tensor, cost: Cost) -> Reconstructions:
     """Return ``images`` [N, C, H, W] with what the target alone thinks of them, unaugmented, on the CPU."""
     model, identity = goal.models[0]

@@ -13,6 +13,7 @@ from fedinverse.models import build, for_inference
 from fedinverse.storage import to_weights, weights_sha256
 
 CPU = torch.device("cpu")
+DTYPE = torch.float32  # of target, prior and latents; float64 tells a coupling from rounding
 STEPS = 3
 TINY: dict[str, dict[str, Any]] = {
     "gmi": {"iterations": STEPS, "prior": {"width": 0.1, "steps": 1, "critic_steps": 1, "batch_size": 4}},
@@ -68,7 +69,14 @@ def inverted(
 ) -> Reconstructions:
     made, victim = attack(name, table), of or target()
     prior = made.prior(victim, public(), 0, CPU)
-    return made.invert(victim, prior, public(), torch.tensor(labels), torch.Generator().manual_seed(seed))
+    for network in (victim.model, prior.generator, prior.critic):
+        if network is not None:
+            network.to(DTYPE)
+    torch.set_default_dtype(DTYPE)
+    try:
+        return made.invert(victim, prior, public(), torch.tensor(labels), torch.Generator().manual_seed(seed))
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def check(result: Reconstructions, labels: list[int]) -> None:

@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from attacker.priors.dcgan import Critic, Generator
 from attacker.priors.external import Network, add_external, external_prior
+from attacker.priors.prior import prior_path
 from fedinverse.errors import ConfigError, IntegrityError
-from fedinverse.storage import save_weights, to_weights
+from fedinverse.storage import load_weights, save_weights, to_weights
 from pipeline.cli.main import app
 
 SHAPE = (1, 32, 32)
@@ -104,7 +105,8 @@ def test_a_class_of_the_users_is_a_prior(tmp_path: Path) -> None:
         ("elsewhere:Bright", "to 2"),
         ("elsewhere:Flat", r"\(4, 1024\)"),
         ("elsewhere:Picky", "without arguments"),
-        ("elsewhere:Thing", "not a torch.nn.Module"),
+        ("elsewhere:Thing", "not a subclass of torch.nn.Module"),
+        ("os:abort", "not a subclass of torch.nn.Module"),
         ("elsewhere:Missing", "Missing"),
         ("nowhere:Small", "nowhere"),
         ("stylegan", "package.module:Class"),
@@ -115,6 +117,33 @@ def test_what_makes_no_images_is_refused(architecture: str, complaint: str, tmp_
     with pytest.raises(ConfigError, match=complaint):
         add_external(Network(architecture, SHAPE), None)
     assert not list(tmp_path.rglob("external-*"))
+
+
+def test_a_key_is_its_beginning_and_no_less(tmp_path: Path) -> None:
+    key = add_external(Network("elsewhere:Small", SHAPE), None)
+    for said in (key[:6], key[:16], key[:40], key):
+        assert external_prior(said, CPU).key == key
+    for said in ("", key[:16] + "0" * 48, "f" * 8):
+        with pytest.raises(ConfigError, match="must begin the key of one"):
+            external_prior(said, CPU)
+
+
+def test_what_a_file_names_is_not_imported(tmp_path: Path) -> None:
+    """The class was named when the generator was added; a file put in its place cannot name another."""
+    key = add_external(Network("elsewhere:Small", SHAPE), None)
+    path = prior_path("external", key)
+    weights, about = load_weights(path)
+    (tmp_path / "evil.py").write_text("raise SystemExit('imported')")
+    save_weights(path, weights, about | {"architecture": "evil:Thing"})
+    with pytest.raises(IntegrityError, match="add it again"):
+        external_prior(key, CPU)
+    stranger = "a" * 64  # never added: a file alone is nothing
+    save_weights(prior_path("external", stranger), weights, about | {"architecture": "os:abort", "key": stranger})
+    with pytest.raises(ConfigError, match="was added"):
+        external_prior(stranger, CPU)
+    assert "evil" not in sys.modules
+    with pytest.raises(ConfigError, match="at most 4"):
+        add_external(Network("dcgan", SHAPE, 1e9), dcgan(tmp_path / "wide.safetensors", critic=False))
 
 
 def test_images_of_another_shape_than_the_target_takes_are_refused() -> None:

@@ -1,16 +1,32 @@
 """Lowered precision: used where gradients agree with fp32, refused or left out where they do not."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
+
 import pytest
 import torch
 import torch.nn.functional as F
 from attack_bench import CPU, attack, inverted, public, target
 
-from attacker.acceleration import precision
-from attacker.acceleration.precision import AGREE, agreement, in_bf16, in_precision
+from attacker.acceleration import compiled, precision
+from attacker.acceleration.compiled import in_compiled
+from attacker.acceleration.passes import Steps, gradients, with_steps
+from attacker.acceleration.precision import AGREE, agreement_of, in_bf16, in_precision
+from attacker.acceleration.switches import tf32
+from attacker.attacks import attack as attacks
+from attacker.attacks.case import Case
+from attacker.priors import prior
+from attacker.priors.dcgan import Critic
+from attacker.priors.prior import Training
+from attacker.priors.wgan_gp import WganGp
+from attacker.reconstructions import scored
 from attacker.target import Target
 from fedinverse.errors import ConfigError
-from fedinverse.models import build, for_inference
+from fedinverse.models import Classifier, Features, build, for_inference
 
+M = TypeVar("M", bound=torch.nn.Module)
 LABELS = torch.tensor([0, 3])
 
 
@@ -51,12 +67,12 @@ def test_only_steps_with_a_gradient_are_lowered() -> None:
 
 def test_a_trained_target_passes_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
     victim = trained()
-    prior = attack("gmi").prior(None, public(), 0, CPU)
-    assert prior.critic is not None
-    agreed = agreement("bf16", victim, prior, LABELS, "max_margin")
+    exact = Steps(victim, attack("gmi").prior(None, public(), 0, CPU))
+    agreed = agreement_of("bf16", exact, LABELS, "max_margin")
     assert 0.5 < agreed <= 1
     monkeypatch.setattr(precision, "AGREE", agreed - 1e-3)
-    assert in_precision("bf16", victim, prior, LABELS, "max_margin")[0].precision == "bf16"
+    with in_precision("bf16", exact, LABELS, "max_margin") as steps:
+        assert steps.arithmetic == "bf16"
     monkeypatch.setattr(precision, "_native", lambda device: ["bf16"])
     for name in ("gmi", "vmi", "ifgmi"):
         made = inverted(name, [0, 3], {"precision": "auto"}, of=victim)
@@ -66,7 +82,7 @@ def test_a_trained_target_passes_the_check(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_what_bends_gradients_is_refused_and_auto_leaves_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert AGREE == 0.99
-    monkeypatch.setattr(precision, "agreement", lambda *_: 0.7)
+    monkeypatch.setattr(precision, "agreement_of", lambda *_: 0.7)
     monkeypatch.setattr(precision, "_native", lambda device: ["bf16"])
     with pytest.raises(ConfigError, match=r"cosine to fp32 0\.700"):
         inverted("kedmi", [0, 3], {"precision": "bf16"})
@@ -75,3 +91,111 @@ def test_what_bends_gradients_is_refused_and_auto_leaves_it(monkeypatch: pytest.
     assert auto.cost.precision == "fp32"
     with pytest.raises(ConfigError, match="tf32"):
         inverted("kedmi", [0, 3], {"precision": "tf32"})
+
+
+@pytest.mark.parametrize("broken", ["model", "critic"])
+@pytest.mark.parametrize("kind", ["bf16", "compiled"])
+def test_a_network_that_is_perturbed_is_refused(kind: str, broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is checked are the gradients themselves: another way to compute them that flips them does not pass."""
+
+    def flipped(network: M) -> M:
+        twisted = with_steps(network, lambda call: lambda *values: _negative(call(*values)))
+        wanted = Classifier if broken == "model" else Critic
+        return twisted if isinstance(network, wanted) else network
+
+    monkeypatch.setattr(precision, "in_bf16", lambda network, device: flipped(network))
+    monkeypatch.setattr(compiled, "with_steps", lambda network, change: flipped(network))
+    exact = Steps(target(), attack("gmi").prior(None, public(), 0, CPU))
+    if kind == "bf16":
+        assert agreement_of("bf16", exact, LABELS, "logit") == pytest.approx(-1)
+        with pytest.raises(ConfigError, match="bends"), in_precision("bf16", exact, LABELS, "max_margin"):
+            pass
+    else:
+        with pytest.raises(ConfigError, match="changes this target's gradients"):
+            in_compiled("on", exact, LABELS, "max_margin")
+
+
+def _negative(value: Any) -> Any:
+    return Features(value.taps, value.penultimate, -value.logits) if isinstance(value, Features) else -value
+
+
+def test_the_reference_of_tf32_is_computed_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for TF32 that flips gradients while it is switched on must not be its own reference."""
+    exact, sign = Steps(target(), attack("gmi").prior(None, public(), 0, CPU)), [1.0]
+
+    @contextmanager
+    def flipping(device: torch.device, *, on: bool) -> Iterator[None]:
+        before, sign[0] = sign[0], -1.0 if on else 1.0
+        yield
+        sign[0] = before
+
+    def signed(*arguments: Any) -> list[torch.Tensor]:
+        return [sign[0] * slope for slope in gradients(*arguments)]
+
+    monkeypatch.setattr(precision, "tf32", flipping)
+    monkeypatch.setattr(precision, "gradients", signed)
+    assert agreement_of("tf32", exact, LABELS, "ce") == pytest.approx(-1)
+
+
+def switches() -> list[Any]:
+    backends: Any = torch.backends
+    newer = [switch.fp32_precision for switch in (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul)]
+    return [*newer, backends.cudnn.allow_tf32, backends.cuda.matmul.allow_tf32]
+
+
+def test_tf32_is_given_back_and_can_be_read_meanwhile() -> None:
+    cuda, before = torch.device("cuda"), switches()
+    with tf32(cuda, on=False):
+        assert switches()[-2:] == [False, False]
+        with suppress(ZeroDivisionError), tf32(cuda, on=True):
+            assert switches()[-2:] == [True, True]
+            raise ZeroDivisionError
+        assert switches()[-2:] == [False, False]
+    assert switches() == before
+
+
+def test_a_prior_is_trained_and_scores_are_made_without_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    exact: list[bool] = []
+
+    @contextmanager
+    def noted(device: torch.device) -> Iterator[None]:
+        exact.append(True)
+        yield
+        exact.pop()
+
+    def train(self: WganGp, nets: torch.nn.ModuleDict, data: Training) -> None:
+        assert exact
+
+    def judged(*arguments: Any) -> Any:
+        assert exact
+        return scored(*arguments)
+
+    monkeypatch.setattr(prior, "exact_fp32", noted)
+    monkeypatch.setattr(attacks, "exact_fp32", noted)
+    monkeypatch.setattr(WganGp, "train", train)
+    monkeypatch.setattr(attacks, "scored", judged)
+    made = attack("gmi", {"prior": {"width": 0.1, "steps": 977}})  # in no cache
+    assert inverted("gmi", [0], {"prior": {"width": 0.1, "steps": 977}}).images.shape == (1, 1, 32, 32)
+    assert made.prior(None, public(), 0, CPU).name == "wgan-gp"
+    assert not exact
+
+
+def test_deterministic_uses_deterministic_kernels_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    plain = Case.loss
+
+    def noted(self: Case, images: torch.Tensor, z: torch.Tensor, weight: float = 1.0) -> torch.Tensor:
+        asked.append(torch.are_deterministic_algorithms_enabled())
+        return plain(self, images, z, weight)
+
+    monkeypatch.setattr(Case, "loss", noted)
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    for wanted in (False, True):
+        asked.clear()
+        made = inverted("gmi", [0, 3], {"deterministic": wanted, "augment": 2})
+        assert asked == [wanted] * 3
+        assert not torch.are_deterministic_algorithms_enabled()
+        assert made.images.isfinite().all()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    with pytest.raises(ConfigError, match="exclude each other on CUDA"):
+        attacks.check_deterministic(attack("plgmi", {"deterministic": True}).settings, torch.device("cuda"))

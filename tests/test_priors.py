@@ -2,7 +2,9 @@
 
 import copy
 import math
+import threading
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,13 +13,13 @@ import torch.nn.functional as F
 from attack_bench import CPU, TINY, attack, public, target
 from torch import Tensor, nn
 
-from attacker.priors import kplus1
+from attacker.priors import kplus1, prior
 from attacker.priors.kplus1 import discriminator_loss, entropy
-from attacker.priors.prior import Prior, prior_path
+from attacker.priors.prior import Prior, cached, prior_path
 from attacker.priors.spectral import baked, normalise
 from attacker.priors.wgan_gp import gradient_penalty
 from attacker.public_view import public_view
-from attacker.target import PublicSet, Target
+from attacker.target import Progress, PublicSet, Target
 from fedinverse.errors import ConfigError
 from fedinverse.models import Classifier
 from fedinverse.storage import read_metadata, to_weights, weights_sha256
@@ -96,6 +98,37 @@ def test_kplus1_asks_the_target_once_and_leaves_it_alone(monkeypatch: pytest.Mon
     assert asked == [24]
     assert weights_sha256(to_weights(victim.model)) == before
     assert not victim.model.training
+
+
+def test_who_waits_for_a_prior_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDINVERSE_CACHE", str(tmp_path))
+    monkeypatch.setattr(prior, "_EVERY", 0.01)
+    said: list[tuple[str, int, int]] = []
+    heard = threading.Event()
+
+    def listen(what: str, done: int, total: int) -> None:
+        said.append((what, done, total))
+        heard.set()
+
+    def slow(progress: Progress) -> dict[str, str]:
+        waiting.start()
+        progress("training", 1, 9)
+        assert heard.wait(60)
+        return {"seconds": "1"}
+
+    def never(progress: Progress) -> dict[str, str]:
+        raise AssertionError
+
+    def wait() -> None:
+        about.update(cached("any", "k" * 16, nn.ModuleDict({"one": nn.Linear(1, 1)}), never, listen))
+
+    about: dict[str, str] = {}
+    waiting = threading.Thread(target=wait)
+    cached("any", "k" * 16, nn.ModuleDict({"one": nn.Linear(1, 1)}), slow)
+    waiting.join(60)
+    assert said[0] == ("training (another process)", 1, 9)
+    assert about["seconds"] == "1"
+    assert not list(tmp_path.rglob("*.progress"))
 
 
 def test_kplus1_refuses_images_of_another_shape() -> None:

@@ -5,7 +5,6 @@ labels to reconstruct; it returns ``Reconstructions``. A paper's file says its s
 is trained) and its loop, ``optimise``. Checks, arithmetic, batches, random streams, the account and failures are here.
 """
 
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -158,7 +157,7 @@ class Attack(ABC):
         return latent, torch.cat(pictures)[place] if pictures else None
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _made(prior: Prior, latent: Tensor, labels: Tensor, batch: int) -> Tensor:
     parts = zip(latent.split(batch), labels.split(batch), strict=True)
     return torch.cat([prior.images(z, wanted) for z, wanted in parts])
