@@ -16,7 +16,7 @@ from attacker.target import Progress, PublicSet, Target, silent
 from fedinverse.seeds import generator
 from fedinverse.storage import content_sha256, load_weights, read_object, save_weights, typed, write_json
 
-VERSION = 1  # of what all attacks share; raise it when any code below an attack changes what is reconstructed
+VERSION = 2  # of what all attacks share; raise it when any code below an attack changes what is reconstructed
 RECONSTRUCTIONS, PRIOR_ONLY, ABOUT = "reconstructions.safetensors", "prior-only.safetensors", "about.json"
 
 

@@ -176,12 +176,14 @@ def test_a_conditional_prior_alone_is_asked_for_the_classes_it_is_judged_on(tmp_
 
 
 def test_inversions_of_another_version_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = attack("gmi")
+    kind: type[Attack] = type(made)
+
     def where() -> Path:
-        return place(tmp_path, "gmi", {"kind": "gmi"}, "0" * 64, torch.tensor([0]), 0, "public").path
+        return place(tmp_path, "gmi", made, {"kind": "gmi"}, "0" * 64, torch.tensor([0]), 0, "public").path
 
     before = where()
     assert where() == before
-    kind: type[Attack] = type(attack("gmi"))
     monkeypatch.setattr(kind, "version", kind.version + 1)
     assert where() != before
 

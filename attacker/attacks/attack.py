@@ -31,6 +31,7 @@ from fedinverse.config import Section, parse
 from fedinverse.errors import ConfigError
 from fedinverse.registry import Registry, subclass_of
 
+
 @dataclass(frozen=True)
 class Capabilities:
     """What an attack asks of its surroundings.
