@@ -16,13 +16,14 @@ from typing import Any, cast
 
 from flwr.app import Context, Message, MessageType
 
-from fedinverse.errors import FedInverseError
-from fedinverse.flower import run_directory, world_of
+from fedinverse.errors import IntegrityError
+from fedinverse.flower import client_directory, world_of
 from fedinverse.layout import RunFiles, receipts_of, round_file
-from fedinverse.messages import ARRAYS, CONFIG, from_record
+from fedinverse.messages import ARRAYS, CONFIG, ROUND, plain, read_model
 from fedinverse.storage import append_jsonl, read_jsonl, read_metadata, save_weights, weights_sha256
 
 log = logging.getLogger("fedinverse.attacker")
+_LARGEST = 16 * 10**9  # bytes of a model that is kept: far beyond what is federated, below what fills a disk at once
 
 
 def capture(message: Message, context: Context, call_next: Any) -> Message:
@@ -31,24 +32,27 @@ def capture(message: Message, context: Context, call_next: Any) -> Message:
     if kind in (MessageType.TRAIN, MessageType.EVALUATE) and ARRAYS in message.content:
         try:
             store(spool_of(context), message, kind)
-        except (OSError, FedInverseError) as error:
-            # A full disk or a damaged spool must not keep the client from answering: it would give itself away.
-            log.warning("a %s message could not be captured: %s", kind, error)
+        except Exception as error:
+            # A full disk, a damaged spool or a message of any other shape must not keep the client from answering: it
+            # would give itself away.
+            log.warning("a %s message could not be captured: %s", kind, plain(f"{type(error).__name__}: {error}"))
     return cast(Message, call_next(message, context))
 
 
 def spool_of(context: Context) -> Path:
     """Return the spool of this node: its own ``spool`` setting, or the run directory's in a simulation."""
     own = context.node_config.get("spool")
-    return Path(str(own)) if own else RunFiles(run_directory(context)).attacker.spool(world_of(context))
+    return Path(str(own)) if own else RunFiles(client_directory(context)).attacker.spool(world_of(context))
 
 
 def store(spool: Path, message: Message, kind: str) -> None:
     """Write the weights of ``message`` to the spool, unless they lie there, and note the receipt."""
-    weights = from_record(message.content[ARRAYS])
+    weights = read_model(message.content[ARRAYS], _LARGEST)
     config = message.content[CONFIG]
-    server_round = int(config["server-round"])
+    server_round = int(config[ROUND])
     model_round = server_round if kind == MessageType.EVALUATE else server_round - 1
+    if model_round < 0:
+        raise IntegrityError(f"the message says it is of round {server_round}; rounds count from 1")
     sha = weights_sha256(weights)
     path = spool / round_file(model_round)
     if path.exists() and read_metadata(path).get("sha256") != sha:

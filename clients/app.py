@@ -4,6 +4,7 @@ from functools import lru_cache
 from importlib import import_module
 from typing import Any, cast
 
+import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
@@ -12,8 +13,9 @@ from clients.node import Node, node_of
 from clients.secure import secure_aggregation
 from clients.training import Training, evaluate, train
 from fedinverse.config import parse
+from fedinverse.errors import ConfigError, IntegrityError
 from fedinverse.memory import keep_freed_memory
-from fedinverse.messages import ARRAYS, CLIENT, CONFIG, METRICS, PROXIMAL_MU, from_record, to_record
+from fedinverse.messages import ARRAYS, CLIENT, METRICS, Instructions, read_instructions, read_model, to_record
 from fedinverse.models import Classifier, build
 from fedinverse.seeds import derive, generator, seeded
 from fedinverse.storage import check_finite, into_module, to_weights
@@ -42,14 +44,33 @@ def _network(name: str, classes: int, width: float) -> Classifier:
     return build(name, classes, width, seed=0)
 
 
-def _receive(message: Message) -> tuple[Classifier, Any]:
-    """Return the network holding the received weights, and the server's config; NaN and misfits are refused."""
-    config = message.content[CONFIG]
-    weights = from_record(message.content[ARRAYS])
+def _receive(message: Message, node: Node) -> tuple[Classifier, Instructions]:
+    """Return the network holding the received weights, and what the server asks for.
+
+    Sizes are held against the operator's limits, and shapes against the network's, before either takes up memory.
+    """
+    told = read_instructions(message.content, Training.model_fields)
+    node.limits.check_model(told.model)
+    weights = read_model(message.content.get(ARRAYS), node.limits.model_bytes)
     check_finite(weights, "the received global model")
-    network = _network(config["model"], config["classes"], config["width"])
+    _check_shapes(told.model, told.classes, told.width, tuple((name, array.shape) for name, array in weights.items()))
+    network = _network(told.model, told.classes, told.width)
     into_module(network, weights, "the received global model")
-    return network, config
+    return network, told
+
+
+@lru_cache(maxsize=2)
+def _check_shapes(name: str, classes: int, width: float, shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> None:
+    """Refuse weights that are not of this network, which is built without memory for it."""
+    if ":" in name:  # code that the operator chose, and perhaps not made to be built this way
+        return
+    with torch.device("meta"):
+        needed = {key: tuple(value.shape) for key, value in build(name, classes, width, seed=0).state_dict().items()}
+    if needed != dict(shapes):
+        other = sorted(set(needed.items()) ^ set(shapes))[0]
+        raise IntegrityError(
+            f"the received global model is not '{name}' of width {width:g} with {classes} classes: see '{other[0]}'"
+        )
 
 
 @app.query("who")
@@ -62,23 +83,27 @@ def who(message: Message, context: Context) -> Message:
 def train_round(message: Message, context: Context) -> Message:
     """Train the received model on this node's shard and send it back with its example count."""
     node = node_of(context)
-    network, config = _receive(message)
-    settings = parse(Training, {key: config[key] for key in Training.model_fields}, "training", "train message")
-    random = generator(config["seed"], "client", config["server-round"], node.partition)
+    network, told = _receive(message, node)
+    settings = parse(Training, told.training, "training", "train message")
+    if settings.epochs > node.limits.epochs:
+        raise ConfigError(
+            f"the server asks for {settings.epochs} epochs, more than this node's operator allows "
+            f"({node.limits.epochs}; 'max-epochs' in the node config)"
+        )
+    random = generator(node.seed, "training", told.server_round)
     defence = node.defence()
-    proximal_mu = float(config.get(PROXIMAL_MU, 0.0))
-    result = train(network.to(node.device), node.shard, settings, defence, random, node.device, proximal_mu)
+    result = train(network.to(node.device), node.shard, settings, defence, random, node.device, told.proximal_mu)
     metrics = {"num-examples": result.examples, "train-loss": result.loss, "train-accuracy": result.accuracy}
-    told: dict[str, str | float] = {"defence": defence.name, **defence.report()}
-    return _reply(message, node, MetricRecord(metrics), network, told)
+    report: dict[str, str | float] = {"defence": defence.name, **defence.report()}
+    return _reply(message, node, MetricRecord(metrics), network, report)
 
 
 @app.evaluate()
 def evaluate_round(message: Message, context: Context) -> Message:
     """Evaluate the received model on this node's shard."""
     node = node_of(context)
-    network, config = _receive(message)
-    with seeded(derive(config["seed"], "client evaluation", config["server-round"], node.partition), node.device):
+    network, told = _receive(message, node)
+    with seeded(derive(node.seed, "evaluation", told.server_round), node.device):
         loss, accuracy = evaluate(network.to(node.device), node.shard, node.device)
     metrics = {"num-examples": len(node.shard), "eval-loss": loss, "eval-accuracy": accuracy}
     return _reply(message, node, MetricRecord(metrics))
@@ -89,10 +114,10 @@ def _reply(
     node: Node,
     metrics: MetricRecord,
     network: Classifier | None = None,
-    told: dict[str, str | float] | None = None,
+    report: dict[str, str | float] | None = None,
 ) -> Message:
     # What a defence tells goes beside the metrics: Flower averages those, and an epsilon has no mean.
-    content = RecordDict({METRICS: metrics, CLIENT: ConfigRecord({"partition": node.partition, **(told or {})})})
+    content = RecordDict({METRICS: metrics, CLIENT: ConfigRecord({"partition": node.partition, **(report or {})})})
     if network is not None:
         content[ARRAYS] = to_record(to_weights(network))
     return Message(content, reply_to=message)

@@ -1,5 +1,11 @@
-"""What a node knows of itself: its partition, its shard, its role and its defence. All of it is the node's own."""
+"""What a node knows of itself: its partition, its shard, its role, its defence, its seed and what it will be told.
 
+All of it is the node's own: no message and no run config of the server's changes any of it.
+"""
+
+import os
+import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
@@ -12,13 +18,38 @@ from clients.defences import Defence, make_defence
 from fedinverse.client_data import shard_of
 from fedinverse.config import parse
 from fedinverse.errors import ConfigError
-from fedinverse.flower import run_directory, world_of
+from fedinverse.flower import DEVICE, client_directory, world_of
 from fedinverse.layout import World
+from fedinverse.messages import plain
 from fedinverse.run import Run
+from fedinverse.seeds import derive
 from fedinverse.shard import Shard, open_shard
 
 ROLES = ("honest", "malicious")
 DEFENCE_SETTINGS = "defence-settings."  # a node config is flat: Flower joins the keys of tables with dots
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a node's operator lets a server ask of it.
+
+    Attributes:
+        model_bytes: size of a received model, encoded; ``max-model-mb`` in the node config.
+        epochs: local epochs in a round; ``max-epochs``.
+        model: a network outside this package that may be imported, as ``package.module:Name``; ``model``.
+    """
+
+    model_bytes: int = 4_000_000_000
+    epochs: int = 1000
+    model: str = ""
+
+    def check_model(self, name: str) -> None:
+        """Raise ``ConfigError`` if the network ``name`` is somebody's code that the operator did not name."""
+        if ":" in name and not name.startswith(("torchvision:", "torchvision.models:")) and name != self.model:
+            raise ConfigError(
+                f"the server asks for the network '{plain(name, 100)}', code to be imported on this node; its operator "
+                'allows that with model="package.module:Name" in the node config'
+            )
 
 
 @dataclass(frozen=True)
@@ -32,6 +63,8 @@ class Node:
         role: ``honest`` or ``malicious``.
         device: where it trains.
         defence_name: its defence, with ``defence_settings``.
+        seed: its random streams derive from it; the server's seed never reaches a node.
+        limits: what a server may ask of it.
     """
 
     partition: int
@@ -41,6 +74,8 @@ class Node:
     device: str
     defence_name: str
     defence_settings: dict[str, Any]
+    seed: int
+    limits: Limits
 
     @cached_property
     def shard(self) -> Shard:
@@ -58,8 +93,8 @@ def node_of(context: Context) -> Node:
     """Return the node that ``context`` belongs to.
 
     In a deployment the operator's ``--node-config`` says everything: ``partition-id``, ``data-path``, ``role``,
-    ``device``, ``defence`` and its settings (``defence-settings.lambda_x=2.0``). A simulated node has a partition id
-    only; the run directory tells the rest.
+    ``device``, ``defence`` and its settings (``defence-settings.lambda_x=2.0``), ``seed`` and limits. A simulated node
+    has a partition id only; the run directory tells the rest.
 
     Raises:
         ConfigError: no partition id, or an unknown role, defence or setting of one.
@@ -69,11 +104,11 @@ def node_of(context: Context) -> Node:
         raise ConfigError(
             "node config has no 'partition-id'; start the SuperNode with --node-config 'partition-id=0 …'"
         )
-    partition = int(own["partition-id"])
+    partition = _whole(own, "partition-id", 0)
     role = str(own.get("role", "honest"))
     if role not in ROLES:
         raise ConfigError(f"node config: role '{role}' is unknown; use one of {', '.join(ROLES)}")
-    device = str(own.get("device", "cpu"))
+    device = str(own.get("device") or os.environ.get(DEVICE) or "cpu")
     if "data-path" in own:
         defence = str(own.get("defence", UNDEFENDED[0]))
         settings = tuple(
@@ -81,8 +116,32 @@ def node_of(context: Context) -> Node:
             for key, value in own.items()
             if key.startswith(DEFENCE_SETTINGS)
         )
-        return _own_data(partition, Path(str(own["data-path"])), role, device, defence, settings)
-    return _simulated(partition, run_directory(context), world_of(context), device)
+        # Without a seed of its own a node draws one for every process: nothing it does can then be repeated.
+        seed = _whole(own, "seed", _drawn())
+        limits = Limits(
+            _whole(own, "max-model-mb", Limits.model_bytes // 10**6) * 10**6,
+            _whole(own, "max-epochs", Limits.epochs),
+            str(own.get("model", "")),
+        )
+        return _own_data(partition, Path(str(own["data-path"])), role, device, defence, settings, seed, limits)
+    return _simulated(partition, client_directory(context), world_of(context), device)
+
+
+@cache
+def _drawn() -> int:
+    return secrets.randbits(62)
+
+
+def client_seed(run_seed: int, partition: int) -> int:
+    """Return the seed of a client in a measurement whose run seed is ``run_seed``, in [0, 2^62)."""
+    return derive(run_seed, "client", partition) >> 1
+
+
+def _whole(own: Mapping[str, Any], key: str, default: int) -> int:
+    value = own.get(key, default)
+    if type(value) is not int or value < 0:
+        raise ConfigError(f"node config: '{key}' is {value!r}; it must be a whole number, at least 0")
+    return value
 
 
 @lru_cache(maxsize=4)
@@ -101,10 +160,17 @@ def _defences(path: Path) -> dict[int, tuple[str, dict[str, Any]]]:
 
 @cache
 def _own_data(
-    partition: int, path: Path, role: str, device: str, defence: str, settings: tuple[tuple[str, Any], ...]
+    partition: int,
+    path: Path,
+    role: str,
+    device: str,
+    defence: str,
+    settings: tuple[tuple[str, Any], ...],
+    seed: int,
+    limits: Limits,
 ) -> Node:
     make_defence(defence, dict(settings), f"node config of client {partition}")  # refused before the first round
-    return Node(partition, path, None, role, device, defence, dict(settings))
+    return Node(partition, path, None, role, device, defence, dict(settings), seed, limits)
 
 
 @cache
@@ -112,4 +178,5 @@ def _simulated(partition: int, path: Path, world: World, device: str) -> Node:
     run = _run(path)
     role = "malicious" if partition in run.population.attackers else "honest"
     name, settings = _defences(path)[partition]
-    return Node(partition, path, world, role, device, name, settings)
+    seed, limits = client_seed(run.seed, partition), Limits(model=run.model.name)
+    return Node(partition, path, world, role, device, name, settings, seed, limits)

@@ -7,7 +7,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from clients.node import node_of
 from fedinverse.errors import ConfigError, FedInverseError
-from fedinverse.messages import ARRAYS, CONFIG, METRICS, SECURE, from_record
+from fedinverse.messages import ARRAYS, CONFIG, METRICS, ROUND, SECURE, from_record
 from fedinverse.seeds import derive
 
 
@@ -31,8 +31,7 @@ def secure_aggregation(message: Message, context: Context, call_next: Any) -> Me
         reply = cast(Message, call_next(Message(RecordDict(content), metadata=inner.metadata), own))
         if reply.has_error():
             raise FedInverseError(reply.error.reason)
-        config = inner.content[CONFIG]
-        seed = derive(config["seed"], "secure aggregation", config["server-round"], node_of(own).partition)
+        seed = derive(node_of(own).seed, "secure aggregation", int(inner.content[CONFIG][ROUND]))
         np.random.seed(seed % 2**32)
         return _as_fit_result(reply, list(inner.content[ARRAYS]), inner.content[SECURE])
 

@@ -5,7 +5,9 @@ each checks a reply against one schema (exact records and keys, the dtype kind o
 it is decoded, finite numbers, ranges, lengths of text) and returns plain typed values. Whatever does not fit raises
 ``RefusedReplyError`` with the reason.
 
-Keys are kebab-case as Flower users expect. Attacker settings never travel in a message.
+What the server sends is read by ``read_instructions`` and ``read_model``: a hostile server is held to the same rules.
+
+Keys are kebab-case as Flower users expect. Attacker settings never travel in a message, and no seed does.
 """
 
 import io
@@ -17,10 +19,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
-from fedinverse.errors import FedInverseError
+from fedinverse.errors import ConfigError, FedInverseError, IntegrityError
 
 ARRAYS, CONFIG, METRICS, CLIENT = "arrays", "config", "metrics", "client"
 WHO_QUERY = "query.who"
@@ -28,12 +30,13 @@ PROXIMAL_MU = "proximal-mu"  # in a train message's config: weight of FedProx' p
 CLIPPING = "clipping"  # in a train message's config: which of Flower's mods clips the update, "fixed" or "adaptive"
 SECURE = "secure-aggregation"  # a train message's record: how updates are weighted and how large they may be
 
-EXAMPLES, NORM_BIT, PARTITION = "num-examples", "norm_bit", "partition"
+EXAMPLES, NORM_BIT, PARTITION, ROUND = "num-examples", "norm_bit", "partition", "server-round"
 TRAINED, EVALUATED = ("train-loss", "train-accuracy"), ("eval-loss", "eval-accuracy")
 
 TEXT = 300  # characters of a client's words that are kept
 _HEADER = 10_000  # bytes: more than numpy accepts of an array's header
 _LARGEST = 1e30  # a loss beyond it is no figure that anyone reads, and sums of it overflow
+_CLASSES, _ROUNDS = 100_000, 10**6
 _STEPS = 2**31  # how far an integer buffer, BatchNorm's step counter, may move in a round
 _NAME = re.compile(r"[\w.:/+-]{1,100}", re.ASCII)
 _NOTE = re.compile(r"note\.[a-z0-9_]{1,40}")
@@ -123,7 +126,91 @@ def _is_printable(character: str) -> bool:
     return character == " " or (character != "\\" and unicodedata.category(character)[0] not in "CZ")
 
 
-# ---------------------------------------------------------------- replies
+# ---------------------------------------------------------------- what the server sends
+
+
+@dataclass(frozen=True)
+class Instructions:
+    """What a server tells a client beside the weights.
+
+    Attributes:
+        model: the network's name.
+        width: of its hidden layers, in (0, 4].
+        classes: of its output.
+        server_round: from 1 on.
+        training: hyper-parameters, as they came; whoever trains checks them.
+        proximal_mu: weight of FedProx' proximal term.
+    """
+
+    model: str
+    width: float
+    classes: int
+    server_round: int
+    training: dict[str, Any]
+    proximal_mu: float
+
+    @staticmethod
+    def record(model: str, width: float, classes: int, training: Mapping[str, Any]) -> ConfigRecord:
+        """Return the record that the server puts into its messages; the strategy adds the round."""
+        return ConfigRecord({**training, "model": model, "width": width, "classes": classes})
+
+
+def read_instructions(content: RecordDict, training: Collection[str]) -> Instructions:
+    """Return what a message's config says; ``training`` names its hyper-parameters.
+
+    Raises:
+        ConfigError: a key is missing, of another type or out of range; the message names it.
+    """
+    config = content.get(CONFIG)
+    if not isinstance(config, ConfigRecord):
+        raise ConfigError(f"the server's message has no record '{CONFIG}'")
+    missing = [key for key in ("model", "width", "classes", ROUND, *training) if key not in config]
+    if missing:
+        raise ConfigError(f"the server's message: '{missing[0]}' is missing")
+    model = config["model"]
+    if not isinstance(model, str) or not 0 < len(model) <= TEXT:
+        raise ConfigError("the server's message: 'model' must be a name of at most 300 characters")
+    try:
+        width = _number(config["width"], "'width'", 1e-6, 4.0)
+        classes, server_round = _integer(config["classes"], "'classes'"), _integer(config[ROUND], f"'{ROUND}'")
+        proximal_mu = _number(config.get(PROXIMAL_MU, 0.0), f"'{PROXIMAL_MU}'", 0.0, _LARGEST)
+    except RefusedReplyError as error:
+        raise ConfigError(f"the server's message: {error}") from None
+    if not 2 <= classes <= _CLASSES or not 0 <= server_round <= _ROUNDS:
+        raise ConfigError(
+            f"the server's message: 'classes' is {classes} and '{ROUND}' {server_round}; they must be from 2 to "
+            f"{_CLASSES} and from 0 to {_ROUNDS}"
+        )
+    return Instructions(model, width, classes, server_round, {key: config[key] for key in training}, proximal_mu)
+
+
+def read_model(record: object, most_bytes: int) -> Weights:
+    """Return the arrays of a server's message, after their encoded size, ``most_bytes`` at most, and their headers.
+
+    Raises:
+        IntegrityError: larger, not in numpy's format, no numbers, or truncated; the message names the array.
+    """
+    if not isinstance(record, ArrayRecord):
+        raise IntegrityError("the received global model is no record of arrays")
+    size = sum(len(array.data) for array in record.values())
+    if size > most_bytes:
+        raise IntegrityError(
+            f"the received global model has {size / 1e6:.0f} MB, more than this node's operator allows "
+            f"({most_bytes / 1e6:.0f} MB; 'max-model-mb' in the node config)"
+        )
+    try:
+        return {name: _received(array, plain(name, 60)) for name, array in record.items()}
+    except RefusedReplyError as error:
+        raise IntegrityError(f"the received global model: {error}") from None
+
+
+def _received(array: Array, name: str) -> NDArray[Any]:
+    if array.stype != "numpy.ndarray":
+        raise RefusedReplyError(f"array '{name}' is not in numpy's format")
+    return _opened(array.data, f"array '{name}'").copy()
+
+
+# ---------------------------------------------------------------- what clients answer
 
 
 def read_partition(reply: Message, clients: int) -> int:
@@ -267,22 +354,30 @@ def decode_bytes(data: bytes, what: str, shape: tuple[int, ...], dtype: np.dtype
     count = math.prod(shape)
     if len(data) > _HEADER + 8 * count:
         raise RefusedReplyError(f"{what} has {len(data)} bytes; its {count} values need fewer")
+    values = _opened(data, what)
+    if values.dtype.kind != dtype.kind or values.dtype.itemsize > 8:
+        raise RefusedReplyError(f"{what} holds {plain(values.dtype, 40)}; {dtype} is needed")
+    if values.shape != tuple(shape):
+        raise RefusedReplyError(f"{what} has shape {plain(values.shape, 60)}; {tuple(shape)} is needed")
+    with np.errstate(over="ignore"):
+        return np.array(values, dtype, order="C")
+
+
+def _opened(data: bytes, what: str) -> NDArray[Any]:
+    """Return a view of the values in one ``.npy`` file whose header says what is there, and nothing executable."""
     stream = io.BytesIO(data)
     try:
         version = np.lib.format.read_magic(stream)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        said_shape, fortran, said = read(stream)
+        shape, fortran, dtype = read(stream)
     except Exception as error:  # the header is a Python literal of somebody else's: anything may be wrong with it
         raise RefusedReplyError(f"{what} is no array ({plain(error, 80)})") from None
-    if said.kind != dtype.kind or said.itemsize > 8 or said.names is not None or said.subdtype is not None:
-        raise RefusedReplyError(f"{what} holds {plain(said, 40)}; {dtype} is needed")
-    if tuple(said_shape) != tuple(shape):
-        raise RefusedReplyError(f"{what} has shape {plain(said_shape, 60)}; {tuple(shape)} is needed")
-    if len(data) - stream.tell() != count * said.itemsize:
+    if dtype.kind not in "fiubc" or dtype.names is not None or dtype.subdtype is not None:
+        raise RefusedReplyError(f"{what} holds {plain(dtype, 40)}, no numbers")
+    count = math.prod(shape)
+    if min(shape, default=1) < 0 or len(data) - stream.tell() != count * dtype.itemsize:
         raise RefusedReplyError(f"{what} is truncated, or longer than its header says")
-    values = np.frombuffer(data, said, count, stream.tell()).reshape(shape, order="F" if fortran else "C")
-    with np.errstate(over="ignore"):
-        return np.array(values, dtype, order="C")
+    return np.frombuffer(data, dtype, count, stream.tell()).reshape(shape, order="F" if fortran else "C")
 
 
 # ---------------------------------------------------------------- what a schema consists of

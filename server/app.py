@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from clients.training import Training
 from fedinverse.config import Table, find_config, read_table
 from fedinverse.errors import StageError
-from fedinverse.flower import run_directory, world_of
+from fedinverse.flower import server_directory, world_of
 from fedinverse.layout import is_run
-from fedinverse.messages import from_record, to_record
+from fedinverse.messages import Instructions, from_record, to_record
 from fedinverse.private import part_of
 from fedinverse.run import Run, prepare
 from fedinverse.split import holdings
@@ -20,7 +20,7 @@ from fedinverse.storage import check_finite, into_module, to_weights
 from server.checkpoints import latest_round, save_round
 from server.roll_call import known_nodes, roll_call
 from server.settings import Federation
-from server.utility import utility
+from server.utility import check_device, utility
 from strategies import AnsweredGrid, Ledger, SecureGrid, Selection, make_strategy, remembered, remind
 
 app = ServerApp()
@@ -41,6 +41,7 @@ def main(grid: Grid, context: Context) -> None:
     grid = AnsweredGrid(grid)
     run, world = _open(context, grid), world_of(context)
     federation, training = run.section("federation", Federation), run.section("training", Training)
+    check_device(federation.device)
     classes = len(run.class_names)
     network = run.initial_network()
     held_out = part_of(run, "reserve")
@@ -62,7 +63,7 @@ def main(grid: Grid, context: Context) -> None:
         received = from_record(arrays)
         check_finite(received, f"the global model of round {server_round}")
         into_module(network, received, f"the global model of round {server_round}")
-        scores = utility(network, held_out, run.population.victim_classes)
+        scores = utility(network, held_out, run.population.victim_classes, federation.device)
         save_round(run, world, server_round, received, scores, remembered(strategy))
         shown = {key: scores[key] for key in ("accuracy", "victim-accuracy") if scores[key] is not None}
         return MetricRecord(shown)
@@ -73,14 +74,13 @@ def main(grid: Grid, context: Context) -> None:
     examples = dict(enumerate(_held(run).tolist()))
     strategy.begin(selection, Ledger(run.files.server.ledger(world)), max(done, 0), buffers, examples)
     remind(strategy, state)
-    message = {**training.model_dump(), "seed": run.seed}
-    message |= {"model": run.model.name, "width": run.model.width, "classes": classes}
+    message = Instructions.record(run.model.name, run.model.width, classes, training.model_dump())
     strategy.start(
         grid=_secured(grid, run, federation),
         initial_arrays=to_record(weights),
         num_rounds=federation.rounds - max(done, 0),
         timeout=federation.timeout,
-        train_config=ConfigRecord(dict(message)),
+        train_config=message,
         evaluate_config=ConfigRecord(dict(message)),
         evaluate_fn=after_round,
     )
@@ -91,7 +91,7 @@ def _open(context: Context, grid: Grid) -> Run:
 
     Its population is then as many nodes as are connected: how many Flower simulates is not the config's to say.
     """
-    path = run_directory(context)
+    path = server_directory(context)
     if is_run(path) and not context.run_config.get("config"):
         return Run(path)
     name = context.run_config.get("config")

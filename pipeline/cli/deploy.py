@@ -122,6 +122,9 @@ def supernode(
     spool: Annotated[
         Path | None, typer.Option("--spool", help="makes this node malicious: where it keeps every model it is sent")
     ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="of its random numbers; without one it draws its own")
+    ] = None,
     port: Annotated[int, typer.Option("--port", help="loopback port of its own ClientApp processes")] = 9094,
 ) -> None:
     """Start a SuperNode in the foreground, honest or malicious: its own operator decides, and nobody else."""
@@ -134,6 +137,7 @@ def supernode(
         assign(settings, assignment)
     node: dict[str, str | int | float] = {"partition-id": partition, "data-path": str(data.resolve())}
     node |= {"defence": defence, "device": device}
+    node |= {} if seed is None else {"seed": seed}
     node |= {f"{DEFENCE_SETTINGS}{key}": value for key, value in settings.items()}
     if spool is not None:
         node |= {"role": "malicious", "spool": str(spool.resolve())}

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from fedinverse.errors import ConfigError, StageError
-from fedinverse.flower import RUN_DIR, WORLD
+from fedinverse.flower import DEVICE, RUN_DIR, WORLD
 from fedinverse.registry import search_path
 from pipeline.deploy.keys import Keys
 
@@ -113,7 +113,7 @@ def environment(home: Path | None = None) -> dict[str, str]:
         home: a Flower home of its own for a process that shares its host with others, which then runs on one thread;
             None: what the operator's environment says.
     """
-    inherited = {key: value for key, value in os.environ.items() if key not in (RUN_DIR, WORLD)}
+    inherited = {key: value for key, value in os.environ.items() if key not in (RUN_DIR, WORLD, DEVICE)}
     shared = {"FLWR_HOME": str(home), "OMP_NUM_THREADS": "1"} if home else {}
     paths = {"PATH": f"{_PROGRAMS}{os.pathsep}{os.environ.get('PATH', '')}", "PYTHONPATH": search_path()}
     return inherited | shared | QUIET | paths

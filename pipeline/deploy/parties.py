@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from clients.cohorts import Cohort, assign
-from clients.node import DEFENCE_SETTINGS
+from clients.node import DEFENCE_SETTINGS, client_seed
 from fedinverse.client_data import shard_of
 from fedinverse.config import parse
 from fedinverse.layout import RunFiles, World
@@ -50,6 +50,9 @@ def node_configs(run: Run) -> list[dict[str, str | int]]:
         data = private_directory(run) / f"node-{number:02d}" / "data"
         defence, settings = defences[number]
         node: dict[str, str | int] = {"partition-id": number, "data-path": str(data), "defence": defence}
+        node["seed"] = client_seed(run.seed, number)  # so that the deployment's models are the simulation's
+        if ":" in run.model.name:
+            node["model"] = run.model.name
         node |= {f"{DEFENCE_SETTINGS}{key}": value for key, value in settings.items()}
         if number in population.attackers:
             node |= {"role": "malicious", "spool": str(spool_of(run, number))}

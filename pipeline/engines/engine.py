@@ -5,7 +5,10 @@ import os
 import secrets
 from pathlib import Path
 
-from fedinverse.flower import RUN_DIR, WORLD
+import torch
+
+from fedinverse.errors import ConfigError
+from fedinverse.flower import DEVICE, RUN_DIR, WORLD
 from fedinverse.layout import World
 from fedinverse.registry import search_path
 from fedinverse.run import Run
@@ -17,10 +20,19 @@ def run_federation(run: Run, world: World, engine: Engine, profiles: Path | None
 
     With ``profiles``, the ``ray`` engine's actors run under cProfile and leave their rows in that directory; the other
     engines have no processes of their own making.
+
+    Raises:
+        ConfigError: clients are to train on a GPU and there is none; of a cluster elsewhere, Ray says what it has.
     """
+    if engine.client_gpus and not engine.address and not torch.cuda.is_available():
+        raise ConfigError(
+            f"engine.client_gpus is {engine.client_gpus:g}, but this machine has no GPU that PyTorch can use; "
+            "set it to 0, or engine.address to a cluster that has some"
+        )
     # Where a client has no node config of its own (Flower's runtime), it reads these; children inherit them.
     os.environ[RUN_DIR], os.environ[WORLD] = str(run.path.resolve()), world
     os.environ["PYTHONPATH"] = search_path()  # Ray hands on the script's directory alone
+    os.environ[DEVICE] = engine.device
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -34,7 +46,7 @@ def run_federation(run: Run, world: World, engine: Engine, profiles: Path | None
     if engine.kind == "local":
         from pipeline.engines.local import run_local
 
-        run_local(run, world)
+        run_local(run, world, engine)
     elif engine.kind == "ray":
         from pipeline.engines.ray import run_on_ray
 

@@ -9,6 +9,7 @@ from flwr.common.constant import ErrorCode
 from clients.app import app as client_app
 from fedinverse.layout import World
 from fedinverse.run import Run
+from pipeline.engines.settings import Engine
 from pipeline.engines.simulated import SimulatedGrid, error_reply, explain, server_context
 from server.app import app as server_app
 
@@ -31,11 +32,11 @@ class LocalGrid(SimulatedGrid):
             return error_reply(message, ErrorCode.CLIENT_APP_RAISED_EXCEPTION, explain(error))
 
 
-def run_local(run: Run, world: World) -> None:
+def run_local(run: Run, world: World, engine: Engine) -> None:
     """Run the federation in this process, on one thread: sums depend on the number of threads, actors have one."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        server_app(LocalGrid(run, world), server_context())
+        server_app(LocalGrid(run, world, engine.device), server_context())
     finally:
         torch.set_num_threads(threads)

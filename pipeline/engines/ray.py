@@ -94,8 +94,7 @@ class RayGrid(SimulatedGrid):
     """Hands messages to the actor with the shortest queue."""
 
     def __init__(self, run: Run, world: World, engine: Engine, count: int, *, profile: bool) -> None:
-        # Ray shows an actor the GPU that it was given, and no other, as the first one.
-        super().__init__(run, world, "cuda" if engine.client_gpus else "cpu")
+        super().__init__(run, world, engine.device)
         options = ClientActor.options(  # type: ignore[attr-defined]
             num_cpus=engine.client_cpus, num_gpus=engine.client_gpus, max_restarts=-1, max_task_retries=0
         )
@@ -200,21 +199,20 @@ def run_on_ray(run: Run, world: World, engine: Engine, profiles: Path | None = N
         ConfigError: no cluster answers at ``engine.address``, the token is not its own, or it lacks the resources that
             the actors ask for.
     """
-    count = engine.actors or os.cpu_count() or 1
     if engine.address:
         _join(engine.address)
     else:
         # "local": never join, or wait for, a cluster that somebody else left behind
         ray.init(
             address="local",
-            num_cpus=math.ceil(count * engine.client_cpus),
+            num_cpus=math.ceil(engine.actors * engine.client_cpus) or os.cpu_count() or 1,
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
     try:
-        fitting = _fitting(engine, ray.cluster_resources())
-        count = engine.actors or (fitting if engine.address else count)
+        fit = fitting(engine, ray.cluster_resources())
+        count = engine.actors or fit
         grid = RayGrid(run, world, engine, count, profile=profiles is not None)
         server_app(grid, server_context())
         if profiles is not None:
@@ -241,10 +239,17 @@ def _join(address: str) -> None:
         ) from error
 
 
-def _fitting(engine: Engine, have: dict[str, float]) -> int:
-    """Return how many actors the resources ``have`` hold; an actor that has no place would never answer."""
-    asked = {"CPU": engine.client_cpus, "GPU": engine.client_gpus}
-    fit = min(int(have.get(name, 0) / share + 1e-9) for name, share in asked.items() if share)
+def fitting(engine: Engine, have: dict[str, float]) -> int:
+    """Return how many actors the resources ``have`` hold; an actor that has no place would never answer.
+
+    Raises:
+        ConfigError: fewer than ``engine.actors``, or none.
+    """
+    fit = int(have.get("CPU", 0) / engine.client_cpus + 1e-9)
+    if engine.client_gpus:
+        gpus = have.get("GPU", 0)
+        # Two shares of .6 have no place on one GPU, however many there are.
+        fit = min(fit, int(gpus) * int(1 / engine.client_gpus + 1e-9) or int(gpus / engine.client_gpus + 1e-9))
     if fit < max(1, engine.actors):
         raise ConfigError(
             f"engine: {max(1, engine.actors)} actors ask for {engine.client_cpus:g} CPUs and {engine.client_gpus:g} "
