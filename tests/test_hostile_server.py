@@ -21,7 +21,6 @@ from fedinverse.flower import DEVICE, client_directory, world_of
 from fedinverse.messages import ARRAYS, CONFIG, Instructions, to_record
 from fedinverse.models import build
 from fedinverse.storage import save_array, to_weights
-from pipeline.engines.ray import fitting
 from pipeline.engines.settings import Engine
 
 WIDTH = 0.1
@@ -222,4 +221,4 @@ def test_the_servers_device_is_checked_and_used(tiny: Load, tmp_path: Path, monk
     ids=str,
 )
 def test_without_a_number_there_are_as_many_actors_as_the_resources_admit(engine: Any, have: Any, fit: int) -> None:
-    assert fitting(Engine(**engine), have) == fit
+    assert Engine(**engine).fitting(have) == fit

@@ -211,7 +211,7 @@ def run_on_ray(run: Run, world: World, engine: Engine, profiles: Path | None = N
             logging_level=logging.ERROR,
         )
     try:
-        fit = fitting(engine, ray.cluster_resources())
+        fit = engine.fitting(ray.cluster_resources())
         count = engine.actors or fit
         grid = RayGrid(run, world, engine, count, profile=profiles is not None)
         server_app(grid, server_context())
@@ -237,23 +237,3 @@ def _join(address: str) -> None:
             f"engine.address '{address}': what listens there refuses this driver ({error}); set RAY_AUTH_TOKEN to the "
             "token that the cluster was started with"
         ) from error
-
-
-def fitting(engine: Engine, have: dict[str, float]) -> int:
-    """Return how many actors the resources ``have`` hold; an actor that has no place would never answer.
-
-    Raises:
-        ConfigError: fewer than ``engine.actors``, or none.
-    """
-    fit = int(have.get("CPU", 0) / engine.client_cpus + 1e-9)
-    if engine.client_gpus:
-        gpus = have.get("GPU", 0)
-        # Two shares of .6 have no place on one GPU, however many there are.
-        fit = min(fit, int(gpus) * int(1 / engine.client_gpus + 1e-9) or int(gpus / engine.client_gpus + 1e-9))
-    if fit < max(1, engine.actors):
-        raise ConfigError(
-            f"engine: {max(1, engine.actors)} actors ask for {engine.client_cpus:g} CPUs and {engine.client_gpus:g} "
-            f"GPUs each, but Ray has {have.get('CPU', 0):g} and {have.get('GPU', 0):g}; lower engine.actors, "
-            "engine.client_cpus or engine.client_gpus"
-        )
-    return fit
