@@ -17,13 +17,20 @@ from clients.app import evaluate_round, train_round
 from clients.node import client_seed, node_of
 from clients.training import Training
 from fedinverse.errors import ConfigError, FedInverseError
-from fedinverse.flower import DEVICE, client_directory, world_of
+from fedinverse.flower import DEVICE, RUN_DIR, WORLD, client_directory, world_of
 from fedinverse.messages import ARRAYS, CONFIG, Instructions, to_record
 from fedinverse.models import build
 from fedinverse.storage import save_array, to_weights
 from pipeline.engines.settings import Engine
 
 WIDTH = 0.1
+
+
+@pytest.fixture(autouse=True)
+def _no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that ran in this process before has left its environment."""
+    for name in (RUN_DIR, WORLD, DEVICE):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
