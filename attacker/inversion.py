@@ -50,7 +50,7 @@ class Inversion:
     def load(self, name: str = RECONSTRUCTIONS) -> Reconstructions:
         """Read the reconstructions or the prior-only samples; damage raises ``IntegrityError``."""
         arrays, _ = load_weights(self.path / name, finite=False)
-        tensors = {key: torch.from_numpy(value) for key, value in arrays.items()}
+        tensors: dict[str, Any] = {key: torch.from_numpy(value) for key, value in arrays.items()}
         return Reconstructions(**tensors, cost=typed(Cost, self.about["cost"], self.path / ABOUT))
 
 
@@ -107,6 +107,7 @@ def invert(
             "prior": prior.key,
             "prior-seconds": round(prior.seconds, 3),
             "cost": asdict(made.cost),
+            "notes": list(made.notes),
             "failed": int(made.failed.sum()),
             "diversity": _diversity(target, made),
         },

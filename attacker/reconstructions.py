@@ -37,6 +37,7 @@ class Reconstructions:
         confidence: float32 [N], the target's probability of the label, in [0, 1].
         failed: bool [N]; True where the optimisation met NaN. Such an image is black and never counted.
         cost: seconds, queries, steps.
+        notes: what was left out or done otherwise, a sentence each.
     """
 
     images: Tensor
@@ -46,10 +47,13 @@ class Reconstructions:
     confidence: Tensor
     failed: Tensor
     cost: Cost = field(default_factory=Cost)
+    notes: tuple[str, ...] = ()
 
 
 @torch.no_grad()
-def scored(goal: Objective, images: Tensor, latent: Tensor, labels: Tensor, cost: Cost) -> Reconstructions:
+def scored(
+    goal: Objective, images: Tensor, latent: Tensor, labels: Tensor, cost: Cost, notes: tuple[str, ...] = ()
+) -> Reconstructions:
     """Return ``images`` [N, C, H, W] with what the target alone thinks of them, unaugmented, on the CPU."""
     model, identity = goal.models[0]
     labels = labels.to(images.device)
@@ -63,4 +67,4 @@ def scored(goal: Objective, images: Tensor, latent: Tensor, labels: Tensor, cost
     images = torch.where(failed[:, None, None, None], torch.zeros_like(images), images)
     kept = (images, labels, latent.detach(), scores, torch.cat(confidence_), failed)
     parts = [value.cpu().clone() for value in kept]
-    return Reconstructions(parts[0], parts[1], parts[2], parts[3], parts[4], parts[5], cost)
+    return Reconstructions(parts[0], parts[1], parts[2], parts[3], parts[4], parts[5], cost, notes)

@@ -30,6 +30,7 @@ class Target:
         round: the federation round after which the server had this model.
         device: where it lives.
         earlier: models captured before it that are attacked together with it, newest first.
+        captured: the same network, frozen, before BatchNorm was folded; None: it is ``model`` itself.
         previous: opens the model captured before it, for a prior that starts warm; None: there is none.
     """
 
@@ -38,7 +39,13 @@ class Target:
     round: int
     device: torch.device
     earlier: tuple[Classifier, ...] = ()
+    captured: Classifier | None = None
     previous: "Callable[[], Target] | None" = None
+
+    @property
+    def plain(self) -> Classifier:
+        """The network as it was captured: BatchNorm layers stand where they stood."""
+        return self.model if self.captured is None else self.captured
 
 
 def open_target(path: Path, model: str, classes: int, width: float, device: str | torch.device) -> Target:
@@ -55,6 +62,7 @@ def open_target(path: Path, model: str, classes: int, width: float, device: str 
         metadata["sha256"],
         int(metadata.get("model-round", -1)),
         torch.device(device),
+        captured=network.eval().requires_grad_(False).to(device),
     )
 
 

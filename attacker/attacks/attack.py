@@ -72,6 +72,10 @@ class Attack(ABC):
     def optimise(self, case: Case) -> Tensor:
         """Return the latents found for the rows of ``case``: [N, d], or [N, restarts, d] of an attack ``per_class``."""
 
+    def prepared(self, target: Target) -> Target:
+        """Return ``target`` as the attack wants it: as it is, BatchNorm folded."""
+        return target
+
     def check(self, target: Target, prior: Prior) -> None:
         """Refuse a prior or target that the attack cannot work with, beyond ``needs``; raises ``ConfigError``."""
         del target, prior
@@ -118,6 +122,7 @@ class Attack(ABC):
         settings: InversionSettings = self.settings
         check_fit(target, prior, labels, self.needs)
         self.check(target, prior)
+        target = self.prepared(target)
         check_deterministic(settings, target.device)
         watch, seed = Stopwatch(), int(torch.randint(2**62, (), generator=generator))
         with deterministic(settings.deterministic), exact_fp32(target.device):
@@ -129,7 +134,7 @@ class Attack(ABC):
             if images is None:
                 images = _made(prior, latent, labels.to(target.device), settings.max_batch)
             cost = Cost(watch.seconds, problem.queries + len(labels) * goal.captures, problem.done, steps.arithmetic)
-            return scored(goal, images, latent, labels, cost)
+            return scored(goal, images, latent, labels, cost, tuple(problem.notes))
 
     def _problem(self, steps: Steps, goal: Objective, labels: Tensor, seed: int, progress: Progress) -> Problem:
         """Return the inversion of ``labels``: a row per reconstruction, or per class."""

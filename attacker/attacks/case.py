@@ -10,7 +10,7 @@ from attacker.attacks.selection import Candidates
 from attacker.losses.objective import Loss, Objective
 from attacker.priors.prior import Prior
 from attacker.streams import Streams, Supply
-from attacker.target import Progress
+from attacker.target import Progress, Target
 from fedinverse.seeds import generator
 
 
@@ -30,6 +30,7 @@ class Problem:
         progress: told after every step.
         done: optimisation steps so far, of the batch that took most.
         queries: images sent through captured models so far.
+        notes: what was left out or done otherwise, for whoever reads the result.
     """
 
     steps: Steps
@@ -43,6 +44,7 @@ class Problem:
     progress: Progress
     done: int = 0
     queries: int = 0
+    notes: dict[str, None] = field(default_factory=dict)
     _candidates: Candidates | None = field(default=None, repr=False)
 
     def candidates(self, count: int) -> Candidates:
@@ -64,6 +66,7 @@ class Case:
 
     Attributes:
         labels: int64 [N], the class of each row.
+        target: the captured model.
         prior: generator and critic.
         restarts: reconstructions asked for of each row.
         device: where all of it lives.
@@ -72,8 +75,9 @@ class Case:
 
     def __init__(self, problem: Problem, rows: Tensor, classes: int) -> None:
         self._problem, self._rows, self._classes, self._done = problem, rows, classes, 0
+        self.target: Target = problem.steps.target
         self.prior: Prior = problem.steps.prior
-        self.device = problem.steps.target.device
+        self.device = self.target.device
         self.labels = problem.labels[rows].to(self.device)
         self.restarts, self.seed = problem.restarts, problem.seed
         self.pictures: Tensor | None = None
@@ -134,6 +138,10 @@ class Case:
             )
             loss = loss + term / self._classes
         return loss
+
+    def note(self, what: str) -> None:
+        """Say with the result that something was left out or done otherwise; said once however often it happens."""
+        self._problem.notes[what] = None
 
     def keep(self, images: Tensor) -> None:
         """Say that ``images`` [N, C, H, W] are the reconstructions, not what the prior makes of the latents."""

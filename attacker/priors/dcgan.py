@@ -10,11 +10,10 @@ import itertools
 import torch
 from torch import Tensor, nn
 
+from attacker.priors.prior import LATENT
 from fedinverse.errors import ConfigError
 from fedinverse.models.classifier import scaled
 from fedinverse.models.image_layers import LookConv2d, PaintDeconv2d
-
-LATENT = 100
 
 
 def gan_adam(network: nn.Module, lr: float) -> torch.optim.Adam:

@@ -22,8 +22,8 @@ import torch
 from filelock import FileLock
 from torch import nn
 
-from attacker.priors.dcgan import LATENT, Critic, Generator
-from attacker.priors.prior import Prior, prior_path
+from attacker.priors.dcgan import Critic, Generator
+from attacker.priors.prior import LATENT, Prior, prior_path
 from fedinverse.errors import ConfigError, IntegrityError
 from fedinverse.models import for_inference
 from fedinverse.storage import (

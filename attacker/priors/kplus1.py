@@ -26,8 +26,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from attacker.priors.averaging import averaged
-from attacker.priors.dcgan import LATENT, Generator, gan_adam
-from attacker.priors.prior import PriorTrainer, Training, trained_prior
+from attacker.priors.dcgan import Generator, gan_adam
+from attacker.priors.prior import LATENT, PriorTrainer, Training, trained_prior
 from attacker.public_view import public_view
 from attacker.target import Progress, PublicSet, Target
 from fedinverse.config import Section

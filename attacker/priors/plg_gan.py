@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from attacker.losses.augment import NUMBERS, augmented
 from attacker.losses.identity import max_margin
 from attacker.priors.averaging import averaged
-from attacker.priors.dcgan import LATENT, stages
-from attacker.priors.prior import PriorTrainer, Training
+from attacker.priors.dcgan import stages
+from attacker.priors.prior import LATENT, PriorTrainer, Training
 from attacker.priors.spectral import baked, normalise
 from attacker.public_view import public_view
 from fedinverse.config import Section

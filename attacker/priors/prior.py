@@ -33,6 +33,7 @@ from fedinverse.storage import (
     write_json,
 )
 
+LATENT = 100  # dimension of z in the inversion papers
 _BATCH = 256  # unoptimised samples made at once
 _EVERY = 1.0  # seconds between two notes of how far a training is
 
@@ -130,14 +131,12 @@ class PriorTrainer(ABC):
         name: of the prior; names its file in the cache and its random streams.
         version: part of the cache key; raise it when networks or training change.
         targeted: whether it is trained against the captured model, once per round.
-        latent: dimension of z.
-        kept: which of its networks are stored.
+        kept: which of its networks are stored; none: there is nothing to train.
     """
 
     name: ClassVar[str]
     version: ClassVar[int]
     targeted: ClassVar[bool] = False
-    latent: ClassVar[int] = 100
     kept: ClassVar[tuple[str, ...]] = ("generator",)
 
     def __init__(self, settings: Any) -> None:
@@ -145,7 +144,10 @@ class PriorTrainer(ABC):
 
     @abstractmethod
     def networks(self, shape: tuple[int, int, int], classes: int) -> nn.ModuleDict:
-        """Return the networks by name, ``generator`` among them, for images (C, H, W); ``classes`` of the target."""
+        """Return the networks by name, ``generator`` among them, for images (C, H, W); ``classes`` of the target.
+
+        A generator may say its ``latent``, the dimension of z (100 if it does not), and the ``classes`` it makes.
+        """
 
     @abstractmethod
     def train(self, nets: nn.ModuleDict, data: Training) -> dict[str, str] | None:
@@ -220,13 +222,15 @@ def trained_prior(
             told = trainer.train(nets, data) or {}
             return {"seconds": f"{watch.seconds:.3f}", "target": against, **told}
 
-        about = cached(trainer.name, key, _part(nets, trainer.kept), train, progress)
+        about = {"seconds": "0"}
+        if trainer.kept:
+            about = cached(trainer.name, key, _part(nets, trainer.kept), train, progress)
     critic = trainer.critic(nets)
     return Prior(
         trainer.name,
         for_inference(nets["generator"], device),
         None if critic is None else for_inference(critic, device),
-        trainer.latent,
+        int(getattr(nets["generator"], "latent", LATENT)),
         public.shape,
         key,
         float(about["seconds"]),

@@ -21,8 +21,8 @@ from pydantic import Field
 from torch import nn
 
 from attacker.priors.averaging import averaged
-from attacker.priors.dcgan import LATENT, Critic, Generator, gan_adam
-from attacker.priors.prior import PriorTrainer, Training
+from attacker.priors.dcgan import Critic, Generator, gan_adam
+from attacker.priors.prior import LATENT, PriorTrainer, Training
 from attacker.priors.spectral import baked, normalise
 from fedinverse.config import Section
 

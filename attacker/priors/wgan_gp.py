@@ -14,8 +14,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from attacker.priors.averaging import averaged
-from attacker.priors.dcgan import LATENT, Critic, Generator, gan_adam
-from attacker.priors.prior import PriorTrainer, Training
+from attacker.priors.dcgan import Critic, Generator, gan_adam
+from attacker.priors.prior import LATENT, PriorTrainer, Training
 from fedinverse.config import Section
 
 
