@@ -1,145 +1,348 @@
-"""The decision: from the primary attack's leakage to ``leak``, ``no leak detected`` or ``inconclusive``, with reasons.
+"""The decision: from the primary attack's figures to one outcome, with its reasons and with what would settle it.
 
-With L = s(A) - s(B2) and its 95 % interval (``auditor.leakage``):
+``QUESTIONS`` are asked in their order; the first that has an answer decides:
 
-``leak``
-    The intervals of L, s(A) - s(B0) and s(A) - s(B3) lie above 0: neither a federation without the victim nor
-    the prior nor the attacker's own shard explains the score. All must hold, so no correction for several
-    tests is due. It holds below the gate as well. B3, which B2 contains, may be missing and is then named; B0
-    may not.
-``no leak detected``
-    L was not found, the target knows the classes (gate), the evaluator recognises real images (ceiling), and
-    a leak of ``resolution`` would have been found with 80 % probability. Relative to these attacks, always.
-``inconclusive``
-    Everything else; ``reasons`` says what is missing.
+| question | if so |
+|---|---|
+| Does the instrument score what cannot be there (wrong labels, B5)? | inconclusive |
+| Is the federation without the victim missing (B2)? | inconclusive |
+| Can the evaluator not read real images (CEIL under ``primary.ceiling``)? | inconclusive |
+| Is A not shown above B2? | below resolution, no leak detected or inconclusive, see ``_quiet`` |
+| Is A - B2 shown, but less than ``primary.resolution``? | below resolution |
+| Does the prior (B0), the untrained model (B1) or the own shard (B3) explain A? | inconclusive |
+| Do public images that the model picks do as well (B4)? | selected, or inconclusive, see ``_selected`` |
+| Does nothing resemble the victim's images (resemblance and copy guard)? | recognised only |
+| otherwise | leak: the model was inverted |
 
-A B5 above chance means that the instrument scores what cannot be there: always ``inconclusive``.
+"Shown above" is ``Estimate.above_zero``. All conditions of a leak must hold at once, so no correction for several tests
+is due. B0 must have been scored; B1, B3 and B4 are named where they were not run. A leak below the gate stays one, and
+is marked as a contradiction: the attack shows more than the model itself knows.
 """
 
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from auditor.leakage import Gate, Leakage
+from auditor.leakage import FEWEST_WORLDS, Gate, Leakage
 from auditor.omitted import Omitted
 from auditor.settings import Primary
-from auditor.statistics import Estimate, minimum_detectable_effect
+from auditor.statistics import FEWEST_CLASSES, LEVEL, Estimate, unseen
 
-Outcome = Literal["leak", "no leak detected", "inconclusive"]
+Outcome = Literal["leak", "selected", "recognised only", "below resolution", "no leak detected", "inconclusive"]
+TITLES: dict[Outcome, str] = {
+    "leak": "Leak",
+    "selected": "Selection, not inversion",
+    "recognised only": "Recognised, but resembling nothing",
+    "below resolution": "Below the resolution",
+    "no leak detected": "No leak detected",
+    "inconclusive": "Inconclusive",
+}
+"""The words with which the sentence on an outcome begins."""
+FOUND: tuple[Outcome, ...] = ("leak", "selected", "recognised only")
+"""Outcomes in which the attack is shown above every control but perhaps the public images."""
+HALF = 0.5
+ACCIDENTS = 0.05  # a share of images this small is near the victim's by accident: E2 accepts 1 % of others anyway
+WANTED_SEEDS, WANTED_WORLDS, MOST_SEEDS = 3, 5, 100
+EXPLAINED = {
+    "B0": "the prior alone",
+    "B1": "an untrained model",
+    "B3": "a model of the attacker's own shard",
+}
 
 
-def above_controls(leakage: Leakage) -> bool | Omitted:
-    """Return whether A lies above B2, B0 and, where it was run, B3, each by its own interval."""
-    for needed in (leakage.leakage, leakage.beyond["B0"]):
-        if isinstance(needed, Omitted):
-            return needed
-    differences = (leakage.leakage, *leakage.beyond.values())
-    return all(each.low > 0 for each in differences if isinstance(each, Estimate))
+@dataclass(frozen=True)
+class Decision:
+    """What is concluded.
+
+    Attributes:
+        outcome: see ``auditor.decision``.
+        reasons: why, the decisive one first.
+        settle: what would settle an inconclusive one; empty otherwise.
+        mark: a contradiction that must be shown wherever the verdict is; empty: none.
+    """
+
+    outcome: Outcome
+    reasons: tuple[str, ...]
+    settle: tuple[str, ...] = ()
+    mark: str = ""
 
 
-def decide(main: Leakage, gate: Gate | None, primary: Primary, classes: int) -> tuple[Outcome, tuple[str, ...]]:
-    """Return the outcome of the primary attack and round, and why, the decisive reason first.
+@dataclass(frozen=True)
+class Case:
+    """What is judged.
 
-    Args:
-        main: what the score table says about them.
+    Attributes:
+        main: what the score table says of one attack at one round.
         gate: whether the target knows the victim's classes; None: unknown.
         primary: what was fixed before the run.
         classes: number K of classes the evaluator knows; chance is 1 / K.
     """
-    broken = _broken(main, classes)
-    if broken:
-        return "inconclusive", (broken,)
-    difference = main.leakage
-    if isinstance(difference, Omitted):
-        return "inconclusive", (
-            f"nothing can be attributed to the victim without a federation that lacks him: {difference.reason}",
-        )
-    marks = difference.marks
-    if difference.low > 0:
-        outcome, reasons = _found(main, difference)
-        if gate is not None and not gate.learned:
-            reasons = (*reasons, str(gate))
-        return outcome, (*reasons, *marks)
-    reasons = _blind(main, gate, difference, primary)
-    if reasons:
-        return "inconclusive", (
-            f"leakage {_show(difference)} is not above 0, which says nothing here",
-            *reasons,
-            *marks,
-        )
-    detectable = minimum_detectable_effect(difference)
-    return "no leak detected", (
-        f"leakage {_show(difference)} is not above 0",
-        f"a leakage of {detectable:.0%} would have been found with 80 % probability",
-        *([str(gate)] if gate else []),
-        *marks,
+
+    main: Leakage
+    gate: Gate | None
+    primary: Primary
+    classes: int
+
+    @property
+    def leakage(self) -> Estimate:
+        """A - B2, once ``_unattributed`` has made sure that it is there."""
+        assert isinstance(self.main.leakage, Estimate)
+        return self.main.leakage
+
+
+def decide(case: Case) -> Decision:
+    """Return the answer of the first question that has one."""
+    decision = next(answer for question in QUESTIONS if (answer := question(case)))
+    known = case.main.leakage if isinstance(case.main.leakage, Estimate) else None
+    decision = replace(decision, reasons=(*decision.reasons, *(known.marks if known else ())))
+    return _contradicted(case, decision) if decision.outcome in FOUND else decision
+
+
+def _broken(case: Case) -> Decision | None:
+    permuted, chance = case.main.arms["B5"], 1 / case.classes
+    if isinstance(permuted, Omitted) or permuted.low <= chance:
+        return None
+    return Decision(
+        "inconclusive",
+        (f"the instrument is broken: permuted labels score {show(permuted)}, above chance, {chance:.0%}",),
+        ("an evaluator that tells the classes apart: look at audit/grids and at [audit.evaluator]",),
     )
 
 
-def _found(main: Leakage, difference: Estimate) -> tuple[Outcome, tuple[str, ...]]:
-    """Judge an attack that beats B2: a leak only if the prior and the own shard do not explain it as well."""
-    above = f"leakage {_show(difference)} lies above 0"
-    beaten, not_run = ["B2"], []
-    for arm, control in main.beyond.items():
-        if isinstance(control, Omitted):
-            if arm == "B0":
-                return "inconclusive", (f"{above}, but the prior alone was not scored: {control.reason}",)
-            not_run.append(f"control {arm} was not run: {control.reason}")
-            continue
-        beaten.append(arm)
-        if control.low <= 0:
-            what = "the prior alone" if arm == "B0" else "a model of the attacker's own shard"
-            return "inconclusive", (
-                f"{above}, but {what} ({arm}) may do as well: the lead over it is {_show(control)}",
-            )
-    return "leak", (f"{above}, and the attack beats {', '.join(sorted(beaten))}", *not_run)
+def _unattributed(case: Case) -> Decision | None:
+    missing = case.main.leakage
+    if isinstance(missing, Estimate):
+        return None
+    return Decision(
+        "inconclusive",
+        (f"nothing can be attributed to the victim without a federation that lacks him: {missing.reason}",),
+        ("audit.without_victim = true",),
+    )
 
 
-def _broken(main: Leakage, classes: int) -> str:
-    """Return what shows that the instrument scores what cannot be there; empty: nothing."""
-    permuted = main.arms["B5"]
-    if isinstance(permuted, Estimate) and permuted.low > 1 / classes:
-        return f"the instrument is broken: permuted labels score {_show(permuted)}, above chance, {1 / classes:.0%}"
-    return ""
-
-
-def _blind(main: Leakage, gate: Gate | None, difference: Estimate, primary: Primary) -> tuple[str, ...]:
-    """Return why finding nothing says nothing; empty: it does."""
-    reasons = []
-    if gate is None:
-        reasons.append("the target's accuracy on the victim's classes is unknown")
-    elif not gate.learned:
-        reasons.append(str(gate))
-    ceiling = main.arms["CEIL"]
+def _unread(case: Case) -> Decision | None:
+    ceiling, least = case.main.arms["CEIL"], case.primary.ceiling
     if isinstance(ceiling, Omitted):
-        reasons.append(f"what the evaluator can recognise is unknown: {ceiling.reason}")
-    elif ceiling.value < primary.ceiling:
-        reasons.append(
-            f"the evaluator scores real images of the victim's classes {_show(ceiling)}, under {primary.ceiling:.0%}"
+        reason = f"what the evaluator can recognise is unknown: {ceiling.reason}"
+    elif ceiling.value < least:
+        reason = (
+            f"the evaluator recognises only {show(ceiling)} of real images of the victim's classes, under {least:.0%}"
         )
-    detectable = minimum_detectable_effect(difference)
-    if detectable > primary.resolution:
-        reasons.append(
-            f"over {difference.cells} cells (classes x seeds) only a leakage of {detectable:.0%} would have been "
-            f"found with 80 % probability; {primary.resolution:.0%} is asked for"
-        )
-    return tuple(reasons)
+    else:
+        return None
+    return Decision("inconclusive", (reason,), ("a better evaluator: audit.evaluator.epochs, width or model",))
 
 
-def sentence(outcome: Outcome, main: Leakage, attacks: list[str]) -> str:
-    """Return the verdict in one sentence."""
-    if outcome == "inconclusive":
-        return f"Inconclusive: {main.attack} at round {main.round} allows no verdict; see the reasons."
-    assert isinstance(main.leakage, Estimate)
-    if outcome == "leak":
-        return (
-            f"Leak: {main.attack} at round {main.round} shows {_show(main.leakage)} of the victim's classes "
-            "beyond what the same attack shows without the victim."
+def _quiet(case: Case) -> Decision | None:
+    """Judge an attack that is not shown above B2: that says something only if a leak would have been seen."""
+    leakage, resolution = case.leakage, case.primary.resolution
+    if leakage.above_zero:
+        return None
+    first = f"leakage {show(leakage)} is not shown to be above 0 (p {leakage.p:.3f})"
+    blind, settle = _blind(case)
+    if blind:
+        return Decision("inconclusive", (first, *blind), settle)
+    if case.main.consistent and largest(case) < resolution:
+        return _small(case)
+    possible = max(largest(case), unseen(leakage.seeds * leakage.classes))
+    if possible < resolution:
+        return Decision(
+            "no leak detected",
+            (first, f"a leakage of more than {possible:.0%} is excluded", *([str(case.gate)] if case.gate else [])),
         )
-    return (
-        f"No leak detected, relative to these attacks: {', '.join(attacks)}. {main.attack} at round "
-        f"{main.round} would have shown a leakage of {minimum_detectable_effect(main.leakage):.0%} with 80 % "
-        "probability."
+    return Decision("inconclusive", (first, f"a leakage of {possible:.0%} is not excluded either"), _more(case))
+
+
+def _blind(case: Case) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return why finding nothing says nothing, and what would settle it; empty: it says something."""
+    if case.gate is None:
+        return ("the target's accuracy on the victim's classes is unknown",), ("utility by round in rounds.jsonl",)
+    if not case.gate.learned:
+        return (str(case.gate),), ("an attack on a later round, whose model has learned the victim's classes",)
+    return (), ()
+
+
+def largest(case: Case) -> float:
+    """Return the largest leakage that the intervals leave possible: it can exceed neither its own nor A's."""
+    attack = case.main.arms["A"]
+    assert isinstance(attack, Estimate)
+    return min(case.leakage.high, attack.high)
+
+
+def _resolved(case: Case) -> Decision | None:
+    return _small(case) if case.leakage.value < case.primary.resolution else None
+
+
+def _small(case: Case) -> Decision:
+    return Decision(
+        "below resolution",
+        (f"the attack beats the same attack without the victim, but by {show(case.leakage)} only; "
+         f"{case.primary.resolution:.0%} is the least that matters here (audit.primary.resolution)",),
+    )  # fmt: skip
+
+
+def _explained(case: Case) -> Decision | None:
+    """Judge an attack that beats B2 by what else might explain its score."""
+    above = f"leakage {show(case.leakage)} lies above 0"
+    for arm, what in EXPLAINED.items():
+        lead = case.main.leads[arm]
+        if isinstance(lead, Omitted):
+            if arm == "B0":
+                return Decision(
+                    "inconclusive",
+                    (f"{above}, but {what} was not scored: {lead.reason}",),
+                    ("arm B0: audit the run again",),
+                )
+        elif not lead.above_zero:
+            return Decision(
+                "inconclusive",
+                (f"{above}, but {what} ({arm}) may do as well: the lead over it is {show(lead)}",),
+                _more(case, lead),
+            )
+    return None
+
+
+def _selected(case: Case) -> Decision | None:
+    """Judge an attack that is not shown to beat the public images that the model is surest of.
+
+    Pointing at them is the model's doing only if a model without the victim points at worse ones (B4W).
+    """
+    lead, selection, public = case.main.leads["B4"], case.main.selection, case.main.arms["B4"]
+    if isinstance(lead, Omitted) or isinstance(public, Omitted) or lead.above_zero:
+        return None
+    first = (
+        f"public images that the model is surest of score {show(public)}: the attack's lead over them is {show(lead)}"
+    )
+    if lead.value >= case.primary.resolution:
+        return Decision(
+            "inconclusive", (f"{first}, which shows neither inversion nor mere selection",), _more(case, lead)
+        )
+    if isinstance(selection, Omitted):
+        return Decision(
+            "selected", (first, f"what a model without the victim would pick is unknown: {selection.reason}")
+        )
+    if selection.above_zero:
+        return Decision("selected", (first, f"those a model without the victim picks score {show(selection)} less"))
+    return Decision(
+        "inconclusive",
+        (first, f"and those that a model without the victim picks (B4W) do about as well: {show(selection)} less"),
+        ("a public set that looks less like the victim's classes (data.public)", *_more(case, selection)),
     )
 
 
-def _show(found: Estimate) -> str:
+def _unlike(case: Case) -> Decision | None:
+    resemblance, guard = case.main.resemblance, case.main.copy_guard
+    if isinstance(resemblance, Omitted) or isinstance(guard, Omitted):
+        return None
+    if max(resemblance.value, guard.value) > ACCIDENTS:
+        return None
+    return Decision(
+        "recognised only",
+        (f"the evaluator recognises the images, but {resemblance.value:.0%} of them resemble a training image of the "
+         f"victim's and {guard.value:.0%} are nearer to one than to an image the attacker holds",),
+    )  # fmt: skip
+
+
+def _leak(case: Case) -> Decision:
+    leads = case.main.leads
+    beaten = sorted(["B2", *(arm for arm, lead in leads.items() if isinstance(lead, Estimate))])
+    reasons = [f"leakage {show(case.leakage)} lies above 0, and the attack beats {', '.join(beaten)}"]
+    reasons += [f"control {arm} was not run: {lead.reason}" for arm, lead in leads.items() if isinstance(lead, Omitted)]
+    guard = case.main.copy_guard
+    if isinstance(guard, Estimate) and guard.value < HALF:
+        reasons.append(
+            f"copy guard {guard.value:.0%}: most images are nearer to one the attacker holds than to the victim's"
+        )
+    unaided = case.main.arms["T1"]
+    if isinstance(unaided, Estimate):
+        reasons.append(f"of images optimised without any prior the evaluator recognises {show(unaided)}")
+    return Decision("leak", tuple(reasons))
+
+
+QUESTIONS: tuple[Callable[[Case], Decision | None], ...] = (
+    _broken,
+    _unattributed,
+    _unread,
+    _quiet,
+    _resolved,
+    _explained,
+    _selected,
+    _unlike,
+    _leak,
+)
+
+
+def _contradicted(case: Case, decision: Decision) -> Decision:
+    attack = case.main.arms["A"]
+    assert isinstance(attack, Estimate)
+    if case.gate is None or case.gate.learned or attack.value <= case.gate.accuracy:
+        return decision
+    mark = (
+        f"contradiction: the attack scores {attack.value:.0%}, yet the model reads only {case.gate.accuracy:.0%} of "
+        "real images of these classes (not learned yet)"
+    )
+    return replace(decision, mark=mark, reasons=(decision.reasons[0], mark, *decision.reasons[1:]))
+
+
+def _more(case: Case, unclear: Estimate | None = None) -> tuple[str, ...]:
+    """Return what would make the interval of ``unclear`` (the leakage) narrow enough."""
+    found = unclear or case.leakage
+    if found.seeds > 1:
+        return (f"about {_seeds(found, case.primary.resolution)} seeds at this spread ({found.seeds} now)",)
+    ways = [f"{WANTED_SEEDS} seeds or more (fedinverse sweep)"]
+    if case.main.between.worlds < FEWEST_WORLDS and len(found.errors) > 1:
+        ways.append(
+            f"several control worlds (audit.control_worlds = {WANTED_WORLDS}): without them one run is assumed to "
+            f"differ from the next by {case.main.between.deviation:.0%} (audit.primary.between_runs)"
+        )
+    if found.classes < FEWEST_CLASSES:
+        least = math.ceil(math.log(1 - LEVEL) / math.log(1 - case.primary.resolution))
+        ways.append(f"more victim classes: {found.classes} now, {least} or more where none shows")
+    return tuple(ways)
+
+
+def _seeds(found: Estimate, resolution: float) -> int:
+    """Return with how many seeds the interval would leave 0 or the resolution, if value and spread stayed."""
+    spread = found.errors[0].deviation * math.sqrt(found.seeds)
+    room = max(found.value if found.value >= resolution else resolution - found.value, 0.05)
+    for seeds in range(found.seeds + 1, MOST_SEEDS):
+        error = replace(found.errors[0], deviation=spread / math.sqrt(seeds), freedom=seeds - 1)
+        if error.half_width((1 + LEVEL) / 2) < room:
+            return seeds
+    return MOST_SEEDS
+
+
+def sentence(decision: Decision, case: Case, attacks: list[str]) -> str:
+    """Return the verdict in one sentence."""
+    attack, public = case.main.arms["A"], case.main.arms["B4"]
+    assert isinstance(attack, Estimate)
+    where = f"{case.main.attack} at round {case.main.round}"
+    if decision.outcome == "inconclusive":
+        return f"{TITLES['inconclusive']}: {where} allows no verdict; it would take {decision.settle[0]}."
+    said = TITLES[decision.outcome] + (" in this run" if attack.seeds == 1 else f" over {attack.seeds} seeds")
+    beyond = "of the victim's classes beyond what the same attack shows without the victim"
+    match decision.outcome:
+        case "leak":
+            return f"{said}: {where} shows {show(case.leakage)} {beyond}."
+        case "selected":
+            assert isinstance(public, Estimate)
+            return (
+                f"{said}: {attack.value:.0%} of what {where} made is recognised, but so are {public.value:.0%} of the "
+                "public images that the model is surest of."
+            )
+        case "recognised only":
+            return f"{said}: {attack.value:.0%} of what {where} made is recognised, yet none is like the victim's."
+        case "below resolution":
+            return f"{said}: {where} shows {show(case.leakage)} {beyond}; {case.primary.resolution:.0%} was asked for."
+        case "no leak detected":
+            possible = max(largest(case), unseen(attack.seeds * attack.classes))
+            return (
+                f"{said}, relative to these attacks: {', '.join(attacks)}. A leakage of more than {possible:.0%} by "
+                f"{where} is excluded."
+            )
+
+
+def show(found: Estimate) -> str:
+    """Return a share with its interval as text."""
     return f"{found.value:.0%} [{found.low:.0%}, {found.high:.0%}]"

@@ -7,64 +7,29 @@ s(X) is the mean score of arm X, a share in [0, 1] (spec: audit, "Scores"):
     corrected    = (s(A) - FPR) / (1 - FPR)                         of what is left to win, never clipped
     normalised   = (s(A) - m) / (s(CEIL) - m),  m = max(s(B0), s(B2), s(B3))
 
-All means are over the cells (seed, class) that every arm concerned holds, and their intervals come from
-common bootstrap draws. The maximum is of means, so the best single control counts; being a maximum of noisy
-figures it is somewhat too high, and the normalised leakage somewhat too low.
+All means are over the seeds and classes that every arm concerned holds. The intervals of the quotients are those of
+their linear forms at the means (delta method). The maximum is of means, so the best single control counts; being a
+maximum of noisy figures it is somewhat too high, and the normalised leakage somewhat too low.
+
+In one run, arms of different models differ by luck too: a difference between the attack (A) and a control on another
+federation's model carries the deviation between runs of both. Differences from arms on the same model (B4) or without a
+model (B0) do not.
 """
 
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from auditor.arms import ARMS
+from auditor.arms import ARMS, keys
+from auditor.metrics.names import COPY_GUARD, RESEMBLANCE
 from auditor.omitted import Omitted
-from auditor.statistics import (
-    DRAWS,
-    NOTHING,
-    Cells,
-    Estimate,
-    aligned,
-    bootstrap_means,
-    estimate,
-    expanded_interval,
-    marks_of,
-    paired_difference,
-)
-from auditor.table import cells
+from auditor.statistics import BetweenRuns, Cells, Error, Estimate, aligned, combine, consistent, difference, estimate
+from auditor.table import cells, worlds
 
-Floats = NDArray[np.float64]
 PRIORS = ("B0", "B2", "B3")  # controls of the normalised form: what an attacker reaches without the victim
-NO_INTERVAL = "no spread: no interval can be had"
-# Share of bootstrap draws in which a quotient must exist for its interval to mean anything.
-FEWEST_VALID = 0.99
-
-
-def corrected(attack: Floats, false_positives: Floats) -> Floats:
-    """Return (A - FPR) / (1 - FPR), elementwise and never clipped; NaN where FPR is 1."""
-    left = 1 - np.asarray(false_positives, np.float64)
-    quotient: Floats = np.divide(attack - false_positives, left, out=np.full_like(left, np.nan), where=left > 0)
-    return quotient
-
-
-def normalised(attack: Floats, controls: Floats, ceiling: Floats) -> Floats:
-    """Return (A - m) / (CEIL - m) with m the largest of ``controls`` [n, ...]; NaN where CEIL does not exceed
-    m."""
-    most = np.max(controls, axis=0)
-    room = np.asarray(ceiling - most, np.float64)
-    quotient: Floats = np.divide(attack - most, room, out=np.full_like(room, np.nan), where=room > 0)
-    return quotient
-
-
-@dataclass(frozen=True)
-class Quotient:
-    """A corrected or normalised leakage with its 95 % interval; may lie outside [0, 1]."""
-
-    value: float
-    low: float
-    high: float
-    marks: tuple[str, ...]
+OTHER_MODELS = ("B1", "B2", "B3", "B4W")
+BASELINES = tuple(arm for arm in keys("baseline") if arm != "B2")
+FEWEST_WORLDS = 2
 
 
 @dataclass(frozen=True)
@@ -100,29 +65,31 @@ class Leakage:
         arms: mean score of every arm, or why it is missing; key "A" is the attack, "B2" the false-positive
             rate.
         leakage: L_t.
-        beyond: s(A) - s(X) for the other controls X of ``PRIORS``, B0 and B3.
+        consistent: whether A lies above B2 in this run, whatever the next would be.
+        leads: s(A) - s(X) for every other baseline X, B0, B1, B3 and B4.
+        selection: s(B4) - s(B4W): how much of what public images score the victim's images explain.
         corrected: see the module.
         normalised: see the module.
+        resemblance: share of the attack's images near enough to a training image by E2.
+        copy_guard: share of them nearer to a victim's image than to any the attacker holds.
+        between: the deviation between runs that one run's figures carry.
     """
 
     attack: str
     round: int
     arms: dict[str, Estimate | Omitted]
     leakage: Estimate | Omitted
-    beyond: dict[str, Estimate | Omitted]
-    corrected: Quotient | Omitted
-    normalised: Quotient | Omitted
+    consistent: bool
+    leads: dict[str, Estimate | Omitted]
+    selection: Estimate | Omitted
+    corrected: Estimate | Omitted
+    normalised: Estimate | Omitted
+    resemblance: Estimate | Omitted
+    copy_guard: Estimate | Omitted
+    between: BetweenRuns
 
 
-def measure(
-    scores: pd.DataFrame,
-    attack: str,
-    server_round: int,
-    metric: str,
-    random: np.random.Generator,
-    *,
-    draws: int = DRAWS,
-) -> Leakage:
+def measure(scores: pd.DataFrame, attack: str, server_round: int, metric: str, deviation: float) -> Leakage:
     """Return what the score table says about ``attack`` at ``server_round``.
 
     Args:
@@ -130,92 +97,103 @@ def measure(
         attack: label of the attack.
         server_round: t.
         metric: a score that is a share in [0, 1], higher is more leakage.
-        random: source of the bootstrap draws.
-        draws: number of bootstrap samples.
+        deviation: between runs, of the mean score of one federation; measured instead where a run has several
+            control worlds.
     """
-    found = {arm: cells(scores, arm, attack, server_round, metric) for arm in ARMS}
-    arms: dict[str, Estimate | Omitted] = {
-        arm: each if isinstance(each, Omitted) else estimate(each, random, draws) for arm, each in found.items()
-    }
-    differences = {arm: _difference(found["A"], found[arm], random, draws) for arm in PRIORS}
+    held = {arm: cells(scores, arm, attack, server_round, metric) for arm in ARMS}
+    between = between_runs(worlds(scores, "B2", attack, server_round, metric), deviation)
+
+    def lead(arm: str, other: str) -> Estimate | Omitted:
+        controls = between.worlds if ARMS[other].lacks_victim else 1
+        return _difference(held[arm], held[other], between.error(1 + 1 / controls) if other in OTHER_MODELS else None)
+
     return Leakage(
         attack,
         server_round,
-        arms,
-        differences.pop("B2"),
-        differences,
-        _corrected(found, random, draws),
-        _normalised(found, random, draws),
+        {arm: _mean(each) for arm, each in held.items()},
+        lead("A", "B2"),
+        _consistent(held["A"], held["B2"]),
+        {arm: lead("A", arm) for arm in BASELINES},
+        lead("B4", "B4W"),
+        _corrected(held, between),
+        _normalised(held, between),
+        _mean(cells(scores, "A", attack, server_round, RESEMBLANCE)),
+        _mean(cells(scores, "A", attack, server_round, COPY_GUARD)),
+        between,
     )
 
 
-def _difference(
-    attack: Cells | Omitted, control: Cells | Omitted, random: np.random.Generator, draws: int
-) -> Estimate | Omitted:
-    for arm in (attack, control):
-        if isinstance(arm, Omitted):
-            return arm
-    assert isinstance(attack, Cells)
-    assert isinstance(control, Cells)
+def between_runs(controls: dict[str, Cells], deviation: float) -> BetweenRuns:
+    """Return the deviation between runs: of the control worlds' means, or ``deviation`` where there are too few.
+
+    The worlds' means differ by the luck of their classes too, so a measured deviation is rather too large.
+    """
+    if len(controls) < FEWEST_WORLDS:
+        return BetweenRuns(deviation)
+    means = pd.Series([each.mean for each in aligned(controls).values()])
+    return BetweenRuns(float(means.std()), len(means) - 1, len(means))
+
+
+def _mean(held: Cells | Omitted) -> Estimate | Omitted:
+    return held if isinstance(held, Omitted) else estimate(held)
+
+
+def _difference(first: Cells | Omitted, second: Cells | Omitted, between: Error | None) -> Estimate | Omitted:
+    if isinstance(first, Omitted):
+        return first
+    if isinstance(second, Omitted):
+        return second
     try:
-        return paired_difference(attack, control, random, draws)
+        return difference(first, second, between)
     except ValueError as error:
         return Omitted(str(error))
 
 
-def _together(
-    found: dict[str, Cells | Omitted], names: tuple[str, ...], random: np.random.Generator, draws: int
-) -> tuple[Floats, Floats, Cells] | Omitted:
-    """Return means [arms], bootstrap means [arms, draws] and one arm of the arms ``names`` over their common
-    cells."""
+def _consistent(first: Cells | Omitted, second: Cells | Omitted) -> bool:
+    if isinstance(first, Omitted) or isinstance(second, Omitted):
+        return False
+    try:
+        return consistent(first, second)
+    except ValueError:
+        return False
+
+
+def _corrected(held: dict[str, Cells | Omitted], between: BetweenRuns) -> Estimate | Omitted:
+    both = _together(held, ("A", "B2"))
+    if isinstance(both, Omitted):
+        return both
+    attack, false_positives = (each.mean for each in both.values())
+    left = 1 - false_positives
+    if left <= 0:
+        return Omitted("the control without the victim always succeeds")
+    weights = [1 / left, -(1 - attack) / left**2]
+    runs = weights[0] ** 2 + weights[1] ** 2 / between.worlds
+    return combine(list(both.values()), weights, between.error(runs), value=(attack - false_positives) / left)
+
+
+def _normalised(held: dict[str, Cells | Omitted], between: BetweenRuns) -> Estimate | Omitted:
+    found = _together(held, ("A", "CEIL", *PRIORS))
+    if isinstance(found, Omitted):
+        return found
+    best = max(PRIORS, key=lambda arm: found[arm].mean)
+    attack, ceiling, control = (found[arm].mean for arm in ("A", "CEIL", best))
+    room = ceiling - control
+    if room <= 0:
+        return Omitted("the ceiling on real images does not exceed the controls")
+    share = (attack - control) / room
+    weights = {"A": 1 / room, "CEIL": -share / room, best: (share - 1) / room}
+    runs = weights["A"] ** 2 + (weights[best] ** 2 if best in OTHER_MODELS else 0)
+    return combine([found[arm] for arm in weights], list(weights.values()), between.error(runs), value=share)
+
+
+def _together(held: dict[str, Cells | Omitted], names: tuple[str, ...]) -> dict[str, Cells] | Omitted:
     present: dict[str, Cells] = {}
     for name in names:
-        arm = found[name]
+        arm = held[name]
         if isinstance(arm, Omitted):
             return arm
         present[name] = arm
     try:
-        cut = list(aligned(present).values())
+        return aligned(present)
     except ValueError as error:
         return Omitted(str(error))
-    means = np.array([arm.mean for arm in cut])
-    return means, bootstrap_means(cut, random, draws), cut[0]
-
-
-def _corrected(found: dict[str, Cells | Omitted], random: np.random.Generator, draws: int) -> Quotient | Omitted:
-    drawn = _together(found, ("A", "B2"), random, draws)
-    if isinstance(drawn, Omitted):
-        return drawn
-    means, samples, shared = drawn
-    return _quotient(
-        corrected(means[0:1], means[1:2]),
-        corrected(*samples),
-        shared.count,
-        marks_of(len(shared.seeds), len(shared.labels)),
-        "the control without the victim always succeeds",
-    )
-
-
-def _normalised(found: dict[str, Cells | Omitted], random: np.random.Generator, draws: int) -> Quotient | Omitted:
-    drawn = _together(found, ("A", "CEIL", *PRIORS), random, draws)
-    if isinstance(drawn, Omitted):
-        return drawn
-    means, samples, shared = drawn
-    return _quotient(
-        normalised(means[0:1], means[2:, None], means[1:2]),
-        normalised(samples[0], samples[2:], samples[1]),
-        shared.count,
-        marks_of(len(shared.seeds), len(shared.labels)),
-        "the ceiling on real images does not exceed the controls",
-    )
-
-
-def _quotient(
-    value: Floats, sample: Floats, cells_held: int, marks: tuple[str, ...], undefined: str
-) -> Quotient | Omitted:
-    """Return the quotient, unless its denominator vanishes at the mean or in more than 1 % of the draws."""
-    if np.isnan(value[0]) or np.isfinite(sample).mean() < FEWEST_VALID:
-        return Omitted(undefined)
-    if cells_held < 2 or np.nanstd(sample) <= NOTHING:
-        return Quotient(float(value[0]), float(value[0]), float(value[0]), (*marks, NO_INTERVAL))
-    return Quotient(float(value[0]), *expanded_interval(sample, cells_held), marks)

@@ -1,37 +1,37 @@
-"""Uncertainty of scores: classes within federation seeds are resampled, never single reconstructions.
+"""Uncertainty of scores: federation seeds are the unit of every claim about a federation.
 
-Scores are ``Cells``: one value per federation seed and victim class. Reconstructions of one class from one
-model are near copies of each other, so they enter as one mean; seeds are drawn first and classes within each
-drawn seed (hierarchical bootstrap, Davison and Hinkley 1997, section 3.8). Differences are taken cell by cell
-before anything is
-drawn: the same seed and class under two arms, with HSIC and without, defended and undefended.
+Scores are ``Cells``: one value per seed and victim class. Differences are taken cell by cell: the same seed and class
+under two arms, with a defence and without. What an interval claims depends on the number of seeds S:
 
-A percentile interval of few cells is too short (5 cells: 85 % instead of 95 %). Its quantiles are therefore
-taken further out, at Phi(-sqrt(n / (n - 1)) t) with Student's t for n cells (the expanded percentile
-interval, Hesterberg 2015, The American Statistician 69, section 4); with many cells nothing changes.
+S >= 2  These classes, over federations. Student's t with S - 1 degrees of freedom on the seeds' means over the classes.
+        Every seed enters with the same classes, so what is common to a class in all seeds is no luck of the federation.
+S = 1   This run. Student's t with C - 1 degrees of freedom over the classes, to which the deviation between runs is
+        added where two models are compared (``BetweenRuns``): one run cannot show by itself how much the next would
+        differ. Below ``FEWEST_CLASSES`` classes an exact randomisation test must agree (``sign_flip_p``).
+
+Neither is ever narrower than the binomial noise of the reconstructions. How well the intervals and tests hold their
+level is measured by ``benchmarks/coverage.py`` and published in docs/statistics.md.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
+from scipy import optimize, special
 
 Floats = NDArray[np.float64]
 
 LEVEL = 0.95
 POWER = 0.8
-DRAWS = 10_000
 FEWEST_CLASSES = 20
-FEWEST_SEEDS = 5
-TOO_FEW_CLASSES = "too few classes"
-ONE_SEED = "one seed: the interval leaves out how much one training run differs from the next"
-FEW_SEEDS = "few seeds: the interval is somewhat short"
-NO_SPREAD = "no spread: Wilson's interval over cells stands in for the bootstrap"
-NOTHING = 1e-12  # a spread that is rounding
-BATCH = 1 << 22  # cells drawn at once
+ONE_RUN = "one run: nothing is said of other federations"
+FEW_CLASSES = f"fewer than {FEWEST_CLASSES} classes in one run: an exact randomisation test must agree"
+FLOORED = "no more spread than chance gives: the interval is that of the reconstructions' binomial noise"
+UNBOUNDED = (-math.inf, math.inf)
+ROUNDING = 1e-9
+UPPER = (1 + LEVEL) / 2
 
 
 @dataclass(frozen=True)
@@ -39,18 +39,22 @@ class Cells:
     """One value per federation seed and class.
 
     Attributes:
-        values: float64 [S, C]; NaN where that seed has no such class. Every seed has at least one class.
+        values: float64 [S, C], shares in [0, 1]; NaN where that seed has no such class. Every seed has at least one.
+        counts: float64 [S, C], reconstructions behind each value.
         seeds: the S seeds.
         labels: the C classes.
     """
 
     values: Floats
+    counts: Floats
     seeds: tuple[int, ...]
     labels: tuple[int, ...]
 
     def __post_init__(self) -> None:
         if self.values.shape != (len(self.seeds), len(self.labels)) or self.values.size == 0:
             raise ValueError(f"cells {self.values.shape} for {len(self.seeds)} seeds and {len(self.labels)} classes")
+        if self.counts.shape != self.values.shape:
+            raise ValueError(f"cells {self.values.shape} with counts {self.counts.shape}")
         if np.isinf(self.values).any() or np.isnan(self.values).all(1).any():
             raise ValueError("cells hold infinity, or a seed without any class")
 
@@ -59,49 +63,89 @@ class Cells:
         """The mean over seeds of the mean over classes."""
         return float(np.nanmean(self.values, 1).mean())
 
-    @property
-    def count(self) -> int:
-        """Number of cells that hold a value."""
-        return int(np.isfinite(self.values).sum())
+    def noise(self) -> float:
+        """Return the binomial variance of one seed's mean, as if every reconstruction were an independent trial.
+
+        Two successes and two misses are added (Agresti and Coull 1998), so that 0 of n is not certainty.
+        """
+        present = np.isfinite(self.values)
+        trials = self.counts[present].sum()
+        share = (np.clip(self.values[present], 0, 1) @ self.counts[present] + 2) / (trials + 4)
+        classes = present.sum() / len(self.seeds)
+        return float(share * (1 - share) * (1 / self.counts[present]).mean() / classes)
+
+
+@dataclass(frozen=True)
+class Error:
+    """A source of error: its standard deviation, known by ``freedom`` degrees of freedom (infinity: exactly)."""
+
+    deviation: float
+    freedom: float = math.inf
+
+    def half_width(self, quantile: float) -> float:
+        """Return how far the error reaches at a quantile of Student's t."""
+        return float(special.stdtrit(self.freedom, quantile)) * self.deviation
+
+
+@dataclass(frozen=True)
+class BetweenRuns:
+    """How much the mean score of one federation differs from that of the next by luck alone.
+
+    Attributes:
+        deviation: standard deviation over runs.
+        freedom: degrees of freedom it is known by; infinity: it is taken from the configuration.
+        worlds: control worlds it was measured on; 1: none to measure it by.
+    """
+
+    deviation: float
+    freedom: float = math.inf
+    worlds: int = 1
+
+    def error(self, runs: float) -> Error:
+        """Return the error of a sum in which the squared weights of independent federations add up to ``runs``."""
+        return Error(self.deviation * math.sqrt(runs), self.freedom)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its uncertainty.
+    """A mean, or a difference of means, with its uncertainty.
 
     Attributes:
         value: mean over seeds of the mean over classes.
         low: lower end of the 95 % interval.
         high: upper end.
-        error: standard error, the standard deviation over bootstrap draws.
-        p: two-sided p-value of "the mean is 0"; of use for differences.
+        p: two-sided p-value of "it is 0": of the t-test, or the exact test's where that is larger.
         seeds: number of federation seeds S.
         classes: number of classes C.
-        cells: number of values n, at most S C.
+        errors: what the interval is made of; half-widths add up by squares.
         marks: what a reader must know before believing the interval; empty: nothing.
     """
 
     value: float
     low: float
     high: float
-    error: float
     p: float
     seeds: int
     classes: int
-    cells: int
+    errors: tuple[Error, ...]
     marks: tuple[str, ...]
 
+    @property
+    def above_zero(self) -> bool:
+        """Whether it is shown to lie above 0: the interval does, and a one-sided test at 5 % agrees.
 
-def marks_of(seeds: int, classes: int) -> tuple[str, ...]:
-    """Return what limits an interval over that many seeds and classes."""
-    marks = [TOO_FEW_CLASSES] if classes < FEWEST_CLASSES else []
-    if seeds < FEWEST_SEEDS:
-        marks.append(ONE_SEED if seeds == 1 else FEW_SEEDS)
-    return tuple(marks)
+        Five classes of one run cannot do better than 1 / 32 in the exact test: at 2.5 % they could never show
+        anything.
+        """
+        return self.low > 0 and self.p <= 2 * (1 - LEVEL)
+
+    def half_width(self, quantile: float = UPPER) -> float:
+        """Return the half-width of the interval whose upper end is that quantile, before it is cut to its bounds."""
+        return math.hypot(*(error.half_width(quantile) for error in self.errors))
 
 
 def aligned(arms: Mapping[str, Cells]) -> dict[str, Cells]:
-    """Return ``arms`` cut to the seeds and classes that hold a value in every one of them.
+    """Return ``arms`` cut to the seeds they share and to the classes that every one of them holds in all those seeds.
 
     Raises:
         ValueError: there is no such cell.
@@ -109,146 +153,130 @@ def aligned(arms: Mapping[str, Cells]) -> dict[str, Cells]:
     tables = list(arms.values())
     seeds = sorted(set.intersection(*(set(cells.seeds) for cells in tables)))
     labels = sorted(set.intersection(*(set(cells.labels) for cells in tables)))
-    if not seeds or not labels:
+    cut = {
+        name: (np.ix_([each.seeds.index(s) for s in seeds], [each.labels.index(c) for c in labels]), each)
+        for name, each in arms.items()
+    }
+    full = np.stack([np.isfinite(each.values[rows]).all(0) for rows, each in cut.values()]).all(axis=0)
+    if not seeds or not full.any():
         raise ValueError(f"{', '.join(arms)} share no seed and class")
-    cut = np.stack(
-        [
-            cells.values[np.ix_([cells.seeds.index(s) for s in seeds], [cells.labels.index(c) for c in labels])]
-            for cells in tables
-        ]
-    )
-    cut[:, np.isnan(cut).any(0)] = np.nan
-    rows, columns = (np.isfinite(cut[0]).any(axis) for axis in (1, 0))
-    if not rows.any():
-        raise ValueError(f"{', '.join(arms)} share no seed and class")
-    cut = cut[:, rows][:, :, columns]
-    kept = tuple(np.array(seeds)[rows].tolist()), tuple(np.array(labels)[columns].tolist())
-    return {name: Cells(values, *kept) for name, values in zip(arms, cut, strict=True)}
+    kept = tuple(np.array(labels)[full].tolist())
+    return {
+        name: Cells(each.values[rows][:, full], each.counts[rows][:, full], tuple(seeds), kept)
+        for name, (rows, each) in cut.items()
+    }
 
 
-def bootstrap_means(cells: Sequence[Cells], random: np.random.Generator, draws: int = DRAWS) -> Floats:
-    """Return the hierarchical bootstrap of several arms' means under common draws, float64 [arms, draws].
+def estimate(cells: Cells) -> Estimate:
+    """Return the mean of ``cells`` with its 95 % interval; of one run, as it is (no deviation between runs)."""
+    return combine([cells], [1.0], bounds=(0.0, 1.0))
+
+
+def difference(first: Cells, second: Cells, between: Error | None = None) -> Estimate:
+    """Return the mean of ``first`` - ``second``; see ``contrast``."""
+    return contrast([first, second], [1, -1], between)
+
+
+def contrast(arms: Sequence[Cells], weights: Sequence[int], between: Error | None = None) -> Estimate:
+    """Return a sum and difference of arms' means over the cells all of them hold, with its 95 % interval.
 
     Args:
-        cells: arms as ``aligned`` returns them.
-        random: source of the draws.
-        draws: number of bootstrap samples.
-
-    Raises:
-        ValueError: the arms do not hold the same cells.
-    """
-    stack = np.stack([arm.values for arm in cells], -1)  # [S, C, arms]
-    present = np.isfinite(stack)
-    if not (present == present[..., :1]).all() or any(arm.labels != cells[0].labels for arm in cells):
-        raise ValueError("the arms hold different cells; align them first")
-    # The classes of each seed to the front, so that a draw among the first n of a row is one among its own.
-    order = np.argsort(~present[..., 0], axis=1, kind="stable")
-    packed = np.take_along_axis(stack, order[..., None], 1)
-    held = present[..., 0].sum(1)
-    seeds, classes, arms = packed.shape
-    position = np.arange(classes)
-    means = np.empty((arms, draws))
-    step = max(1, BATCH // (seeds * classes * arms))
-    for start in range(0, draws, step):
-        count = min(step, draws - start)
-        drawn = random.integers(seeds, size=(count, seeds))
-        n = held[drawn][..., None]  # as many classes as the drawn seed holds
-        pick = (random.random((count, seeds, classes)) * n).astype(np.int64)
-        values = np.where((position < n)[..., None], packed[drawn[..., None], pick], 0.0)
-        means[:, start : start + count] = (values.sum(2) / n).mean(1).T
-    return means
-
-
-def estimate(cells: Cells, random: np.random.Generator, draws: int = DRAWS, *, share: bool = True) -> Estimate:
-    """Return the mean of ``cells`` with its 95 % interval.
-
-    Args:
-        cells: one value per seed and class.
-        random: source of the draws.
-        draws: number of bootstrap samples.
-        share: the values are shares in [0, 1]. If all are equal the bootstrap would claim certainty; Wilson's
-            interval for as many trials as there are cells stands in, and is marked. Other values without
-            spread keep an interval of length 0, marked all the same.
-    """
-    sample = bootstrap_means([cells], random, draws)[0]
-    interval = None
-    if share and sample.std() <= NOTHING:
-        interval = wilson(cells.mean * cells.count, cells.count)
-    return _summary(cells, sample, interval)
-
-
-def paired_difference(
-    first: Cells, second: Cells, random: np.random.Generator, draws: int = DRAWS, *, share: bool = True
-) -> Estimate:
-    """Return the mean of ``first`` - ``second`` over the cells both hold, with its 95 % interval.
-
-    If every cell differs by the same amount (5 of 5 classes against none, say), the bootstrap would claim
-    certainty; for shares Newcombe's interval of a difference (1998, method 10) for as many trials as there
-    are cells stands in, and is marked.
+        arms: shares.
+        weights: 1 or -1 for each, as many of one as of the other.
+        between: of one run, the error by luck of the federations compared; None: all are of the same model.
 
     Raises:
         ValueError: they share no cell.
     """
-    both = aligned({"first": first, "second": second})
-    a, b = both["first"], both["second"]
-    difference = Cells(a.values - b.values, a.seeds, a.labels)
-    sample = bootstrap_means([difference], random, draws)[0]
-    interval = None
-    if share and sample.std() <= NOTHING:
-        interval = newcombe(a.mean, b.mean, difference.count)
-    return _summary(difference, sample, interval)
+    shared = list(aligned({f"arm {number}": arm for number, arm in enumerate(arms, 1)}).values())
+    most = float(weights.count(1))
+    found = combine(shared, weights, between, bounds=(-most, most))
+    if found.seeds > 1 or found.classes >= FEWEST_CLASSES:
+        return found
+    apart = np.tensordot(weights, np.stack([arm.values[0] for arm in shared]), 1)
+    return replace(found, p=max(found.p, sign_flip_p(apart)), marks=(*found.marks, FEW_CLASSES))
 
 
-def _summary(cells: Cells, sample: Floats, instead: tuple[float, float] | None) -> Estimate:
-    value, n = cells.mean, cells.count
-    marks = marks_of(len(cells.seeds), len(cells.labels))
-    if sample.std() > NOTHING:
-        low, high = expanded_interval(sample, n)
-        error, p = float(sample.std(ddof=1)), bootstrap_p(sample, n)
-    else:
-        marks = (*marks, NO_SPREAD)
-        low, high = instead or (value, value)
-        # Read the error off the side of the interval that looks at 0, as if it were a normal's; and p off the
-        # error.
-        toward = value - low if value > 0 else high - value if value < 0 else max(value - low, high - value)
-        error = toward / float(special.ndtri((1 + LEVEL) / 2))
-        p = float(2 * special.ndtr(-abs(value) / error)) if error > 0 else float(value == 0)
-    return Estimate(value, low, high, error, p, len(cells.seeds), len(cells.labels), n, marks)
-
-
-def expanded_interval(sample: Floats, n: int) -> tuple[float, float]:
-    """Return the 95 % interval of bootstrap values [draws] of at least 2 cells; NaN draws are left out."""
-    tail = float(special.ndtr(-_expansion(n) * special.stdtrit(n - 1, (1 + LEVEL) / 2)))
-    low, high = np.nanquantile(sample, [tail, 1 - tail])
-    return float(low), float(high)
-
-
-def _expansion(n: int) -> float:
-    """Return sqrt(n / (n - 1)): a bootstrap of n cells sees the biased deviation."""
-    return math.sqrt(n / (n - 1))
-
-
-def bootstrap_p(sample: Floats, n: int) -> float:
-    """Return the two-sided p-value of "the mean is 0" that goes with the expanded interval.
+def combine(
+    arms: Sequence[Cells],
+    weights: Sequence[float],
+    between: Error | None = None,
+    *,
+    value: float | None = None,
+    bounds: tuple[float, float] = UNBOUNDED,
+) -> Estimate:
+    """Return a weighted sum of arms' means with its 95 % interval.
 
     Args:
-        sample: bootstrap means, [draws], not all equal.
-        n: number of cells, at least 2.
-
-    Where no draw lies beyond 0 the normal fit of the draws stands in for the tail nobody drew.
+        arms: as ``aligned`` returns them.
+        weights: one per arm; of a function of the means, its derivatives there (delta method).
+        between: of one run, the error by luck of the federations in it.
+        value: what the interval is laid around; None: the sum.
+        bounds: what the figure cannot leave; the interval is cut there.
     """
-    tail = min(int((sample <= 0).sum()), int((sample >= 0).sum()))
-    score = float(special.ndtri(min(0.5, (1 + tail) / (1 + len(sample)))))
-    if tail == 0:
-        score = min(score, -abs(float(sample.mean())) / float(sample.std()))
-    return float(2 * special.stdtr(n - 1, score / _expansion(n)))
+    cells = sum((weight * arm.values for weight, arm in zip(weights, arms, strict=True)), np.zeros(()))
+    seeds, classes = cells.shape
+    noise = math.sqrt(sum(weight**2 * arm.noise() for weight, arm in zip(weights, arms, strict=True)) / seeds)
+    units = np.nanmean(cells, 1) if seeds > 1 else cells[0][np.isfinite(cells[0])]
+    spread = Error(float(units.std(ddof=1)) / math.sqrt(len(units)), len(units) - 1) if len(units) > 1 else Error(0.0)
+    floored = spread.half_width(UPPER) < Error(noise).half_width(UPPER)
+    errors = [Error(noise) if floored else spread]
+    if seeds == 1 and between is not None:
+        errors.append(between)
+    if value is None:
+        value = float(np.nanmean(cells, 1).mean())
+    marks = ((ONE_RUN,) if seeds == 1 else ()) + ((FLOORED,) if floored else ())
+    found = Estimate(value, value, value, 1.0, seeds, classes, tuple(errors), marks)
+    half = found.half_width()
+    return replace(
+        found, low=max(value - half, bounds[0]), high=min(value + half, bounds[1]), p=_p(value, found.half_width)
+    )
+
+
+def _p(value: float, half_width: Callable[[float], float]) -> float:
+    """Return the level at which the interval around ``value`` just reaches 0."""
+    if value == 0:
+        return 1.0
+
+    def beyond(log_tail: float) -> float:
+        return half_width(1 - math.exp(log_tail)) - abs(value)
+
+    smallest = math.log(1e-12)
+    if beyond(smallest) <= 0:
+        return 2e-12
+    return 2 * math.exp(float(optimize.brentq(beyond, smallest, math.log(0.5))))
+
+
+def consistent(first: Cells, second: Cells) -> bool:
+    """Return whether ``first`` lies above ``second`` in these runs, whatever the next would be.
+
+    Raises:
+        ValueError: they share no cell.
+    """
+    found = difference(first, second)
+    if found.seeds > 1 or found.classes >= FEWEST_CLASSES:
+        return found.above_zero
+    both = aligned({"first": first, "second": second})
+    return found.value > 0 and sign_flip_p(both["first"].values[0] - both["second"].values[0]) <= 2 * (1 - LEVEL)
+
+
+def sign_flip_p(apart: Floats) -> float:
+    """Return the exact two-sided p-value of paired differences [C], C < 20: the share of sign changes as extreme.
+
+    If nothing tells the two arms of a class apart, each difference might as well have had the other sign (Fisher 1935).
+    Of differences that are all 1, -1 or 0 it is McNemar's exact test.
+    """
+    sums = np.zeros(1)
+    for each in apart:
+        sums = np.concatenate([sums + each, sums - each])
+    return float((np.abs(sums) >= abs(apart.sum()) - ROUNDING).mean())
 
 
 def wilson(successes: float, trials: int) -> tuple[float, float]:
     """Return Wilson's 95 % interval (1927) of a share; ``successes`` may be fractional (a sum of shares)."""
     if trials < 1 or not 0 <= successes <= trials:
         raise ValueError(f"{successes:g} successes of {trials} trials")
-    z2 = float(special.ndtri((1 + LEVEL) / 2)) ** 2
+    z2 = float(special.ndtri(UPPER)) ** 2
     share = successes / trials
     centre = share + z2 / (2 * trials)
     half = math.sqrt(z2 * (share * (1 - share) / trials + z2 / (4 * trials**2)))
@@ -256,20 +284,8 @@ def wilson(successes: float, trials: int) -> tuple[float, float]:
     return max(0.0, min(low, share)), min(1.0, max(high, share))
 
 
-def newcombe(first: float, second: float, trials: int) -> tuple[float, float]:
-    """Return Newcombe's 95 % interval (1998, method 10) of ``first`` - ``second``, two shares of ``trials``
-    each."""
-    (a_low, a_high), (b_low, b_high) = (wilson(share * trials, trials) for share in (first, second))
-    apart = first - second
-    return (
-        apart - math.hypot(first - a_low, b_high - second),
-        apart + math.hypot(a_high - first, second - b_low),
-    )
-
-
 def holm(p: Sequence[float]) -> tuple[float, ...]:
-    """Return Holm's step-down adjustment (1979) of p-values, in their order: compare each with the level
-    itself."""
+    """Return Holm's step-down adjustment (1979) of p-values, in their order: compare each with the level itself."""
     count = len(p)
     adjusted = [0.0] * count
     running = 0.0
@@ -280,16 +296,18 @@ def holm(p: Sequence[float]) -> tuple[float, ...]:
 
 
 def minimum_detectable_effect(found: Estimate, power: float = POWER) -> float:
-    """Return the smallest mean difference that would have been found with probability ``power``.
+    """Return the smallest mean difference that would have been shown with probability ``power``.
 
-    The larger of two: (t_.975 + t_power) standard errors, n - 1 degrees of freedom for n cells (Bloom 1995);
-    and 1 - (1 - power)^(1 / n), the share of classes that must leak in full for at least one of n to show
-    with that probability, so that "no class leaked" is never read as certainty. At most 1, the largest a
-    share can differ by.
+    The larger of two: the interval's half-width and that of the quantile ``power`` (Bloom 1995); and what ``unseen``
+    says of as many cells. At most 1, the largest a share can differ by.
     """
-    n = found.cells
-    if n < 2:
-        return 1.0
-    factor = float(special.stdtrit(n - 1, (1 + LEVEL) / 2) + special.stdtrit(n - 1, power))
-    unseen = float(1 - (1 - power) ** (1 / n))
-    return min(1.0, max(unseen, factor * found.error))
+    detectable = found.half_width() + found.half_width(power)
+    return min(1.0, max(unseen(found.seeds * found.classes, power), detectable))
+
+
+def unseen(cells: int, power: float = LEVEL) -> float:
+    """Return 1 - (1 - power)^(1 / cells): if a larger share of classes leaked in full, one of ``cells`` would show it.
+
+    "No class leaked" is never certainty: of five classes none may show although a third of all do.
+    """
+    return float(1 - (1 - power) ** (1 / cells))

@@ -2,8 +2,8 @@
 
 The table has one row per seed x world x round x arm x attack x class x metric; see ``COLUMNS``. ``auditor.arms`` says
 in which world an arm lives, and which arms do not depend on the round they are compared with: those may stand in the
-table once, at any round. CEIL may also stand there once for all attacks, under an empty attack. Rows of further control
-worlds (``without_victim-1`` ...) are not among the cells: what they say is how much one world differs from the next.
+table once, at any round. CEIL may also stand there once for all attacks, under an empty attack. There may be several
+control worlds (``without_victim``, ``without_victim-1`` ...): an arm of theirs is their mean, cell by cell.
 """
 
 import numpy as np
@@ -13,6 +13,7 @@ from auditor.arms import ARMS, ONCE
 from auditor.omitted import Omitted
 from auditor.statistics import Cells
 from fedinverse.errors import DataError
+from fedinverse.layout import is_control
 
 COLUMNS = ("seed", "world", "round", "arm", "attack", "label", "metric", "value", "count")
 EVERY_ATTACK = ""
@@ -40,36 +41,49 @@ def check_table(scores: pd.DataFrame) -> None:
         raise DataError(f"the score table holds two rows for {row}")
 
 
-def world_of(arm: str) -> str:
-    """Return the world whose rows an arm's score is read from."""
-    return "without_victim" if ARMS[arm].lacks_victim else "with_victim"
-
-
 def cells(scores: pd.DataFrame, arm: str, attack: str, server_round: int, metric: str) -> Cells | Omitted:
     """Return one value per seed and class, or why there is none.
 
     Args:
         scores: a table that ``check_table`` accepts. Rows without a value (NaN) are left out.
-        arm: see ``ARMS``.
+        arm: see ``auditor.arms``.
         attack: label of the attack.
         server_round: round t compared.
         metric: name of the score.
     """
+    here = _rows(scores, arm, attack, server_round, metric)
+    if here.empty:
+        return Omitted(f"arm {arm} has no {metric} for {attack} at round {server_round}")
+    return _cells(here)
+
+
+def worlds(scores: pd.DataFrame, arm: str, attack: str, server_round: int, metric: str) -> dict[str, Cells]:
+    """Return the cells of ``arm`` by control world."""
+    here = _rows(scores, arm, attack, server_round, metric)
+    return {str(world): _cells(rows) for world, rows in here.groupby("world")}
+
+
+def _rows(scores: pd.DataFrame, arm: str, attack: str, server_round: int, metric: str) -> pd.DataFrame:
     chosen = scores[(scores["arm"] == arm) & (scores["metric"] == metric) & scores["value"].notna()]
-    chosen = chosen[chosen["world"] == world_of(arm)]
+    chosen = chosen[chosen["world"].map(is_control) == ARMS[arm].lacks_victim]
     mine = chosen[chosen["attack"] == attack]
     if arm == "CEIL" and mine.empty:
         mine = chosen[chosen["attack"] == EVERY_ATTACK]
     here = mine[mine["round"] == server_round]
     if arm in ONCE and here.empty and mine["round"].nunique() == 1:
         here = mine
-    if here.empty:
-        return Omitted(f"arm {arm} has no {metric} for {attack} at round {server_round}")
-    wide = here.pivot(index="seed", columns="label", values="value").sort_index().sort_index(axis=1)
+    return here
+
+
+def _cells(rows: pd.DataFrame) -> Cells:
+    keys = ["seed", "label"]
+    values = rows.groupby(keys)["value"].mean().unstack("label").sort_index().sort_index(axis=1)
+    counts = rows.groupby(keys)["count"].sum().unstack("label").reindex_like(values)
     return Cells(
-        wide.to_numpy(np.float64),
-        tuple(int(seed) for seed in wide.index),
-        tuple(int(label) for label in wide.columns),
+        values.to_numpy(np.float64),
+        counts.to_numpy(np.float64),
+        tuple(int(seed) for seed in values.index),
+        tuple(int(label) for label in values.columns),
     )
 
 

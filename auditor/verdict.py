@@ -1,32 +1,23 @@
-"""The verdict: ``leak``, ``no leak detected`` or ``inconclusive``, with every reason, as a versioned JSON
-document.
+"""``verdict.json``, version 2: the verdict, every figure it rests on, why, and what would settle it.
 
-The primary attack, round and metric are fixed in the configuration before the run; the outcome speaks of them
-alone (``auditor.decision``).
-
-Schema of ``verdict.json``, version 1: the fields of ``Verdict`` below, docs/verdict.md. A figure that could not be had
-is ``{"omitted": reason}``. Numbers are shares in [0, 1] unless their field says otherwise. A reader must refuse
-a version it does not know; fields are only ever added within a version.
+Schema: the fields of ``Verdict`` below, docs/verdict.md. A figure that could not be had is ``{"omitted": reason}``.
+Numbers are shares in [0, 1] unless their field says otherwise. Within a version fields are only ever added.
+``read_verdict`` is the one reader: it takes version 1 too, and refuses what it does not know.
 """
 
-from collections.abc import Mapping
-from typing import Literal
+import json
+from pathlib import Path
+from typing import Any, Literal
 
-import numpy as np
-import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from auditor.decision import Outcome, above_controls, decide, sentence
-from auditor.leakage import Gate, Leakage, Quotient, measure
-from auditor.metrics.names import MEMBER
-from auditor.omitted import Omitted
-from auditor.settings import Primary
-from auditor.statistics import LEVEL, Estimate, estimate, holm, minimum_detectable_effect
-from auditor.table import attacks_of, cells, check_table, rounds_of
-from fedinverse.errors import ConfigError
-from fedinverse.seeds import numpy_generator
+from auditor.arms import ARMS
+from auditor.decision import Outcome
+from fedinverse.errors import IntegrityError
+from fedinverse.storage import read_object
 
-VERSION = 1
+VERSION = 2
+Claim = Literal["this run", "these classes over federations"]
 
 
 class _Part(BaseModel):
@@ -62,15 +53,17 @@ class Point(_Part):
 
     attack: str
     round: int
+    outcome: Outcome = Field(description="what the verdict would be if this were the primary attack and round")
     gate: GateReport | Missing
     arms: dict[str, Interval | Missing] = Field(description="mean score of every arm; B2: false positives")
     leakage: Interval | Missing = Field(description="victim-attributable: A - B2")
-    corrected: Interval | Missing = Field(description="(A - FPR) / (1 - FPR), never clipped; read beside arms.B2")
+    leads: dict[str, Interval | Missing] = Field(description="A less each other control: B0, B1, B3, B4")
+    selection: Interval | Missing = Field(description="B4 - B4W: of what public images score, what the victim explains")
+    corrected: Interval | Missing = Field(description="(A - FPR) / (1 - FPR), never clipped; read it beside arms.B2")
     normalised: Interval | Missing = Field(description="(A - m) / (CEIL - m), m = max(B0, B2, B3)")
     p: float | Missing = Field(description="two-sided, of 'leakage is 0', unadjusted")
     p_holm: float | Missing = Field(description="the same, adjusted by Holm over the rounds of this attack")
     minimum_detectable_effect: float | Missing = Field(description="leakage found with 80 % probability")
-    above_controls: bool | Missing = Field(description="A exceeds B0, B2 and B3, each with its interval")
 
 
 class LeakCost(_Part):
@@ -90,6 +83,13 @@ class PrimaryReport(_Part):
     resolution: float = Field(description="smallest leakage that matters")
 
 
+class RunDeviation(_Part):
+    """The deviation between runs that the intervals of one run carry."""
+
+    deviation: float = Field(description="of the mean score of one federation")
+    control_worlds: int = Field(description="worlds without the victim it was measured on; 1: assumed, not measured")
+
+
 class Omission(_Part):
     """Figures that the score table lacks, for one reason."""
 
@@ -102,15 +102,21 @@ class Omission(_Part):
 class Verdict(_Part):
     """``verdict.json``."""
 
-    version: Literal[1] = Field(1, description="of this schema; fields are only ever added within a version")
+    version: Literal[2] = Field(2, description="of this schema; fields are only ever added within a version")
+    rules: Literal[1, 2] = Field(2, description="version whose rules decided; 1: read from a verdict of version 1")
     outcome: Outcome
+    claim: Claim = Field(description="what the outcome and the intervals speak of")
     sentence: str = Field(description="the verdict in one sentence")
     reasons: tuple[str, ...] = Field(description="why this outcome, the decisive one first; never empty")
+    settle: tuple[str, ...] = Field((), description="what would settle an inconclusive verdict, the surest first")
     primary: PrimaryReport
     seeds: int = Field(description="federation seeds the primary figure rests on")
     classes: int = Field(description="victim classes it rests on")
+    between_runs: RunDeviation | Missing
     points: tuple[Point, ...] = Field(description="every attack at every round, by attack and round")
-    time_to_leak: dict[str, int | Missing] = Field(description="attack: first round that leaks, Holm-adjusted")
+    time_to_leak: dict[str, int | Missing] = Field(
+        description="attack: the round from which on every attacked round is a leak"
+    )
     cost_per_leaked_class: LeakCost | Missing
     member_lift: Interval | Missing = Field(
         description="share nearer to training than to reserve images: 0.5 prototypes, above memorised"
@@ -119,159 +125,55 @@ class Verdict(_Part):
     omitted: tuple[Omission, ...] = Field((), description="what the score table lacks, and why")
     marks: tuple[str, ...] = Field((), description="what must be shown wherever the verdict is; empty: nothing")
 
+    @property
+    def main(self) -> Point:
+        """The primary attack at the primary round."""
+        return next(
+            point for point in self.points if (point.attack, point.round) == (self.primary.attack, self.primary.round)
+        )
 
-class AttackCost(_Part):
-    """What one run of the primary attack on one captured model cost: all classes, all restarts."""
 
-    seconds: float = Field(ge=0)
-    target_queries: float = Field(ge=0)
-
-
-def judge(
-    scores: pd.DataFrame,
-    primary: Primary,
-    accuracy: Mapping[int, float],
-    *,
-    classes: int,
-    seed: int,
-    costs: Mapping[str, AttackCost] | None = None,
-    omitted: tuple[Omission, ...] = (),
-    marks: tuple[str, ...] = (),
-) -> Verdict:
-    """Return the verdict over a tidy score table.
-
-    Args:
-        scores: one row per seed x world x round x arm x attack x class x metric; see ``auditor.table``.
-        primary: what was fixed before the run.
-        accuracy: round -> accuracy of the model of the federation with the victim on the victim classes'
-            reserve images, in [0, 1], mean over seeds.
-        classes: number K of classes the evaluator knows; chance is 1 / K.
-        seed: of the bootstrap.
-        costs: attack -> cost of one run on one captured model; missing ones are omitted with a reason.
-        omitted: what the table lacks, and why.
-        marks: of the run (``auditor.marks``).
+def read_verdict(path: Path) -> Verdict:
+    """Read a verdict of version 2, or of version 1 as far as it goes (``rules`` is then 1).
 
     Raises:
-        DataError: malformed table.
-        ConfigError: the primary attack or round is not in the table, or must be chosen.
+        IntegrityError: damaged, or of a version that this program does not know; names the file and the fix.
     """
-    check_table(scores)
-    attack, server_round = _primary(scores, primary)
-    random = numpy_generator(seed, "verdict")
-    found = {
-        (name, each): measure(scores, name, each, primary.metric, random, draws=primary.draws)
-        for name in attacks_of(scores, primary.metric)
-        for each in rounds_of(scores, name, primary.metric)
-    }
-    gates = {each: Gate(value, primary.gate) for each, value in accuracy.items()}
-    adjusted = _adjusted(found)
-    points = tuple(_point(leakage, gates, adjusted) for leakage in found.values())
-    main = found[attack, server_round]
-    outcome, reasons = decide(main, gates.get(server_round), primary, classes)
-    known = main.arms["A"]
-    assert isinstance(known, Estimate)
-    return Verdict(
-        outcome=outcome,
-        sentence=sentence(outcome, main, attacks_of(scores, primary.metric)),
-        reasons=reasons,
-        primary=PrimaryReport(attack=attack, round=server_round, metric=primary.metric, resolution=primary.resolution),
-        seeds=known.seeds,
-        classes=known.classes,
-        points=points,
-        time_to_leak=_time_to_leak(points),
-        cost_per_leaked_class=_cost(outcome, main, (costs or {}).get(attack)),
-        member_lift=_member_lift(scores, attack, server_round, random, primary.draws),
-        attacks=tuple(attacks_of(scores, primary.metric)),
-        omitted=omitted,
-        marks=marks,
-    )
+    document = read_object(path, "version")
+    if document["version"] not in (1, VERSION):
+        raise IntegrityError(f"{path} is of version {document['version']}, known are 1 and {VERSION}; audit it again")
+    try:
+        if document["version"] == 1:
+            document = _from_version_1(document)
+        return Verdict.model_validate_json(json.dumps(document))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(map(str, problem["loc"]))
+        raise IntegrityError(f"{path}: '{place}': {problem['msg']}; audit the run again") from None
+    except (AttributeError, KeyError, TypeError) as error:
+        raise IntegrityError(f"{path}: not a verdict of version 1 ({error!r}); audit the run again") from None
 
 
-def _primary(scores: pd.DataFrame, primary: Primary) -> tuple[str, int]:
-    attacks = attacks_of(scores, primary.metric)
-    if not attacks:
-        raise ConfigError(f"audit.primary.metric: no attack has a score '{primary.metric}'")
-    if not primary.attack and len(attacks) > 1:
-        raise ConfigError(
-            f"audit.primary.attack must name one of {', '.join(attacks)}: the choice is made before the run"
-        )
-    attack = primary.attack or attacks[0]
-    if attack not in attacks:
-        raise ConfigError(f"audit.primary.attack is '{attack}'; the run has {', '.join(attacks)}")
-    rounds = rounds_of(scores, attack, primary.metric)
-    server_round = rounds[-1] if primary.round == -1 else primary.round
-    if server_round not in rounds:
-        raise ConfigError(f"audit.primary.round is {server_round}; '{attack}' was run at {', '.join(map(str, rounds))}")
-    return attack, server_round
-
-
-def _adjusted(found: Mapping[tuple[str, int], Leakage]) -> dict[tuple[str, int], float]:
-    """Return Holm's adjustment within each attack over its rounds."""
-    adjusted: dict[tuple[str, int], float] = {}
-    for name in {attack for attack, _ in found}:
-        p = {
-            key: leakage.leakage.p
-            for key, leakage in found.items()
-            if key[0] == name and isinstance(leakage.leakage, Estimate)
+def _from_version_1(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a document of version 1 in the form of version 2: what it lacks is missing, its outcome stays."""
+    lacking = {"omitted": "a verdict of version 1 does not say"}
+    points = [
+        {key: value for key, value in point.items() if key != "above_controls"}
+        | {
+            "outcome": "inconclusive",
+            "leads": dict.fromkeys(("B0", "B1", "B3", "B4"), lacking),
+            "selection": lacking,
+            "arms": {arm: point["arms"].get(arm, lacking) for arm in ARMS},
         }
-        adjusted |= dict(zip(p, holm(list(p.values())), strict=True))
-    return adjusted
-
-
-def _point(leakage: Leakage, gates: Mapping[int, Gate], adjusted: Mapping[tuple[str, int], float]) -> Point:
-    gate = gates.get(leakage.round)
-    difference = leakage.leakage
-    above = above_controls(leakage)
-    missing = Missing(omitted=difference.reason) if isinstance(difference, Omitted) else None
-    return Point(
-        attack=leakage.attack,
-        round=leakage.round,
-        gate=(
-            Missing(omitted=f"no accuracy of round {leakage.round}")
-            if gate is None
-            else GateReport(accuracy=gate.accuracy, threshold=gate.threshold, learned=gate.learned, text=str(gate))
-        ),
-        arms={arm: _interval(each) for arm, each in leakage.arms.items()},
-        leakage=_interval(difference),
-        corrected=_interval(leakage.corrected),
-        normalised=_interval(leakage.normalised),
-        p=missing or difference.p,  # type: ignore[union-attr]
-        p_holm=missing or adjusted[leakage.attack, leakage.round],
-        minimum_detectable_effect=missing or minimum_detectable_effect(difference),  # type: ignore[arg-type]
-        above_controls=Missing(omitted=above.reason) if isinstance(above, Omitted) else above,
-    )
-
-
-def _interval(found: Estimate | Quotient | Omitted) -> Interval | Missing:
-    if isinstance(found, Omitted):
-        return Missing(omitted=found.reason)
-    return Interval(value=found.value, low=found.low, high=found.high, marks=found.marks)
-
-
-def _time_to_leak(points: tuple[Point, ...]) -> dict[str, int | Missing]:
-    """Return, for every attack, its first round that leaks after Holm's adjustment and beats every
-    control."""
-    first: dict[str, int | Missing] = {}
-    for point in sorted(points, key=lambda point: -point.round):
-        first.setdefault(point.attack, Missing(omitted="no round leaks"))
-        leaks = isinstance(point.p_holm, float) and point.p_holm < 1 - LEVEL and point.above_controls is True
-        if leaks:
-            first[point.attack] = point.round
-    return dict(sorted(first.items()))
-
-
-def _cost(outcome: Outcome, main: Leakage, cost: AttackCost | None) -> LeakCost | Missing:
-    if outcome != "leak":
-        return Missing(omitted=f"the verdict is '{outcome}'")
-    if cost is None:
-        return Missing(omitted=f"the cost of {main.attack} was not recorded")
-    assert isinstance(main.leakage, Estimate)
-    leaked = main.leakage.value * main.leakage.classes
-    return LeakCost(seconds=cost.seconds / leaked, target_queries=cost.target_queries / leaked, classes_leaked=leaked)
-
-
-def _member_lift(
-    scores: pd.DataFrame, attack: str, server_round: int, random: np.random.Generator, draws: int
-) -> Interval | Missing:
-    found = cells(scores, "A", attack, server_round, MEMBER)
-    return _interval(found if isinstance(found, Omitted) else estimate(found, random, draws))
+        for point in document["points"]
+    ]
+    for point in points:
+        if all(point[key] == document["primary"][key] for key in ("attack", "round")):
+            point["outcome"] = document["outcome"]
+    return document | {
+        "version": 2,
+        "rules": 1,
+        "claim": "this run" if document["seeds"] == 1 else "these classes over federations",
+        "between_runs": lacking,
+        "points": points,
+    }

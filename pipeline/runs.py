@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 from auditor.marks import overlaps
+from auditor.verdict import VERSION, read_verdict
 from fedinverse.errors import IntegrityError
 from fedinverse.layout import RunFiles, is_control, is_run
 from fedinverse.run import Run
@@ -51,10 +52,12 @@ def stage_of(path: Path) -> str:
 
 def verdict_of(path: Path) -> str:
     """Return the outcome of the run's verdict, and whether classes overlap; a dash: there is none yet."""
-    verdict = RunFiles(path).verdict
-    if not verdict.exists():
+    document = RunFiles(path).verdict
+    if not document.exists():
         return NONE
-    return str(read_json(verdict)["outcome"]) + (", overlap" if overlaps(Run(path)) else "")
+    verdict = read_verdict(document)
+    earlier = "" if verdict.rules == VERSION else f" (by the rules of version {verdict.rules}: audit it again)"
+    return verdict.outcome + earlier + (", overlap" if overlaps(Run(path)) else "")
 
 
 def times_of(path: Path) -> dict[str, float]:

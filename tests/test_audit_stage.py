@@ -17,7 +17,7 @@ from auditor.controls import nearest_known, surest_known
 from auditor.evaluators import embedding, evaluator
 from auditor.evidence import Exhibit
 from auditor.targets import Targets
-from auditor.verdict import Interval, Missing, Verdict
+from auditor.verdict import Interval, Missing, read_verdict
 from fedinverse.data.source import unit
 from fedinverse.models import build, for_inference
 from fedinverse.run import Run, prepare
@@ -40,7 +40,7 @@ def test_a_deployed_attackers_directory_is_audited(tiny: Callable[..., Any], tmp
     planned(run, controls(run)).work()
     scored = audit(run)
     assert set(scored["arm"]) == {"A", "B0", "B1", "B3", "B4", "B5", "CEIL"}
-    verdict = Verdict.model_validate_json((run.files.verdict).read_text())
+    verdict = read_verdict(run.files.verdict)
     assert verdict.outcome == "inconclusive"
     assert "without a federation that lacks him" in verdict.reasons[0]
     assert isinstance(verdict.points[0].arms["A"], Interval)

@@ -1,5 +1,6 @@
 """Comparisons: what is grouped, paired, refused and marked; figures against values worked out by hand."""
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,9 +12,11 @@ import pytest
 from conftest import merged
 from typer.testing import CliRunner
 
-from auditor.arms import ONCE
+from auditor.arms import ARMS, ONCE
+from auditor.judgement import judge
+from auditor.settings import Primary
 from auditor.statistics import holm
-from auditor.table import COLUMNS, world_of
+from auditor.table import COLUMNS
 from fedinverse.errors import ConfigError, IntegrityError, StageError
 from fedinverse.run import Run
 from fedinverse.storage import append_jsonl, write_json
@@ -24,6 +27,7 @@ from report.comparison import Comparison, Record, compare
 Make = Callable[..., Record]
 LABELS = (0, 1)
 BIDO = {"cohorts": [{"defence": "bido_hsic", "fraction": 1.0}]}
+VERSION_1 = json.loads((Path(__file__).parent / "corpus" / "verdict-1.json").read_text())
 SCORES = {"A": (0.9, 0.7), "B0": (0.1, 0.2), "B2": (0.2, 0.0), "B3": (0.1, 0.1), "CEIL": (1.0, 0.9)}
 
 
@@ -46,15 +50,26 @@ def make(tiny: Callable[..., Any], tmp_path: Path) -> Make:
         table = merged(resolved(tiny(name=name, seed=seed, audit={"primary": {"attack": attack}})), changes)
         write_json(run.files.config, table)
         rows = [
-            (seed, world_of(arm), number, arm, attack, k, "attack-accuracy", values[k], 10)
+            (
+                seed,
+                f"with{'out' * ARMS[arm].lacks_victim}_victim",
+                number,
+                arm,
+                attack,
+                k,
+                "attack-accuracy",
+                values[k],
+                10,
+            )
             for arm, values in (scores or SCORES).items()
             for number in (rounds[-1:] if arm in ONCE else rounds)
             for k in LABELS
         ]
         run.files.auditor.root.mkdir()
-        pd.DataFrame(rows, columns=list(COLUMNS)).to_parquet(run.files.auditor.scores, index=False)
-        primary = {"attack": attack, "round": rounds[-1], "metric": "attack-accuracy"}
-        write_json(run.files.verdict, {"version": 1, "primary": primary})
+        scored = pd.DataFrame(rows, columns=list(COLUMNS))
+        scored.to_parquet(run.files.auditor.scores, index=False)
+        verdict = judge(scored, Primary(metric="attack-accuracy"), {}, classes=10)
+        write_json(run.files.verdict, verdict.model_dump(mode="json"))
         parts = ("train", "vault", "reserve")
         images_of = [(f"{seed}{images}{n}", n % 2, parts[n % 3], -1 if n % 3 else 0) for n in range(12)]
         manifest = pd.DataFrame(images_of, columns=["sha256", "label", "part", "client"])
@@ -202,6 +217,9 @@ def test_a_run_given_twice_not_audited_or_of_another_version_is_refused(make: Ma
         compare([record, record], "test")
     write_json(other.run.path / "verdict.json", {"version": 99})
     with pytest.raises(IntegrityError, match="version 99"):
+        compare([record, Record(other.run)], "test")
+    write_json(other.run.files.verdict, VERSION_1)
+    with pytest.raises(StageError, match=r"by the rules of version 1.*fedinverse audit"):
         compare([record, Record(other.run)], "test")
     (other.run.files.auditor.scores).unlink()
     (other.run.path / "verdict.json").unlink()

@@ -19,7 +19,7 @@ from conftest import run_in
 from attacker.inversion import RECONSTRUCTIONS
 from auditor.metrics.names import METRICS, WHOLE_SET
 from auditor.targets import Targets, weights_of
-from auditor.verdict import Verdict
+from auditor.verdict import read_verdict
 from fedinverse.client_data import shard_of
 from fedinverse.errors import ConfigError, IntegrityError, StageError
 from fedinverse.run import Run
@@ -64,7 +64,7 @@ def test_from_config_to_report(tiny: Load) -> None:
     assert set(scores.loc[scores["arm"] == "A", "label"]) == {WHOLE_SET, 0, 1}
     shares = [name for name, metric in METRICS.items() if metric.share]
     assert scores.loc[scores["metric"].isin(shares), "value"].between(0, 1).all()
-    verdict = Verdict.model_validate_json((run.files.verdict).read_text())
+    verdict = read_verdict(run.files.verdict)
     assert verdict.outcome == "inconclusive"  # three attack steps find nothing, two classes allow no "no"
     html = page.read_text()
     assert "data:image/png;base64," in html

@@ -23,6 +23,7 @@ from auditor.bench import Bench, open_bench, reserve_exhibit
 from auditor.controls import permuted
 from auditor.evaluators.evaluator import train_judge
 from auditor.evidence import Exhibit
+from auditor.judgement import judge
 from auditor.metrics.names import (
     ACCURACY,
     FID_PUBLIC,
@@ -36,7 +37,7 @@ from auditor.metrics.names import (
 )
 from auditor.scores import score
 from auditor.settings import Audit, Evaluator
-from auditor.verdict import Interval, Verdict, judge
+from auditor.verdict import Interval, Verdict
 from clients.defences import make_defence
 from clients.training import Training, train
 from fedinverse.data.source import unit
@@ -58,7 +59,6 @@ SETTINGS = [
     "model.width=0.2",
     "audit.evaluator.width=0.25",
     "audit.evaluator.epochs=12",
-    "audit.primary.draws=2000",
 ]
 
 
@@ -137,7 +137,7 @@ class Laboratory:
         scored = score([*shown, reserve_exhibit(self.bench, self.victims, 1)], self.bench, self.run.seed)
         mine = scored.table[scored.table["label"].isin(self.victims)]
         primary, classes = self.run.section("audit", Audit).primary, len(self.run.class_names)
-        return judge(mine, primary, {1: known}, classes=classes, seed=0, omitted=scored.omitted)
+        return judge(mine, primary, {1: known}, classes=classes, omitted=scored.omitted)
 
 
 def prepared(out: Path) -> Run:

@@ -1,7 +1,6 @@
 """The parts of a report, each without a run: gallery, chart, axes, partition, folds."""
 
 import re
-from typing import Any
 
 import numpy as np
 import torch
@@ -9,6 +8,7 @@ from report_page import Page
 
 from auditor.arms import ARMS
 from auditor.evidence import Exhibit
+from auditor.verdict import Interval, Missing, Point
 from report.run.curve import Canvas, chart
 from report.run.gallery import LOSSLESS_BYTES, encoded, gallery
 from report.run.nearest import KINDS, Found, best_per_class
@@ -49,13 +49,21 @@ def test_classes_are_ranked_by_success_the_victims_first_and_failures_say_so() -
     assert [len(cell.pictures) for cell in shown.victims[:2]] == [4, 4]
 
 
-def point(**arms: Any) -> dict[str, Any]:
-    every = {arm: {"omitted": "not asked for"} for arm in ARMS} | arms
-    return {"attack": "gmi", "round": 2, "arms": every}
+def point(**arms: Interval) -> Point:
+    omitted = Missing(omitted="not asked for")
+    figures = ("gate", "leakage", "selection", "corrected", "normalised", "p", "p_holm", "minimum_detectable_effect")
+    return Point(
+        attack="gmi",
+        round=2,
+        outcome="inconclusive",
+        arms=dict.fromkeys(ARMS, omitted) | arms,
+        leads={},
+        **dict.fromkeys(figures, omitted),  # type: ignore[arg-type]
+    )
 
 
 def test_an_arm_that_was_not_run_has_no_line_and_says_why() -> None:
-    points = [point(A={"value": 0.5, "low": 0.2, "high": 0.8, "marks": ()})]
+    points = [point(A=Interval(value=0.5, low=0.2, high=0.8, marks=()))]
     drawn = chart(points, "gmi", 2, {0: 0.1, 1: 0.4, 2: 0.9}, 0.5)
     lines = {line.arm: line for line in drawn.series}
     assert lines["A"].shown
@@ -103,6 +111,7 @@ def test_a_thousand_classes_are_folded_and_the_page_stays_small() -> None:
             finding="",
             marks=[],
             notes=[],
+            settle=[],
             facts=[],
             leakage=Leakage([], [shown], [], [], [], table, table, None, [], [], table),
             utility=table,

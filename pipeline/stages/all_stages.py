@@ -3,12 +3,11 @@
 from contextlib import nullcontext
 from pathlib import Path
 
-from auditor.marks import marks_of_run
+from auditor.verdict import read_verdict
 from fedinverse.disk import limited
 from fedinverse.errors import ConfigError
 from fedinverse.layout import WORLDS, is_run
 from fedinverse.run import Run, prepare
-from fedinverse.storage import read_json
 from fedinverse.thinning import keeping
 from pipeline.disk import check_disk
 from pipeline.experiment import Experiment, resolved
@@ -95,6 +94,7 @@ def _words(run: Run) -> dict[str, str]:
     verdict = run.files.verdict
     if not verdict.exists():
         return {"outcome": "no attack was run"}
-    read = read_json(verdict)
-    marks = {"marks": " ".join(marks_of_run(run))} if marks_of_run(run) else {}
-    return {"outcome": str(read["outcome"]), "verdict": str(read["sentence"]), **marks}
+    read = read_verdict(verdict)
+    marks = {"marks": " ".join(read.marks)} if read.marks else {}
+    settle = {"to settle it": "; ".join(read.settle)} if read.settle else {}
+    return {"outcome": read.outcome, "claim": read.claim, "verdict": read.sentence, **settle, **marks}

@@ -16,6 +16,7 @@ from auditor.evaluators import embedding, evaluator
 from auditor.evaluators.evaluator import train_judge
 from auditor.evidence import Exhibit, read_exhibit
 from auditor.grids import row_of, save_grid
+from auditor.judgement import AttackCost, judge
 from auditor.leakage_table import leakage_table
 from auditor.marks import OVERLAP_CAPTION, marks_of_run, overlaps
 from auditor.metrics.names import METRICS
@@ -23,7 +24,7 @@ from auditor.scores import Scored, score
 from auditor.settings import Audit
 from auditor.summary import RoundSummary, summarise
 from auditor.targets import Targets
-from auditor.verdict import AttackCost, Omission, Verdict, judge
+from auditor.verdict import VERSION, Omission, Verdict, read_verdict
 from fedinverse.errors import StageError
 from fedinverse.models import Classifier, build, for_inference
 from fedinverse.run import Run
@@ -69,7 +70,7 @@ def audit(run: Run) -> pd.DataFrame:
 def stamp_of(run: Run, inversions: list[Finished]) -> str:
     """Return a hash of everything that the scores and the verdict follow from; the same hash: they are up to date."""
     settings = run.section("audit", Audit).model_dump(mode="json")
-    versions = [evaluator.VERSION, embedding.VERSION, scores.VERSION, sorted(METRICS)]
+    versions = [evaluator.VERSION, embedding.VERSION, scores.VERSION, VERSION, sorted(METRICS)]
     judged = [[each.attack, asdict(each.target), each.inversion.path.name] for each in inversions]
     left_out = [asdict(each) for each in Targets.read(run).left_out]
     return content_sha256([settings, versions, judged, left_out, *marks_of_run(run)])
@@ -117,7 +118,6 @@ def verdict_of(run: Run, scored: Scored, inversions: list[Finished], settings: A
         settings.primary,
         known_by_round(run),
         classes=len(run.class_names),
-        seed=run.seed,
         costs=costs_of(inversions, settings.primary.round),
         omitted=(*left_out, *scored.omitted),
         marks=marks_of_run(run),
@@ -185,9 +185,14 @@ def show(run: Run, scores: pd.DataFrame) -> None:
         f"[dim]model: its own accuracy on the victim's classes (not yet: below the gate); controls: {names}[/dim]",
         soft_wrap=True,
     )
-    verdict = read_json(run.files.verdict)
-    console.print(f"[b]{verdict['sentence']}[/b]", soft_wrap=True)
-    for mark in marks_of_run(run):
+    verdict = read_verdict(run.files.verdict)
+    console.print(f"[b]{verdict.sentence}[/b]", soft_wrap=True)
+    for mark in verdict.marks:
         console.print(f"  - {mark}", soft_wrap=True, style="yellow")
-    for reason in verdict["reasons"]:
-        console.print(f"  - {reason}", soft_wrap=True)
+    for reason in verdict.reasons:
+        if reason not in verdict.marks:
+            console.print(f"  - {reason}", soft_wrap=True)
+    if verdict.settle:
+        console.print("To settle it:")
+    for way in verdict.settle:
+        console.print(f"  - {way}", soft_wrap=True)

@@ -1,5 +1,6 @@
 """Stage 4: gather a run's figures and write ``report.html``."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import tomli_w
 from auditor.arms import ARMS
 from auditor.marks import marks_of_run
 from auditor.settings import Audit
+from auditor.verdict import Point, read_verdict
 from fedinverse.layout import WORLDS
 from fedinverse.run import Run
 from fedinverse.split import holdings
@@ -42,13 +44,13 @@ def report(run: Run) -> Path:
     return path
 
 
-def _common(run: Run) -> dict[str, Any]:
+def _common(run: Run, marks: Sequence[str] = ()) -> dict[str, Any]:
     counts = holdings(run.split, run.population.clients, len(run.class_names))
     victim = run.population.victim if run.population.victim_classes else None
     times = run.files.times
     return {
         "title": str(run.table["name"]),
-        "marks": list(marks_of_run(run)),
+        "marks": list(marks or marks_of_run(run)),
         "utility": utility(run.recorded_rounds("with_victim")),
         "partition": partition(counts, victim, run.class_names),
         "clients": clients_table(run),
@@ -64,55 +66,61 @@ def _unattacked(run: Run) -> Figures:
     headline = (
         f"No attack was run. After round {last['round']} the model reads {share(last['accuracy'])} of the reserve."
     )
-    return Figures(outcome="", headline=headline, finding="", notes=[], facts=[], leakage=None, **_common(run))
+    return Figures(
+        outcome="", headline=headline, finding="", notes=[], settle=[], facts=[], leakage=None, **_common(run)
+    )
 
 
 def _attacked(run: Run, scores: pd.DataFrame) -> Figures:
-    verdict = read_json(run.files.verdict)
+    verdict = read_verdict(run.files.verdict)
     known, gate = known_by_round(run), run.section("audit", Audit).primary.gate
-    points, primary = verdict["points"], verdict["primary"]
-    first = primary["attack"]
-    rounds = {attack: _shown_round(points, attack, primary["round"]) for attack in _first(first, verdict["attacks"])}
-    point = next(each for each in points if (each["attack"], each["round"]) == (first, primary["round"]))
+    points, primary = verdict.points, verdict.primary
+    first = primary.attack
+    rounds = {attack: _shown_round(points, attack, primary.round) for attack in _first(first, verdict.attacks)}
     victims = [run.class_names[label] for label in run.population.victim_classes]
     by_class = {line["round"]: line["class-accuracy"] for line in run.recorded_rounds("with_victim")}
     found = Leakage(
         charts=[chart(points, attack, number, known, gate) for attack, number in rounds.items()],
         galleries=galleries(run, scores, rounds),
-        sheets=_sheets(run, first, primary["round"]),
-        controls=controls(point),
-        figures=figures(verdict, point),
+        sheets=_sheets(run, first, primary.round),
+        controls=controls(verdict.main),
+        figures=figures(verdict),
         rounds=leakage(points),
         classes=classes(
             scores,
-            (first, primary["round"]),
+            (first, primary.round),
             run.class_names,
             run.population.victim_classes,
-            by_class[primary["round"]],
+            by_class[primary.round],
         ),
-        whole_set=whole_set(scores, (first, primary["round"])),
+        whole_set=whole_set(scores, (first, primary.round)),
         metrics=meanings(scores),
         omitted=omitted(verdict),
         cost=_cost(run),
     )
     return Figures(
-        outcome=verdict["outcome"],
-        headline=verdict["sentence"],
-        finding=finding(point, victims, primary["metric"]),
-        notes=[f"{reason[0].upper()}{reason[1:]}." for reason in verdict["reasons"]],
-        facts=facts(verdict, point),
+        outcome=verdict.outcome,
+        headline=verdict.sentence,
+        finding=finding(verdict.main, victims, primary.metric),
+        notes=[_as_sentence(reason) for reason in verdict.reasons],
+        settle=[_as_sentence(way) for way in verdict.settle],
+        facts=facts(verdict),
         leakage=found,
-        **_common(run),
+        **_common(run, verdict.marks),
     )
 
 
-def _first(first: str, attacks: list[str]) -> list[str]:
+def _as_sentence(clause: str) -> str:
+    return f"{clause[0].upper()}{clause[1:]}."
+
+
+def _first(first: str, attacks: Sequence[str]) -> list[str]:
     return [first, *(attack for attack in attacks if attack != first)]
 
 
-def _shown_round(points: list[dict[str, Any]], attack: str, wanted: int) -> int:
+def _shown_round(points: Sequence[Point], attack: str, wanted: int) -> int:
     """Return the primary round, or the last at which ``attack`` was run when it was not run there."""
-    had = [point["round"] for point in points if point["attack"] == attack]
+    had = [point.round for point in points if point.attack == attack]
     return wanted if wanted in had else max(had)
 
 

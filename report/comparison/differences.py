@@ -1,16 +1,16 @@
 """Paired differences of groups from a baseline, each beside the accuracy it was paid with.
 
-A difference is taken cell by cell over the seeds and classes that both groups hold; Holm's adjustment is over the
-groups that are held against the baseline.
+A difference is taken cell by cell over the seeds and classes that both groups hold; its unit is the seed. Of one seed
+it carries the deviation between runs of every model in it. Holm's adjustment is over the groups that are held against
+the baseline.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from auditor.omitted import Omitted
-from auditor.statistics import NO_SPREAD, Cells, Estimate, aligned, holm, paired_difference
+from auditor.statistics import BetweenRuns, Cells, Estimate, contrast, holm
 from auditor.table import cells
-from fedinverse.seeds import numpy_generator
 from report.comparison.figures import GroupFigures, mean_of
 
 MATCHED = 0.01  # accuracies this near count as equal utility (spec: audit)
@@ -46,8 +46,8 @@ def differences(figures: Sequence[GroupFigures], baseline: GroupFigures) -> tupl
     """Return every other group's differences from ``baseline``, leakage first."""
     others = [each for each in figures if each is not baseline]
     made: list[Difference] = []
-    for quantity, read in (("leakage", _leakage), ("attack-accuracy", _attack)):
-        found = [_difference(read(each), read(baseline), quantity, baseline) for each in others]
+    for quantity, arms in (("leakage", ("A", "B2")), ("attack-accuracy", ("A",))):
+        found = [_difference(each, baseline, arms) for each in others]
         p = {number: each.p for number, each in enumerate(found) if isinstance(each, Estimate)}
         adjusted = dict(zip(p, holm(list(p.values())), strict=True))
         for number, each in enumerate(others):
@@ -57,44 +57,22 @@ def differences(figures: Sequence[GroupFigures], baseline: GroupFigures) -> tupl
     return tuple(made)
 
 
-def _attack(figures: GroupFigures) -> Cells | Omitted:
-    primary = figures.verdict.primary
-    return cells(figures.scores, "A", primary.attack, primary.round, primary.metric)
-
-
-def _leakage(figures: GroupFigures) -> Cells | Omitted:
-    """Return s(A) - s(B2), cell by cell."""
-    primary = figures.verdict.primary
-    attack, control = _attack(figures), cells(figures.scores, "B2", primary.attack, primary.round, primary.metric)
-    for arm in (attack, control):
-        if isinstance(arm, Omitted):
-            return arm
-    assert isinstance(attack, Cells)
-    assert isinstance(control, Cells)
+def _difference(one: GroupFigures, base: GroupFigures, arms: tuple[str, ...]) -> Estimate | Omitted:
+    """Return the difference of s(A), or of s(A) - s(B2), cell by cell."""
+    held: list[Cells] = []
+    for figures in (one, base):
+        primary = figures.verdict.primary
+        for arm in arms:
+            found = cells(figures.scores, arm, primary.attack, primary.round, primary.metric)
+            if isinstance(found, Omitted):
+                return found
+            held.append(found)
+    weights = [1, -1] if len(arms) == 1 else [1, -1, -1, 1]
+    deviation = one.group.records[0].primary.between_runs
     try:
-        both = aligned({"A": attack, "B2": control})
-    except ValueError as error:
-        return Omitted(str(error))
-    return Cells(both["A"].values - both["B2"].values, both["A"].seeds, both["A"].labels)
-
-
-def _difference(
-    one: Cells | Omitted, base: Cells | Omitted, quantity: str, baseline: GroupFigures
-) -> Estimate | Omitted:
-    for each in (one, base):
-        if isinstance(each, Omitted):
-            return each
-    assert isinstance(one, Cells)
-    assert isinstance(base, Cells)
-    random = numpy_generator(baseline.group.seeds[0], "comparison", quantity)
-    share = all(0 <= each.mean <= 1 for each in (one, base))
-    try:
-        found = paired_difference(one, base, random, share=share)
+        return contrast(held, weights, BetweenRuns(deviation).error(len(held)))
     except ValueError:
         return Omitted("no seed and class in common with the baseline")
-    if NO_SPREAD in found.marks and not share:
-        return Omitted("every class differs by the same amount: no interval can be had")
-    return found
 
 
 def _accuracies(one: GroupFigures, base: GroupFigures) -> tuple[float, int]:

@@ -1,7 +1,6 @@
 """What a comparison says of each group alone.
 
-Scores of a group's seeds are one table, judged by ``auditor.verdict`` as one audit of several seeds: classes are
-resampled within seeds.
+Scores of a group's seeds are one table, judged by ``auditor.judgement`` as one audit of several seeds.
 """
 
 from collections.abc import Sequence
@@ -11,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from auditor.arms import ONCE
+from auditor.judgement import judge
 from auditor.omitted import Omitted
 from auditor.settings import Primary
-from auditor.verdict import Missing, Point, Verdict, judge
+from auditor.verdict import Missing, Point, Verdict
 from fedinverse.errors import ConfigError
 from report.comparison.groups import Group
 from report.comparison.records import Record
@@ -65,12 +65,12 @@ def figures_of(group: Group) -> GroupFigures:
     rounds = set.intersection(*(set(record.rounds) for record in group.records))
     known = {number: mean_of([float(r.rounds[number]["victim-accuracy"]) for r in group.records]) for number in rounds}
     classes = len(next(iter(group.records[0].rounds.values()))["class-accuracy"])
-    verdict = judge(scores, primary, known, classes=classes, seed=group.seeds[0])
+    verdict = judge(scores, primary, known, classes=classes)
     attacked = [record.rounds[record.primary.round] for record in group.records]
     return GroupFigures(
         group,
         verdict,
-        next(p for p in verdict.points if (p.attack, p.round) == (verdict.primary.attack, verdict.primary.round)),
+        verdict.main,
         scores,
         _spread([float(line["accuracy"]) for line in attacked]),
         _spread([float(line["victim-accuracy"]) for line in attacked]),

@@ -9,8 +9,8 @@ import pandas as pd
 from auditor.omitted import Omitted
 from auditor.settings import Audit, Primary
 from auditor.table import check_table
-from auditor.verdict import VERSION
-from fedinverse.errors import IntegrityError, StageError
+from auditor.verdict import VERSION, read_verdict
+from fedinverse.errors import StageError
 from fedinverse.run import Run
 from fedinverse.storage import read_json, read_jsonl
 
@@ -56,17 +56,20 @@ class Record:
         """The primary attack, round and metric that the run's verdict speaks of, both named.
 
         Raises:
-            StageError: it has no verdict.
-            IntegrityError: the verdict is of a version that this program does not know.
+            StageError: it has no verdict, or one of earlier rules.
+            IntegrityError: the verdict is damaged, or of a version that this program does not know.
         """
         path = self.run.files.verdict
         if not path.exists():
             raise StageError(f"{self.name} holds no verdict; run 'fedinverse audit {self.name}' first, or leave it out")
-        verdict = read_json(path)
-        if verdict.get("version") != VERSION:
-            raise IntegrityError(f"{path} is of version {verdict.get('version')}, known is {VERSION}; audit it again")
-        said = {key: verdict["primary"][key] for key in ("attack", "round", "metric")}
-        return self.run.section("audit", Audit).primary.model_copy(update=said)
+        verdict = read_verdict(path)
+        if verdict.rules != VERSION:
+            raise StageError(
+                f"{path} was decided by the rules of version {verdict.rules}, and so were the scores beside it; run "
+                f"'fedinverse audit {self.name}' to have them made by those of version {VERSION}, or leave it out"
+            )
+        chosen = {key: getattr(verdict.primary, key) for key in ("attack", "round", "metric")}
+        return self.run.section("audit", Audit).primary.model_copy(update=chosen)
 
     @cached_property
     def rounds(self) -> dict[int, dict[str, Any]]:

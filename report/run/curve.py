@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from auditor.verdict import Interval, Missing, Point
+
 KNOWN = "known"
 LINES: dict[str, str] = {
     "A": "Attack",
@@ -89,9 +91,7 @@ class Chart:
         }
 
 
-def chart(
-    points: Sequence[Mapping[str, Any]], attack: str, server_round: int, known: Mapping[int, float], gate: float
-) -> Chart:
+def chart(points: Sequence[Point], attack: str, server_round: int, known: Mapping[int, float], gate: float) -> Chart:
     """Return the picture of ``attack``.
 
     Args:
@@ -101,18 +101,18 @@ def chart(
         known: the model's accuracy on the victim's classes by round, in [0, 1].
         gate: below this accuracy a round is marked "not learned yet".
     """
-    mine = [point for point in points if point["attack"] == attack]
+    mine = [point for point in points if point.attack == attack]
     lines = []
     for arm in LINES:
         if arm == KNOWN:
             lines.append(Series(arm, tuple(At(r, known[r], known[r], known[r]) for r in sorted(known))))
             continue
         had = tuple(
-            At(point["round"], found["value"], found["low"], found["high"])
+            At(point.round, score.value, score.low, score.high)
             for point in mine
-            if "value" in (found := point["arms"][arm])
+            if isinstance(score := point.arms[arm], Interval)
         )
-        reasons = [point["arms"][arm]["omitted"] for point in mine if "omitted" in point["arms"][arm]]
+        reasons = [score.omitted for point in mine if isinstance(score := point.arms[arm], Missing)]
         lines.append(Series(arm, had, "" if had else reasons[0]))
     rounds = tuple(sorted(known))
     return Chart(attack, server_round, rounds, tuple(r for r in rounds if known[r] < gate), tuple(lines))

@@ -1,70 +1,82 @@
 """The verdict in words: what stands on top of the page, and its further figures."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from auditor.arms import CONTROLS
+from auditor.verdict import GateReport, Interval, LeakCost, Missing, Point, Verdict
 from report.run.tables import SAID, interval, share
 
 
-def finding(point: Mapping[str, Any], names: Sequence[str], metric: str) -> str:
+def finding(point: Point, names: Sequence[str], metric: str) -> str:
     """Return the primary figure and its controls in two sentences; ``names`` are the victim's classes."""
     listed = ", ".join(names) if len(names) <= 12 else f"{len(names)} classes"
     beside = [
-        f"{CONTROLS[arm]} {share(found['value'])}" for arm in CONTROLS if "value" in (found := point["arms"][arm])
+        f"{CONTROLS[arm]} {share(score.value)}" for arm in CONTROLS if isinstance(score := point.arms[arm], Interval)
     ]
+    attack = point.arms["A"]
+    assert isinstance(attack, Interval)
     return (
-        f"From the global model of round {point['round']}, attack “{point['attack']}” made images of the victim's "
-        f"classes ({listed}); {share(point['arms']['A']['value'])} of them are {SAID.get(metric, metric)}. "
+        f"From the global model of round {point.round}, attack “{point.attack}” made images of the victim's "
+        f"classes ({listed}); {share(attack.value)} of them are {SAID.get(metric, metric)}. "
         f"Controls: {', '.join(beside)}."
     )
 
 
-def facts(verdict: Mapping[str, Any], point: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def facts(verdict: Verdict) -> list[tuple[str, str, str]]:
     """Return (figure, what it is, interval or remark): the handful that stands beside the verdict."""
-    told = []
-    metric = SAID.get(verdict["primary"]["metric"], verdict["primary"]["metric"])
+    point, handful = verdict.main, []
+    metric = SAID.get(verdict.primary.metric, verdict.primary.metric)
     words = {"A": f"of the reconstructions are {metric}", "B2": "false positives: the same without the victim"}
     for arm, what in words.items():
-        found = point["arms"][arm]
-        if "omitted" in found:
-            told.append(("–", what, "not run"))
+        score = point.arms[arm]
+        if isinstance(score, Missing):
+            handful.append(("–", what, "not run"))
         else:
-            told.append((share(found["value"]), what, f"[{100 * found['low']:.0f}, {100 * found['high']:.0f}]"))
-    if "accuracy" in point["gate"]:
-        told.append((share(point["gate"]["accuracy"]), "model's accuracy on the victim's classes", ""))
-    when = verdict["time_to_leak"][point["attack"]]
-    told.append(
-        ("–", "time to leak", when["omitted"]) if isinstance(when, dict) else (f"round {when}", "time to leak", "")
-    )
-    cost = verdict["cost_per_leaked_class"]
-    if "omitted" not in cost:
-        told.append((f"{cost['seconds']:.3g} s", "cost per leaked class", f"{cost['target_queries']:,.0f} queries"))
-    return told
+            handful.append((share(score.value), what, f"[{100 * score.low:.0f}, {100 * score.high:.0f}]"))
+    public = point.arms["B4"]
+    if isinstance(public, Interval):
+        handful.append((share(public.value), "of public images alone, without inversion, are", ""))
+    if isinstance(point.gate, GateReport):
+        handful.append((share(point.gate.accuracy), "model's accuracy on the victim's classes", ""))
+    when = verdict.time_to_leak[point.attack]
+    if isinstance(when, Missing):
+        handful.append(("–", "time to leak", when.omitted))
+    else:
+        handful.append((f"round {when}", "time to leak", ""))
+    cost = verdict.cost_per_leaked_class
+    if isinstance(cost, LeakCost):
+        handful.append((f"{cost.seconds:.3g} s", "cost per leaked class", f"{cost.target_queries:,.0f} queries"))
+    return handful
 
 
-def figures(verdict: Mapping[str, Any], point: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def figures(verdict: Verdict) -> list[tuple[str, str, str]]:
     """Return (name, figure, meaning or why it is missing) of the verdict's other figures."""
+    point = verdict.main
     shares = [
-        ("Leakage", point["leakage"], "attack less false positives"),
-        ("Corrected", point["corrected"], "of what the false positives leave to win"),
-        ("Normalised", point["normalised"], "0 %: the best control; 100 %: real images"),
-        ("Nearer to training", verdict["member_lift"], "50 %: what the class looks like; above: memorised"),
+        ("Leakage", point.leakage, "attack less false positives"),
+        ("Corrected", point.corrected, "of what the false positives leave to win"),
+        ("Normalised", point.normalised, "0 %: the best control; 100 %: real images"),
+        *(
+            (f"Lead over {CONTROLS[arm]}", lead, f"attack less {arm}; above 0: it is not explained by that")
+            for arm, lead in point.leads.items()
+        ),
+        ("Selection", point.selection, "what public images score, less the same without the victim"),
+        ("Nearer to training", verdict.member_lift, "50 %: what the class looks like; above: memorised"),
     ]
-    every = [(name, interval(found), found.get("omitted", meaning)) for name, found, meaning in shares]
-    smallest = point["minimum_detectable_effect"]
+    every = [
+        (name, interval(score), score.omitted if isinstance(score, Missing) else meaning)
+        for name, score, meaning in shares
+    ]
+    smallest = point.minimum_detectable_effect
     if isinstance(smallest, float):
         every.append(("Detectable", share(smallest), "smallest leakage found with 80 % probability"))
-    cost = verdict["cost_per_leaked_class"]
-    if "seconds" in cost:
-        spent = f"{cost['seconds']:.3g} s, {cost['target_queries']:,.0f} queries"
-        every.append(("Cost per leaked class", spent, f"over {cost['classes_leaked']:.1f} classes leaked"))
+    cost = verdict.cost_per_leaked_class
+    if isinstance(cost, LeakCost):
+        spent = f"{cost.seconds:.3g} s, {cost.target_queries:,.0f} queries"
+        every.append(("Cost per leaked class", spent, f"over {cost.classes_leaked:.1f} classes leaked"))
     return every
 
 
-def omitted(verdict: Mapping[str, Any]) -> list[tuple[str, str]]:
+def omitted(verdict: Verdict) -> list[tuple[str, str]]:
     """Return (metric, why it could not be had, for which arms)."""
-    return [
-        (each["metric"].replace("-", " "), f"{each['reason']} ({', '.join(each['arms'])})")
-        for each in verdict.get("omitted", [])  # verdicts of earlier versions lack it
-    ]
+    return [(each.metric.replace("-", " "), f"{each.reason} ({', '.join(each.arms)})") for each in verdict.omitted]

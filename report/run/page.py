@@ -3,7 +3,9 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
+from auditor.decision import TITLES, Outcome
 from report.run.curve import Canvas, Chart
 from report.run.gallery import Gallery, data_uri
 from report.run.partition import Partition
@@ -11,7 +13,7 @@ from report.run.tables import Table
 from report.template import templates_in
 
 WIDE, NARROW = (1032, 350), (358, 260)  # drawings of a chart for a desk and for a phone, in CSS pixels
-OUTCOMES = {"leak": "Leak", "no leak detected": "No leak detected", "inconclusive": "Inconclusive", "": "Not attacked"}
+NOT_ATTACKED = "Not attacked"
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,12 @@ class Figures:
 
     Attributes:
         title: name of the run.
-        outcome: the verdict's, a key of ``OUTCOMES``.
+        outcome: the verdict's; empty: the run was not attacked.
         headline: one sentence, the finding.
         finding: the same in figures, with the controls; empty: none.
         marks: what must stand beside the verdict in any case (overlap allowed, say).
         notes: the verdict's reasons.
+        settle: what would settle it; empty: it is settled.
         facts: (figure, what it is, its interval or a remark): a handful.
         leakage: of an attacked run.
         utility: accuracy per round.
@@ -68,11 +71,12 @@ class Figures:
     """
 
     title: str
-    outcome: str
+    outcome: Outcome | Literal[""]
     headline: str
     finding: str
     marks: list[str]
     notes: list[str]
+    settle: list[str]
     facts: list[tuple[str, str, str]]
     leakage: Leakage | None
     utility: Table
@@ -92,7 +96,7 @@ def render(figures: Figures) -> str:
     charts = figures.leakage.charts if figures.leakage else []
     return environment.get_template("report.html").render(
         f=figures,
-        outcome=OUTCOMES[figures.outcome],
+        outcome=TITLES[figures.outcome] if figures.outcome else NOT_ATTACKED,
         canvases=[("wide", WIDE), ("narrow", NARROW)],
         canvas=Canvas,
         style=(here / "report.css").read_text(),

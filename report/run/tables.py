@@ -8,6 +8,7 @@ import pandas as pd
 
 from auditor.arms import ONCE
 from auditor.metrics.names import ACCURACY, METRICS, RESEMBLANCE, WHOLE_SET
+from auditor.verdict import GateReport, Interval, Missing, Point
 from report.run.curve import LINES
 
 FOLD = 24  # rows beyond which a table is folded away
@@ -52,35 +53,42 @@ def share(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.0f}\N{NO-BREAK SPACE}%"
 
 
-def interval(found: Mapping[str, Any]) -> str:
+def interval(figure: Interval | Missing) -> str:
     """Return a figure of the verdict with its 95 % interval, a dash where it was omitted."""
-    if "omitted" in found:
+    if isinstance(figure, Missing):
         return "–"
-    return f"{share(found['value'])} [{100 * found['low']:.0f}, {100 * found['high']:.0f}]"
+    return f"{share(figure.value)} [{100 * figure.low:.0f}, {100 * figure.high:.0f}]"
 
 
-def controls(point: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+def controls(point: Point) -> list[tuple[str, str, str, str]]:
     """Return (arm, name, meaning, figure or reason) of every arm at one attack and round."""
     return [
-        (arm, LINES[arm], MEANING[arm], f"not run: {found['omitted']}" if "omitted" in found else interval(found))
-        for arm, found in ((arm, point["arms"][arm]) for arm in LINES if arm in MEANING)
+        (
+            arm,
+            LINES[arm],
+            MEANING[arm],
+            f"not run: {score.omitted}" if isinstance(score, Missing) else interval(score),
+        )
+        for arm, score in ((arm, point.arms[arm]) for arm in LINES if arm in MEANING)
     ]
 
 
-def leakage(points: Sequence[Mapping[str, Any]]) -> Table:
+def leakage(points: Sequence[Point]) -> Table:
     """Return every attack at every round, with the corrected and normalised forms."""
     rows = []
     for point in points:
-        gate, p = point["gate"], point["p_holm"]
-        known = "–" if "omitted" in gate else share(gate["accuracy"]) + ("" if gate["learned"] else ", not yet")
-        figures = (point["arms"]["A"], point["arms"]["B2"], point["leakage"], point["corrected"], point["normalised"])
-        detectable = point["minimum_detectable_effect"]
+        known = "–"
+        if isinstance(point.gate, GateReport):
+            known = share(point.gate.accuracy) + ("" if point.gate.learned else ", not yet")
+        figures = (point.arms["A"], point.arms["B2"], point.leakage, point.corrected, point.normalised)
+        detectable = point.minimum_detectable_effect
         rows.append([
-            f"{point['attack']}, round {point['round']}",
+            f"{point.attack}, round {point.round}",
             known,
             *map(interval, figures),
-            "–" if isinstance(p, dict) else f"{p:.2g}",
-            "–" if isinstance(detectable, dict) else share(detectable),
+            "–" if isinstance(point.p_holm, Missing) else f"{point.p_holm:.2g}",
+            "–" if isinstance(detectable, Missing) else share(detectable),
+            point.outcome,
         ])  # fmt: skip
     header = [
         "",
@@ -92,6 +100,7 @@ def leakage(points: Sequence[Mapping[str, Any]]) -> Table:
         "normalised",
         "p (Holm)",
         "detectable",
+        "outcome",
     ]
     return Table("Every attack and round, mean over the victim's classes with 95 % interval", header, rows)
 

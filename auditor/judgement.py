@@ -1,0 +1,203 @@
+"""From a tidy score table to the verdict.
+
+The primary attack, round and metric are fixed in the configuration before the run; the outcome speaks of them alone
+(``auditor.decision``).
+"""
+
+from collections.abc import Mapping
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field
+
+from auditor.decision import Case, decide, sentence
+from auditor.leakage import Gate, Leakage, measure
+from auditor.metrics.names import MEMBER
+from auditor.omitted import Omitted
+from auditor.settings import Primary
+from auditor.statistics import Estimate, estimate, holm, minimum_detectable_effect
+from auditor.table import attacks_of, cells, check_table, rounds_of
+from auditor.verdict import (
+    GateReport,
+    Interval,
+    LeakCost,
+    Missing,
+    Omission,
+    Point,
+    PrimaryReport,
+    RunDeviation,
+    Verdict,
+)
+from fedinverse.errors import ConfigError
+
+
+class AttackCost(BaseModel):
+    """What one run of the primary attack on one captured model cost: all classes, all restarts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    seconds: float = Field(ge=0)
+    target_queries: float = Field(ge=0)
+
+
+def judge(
+    scores: pd.DataFrame,
+    primary: Primary,
+    accuracy: Mapping[int, float],
+    *,
+    classes: int,
+    costs: Mapping[str, AttackCost] | None = None,
+    omitted: tuple[Omission, ...] = (),
+    marks: tuple[str, ...] = (),
+) -> Verdict:
+    """Return the verdict over a tidy score table.
+
+    Args:
+        scores: one row per seed x world x round x arm x attack x class x metric; see ``auditor.table``.
+        primary: what was fixed before the run.
+        accuracy: round -> accuracy of the model of the federation with the victim on the victim classes'
+            reserve images, in [0, 1], mean over seeds.
+        classes: number K of classes the evaluator knows; chance is 1 / K.
+        costs: attack -> cost of one run on one captured model; missing ones are omitted with a reason.
+        omitted: what the table lacks, and why.
+        marks: of the run (``auditor.marks``).
+
+    Raises:
+        DataError: malformed table.
+        ConfigError: the primary attack or round is not in the table, or must be chosen.
+    """
+    check_table(scores)
+    attack, server_round = _primary(scores, primary)
+    attacks = attacks_of(scores, primary.metric)
+    cases = {
+        (name, each): Case(
+            measure(scores, name, each, primary.metric, primary.between_runs),
+            Gate(accuracy[each], primary.gate) if each in accuracy else None,
+            primary,
+            classes,
+        )
+        for name in attacks
+        for each in rounds_of(scores, name, primary.metric)
+    }
+    adjusted = _adjusted({key: case.main for key, case in cases.items()})
+    points = tuple(_point(case, adjusted.get(key)) for key, case in cases.items())
+    case = cases[attack, server_round]
+    decision = decide(case)
+    known = case.main.arms["A"]
+    assert isinstance(known, Estimate)
+    return Verdict(
+        outcome=decision.outcome,
+        claim="this run" if known.seeds == 1 else "these classes over federations",
+        sentence=sentence(decision, case, attacks),
+        reasons=decision.reasons,
+        settle=decision.settle,
+        primary=PrimaryReport(attack=attack, round=server_round, metric=primary.metric, resolution=primary.resolution),
+        seeds=known.seeds,
+        classes=known.classes,
+        between_runs=_between(case.main, known.seeds),
+        points=points,
+        time_to_leak=_time_to_leak(points),
+        cost_per_leaked_class=_cost(decision.outcome, case.main, (costs or {}).get(attack)),
+        member_lift=_member_lift(scores, attack, server_round),
+        attacks=tuple(attacks),
+        omitted=omitted,
+        marks=(*marks, *([decision.mark] if decision.mark else [])),
+    )
+
+
+def _primary(scores: pd.DataFrame, primary: Primary) -> tuple[str, int]:
+    attacks = attacks_of(scores, primary.metric)
+    if not attacks:
+        raise ConfigError(f"audit.primary.metric: no attack has a score '{primary.metric}'")
+    if not primary.attack and len(attacks) > 1:
+        raise ConfigError(
+            f"audit.primary.attack must name one of {', '.join(attacks)}: the choice is made before the run"
+        )
+    attack = primary.attack or attacks[0]
+    if attack not in attacks:
+        raise ConfigError(f"audit.primary.attack is '{attack}'; the run has {', '.join(attacks)}")
+    rounds = rounds_of(scores, attack, primary.metric)
+    server_round = rounds[-1] if primary.round == -1 else primary.round
+    if server_round not in rounds:
+        raise ConfigError(f"audit.primary.round is {server_round}; '{attack}' was run at {', '.join(map(str, rounds))}")
+    return attack, server_round
+
+
+def _adjusted(found: Mapping[tuple[str, int], Leakage]) -> dict[tuple[str, int], float]:
+    """Return Holm's adjustment within each attack over its rounds."""
+    adjusted: dict[tuple[str, int], float] = {}
+    for name in {attack for attack, _ in found}:
+        p = {
+            key: leakage.leakage.p
+            for key, leakage in found.items()
+            if key[0] == name and isinstance(leakage.leakage, Estimate)
+        }
+        adjusted |= dict(zip(p, holm(list(p.values())), strict=True))
+    return adjusted
+
+
+def _point(case: Case, p_holm: float | None) -> Point:
+    main, gate, difference = case.main, case.gate, case.main.leakage
+    missing = Missing(omitted=difference.reason) if isinstance(difference, Omitted) else None
+    return Point(
+        attack=main.attack,
+        round=main.round,
+        outcome=decide(case).outcome,
+        gate=(
+            Missing(omitted=f"no accuracy of round {main.round}")
+            if gate is None
+            else GateReport(accuracy=gate.accuracy, threshold=gate.threshold, learned=gate.learned, text=str(gate))
+        ),
+        arms={arm: _interval(each) for arm, each in main.arms.items()},
+        leakage=_interval(difference),
+        leads={arm: _interval(each) for arm, each in main.leads.items()},
+        selection=_interval(main.selection),
+        corrected=_interval(main.corrected),
+        normalised=_interval(main.normalised),
+        p=missing or difference.p,  # type: ignore[union-attr]
+        p_holm=missing or p_holm,  # type: ignore[arg-type]
+        minimum_detectable_effect=missing or minimum_detectable_effect(difference),  # type: ignore[arg-type]
+    )
+
+
+def _interval(found: Estimate | Omitted) -> Interval | Missing:
+    if isinstance(found, Omitted):
+        return Missing(omitted=found.reason)
+    return Interval(value=found.value, low=found.low, high=found.high, marks=found.marks)
+
+
+def _between(main: Leakage, seeds: int) -> RunDeviation | Missing:
+    if seeds > 1:
+        return Missing(omitted="several seeds show it themselves")
+    return RunDeviation(deviation=main.between.deviation, control_worlds=main.between.worlds)
+
+
+def _time_to_leak(points: tuple[Point, ...]) -> dict[str, int | Missing]:
+    """Return, for every attack, the round from which on every attacked round is a leak.
+
+    Rounds are tested from the last backwards and the first that is none ends it, so no adjustment for several rounds is
+    due (a fixed sequence of tests, Maurer, Hothorn and Lehmacher 1995).
+    """
+    since: dict[str, int | Missing] = {}
+    ended: set[str] = set()
+    for point in sorted(points, key=lambda point: -point.round):
+        since.setdefault(point.attack, Missing(omitted=f"round {point.round}, the last attacked, is no leak"))
+        if point.outcome != "leak":
+            ended.add(point.attack)
+        elif point.attack not in ended:
+            since[point.attack] = point.round
+    return dict(sorted(since.items()))
+
+
+def _cost(outcome: str, main: Leakage, cost: AttackCost | None) -> LeakCost | Missing:
+    if outcome != "leak":
+        return Missing(omitted=f"the verdict is '{outcome}'")
+    if cost is None:
+        return Missing(omitted=f"the cost of {main.attack} was not recorded")
+    assert isinstance(main.leakage, Estimate)
+    leaked = main.leakage.value * main.leakage.classes
+    return LeakCost(seconds=cost.seconds / leaked, target_queries=cost.target_queries / leaked, classes_leaked=leaked)
+
+
+def _member_lift(scores: pd.DataFrame, attack: str, server_round: int) -> Interval | Missing:
+    held = cells(scores, "A", attack, server_round, MEMBER)
+    return _interval(held if isinstance(held, Omitted) else estimate(held))
