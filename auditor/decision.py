@@ -249,6 +249,9 @@ def _leak(case: Case) -> Decision:
     beaten = sorted(["B2", *(arm for arm, lead in leads.items() if isinstance(lead, Estimate))])
     reasons = [f"leakage {show(case.leakage)} lies above 0, and the attack beats {', '.join(beaten)}"]
     reasons += [f"control {arm} was not run: {lead.reason}" for arm, lead in leads.items() if isinstance(lead, Omitted)]
+    public = leads["B4"]
+    if isinstance(public, Estimate):
+        reasons.append(f"its lead over public images that the model is surest of is {show(public)}")
     guard = case.main.copy_guard
     if isinstance(guard, Estimate) and guard.value < HALF:
         reasons.append(

@@ -52,13 +52,14 @@ from fedinverse.storage import read_metadata, save_hashed
 from pipeline.experiment import load_experiment, resolved
 
 CPU = torch.device("cpu")
-RESTARTS = 5
+RESTARTS = 3
 SETTINGS = [
     "data.private_limit=1000",
     "data.public_limit=100",
     "model.width=0.2",
     "audit.evaluator.width=0.25",
     "audit.evaluator.epochs=12",
+    "population.victim_classes=[0, 1, 2, 3, 4, 5, 6, 7]",  # with five, one class that fails hides a leak
 ]
 
 
@@ -177,7 +178,7 @@ def test_a_planted_leak_is_found(lab: Laboratory) -> None:
     found = lab.verdict(
         [attack, lab.unoptimised(), lab.attacked("B2", lab.model("without_victim"))], lab.accuracy(network)
     )
-    assert found.outcome == "leak"
+    assert found.outcome == "leak", found.reasons
     assert leakage(found).low > 0
     # The prior holds the training images themselves: they are nearer than the reserve. Half if the two are mixed up.
     assert shares(attack, lab, MEMBER) > 0.55
