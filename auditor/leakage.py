@@ -16,6 +16,7 @@ federation's model carries the deviation between runs of both. Differences from 
 model (B0) do not.
 """
 
+import statistics
 from dataclasses import dataclass
 
 import pandas as pd
@@ -130,8 +131,8 @@ def between_runs(controls: dict[str, Cells], deviation: float) -> BetweenRuns:
     """
     if len(controls) < FEWEST_WORLDS:
         return BetweenRuns(deviation)
-    means = pd.Series([each.mean for each in aligned(controls).values()])
-    return BetweenRuns(float(means.std()), len(means) - 1, len(means))
+    means = [each.mean for each in aligned(controls).values()]
+    return BetweenRuns(statistics.stdev(means), len(means) - 1, len(means))
 
 
 def _mean(held: Cells | Omitted) -> Estimate | Omitted:

@@ -14,7 +14,7 @@ level is measured by ``benchmarks/coverage.py`` and published in docs/statistics
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -228,18 +228,19 @@ def combine(
     marks = ((ONE_RUN,) if seeds == 1 else ()) + ((FLOORED,) if floored else ())
     found = Estimate(value, value, value, 1.0, seeds, classes, tuple(errors), marks)
     half = found.half_width()
-    return replace(
-        found, low=max(value - half, bounds[0]), high=min(value + half, bounds[1]), p=_p(value, found.half_width)
-    )
+    return replace(found, low=max(value - half, bounds[0]), high=min(value + half, bounds[1]), p=_p(found))
 
 
-def _p(value: float, half_width: Callable[[float], float]) -> float:
-    """Return the level at which the interval around ``value`` just reaches 0."""
-    if value == 0:
+def _p(found: Estimate) -> float:
+    """Return the level at which the interval just reaches 0."""
+    if found.value == 0:
         return 1.0
+    if len(found.errors) == 1:
+        error = found.errors[0]
+        return 2 * float(special.stdtr(error.freedom, -abs(found.value) / error.deviation))
 
     def beyond(log_tail: float) -> float:
-        return half_width(1 - math.exp(log_tail)) - abs(value)
+        return found.half_width(1 - math.exp(log_tail)) - abs(found.value)
 
     smallest = math.log(1e-12)
     if beyond(smallest) <= 0:
