@@ -113,8 +113,7 @@ class Bench:
         self.plan = plan
         self.settings = parse(Attacker, plan.attacker, "attacker", "plan")
         self.shard: Shard = open_shard(Path(plan.shard)) if plan.shard else Shard(torch.empty(0), torch.empty(0))
-        pool = Pool(Path(plan.public))
-        self.public = PublicSet(pool.tensor(), Path(plan.public).name)
+        self.public = PublicSet.of(Pool(Path(plan.public)))
         self.attacks: dict[str, Attack] = {
             label: make_attack(table, f"attacks.{label}", "plan") for label, table in plan.attacks.items()
         }
