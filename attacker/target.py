@@ -30,7 +30,7 @@ class Target:
         sha256: hash of the captured weights.
         round: the federation round after which the server had this model.
         device: where it lives.
-        earlier: models captured before it that are attacked together with it, newest first.
+        earlier: models captured before it that are inverted together with it, newest first.
         captured: the same network, frozen, before BatchNorm was folded; None: it is ``model`` itself.
         previous: opens the model captured before it, for a prior that starts warm; None: there is none.
     """
@@ -39,7 +39,7 @@ class Target:
     sha256: str
     round: int
     device: torch.device
-    earlier: tuple[Classifier, ...] = ()
+    earlier: "tuple[Target, ...]" = ()
     captured: Classifier | None = None
     previous: "Callable[[], Target] | None" = None
 
