@@ -3,8 +3,20 @@
 Roles (``server``, ``clients``, ``attacker``, ``auditor``) import from here; nothing here imports a role.
 """
 
+import importlib
+from typing import Any
+
 from fedinverse.house import open_rooms
 
 __version__ = "0.1.0"
 
 open_rooms()
+
+_FOR_NOTEBOOKS = ("audit", "attack", "capture")  # of pipeline.api, found by name: the kernel imports no room
+
+
+def __getattr__(name: str) -> Any:
+    """Return ``audit``, ``attack`` or ``capture``; loaded when they are asked for."""
+    if name in _FOR_NOTEBOOKS:
+        return getattr(importlib.import_module("pipeline.api"), name)
+    raise AttributeError(f"module 'fedinverse' has no attribute '{name}'")

@@ -65,6 +65,7 @@ class Population(Section):
         (0, 1, 2, 3, 4), description="classes only the victim holds; empty: none, for federations without attacks"
     )
     malicious: int = Field(1, ge=0, description="how many clients capture and attack: the last ones")
+    malicious_clients: tuple[int, ...] = Field((), description="or these partition ids; empty: the last ones")
     partition: Literal["iid", "dirichlet", "shards", "unequal", "pathological", "identity"] = Field(
         "iid", description="how the other classes are spread over all clients"
     )
@@ -75,6 +76,8 @@ class Population(Section):
     @property
     def attackers(self) -> tuple[int, ...]:
         """Partition ids of the malicious clients."""
+        if self.malicious_clients:
+            return self.malicious_clients
         return tuple(range(self.clients - self.malicious, self.clients))
 
     @model_validator(mode="after")
@@ -86,6 +89,8 @@ class Population(Section):
                 f"malicious is {self.malicious} of {self.clients} clients; at least the victim must be honest: "
                 f"set it to {self.clients - 1} or less"
             )
+        if len(set(self.malicious_clients) & set(range(self.clients))) != len(self.malicious_clients):
+            raise ValueError(f"malicious_clients must name each client once, from 0 to {self.clients - 1}")
         if self.victim in self.attackers:
             raise ValueError(
                 f"victim {self.victim} is one of the malicious clients {list(self.attackers)}; choose a lower one"

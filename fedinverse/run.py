@@ -147,7 +147,7 @@ def prepare(path: Path, table: Table) -> Run:
     files = RunFiles(path)
     stored = files.config
     if stored.exists():
-        differing = _differences(read_object(stored), table)
+        differing = differences(read_object(stored), table)
         if differing:
             raise ConfigError(
                 f"{path} holds another configuration (differs in {', '.join(differing[:5])}); "
@@ -187,13 +187,14 @@ def check_disjoint(private: Pool, public: Pool, population: Population, *, allow
         )
 
 
-def _differences(old: Table, new: Table, prefix: str = "") -> list[str]:
+def differences(old: Table, new: Table, prefix: str = "") -> list[str]:
+    """Return the dotted keys in which two configurations differ."""
     found: list[str] = []
     for key in sorted(old.keys() | new.keys()):
         a: Any = old.get(key)
         b: Any = new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            found += _differences(a, b, f"{prefix}{key}.")
+            found += differences(a, b, f"{prefix}{key}.")
         elif content_sha256(a) != content_sha256(b):
             found.append(f"{prefix}{key}")
     return found

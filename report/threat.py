@@ -42,13 +42,7 @@ def threat_model(run: Run) -> list[tuple[str, str]]:
             ),
         ]
     lines = [
-        (
-            "Federation",
-            f"{population.clients} clients, {federation.rounds} rounds of {federation.strategy}, "
-            f"{federation.fraction_train:.0%} train per round, {federation.fraction_evaluate:.0%} evaluate; "
-            f"model {run.model.name} (width {run.model.width:g})",
-        ),
-        *_aggregation(federation),
+        *(_of_app(run) if "app" in run.table else _of_ours(run, federation)),
         ("Victim", victim),
         (
             "Others",
@@ -64,6 +58,31 @@ def threat_model(run: Run) -> list[tuple[str, str]]:
     if run.section("data", Data).allow_overlap:
         lines.append(("Overlap", "public and victim classes may overlap: allowed by data.allow_overlap"))
     return lines
+
+
+def _of_ours(run: Run, federation: Federation) -> list[tuple[str, str]]:
+    """Return what is said of a federation of our server and clients."""
+    federates = (
+        f"{run.population.clients} clients, {federation.rounds} rounds of {federation.strategy}, "
+        f"{federation.fraction_train:.0%} train per round, {federation.fraction_evaluate:.0%} evaluate; "
+        f"model {run.model.name} (width {run.model.width:g})"
+    )
+    return [("Federation", federates), *_aggregation(federation)]
+
+
+def _of_app(run: Run) -> list[tuple[str, str]]:
+    """Return what is said of a federation of somebody's app."""
+    app = run.table["app"]
+    settings = ", ".join(f"{key} = {value}" for key, value in app["run_config"].items()) or "no settings"
+    hidden = "his node is hidden" if app["without"] == "client" else "his classes are taken out of the data"
+    return [
+        (
+            "Federation",
+            f"{run.population.clients} clients of the app '{app['name']}', its own server, strategy, training and data "
+            f"({settings}); model {app['model']}",
+        ),
+        ("Control world", f"the same without the victim: {hidden}"),
+    ]
 
 
 def _aggregation(federation: Federation) -> list[tuple[str, str]]:

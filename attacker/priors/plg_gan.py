@@ -143,9 +143,7 @@ class PlgGan(PriorTrainer):
         def labels(count: int) -> Tensor:
             return torch.randint(len(chosen), (count,), generator=data.random).to(data.device)
 
-        networks = {"generator": G, "discriminator": D, "average": average}
-        optimisers = {"step_G": step_G, "step_D": step_D}
-        for _ in data.steps(settings.steps, "training PLG-MI's prior", networks, optimisers):
+        for step in range(settings.steps):
             real_labels, fake_labels = labels(n * B).split(B), labels(n * B)
             with torch.no_grad():
                 fakes = G(data.noise(n * B, LATENT), fake_labels).split(B)
@@ -168,4 +166,5 @@ class PlgGan(PriorTrainer):
             step_G.step()
             D.requires_grad_(True)
             average.update_parameters(G)
+            data.progress("training PLG-MI's prior", step + 1, settings.steps)
         nets["generator"].load_state_dict(baked(average.module))

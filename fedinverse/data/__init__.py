@@ -1,6 +1,7 @@
 """Image sources by name, decoded once into a memory-mapped cache: ``open_source("mnist", ...) -> Pool``."""
 
 from fedinverse.data import (  # noqa: F401 - registers them
+    arrays,
     celeba,
     cifar10,
     emnist,

@@ -102,7 +102,8 @@ def public_set(source: str, shape: tuple[int, int, int], root: str, limit: int, 
         DataError: the data is absent; the message says how to obtain it.
     """
     check_channels(source, shape)
-    return PublicSet.of(open_source(Request(source, shape, root, limit, seed)))
+    pool = open_source(Request(source, shape, root, limit, seed))
+    return PublicSet(pool.tensor(), pool.path.name, pool.class_names)
 
 
 def check_channels(source: str, shape: tuple[int, int, int]) -> None:

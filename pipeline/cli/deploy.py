@@ -146,10 +146,20 @@ def supernode(
 
 @app.command(epilog=ATTACKER_HELP)
 def attacker(
-    config: Annotated[str, typer.Argument(help="the operator's own TOML file: attacks, attacker, public data, seed")],
-    spool: Annotated[Path, typer.Option("--spool", help="where the SuperNode keeps every model it is sent")],
-    data: Annotated[Path, typer.Option("--data", help="the node's own images.npy and labels.npy")],
-    classes: Annotated[int, typer.Option("--classes", min=2, help="number of classes of the federation's model")],
+    config: Annotated[
+        str, typer.Argument(help="the operator's own TOML file: attacks, attacker, public data, seed")
+    ] = "",
+    spool: Annotated[Path, typer.Option("--spool", help="where the SuperNode keeps every model it is sent")] = Path(
+        "spool"
+    ),
+    data: Annotated[Path | None, typer.Option("--data", help="the node's own images.npy and labels.npy")] = None,
+    classes: Annotated[int, typer.Option("--classes", min=0, help="number of classes of the federation's model")] = 0,
+    their_app: Annotated[
+        Path | None,
+        typer.Option(
+            "--app", metavar="DIR", help="beside a SuperNode of another Flower app: directory of its audit.toml"
+        ),
+    ] = None,
     set_: SetOption = None,
 ) -> None:
     """Invert what a malicious SuperNode captures, as it comes: a daemon beside it, on attacker.device.
@@ -157,20 +167,31 @@ def attacker(
     Inversions go into the directory 'inversions' beside the spool. SIGTERM ends the daemon; started again it goes on.
     """
     from attacker.worker import Plan
+    from fedinverse.errors import ConfigError
     from fedinverse.house import HOME
     from fedinverse.registry import search_path
     from pipeline.deploy.attacker import daemon, plan_beside
+    from pipeline.deploy.beside_app import environment, plan_beside_app
     from pipeline.experiment import load_experiment
 
     spool = spool.resolve()
     path = spool.parent / PLAN
-    plan_beside(load_experiment(config, set_ or []), spool, data.resolve(), classes).write(path)
+    if their_app is not None:
+        plan = plan_beside_app(their_app, spool, data and data.resolve(), set_ or [])
+        typer.echo("start the SuperNode with this in its environment; nothing else of it changes:", err=True)
+        for name, value in environment(spool).items():
+            typer.echo(f"export {name}={shlex.quote(value)}", err=True)
+    elif config and data is not None and classes > 1:
+        plan = plan_beside(load_experiment(config, set_ or []), spool, data.resolve(), classes)
+    else:
+        raise ConfigError("give CONFIG with --data and --classes, or --app for a SuperNode of another Flower app")
+    plan.write(path)
     Plan.stop(path).unlink(missing_ok=True)
     command = daemon(path)
     typer.echo(shlex.join(command), err=True)
-    environment = os.environ | {"PYTHONPATH": search_path()}
+    handed_on = os.environ | {"PYTHONPATH": search_path()}
     os.chdir(HOME)
-    os.execve(command[0], command, environment)
+    os.execve(command[0], command, handed_on)
 
 
 @app.command(epilog=PREPARE_HELP)

@@ -12,7 +12,7 @@ import typer
 
 from fedinverse import __version__
 from fedinverse.errors import FedInverseError
-from pipeline.cli import attack, checkpoints, compare, data, deploy, prior, runs, sweep
+from pipeline.cli import attack, audit_app, checkpoints, compare, data, deploy, prior, runs, sweep
 from pipeline.cli.program import Program
 from pipeline.cli.run_options import ConfigArgument, OutOption, ProfileOption, ResumeOption, SetOption
 
@@ -120,6 +120,7 @@ def names() -> None:
 
 
 app.command()(attack.attack)
+app.command(epilog=audit_app.EXAMPLE)(audit_app.audit_app)
 app.command(epilog=sweep.EXAMPLE)(sweep.sweep)
 app.command()(compare.compare)
 app.command()(checkpoints.convert)
@@ -134,7 +135,9 @@ def _open(directory: Path) -> Any:
     from fedinverse.run import Run
 
     opened = Run(directory.resolve())
-    opened.table  # noqa: B018 - refuses what is no run directory
+    theirs = opened.table.get("app")  # refuses what is no run directory
+    if theirs:  # an audited app: its modules make the network
+        sys.path.insert(0, str(theirs["directory"]))
     return opened
 
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -33,14 +34,7 @@ def run_federation(run: Run, world: World, engine: Engine, profiles: Path | None
     os.environ[RUN_DIR], os.environ[WORLD] = str(run.path.resolve()), world
     os.environ["PYTHONPATH"] = search_path()  # Ray hands on the script's directory alone
     os.environ[DEVICE] = engine.device
-    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray warns until it is told
-    # Ray listens on every interface and runs what it is sent: only holders of the token may connect. It reads these
-    # when it is imported.
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    os.environ.update(quiet(os.environ))
     if engine.kind != "flower":  # the stages show rounds themselves
         logging.getLogger("flwr").setLevel(logging.WARNING)
     if engine.kind == "local":
@@ -55,3 +49,18 @@ def run_federation(run: Run, world: World, engine: Engine, profiles: Path | None
         from pipeline.engines.flower import run_on_flower
 
         run_on_flower(run, engine)
+
+
+def quiet(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return ``environment`` with what keeps Flower and Ray to themselves, where it says nothing else."""
+    return {
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray warns until it is told
+        # Ray listens on every interface and runs what it is sent: only holders of the token may connect. It reads these
+        # when it is imported.
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        **environment,
+    }

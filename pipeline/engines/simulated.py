@@ -2,7 +2,8 @@
 
 import itertools
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.serverapp import Grid
@@ -15,29 +16,18 @@ from fedinverse.run import Run
 SERVER_NODE = 0
 
 
-class SimulatedGrid(Grid):
-    """Nodes 1 to n stand for partitions 0 to n - 1, training on ``device``. Messages are answered by ``answer``."""
+class NodesGrid(Grid):
+    """Nodes 1 to n with the node configs given to them, in that order. Messages are answered by ``answer``."""
 
-    def __init__(self, run: Run, world: World, device: str = "cpu") -> None:
-        clients = run.population.clients
+    def __init__(self, node_configs: Sequence[Mapping[str, Any]], run_config: Mapping[str, Any] | None = None) -> None:
         self._run = FlowerRun.create_empty(run_id=1)
         self._ids = itertools.count(1)
         self._pending: dict[str, Message] = {}
         self.contexts = {
-            partition + 1: Context(
-                run_id=1,
-                node_id=partition + 1,
-                node_config={
-                    "partition-id": partition,
-                    "num-partitions": clients,
-                    "run-dir": str(run.path.resolve()),
-                    "world": world,
-                    "device": device,
-                },
-                state=RecordDict(),
-                run_config={},
+            node: Context(
+                run_id=1, node_id=node, node_config=dict(own), state=RecordDict(), run_config=dict(run_config or {})
             )
-            for partition in range(clients)
+            for node, own in enumerate(node_configs, 1)
         }
 
     @abstractmethod
@@ -86,6 +76,15 @@ class SimulatedGrid(Grid):
     ) -> Message:
         """Create a message (Flower's older interface)."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+
+class SimulatedGrid(NodesGrid):
+    """Nodes 1 to n stand for partitions 0 to n - 1 of ``run``, training on ``device``."""
+
+    def __init__(self, run: Run, world: World, device: str = "cpu") -> None:
+        clients = run.population.clients
+        shared = {"num-partitions": clients, "run-dir": str(run.path.resolve()), "world": world, "device": device}
+        super().__init__([{"partition-id": partition, **shared} for partition in range(clients)])
 
 
 def server_context() -> Context:

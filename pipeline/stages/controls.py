@@ -21,6 +21,7 @@ from fedinverse.seeds import generator
 from fedinverse.shard import Shard
 from fedinverse.storage import content_sha256, read_metadata, save_weights, to_weights, weights_sha256
 from fedinverse.thinning import kept_checkpoint
+from pipeline.ownapp.plan import their_own_shard_model
 from server.settings import Federation
 
 VERSION = 1  # of the own-shard model; raise it when its training changes
@@ -41,7 +42,7 @@ def controls(run: Run) -> Targets:
     alone = own_shard_model(run, shard)
     left_out = list(_left_out(run, alone))
     if isinstance(alone, Path):
-        models.append(_target(run, "B3", WITH_VICTIM, run.section("federation", Federation).rounds, alone))
+        models.append(_target(run, "B3", WITH_VICTIM, int(read_metadata(alone)["model-round"]), alone))
     targets = Targets(tuple(models), tuple(left_out))
     targets.write(run)
     return targets
@@ -65,6 +66,8 @@ def own_shard_model(run: Run, shard: Shard) -> Path | str:
     It starts from the federation's own initial weights. The file is named by everything it depends on, so that what
     stands there is never another configuration's.
     """
+    if "app" in run.table:
+        return their_own_shard_model(run)
     training, rounds = run.section("training", Training), run.section("federation", Federation).rounds
     network = run.initial_network()
     held = weights_sha256({"images": shard.images.contiguous().numpy(), "labels": shard.labels.numpy()})

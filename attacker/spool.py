@@ -1,0 +1,108 @@
+"""The spool: what a malicious node keeps of what it receives, from any Flower app.
+
+``round-0007.safetensors`` is the model after round 7, ``receipts.jsonl`` has one line per message; what is delivered
+twice (a round repeated after a restart of the server) is noted once. Inverting is another process's work
+(``attacker.worker``): files survive a ClientApp that is torn down after every message.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from flwr.app import Context, Message
+
+from fedinverse.layout import receipts_of, round_file
+from fedinverse.messages import plain
+from fedinverse.received import arrays_in, is_training, model_round, weights_in
+from fedinverse.storage import (
+    append_jsonl,
+    read_json,
+    read_jsonl,
+    read_metadata,
+    save_weights,
+    typed,
+    weights_sha256,
+    write_json,
+)
+
+log = logging.getLogger("fedinverse.attacker")
+Mod = Callable[[Message, Context, Callable[[Message, Context], Message]], Message]
+
+
+@dataclass(frozen=True)
+class Spool:
+    """Where captures go, and what is known of the network they belong to.
+
+    Attributes:
+        path: the directory.
+        about: goes into every file's metadata: ``model``, ``width``, ``classes``.
+        names: what the arrays of an app that sends a bare list are called, in its order.
+        record: the array record of the weights; empty: the largest of a message.
+    """
+
+    path: str
+    about: Mapping[str, str | int | float] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+    record: str = ""
+
+    def write(self, path: Path) -> None:
+        """Write these settings, for the node that captures."""
+        write_json(path, asdict(self))
+
+    @staticmethod
+    def read(path: Path) -> "Spool":
+        """Read what ``write`` wrote; ``IntegrityError`` names the file and the key that does not fit."""
+        return typed(Spool, read_json(path), path)
+
+    def keep(self, message: Message) -> None:
+        """Write the weights of ``message``, unless they lie there, and note the receipt. Without arrays, do nothing."""
+        record = arrays_in(message.content, self.record)
+        if record is None:
+            return
+        kind, directory = message.metadata.message_type, Path(self.path)
+        receipts = receipts_of(directory)
+        noted = read_jsonl(receipts)
+        weights = weights_in(record, self.names)
+        sha = weights_sha256(weights)
+        number = model_round(message, list(dict.fromkeys(line["sha256"] for line in noted)), sha)
+        path = directory / round_file(number)
+        if path.exists() and read_metadata(path).get("sha256") != sha:
+            # The server sent other weights for the same round: it was restarted, or sends each node its own.
+            path = path.with_stem(f"{path.stem}-{sha[:8]}")
+        if not path.exists():
+            save_weights(path, weights, {"model-round": number, **self.about})
+        receipt = {
+            "round": number + 1 if is_training(kind) else number,
+            "model-round": number,
+            "message-type": kind,
+            "sha256": sha,
+            "file": path.name,
+            "node": str(message.metadata.dst_node_id),  # as text: it exceeds what JSON numbers hold exactly
+        }
+        if not any(receipt.items() <= line.items() for line in noted):
+            append_jsonl(receipts, receipt | {"time": time.time()})
+
+
+def captured(
+    spool: Callable[[], Spool], message: Message, context: Context, call_next: Callable[[Message, Context], Message]
+) -> Message:
+    """Keep ``message`` in the spool, then let the app answer: whatever fails here, the node answers as it would."""
+    try:
+        spool().keep(message)
+    except Exception as error:
+        # A full disk, a damaged spool, a message of an unknown make: a node that does not answer gives itself away.
+        reason = plain(f"{type(error).__name__}: {error}")
+        log.warning("a %s message could not be captured: %s", plain(message.metadata.message_type, 40), reason)
+    return call_next(message, context)
+
+
+def capturing(spool: Spool) -> Mod:
+    """Return the Flower mod that keeps what a node of any app receives."""
+
+    def mod(message: Message, context: Context, call_next: Any) -> Message:
+        return cast(Message, captured(lambda: spool, message, context, call_next))
+
+    return mod

@@ -1,0 +1,86 @@
+"""The app under audit: what its pyproject.toml says, and its two components by import path."""
+
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedinverse.errors import ConfigError
+from fedinverse.theirs import attribute_at
+
+
+@dataclass(frozen=True)
+class FlowerApp:
+    """Somebody's Flower app.
+
+    Attributes:
+        directory: where its pyproject.toml lies; goes before everything else on the import path.
+        name: its project's.
+        serverapp, clientapp: ``package.module:attribute``.
+        config: its own ``[tool.flwr.app.config]``, flat: keys of tables are joined with dots.
+    """
+
+    directory: Path
+    name: str
+    serverapp: str
+    clientapp: str
+    config: dict[str, Any]
+
+    @staticmethod
+    def read(directory: Path) -> "FlowerApp":
+        """Read the app in ``directory``.
+
+        Raises:
+            ConfigError: there is no pyproject.toml, or it declares no Flower app; says what is missing.
+        """
+        path = directory.resolve() / "pyproject.toml"
+        try:
+            project = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        except FileNotFoundError:
+            raise ConfigError(
+                f"app: {directory} has no pyproject.toml; set app to the directory of a Flower app"
+            ) from None
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"app: {path}: {error}") from error
+        said = project.get("tool", {}).get("flwr", {}).get("app", {})
+        components = said.get("components", {})
+        missing = [key for key in ("serverapp", "clientapp") if not isinstance(components.get(key), str)]
+        if missing:
+            raise ConfigError(
+                f"app: {path} names no {' and no '.join(missing)} in [tool.flwr.app.components]; "
+                'write e.g. serverapp = "myapp.server_app:app"'
+            )
+        return FlowerApp(
+            path.parent,
+            str(project.get("project", {}).get("name", path.parent.name)),
+            components["serverapp"],
+            components["clientapp"],
+            flat(said.get("config", {})),
+        )
+
+    def on_path(self) -> None:
+        """Let this process import the app's modules before anything else of these names."""
+        if str(self.directory) not in sys.path[:1]:
+            sys.path.insert(0, str(self.directory))
+
+    def load(self, component: str) -> Any:
+        """Return the ``serverapp`` or the ``clientapp``.
+
+        Raises:
+            ConfigError: its module has no such attribute.
+            TheirError: its module cannot be imported.
+        """
+        self.on_path()
+        return attribute_at(getattr(self, component), f"[tool.flwr.app.components] {component}")
+
+
+def flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return ``table`` as Flower hands it to apps: the keys of nested tables joined with dots."""
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found

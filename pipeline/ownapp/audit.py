@@ -1,0 +1,62 @@
+"""``fedinverse audit-app``: federation with and without the victim, inversion, audit, report, for somebody's app."""
+
+from pathlib import Path
+
+from fedinverse.layout import WORLDS
+from pipeline.log import logging_to
+from pipeline.ownapp.federate import federate_app
+from pipeline.ownapp.prepare import Prepared, prepare_app
+from pipeline.ownapp.settings import FILE, read_settings
+from pipeline.profile import Stages
+from pipeline.stages.audit import audit, show
+from pipeline.stages.controls import controls
+from pipeline.stages.invert import Meanwhile, invert
+from pipeline.stages.report import report
+from pipeline.tracking.tracker import flat
+from report.console import console, show_threat_model
+from report.partition_picture import write_partition
+
+
+def opened(directory: Path, assignments: list[str] | tuple[str, ...], out: Path | None, *, resume: bool) -> Prepared:
+    """Read ``audit.toml``, check it against the app, and make the run directory; arguments as for ``audit_app``."""
+    file = directory if directory.is_file() else directory / FILE
+    settings = read_settings(file, list(assignments))
+    console.print(f"[dim]preparing data for {((out or Path(settings.out)) / settings.name).resolve()}[/dim]")
+    prepared = prepare_app(settings, file, out, resume=resume)
+    write_partition(prepared.run)
+    return prepared
+
+
+def audit_app(
+    directory: Path, assignments: list[str] | tuple[str, ...] = (), out: Path | None = None, *, resume: bool = False
+) -> Path:
+    """Audit the Flower app in ``directory`` by its ``audit.toml``; return the run directory.
+
+    Args:
+        directory: holds ``audit.toml``; or that file itself.
+        assignments: ``key=value`` over the file's.
+        out: instead of the file's ``out``.
+        resume: go on with a run directory that is there.
+
+    Raises:
+        FedInverseError: one message that names the key of audit.toml, what was found and what to write.
+    """
+    prepared = opened(directory, assignments, out, resume=resume)
+    path = prepared.run.path
+    run, stages = prepared.run, Stages(path, profile=False)
+    with logging_to(path, flat(run.table)):
+        show_threat_model(run)
+        with stages.stage("federate"), Meanwhile(run):
+            for world in WORLDS:
+                federate_app(prepared, world, lambda world, line: None)
+        with stages.stage("controls"):
+            targets = controls(run)
+        with stages.stage("invert"):
+            invert(run, targets)
+        with stages.stage("audit"):
+            show(run, audit(run))
+        with stages.stage("report"):
+            page = report(run)
+        console.print(stages.summary())
+        console.print(f"[b]Report[/b]  {page}", soft_wrap=True)
+    return path

@@ -1,0 +1,164 @@
+"""``fedinverse audit-app PATH --init``: an ``audit.toml`` with every key explained and what could be found filled in.
+
+The app's files are read, not run: what stands in pyproject.toml, and what its source shows (classes that derive from
+``Module``, functions called like a data loader, ``Normalize(...)``, the last ``Linear``). All of it is a guess for its
+owner to look through.
+"""
+
+import ast
+import textwrap
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic_core import PydanticUndefined
+
+from fedinverse.errors import ConfigError
+from fedinverse.storage import atomic_write
+from pipeline.ownapp.app import FlowerApp
+from pipeline.ownapp.settings import FILE, AppAudit, Inputs
+
+_MISSING: dict[str, Any] = {
+    "clients": 10,
+    "model": "package.module:Net",
+    "classes": 10,
+    "data": "package.module:load_data",
+    "public": "glyphs",
+    "shape": [3, 32, 32],
+}
+_ELSEWHERE = ("attack", "schedule", "audit")  # tables of a run, each optional and explained in docs/audit-your-app.md
+_SKIPPED = {".git", ".venv", "venv", "node_modules", "build", "dist", "__pycache__", "tests"}
+_WIDTH = 110
+
+
+def init(path: Path) -> Path:
+    """Write the file for the app in ``path``; return where it lies.
+
+    Raises:
+        ConfigError: there is one already, or no Flower app.
+    """
+    file = path / FILE
+    if file.exists():
+        raise ConfigError(f"{file} exists already; it is kept. Delete it to have it written anew")
+    app = FlowerApp.read(path)
+    atomic_write(file, text_for(app))
+    return file
+
+
+def text_for(app: FlowerApp) -> str:
+    """Return the text of the file for ``app``."""
+    found = _guesses(app)
+    lines = [f"# What FedInverse needs to know of the app '{app.name}'. Lines with a leading # are defaults.", ""]
+    for name, field in AppAudit.model_fields.items():
+        if name in ("inputs", "run_config", *_ELSEWHERE):
+            continue
+        lines += _explained(name, field.description or "", found, field.default)
+    lines += ["[inputs]"]
+    for name, field in Inputs.model_fields.items():
+        lines += _explained(name, field.description or "", found, field.default)
+    lines += ["[run_config]", "# The app's own [tool.flwr.app.config]; take the # off a line to override it."]
+    lines += [f"# {_line(key, value)}" for key, value in app.config.items()]
+    lines += [
+        "",
+        "# The attack, its schedule and the audit are set as in a run's tables; see docs/audit-your-app.md:",
+        "# [attack]",
+        '# kind = "gmi"',
+        "# [schedule]",
+        "# restarts = 10",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _explained(name: str, description: str, found: dict[str, Any], default: Any) -> list[str]:
+    """Return the comment and the line of one key: what was found, else its default behind a #, else a place to fill."""
+    comment = [f"# {line}" for line in textwrap.wrap(description, _WIDTH)]
+    if name in found:
+        return [*comment, f"{_line(name, found[name])}  # found in the app; check it", ""]
+    if default is not PydanticUndefined:
+        return [*comment, f"# {_line(name, list(default) if isinstance(default, tuple) else default)}", ""]
+    return [*comment, f"{_line(name, _MISSING.get(name, 1))}  # to be filled in", ""]
+
+
+def _line(name: str, value: Any) -> str:
+    if isinstance(value, list):
+        return f"{name} = [{', '.join(map(repr, value))}]"
+    return f"{name} = {{}}" if value == {} else tomli_w.dumps({name: value}).strip()
+
+
+def _guesses(app: FlowerApp) -> dict[str, Any]:
+    """Return what could be found, by key."""
+    found: dict[str, Any] = {}
+    for module, tree in _modules(app):
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                bases = {ast.unparse(base).split(".")[-1] for base in node.bases}
+                if "Module" in bases:
+                    found["model"] = f"{module}:{node.name}"  # the last one is usually made of those before it
+                if "NumPyClient" in bases:
+                    found["state"] = "list"
+            elif isinstance(node, ast.FunctionDef) and _loads_data(node):
+                found.setdefault("data", f"{module}:{node.name}")
+            elif isinstance(node, ast.Call):
+                found |= _from_call(node, found)
+    clients = _clients(app)
+    if clients is not None:
+        found["clients"] = clients
+    count = found.get("clients", _MISSING["clients"])
+    public = {"public": "imagefolder"} if found.get("shape", [1])[0] == 3 else {}
+    return {"attacker": count - 1, **public, **found}
+
+
+def _loads_data(node: ast.FunctionDef) -> bool:
+    names = [argument.arg for argument in node.args.args]
+    return len(names) >= 2 and "partition" in names[0] and ("num" in names[1] or "partitions" in names[1])
+
+
+def _from_call(node: ast.Call, found: dict[str, Any]) -> dict[str, Any]:
+    """Return what a call of Normalize, Linear or Conv2d shows."""
+    name = ast.unparse(node.func).split(".")[-1]
+    values = [_constant(argument) for argument in node.args]
+    if name == "Normalize" and len(values) >= 2 and all(isinstance(value, tuple | list) for value in values[:2]):
+        return {key: list(map(float, value)) for key, value in zip(("mean", "std"), values, strict=False)}
+    if name == "Linear" and len(values) >= 2 and isinstance(values[1], int):
+        return {"classes": values[1]}
+    if name == "Conv2d" and "shape" not in found and values and values[0] in (1, 3):
+        return {"shape": [values[0], *((28, 28) if values[0] == 1 else (32, 32))]}
+    return {}
+
+
+def _constant(argument: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(argument)
+    except ValueError:
+        return None
+
+
+def _modules(app: FlowerApp) -> Iterator[tuple[str, ast.Module]]:
+    """Yield (import name, syntax tree) of the app's own modules, those of the components' package first."""
+    first = app.clientapp.split(".")[0].split(":")[0]
+
+    def later(path: Path) -> tuple[bool, Path]:
+        return path.relative_to(app.directory).parts[0] != first, path
+
+    for path in sorted(app.directory.rglob("*.py"), key=later):
+        relative = path.relative_to(app.directory)
+        if _SKIPPED & set(relative.parts) or relative.parts[0].startswith("."):
+            continue
+        try:
+            yield ".".join(relative.with_suffix("").parts), ast.parse(path.read_text(encoding="utf-8-sig"))
+        except (OSError, SyntaxError, UnicodeDecodeError, ValueError):
+            continue  # not for us to judge: it is named when it is imported
+
+
+def _clients(app: FlowerApp) -> int | None:
+    """Return the number of simulated nodes that older pyproject files name; None: it does not."""
+    project = tomllib.loads((app.directory / "pyproject.toml").read_text(encoding="utf-8-sig"))
+    federations = project.get("tool", {}).get("flwr", {}).get("federations", {})
+    for federation in federations.values():
+        number = federation.get("options", {}).get("num-supernodes") if isinstance(federation, dict) else None
+        if isinstance(number, int):
+            return number
+    return None

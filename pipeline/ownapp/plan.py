@@ -1,0 +1,70 @@
+"""What the process that runs somebody's federation is told, and what it leaves behind."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fedinverse.layout import WITH_VICTIM, World
+from fedinverse.run import Run
+from fedinverse.storage import read_json, read_object, typed, write_json
+
+DONE, FAILED, COMPLAINTS = "done.json", "failed.json", "complaints"
+ALONE = "alone"  # is there once the federation is over and the attacker trains alone: nothing is captured then
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One world's federation.
+
+    Attributes:
+        app: directory of the app; ``serverapp`` and ``clientapp`` its components.
+        run_config: what the app finds in ``context.run_config``.
+        clients, attacker, victim: number of nodes, and partition ids.
+        world: without the victim, his node is hidden unless ``rows`` take his classes out.
+        hide_victim: whether that is so.
+        directory: where ledger, checkpoints and outcome go.
+        capture: the settings of the attacker's spool (``attacker.spool.Spool``).
+        about: metadata of every checkpoint; ``names`` and ``record`` as for the spool.
+        own_shard: where the model goes that the attacker trains alone, after the federation; empty: none.
+        data: the data hook; ``rows``: by partition id, which rows of its training part the client gets; empty: all.
+        engine: ``flower`` or ``local``; ``actors``: processes of the former.
+        patience: seconds without a message after which a strategy counts as waiting for nodes that are not there.
+    """
+
+    app: str
+    serverapp: str
+    clientapp: str
+    run_config: dict[str, Any]
+    clients: int
+    attacker: int
+    victim: int
+    world: World
+    hide_victim: bool
+    directory: str
+    capture: str
+    about: dict[str, str | int | float]
+    names: tuple[str, ...]
+    record: str
+    own_shard: str
+    data: str
+    engine: str
+    actors: int
+    patience: float
+    rows: dict[str, list[int]] = field(default_factory=dict)
+
+    def write(self, path: Path) -> None:
+        """Write the plan atomically."""
+        write_json(path, asdict(self))
+
+    @staticmethod
+    def read(path: Path) -> "Plan":
+        """Read a plan; ``IntegrityError`` names the key that does not fit."""
+        return typed(Plan, read_json(path), path)
+
+
+def their_own_shard_model(run: Run) -> Path | str:
+    """Return the file of the model that their ClientApp trained on the attacker's shard alone; or why there is none."""
+    path = run.files.auditor.own_shard_model("app")
+    if path.exists():
+        return path
+    return str(read_object(run.files.server.federation(WITH_VICTIM) / DONE, "alone")["alone"])

@@ -1,0 +1,186 @@
+"""From ``audit.toml`` to an ordinary run directory: configuration, images, split manifest. Nothing is trained yet."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attacker.attacks.registry import make_attack
+from auditor.settings import Audit, Evaluator
+from fedinverse.config import Population, Table
+from fedinverse.data import Request, arrays, open_source, source_of
+from fedinverse.errors import ConfigError
+from fedinverse.layout import RunFiles
+from fedinverse.models import Classifier, build
+from fedinverse.run import Run, check_disjoint, differences
+from fedinverse.storage import read_json, read_object, save_hashed, write_json
+from fedinverse.theirs import TheirError
+from pipeline.ownapp.app import FlowerApp
+from pipeline.ownapp.holdings import Holdings, read_holdings, read_public
+from pipeline.ownapp.settings import FILE, AppAudit
+
+LABEL = "attack"
+ROWS = "client-rows.json"  # what the data hook gives to whom, by world
+_JUDGES = {(1, 32, 32): "scnn", (3, 32, 32): "resnet18_32", (3, 64, 64): "resnet18"}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An audit that can start: the app, its settings, and the run directory."""
+
+    app: FlowerApp
+    settings: AppAudit
+    run: Run
+
+    @property
+    def rows(self) -> dict[str, dict[str, list[int]]]:
+        """By world, which rows of the data hook's training part every client gets; empty: all."""
+        found: dict[str, dict[str, list[int]]] = read_json(self.run.path / ROWS)
+        return found
+
+    @property
+    def victim_goes(self) -> bool:
+        """Whether the victim's node is hidden in the control world: asked for, or no image is left to it."""
+        left = self.rows["without_victim"].get(str(self.settings.victim), [])
+        return self.settings.without == "client" or not left
+
+
+def prepare_app(settings: AppAudit, origin: Path, out: Path | None, *, resume: bool) -> Prepared:
+    """Check everything that can be checked before work, then make the run directory.
+
+    Args:
+        settings: of the audit.
+        origin: the audit.toml; ``app`` is relative to its directory.
+        out: instead of ``out`` of the file.
+        resume: go on with a run directory that is there.
+
+    Raises:
+        FedInverseError: names the key of audit.toml, what was found and what to write.
+    """
+    app = FlowerApp.read(origin.parent / settings.app)
+    app.on_path()
+    network = _network(settings)
+    for component in ("serverapp", "clientapp"):
+        app.load(component)
+    _check_public(settings)
+    files = RunFiles(((out or Path(settings.out)) / settings.name).resolve())
+    table = _table(settings, app, network)
+    if files.config.exists():
+        if not resume:
+            raise ConfigError(
+                f"{files.root} exists already; continue it with --resume, or choose another name in {FILE} or --out"
+            )
+        stored = {key: value for key, value in read_object(files.config).items() if key != "population"}
+        changed = differences(stored, {key: value for key, value in table.items() if key != "population"})
+        if changed:
+            raise ConfigError(f"{files.root} was started with another {FILE} (differs in {', '.join(changed[:5])}); "
+                              "choose another name there, or --out")  # fmt: skip
+        if files.pools.exists():
+            return Prepared(app, settings, Run(files.root))
+    holdings, labels = read_holdings(settings)
+    return Prepared(app, settings, _written(files, settings, table, holdings, labels))
+
+
+def _written(
+    files: RunFiles, settings: AppAudit, table: Table, holdings: Holdings, labels: dict[str, NDArray[np.int64]]
+) -> Run:
+    """Write the run directory."""
+    population = Population(
+        clients=settings.clients,
+        victim=settings.victim,
+        victim_classes=holdings.victim_classes,
+        malicious_clients=(settings.attacker,),
+    )
+    shape = settings.declaration.images
+    root = arrays.save(
+        files.root / "data", holdings.images, holdings.manifest["label"].to_numpy(), list(holdings.class_names)
+    )
+    wanted = {"private": Request("arrays", shape, str(root)), "public": public_request(settings, files.root / "data")}
+    private, public = (open_source(request) for request in wanted.values())
+    check_disjoint(private, public, population, allow=False)
+    by_classes = settings.without == "classes"
+    write_json(
+        files.root / ROWS,
+        {
+            "with_victim": holdings.rows,
+            "without_victim": holdings.without(settings, labels) if by_classes else holdings.rows,
+        },
+    )
+    write_json(files.config, table | {"population": population.model_dump(mode="json")})
+    save_hashed(files.split, holdings.manifest.to_parquet(index=False))
+    requests = json.dumps({name: asdict(request) for name, request in wanted.items()}, indent=2, sort_keys=True)
+    save_hashed(files.pools, requests.encode())  # last
+    return Run(files.root)
+
+
+def _network(settings: AppAudit) -> Classifier:
+    """Return the network, built; what does not fit is refused by its key."""
+    try:
+        network = build(settings.declaration.name, settings.class_count, seed=settings.seed)
+    except TheirError:
+        raise
+    except ConfigError as error:
+        raise ConfigError(f"{FILE}: {error}") from None
+    if settings.state == "parameters" and (hidden := [name for name, _ in network.named_buffers()]):
+        raise ConfigError(
+            f"{FILE}: state = 'parameters', but the network also has {', '.join(hidden[:4])}, which the app then never "
+            "sends and without which it cannot be evaluated; send state_dict().values() and set state = 'list'"
+        )
+    return network
+
+
+def names_of(settings: AppAudit, network: Classifier) -> tuple[str, ...]:
+    """Return what the arrays of a bare list are called, in its order; empty: the app names its arrays."""
+    if settings.state == "state_dict":
+        return ()
+    return tuple(network.state_dict()) if settings.state == "list" else tuple(n for n, _ in network.named_parameters())
+
+
+def public_request(settings: AppAudit, root: Path) -> Request:
+    """Return what is asked for the attacker's public images; what a function gives is written below ``root`` first."""
+    shape = settings.declaration.images
+    if ":" not in settings.public:
+        return Request(settings.public, shape, settings.public_root, settings.public_limit, settings.seed)
+    images, labels = read_public(settings)
+    names = [f"public {label}" for label in range(int(labels.max()) + 1)]
+    stored = arrays.save(root, images, labels, names)
+    return Request("arrays", shape, str(stored), settings.public_limit, settings.seed)
+
+
+def _check_public(settings: AppAudit) -> None:
+    if ":" in settings.public:
+        return
+    channels = settings.inputs.shape[0]
+    try:
+        source = source_of(settings.public)
+    except ConfigError as error:
+        raise ConfigError(f"{FILE}: public: {error}") from None
+    if source.channels not in (0, channels):
+        raise ConfigError(
+            f"{FILE}: public = '{settings.public}' has {source.channels} channel(s), inputs.shape = "
+            f"{list(settings.inputs.shape)} needs {channels}; choose another source ('fedinverse names')"
+        )
+
+
+def _table(settings: AppAudit, app: FlowerApp, network: Classifier) -> Table:
+    """Return the configuration of the run, without its population, which the data decide."""
+    attack = make_attack(settings.attack, LABEL, FILE)
+    elsewhere = {"out", "engine", "actors", "patience", "schedule", "audit", "attack"}
+    said = settings.model_dump(mode="json", exclude=elsewhere)
+    run_config = app.config | settings.run_config
+    judge = _JUDGES[network.input_shape]
+    chosen = settings.audit or Audit(evaluator=Evaluator(model=judge))
+    table: dict[str, Any] = {
+        "name": settings.name,
+        "seed": settings.seed,
+        "app": said | {"directory": str(app.directory), "name": app.name, "run_config": run_config},
+        "data": {key: said[key] for key in ("public", "public_root", "public_limit")},
+        "model": {"name": settings.declaration.name},
+        "attacker": settings.schedule.model_dump(mode="json"),
+        "attacks": {attack.name: {"kind": attack.name, **attack.settings.model_dump(mode="json")}},
+        "audit": chosen.model_dump(mode="json"),
+    }
+    return table
