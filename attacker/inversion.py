@@ -63,12 +63,16 @@ def place(
     labels: Tensor,
     seed: int,
     public: str,
+    earlier: Sequence[str] = (),
 ) -> Inversion:
     """Return where the inversion of that target by ``attack``, made from ``table``, lies, done or not.
 
+    ``earlier`` are the hashes of the models that are inverted together with the target, newest first.
     The version of the attack's code is part of the place: what an older one made is never taken for its result.
     """
-    depends = {"attack": table, "labels": labels.tolist(), "seed": seed, "public": public}
+    depends: dict[str, Any] = {"attack": table, "labels": labels.tolist(), "seed": seed, "public": public}
+    if earlier:
+        depends["together-with"] = list(earlier)
     config = content_sha256(depends | {"version": [VERSION, attack.version]})
     return Inversion(store / label / f"{target_sha[:16]}-{config[:16]}")
 
@@ -101,6 +105,7 @@ def invert(
             "settings": attack.settings.model_dump(mode="json"),
             "target-sha256": target.sha256,
             "model-round": target.round,
+            "captures": [target.round, *(each.round for each in target.earlier)],
             "seed": seed,
             "public": public.key,
             "shared-classes": list(shared_classes),

@@ -1,4 +1,4 @@
-"""Which of the captured rounds are inverted."""
+"""Which of the captured rounds are inverted, and which of them together."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import torch
 
 from attacker.settings import Attacker
 from fedinverse.errors import IntegrityError, StageError
-from fedinverse.layout import ROUND_FILES
+from fedinverse.layout import ROUND_FILES, round_file
 from fedinverse.models import build
 from fedinverse.shard import Shard
 from fedinverse.storage import into_module, load_weights, read_metadata
@@ -60,6 +60,60 @@ def due(spool: Path, settings: Attacker, shard: Shard, *, over: bool = True) -> 
     return {
         number: path for number, path in models.items() if number % settings.every_nth == 0 or (over and number == last)
     }
+
+
+def earlier_rounds(models: dict[int, Path], server_round: int, captures: int) -> list[int]:
+    """Return the rounds before ``server_round``, newest first, whose models are attacked together with its model.
+
+    Args:
+        models: captured models by round.
+        server_round: of the model to invert.
+        captures: how many models are attacked together; those of equal weights count once.
+    """
+    seen = {_sha(models[server_round])} if server_round in models else set()
+    rounds: list[int] = []
+    for number in sorted((number for number in models if number < server_round), reverse=True):
+        if len(rounds) + 1 >= captures:
+            break
+        if _sha(models[number]) not in seen:
+            seen.add(_sha(models[number]))
+            rounds.append(number)
+    return rounds
+
+
+def together(weights: Path, models: dict[int, Path], captures: int) -> tuple[Path, ...]:
+    """Return the files of the models that are attacked together with the one in ``weights``, newest first.
+
+    A captured model is joined by captured models; a model of another world by that world's models of the same rounds,
+    which lie beside it; a model that belongs to no round by none.
+
+    Raises:
+        StageError: a model of the other world was not kept.
+        IntegrityError: they are of different networks; names both files.
+    """
+    server_round = int(read_metadata(weights).get("model-round", -1))
+    if captures == 1 or (weights not in models.values() and weights.name != round_file(server_round)):
+        return ()
+    rounds = earlier_rounds(models, server_round, captures)
+    if weights in models.values():
+        paths = tuple(models[number] for number in rounds)
+    else:
+        paths = tuple(weights.with_name(round_file(number)) for number in rounds)
+    for path in paths:
+        if not path.exists():
+            raise StageError(f"{path} was not kept, but captures = {captures} inverts it together with {weights.name}")
+        if _network(path) != _network(weights):
+            raise IntegrityError(f"{path} and {weights} are of different networks; they cannot be inverted together")
+    return paths
+
+
+def _sha(path: Path) -> str:
+    return read_metadata(path).get("sha256", str(path))
+
+
+def _network(path: Path) -> tuple[str, ...]:
+    about = read_metadata(path)
+    return tuple(about.get(key, "") for key in ("model", "classes", "width"))
 
 
 def _new_best(models: dict[int, Path], shard: Shard) -> dict[int, Path]:

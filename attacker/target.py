@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fedinverse.data import Pool
 from fedinverse.models import Classifier, build, for_inference
 from fedinverse.storage import into_module, load_weights
 
@@ -29,7 +30,7 @@ class Target:
         sha256: hash of the captured weights.
         round: the federation round after which the server had this model.
         device: where it lives.
-        earlier: models captured before it that are attacked together with it, newest first.
+        earlier: models captured before it that are inverted together with it, newest first.
         captured: the same network, frozen, before BatchNorm was folded; None: it is ``model`` itself.
         previous: opens the model captured before it, for a prior that starts warm; None: there is none.
     """
@@ -38,7 +39,7 @@ class Target:
     sha256: str
     round: int
     device: torch.device
-    earlier: tuple[Classifier, ...] = ()
+    earlier: "tuple[Target, ...]" = ()
     captured: Classifier | None = None
     previous: "Callable[[], Target] | None" = None
 
@@ -68,11 +69,24 @@ def open_target(path: Path, model: str, classes: int, width: float, device: str 
 
 @dataclass(frozen=True)
 class PublicSet:
-    """The attacker's public images: uint8 [N, C, H, W], channels-last, with the key of their pool and their classes."""
+    """The attacker's public images.
+
+    Attributes:
+        images: uint8 [N, C, H, W], channels-last.
+        key: of their pool.
+        class_names: names of their classes.
+        recipe: what ``Pool.recipe`` says of them.
+    """
 
     images: Tensor
     key: str
     class_names: tuple[str, ...] = ()
+    recipe: str = ""
+
+    @classmethod
+    def of(cls, pool: Pool) -> "PublicSet":
+        """Read the images of ``pool``."""
+        return cls(pool.tensor(), pool.path.name, pool.class_names, pool.recipe)
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -27,7 +27,7 @@ from torch import Tensor
 from attacker.attacks.attack import Attack
 from attacker.attacks.registry import make_attack
 from attacker.inversion import Inversion, invert, place
-from attacker.schedule import due
+from attacker.schedule import captured, due, together
 from attacker.settings import Attacker
 from attacker.target import PublicSet, Target, open_target
 from fedinverse.config import parse
@@ -98,11 +98,20 @@ class Plan:
 
 @dataclass(frozen=True)
 class Job:
-    """One target and one attack; ``before`` is the same for the model before it from the same directory."""
+    """One target and one attack.
+
+    Attributes:
+        label: of the attack.
+        weights: the target's file.
+        where: the result's place.
+        earlier: files of the models that are inverted together with it.
+        before: the same attack on the model before it from the same directory.
+    """
 
     label: str
     weights: Path
     where: Inversion
+    earlier: tuple[Path, ...] = ()
     before: "Job | None" = None
 
 
@@ -113,8 +122,7 @@ class Bench:
         self.plan = plan
         self.settings = parse(Attacker, plan.attacker, "attacker", "plan")
         self.shard: Shard = open_shard(Path(plan.shard)) if plan.shard else Shard(torch.empty(0), torch.empty(0))
-        pool = Pool(Path(plan.public))
-        self.public = PublicSet(pool.tensor(), Path(plan.public).name)
+        self.public = PublicSet.of(Pool(Path(plan.public)))
         self.attacks: dict[str, Attack] = {
             label: make_attack(table, f"attacks.{label}", "plan") for label, table in plan.attacks.items()
         }
@@ -127,16 +135,19 @@ class Bench:
         """
         plan = self.plan
         captures = due(Path(plan.spool), self.settings, self.shard, over=over).values() if plan.spool else ()
+        models = captured(Path(plan.spool)) if plan.spool else {}
         before: dict[tuple[str, Path], Job] = {}
         for weights in [*captures, *map(Path, plan.controls)]:
             for label in plan.attacks:
-                where = self.place(label, read_metadata(weights).get("sha256", ""))
-                job = before[label, weights.parent] = Job(label, weights, where, before.get((label, weights.parent)))
+                earlier = together(weights, models, self.attacks[label].settings.captures)
+                where = self._place(label, weights, earlier)
+                previous = before.get((label, weights.parent))
+                job = before[label, weights.parent] = Job(label, weights, where, earlier, previous)
                 yield job
 
-    def place(self, label: str, target_sha: str) -> Inversion:
-        """Return where the inversion of that target by that attack lies."""
+    def _place(self, label: str, weights: Path, earlier: tuple[Path, ...]) -> Inversion:
         plan = self.plan
+        target_sha, *others = (read_metadata(path).get("sha256", "") for path in (weights, *earlier))
         return place(
             Path(plan.store),
             label,
@@ -146,6 +157,7 @@ class Bench:
             self.labels,
             plan.seed,
             self.public.key,
+            others,
         )
 
     def train_priors(self) -> None:
@@ -190,15 +202,13 @@ class Bench:
         )
 
     def _open(self, job: Job) -> Target:
-        about, before = read_metadata(job.weights), job.before
-        target = open_target(
-            job.weights,
-            about["model"],
-            int(about["classes"]),
-            float(about["width"]),
-            self.settings.device,
-        )
+        target, before = self._model(job.weights), job.before
+        target = replace(target, earlier=tuple(self._model(path) for path in job.earlier))
         return target if before is None else replace(target, previous=lambda: self._open(before))
+
+    def _model(self, weights: Path) -> Target:
+        about = read_metadata(weights)
+        return open_target(weights, about["model"], int(about["classes"]), float(about["width"]), self.settings.device)
 
 
 def distinct(jobs: Iterable[Job]) -> list[Job]:

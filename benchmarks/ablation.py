@@ -125,7 +125,7 @@ def evaluator(out: Path, seed: int) -> Judge:
 def public_set(name: str) -> PublicSet:
     """Return the public images, the same for every seed."""
     pool = open_source(Request(name, (1, 32, 32), limit=PUBLIC_LIMIT, seed=SHARED))
-    return PublicSet(pool.tensor(), pool.path.name)
+    return PublicSet.of(pool)
 
 
 @cache

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
 
 from rich.console import Console
 from rich.panel import Panel
@@ -9,6 +11,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -43,8 +46,28 @@ def progress_bar() -> Iterator[Progress]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
+    with _Progress(*columns, console=console, transient=True) as progress:
         yield progress
+
+
+class _Progress(Progress):
+    """A progress display that, where there is no terminal to draw on, prints a line a minute instead."""
+
+    EVERY = 60.0  # seconds
+
+    def update(self, task_id: TaskID, *arguments: Any, **values: Any) -> None:
+        """Move a task on."""
+        super().update(task_id, *arguments, **values)
+        if self.console.is_terminal:
+            return
+        task = self._tasks[task_id]
+        now = self.get_time()
+        if now - task.fields.setdefault("printed", task.start_time or now) >= self.EVERY and task.total:
+            task.fields["printed"] = now
+            line = f"  {task.description}: {task.completed:.0f} of {task.total:.0f}"
+            if task.time_remaining is not None:
+                line += f", about {timedelta(seconds=round(task.time_remaining))} left"
+            self.console.print(line, soft_wrap=True)
 
 
 def table(title: str, header: list[str], rows: list[list[str]]) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +14,14 @@ import torch.nn.functional as F
 from attack_bench import CPU, TINY, attack, public, target
 from torch import Tensor, nn
 
-from attacker.priors import kplus1, prior
+from attacker.priors import checkpoint, kplus1, prior
 from attacker.priors.kplus1 import discriminator_loss, entropy
 from attacker.priors.prior import Prior, cached, prior_path
 from attacker.priors.spectral import baked, normalise
 from attacker.priors.wgan_gp import gradient_penalty
 from attacker.public_view import public_view
 from attacker.target import Progress, PublicSet, Target
-from fedinverse.errors import ConfigError
+from fedinverse.errors import ConfigError, IntegrityError
 from fedinverse.models import Classifier
 from fedinverse.storage import read_metadata, to_weights, weights_sha256
 
@@ -159,3 +160,50 @@ def test_spectral_norm_is_baked_in() -> None:
     for layer in (plain[0], plain[2]):
         assert isinstance(layer, nn.Linear)
         assert float(torch.linalg.matrix_norm(layer.weight.detach(), 2)) == pytest.approx(1, abs=1e-3)
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("name", ["gmi", "kedmi", "plgmi", "vmi"])
+def test_a_killed_training_goes_on_to_the_same_weights(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    steps, kept = 5, 3
+    trained = attack(name, {"prior": TINY[name]["prior"] | {"steps": steps}})
+    progress: list[int] = []
+
+    def whole() -> Prior:
+        return trained.prior(target(), public(), 11, CPU, lambda what, done, total: progress.append(done))
+
+    def killed(what: str, done: int, total: int) -> None:
+        if done > kept:
+            raise KilledError
+
+    first = whole()
+    path = prior_path(first.name, first.key)
+    path.unlink()
+    monkeypatch.setattr(checkpoint, "EVERY", 0.0)  # a checkpoint after every step
+    with pytest.raises(KilledError):
+        trained.prior(target(), public(), 11, CPU, killed)
+    file = path.with_suffix(".checkpoint")
+    assert not path.exists()
+    assert read_metadata(file)["step"] == str(kept)
+    progress.clear()
+    again = whole()
+    assert progress == [kept, *range(kept + 1, steps + 1)]
+    assert not file.exists()
+    assert weights_sha256(to_weights(again.generator)) == weights_sha256(to_weights(first.generator))
+    if first.critic is not None:
+        assert again.critic is not None
+        assert weights_sha256(to_weights(again.critic)) == weights_sha256(to_weights(first.critic))
+
+
+def test_a_checkpoint_of_something_else_is_named() -> None:
+    trained = attack("gmi", {"prior": TINY["gmi"]["prior"] | {"steps": 2}})
+    made = trained.prior(None, public(), 12, CPU)
+    path = prior_path(made.name, made.key)
+    file = path.with_suffix(".checkpoint")
+    path.rename(file)  # weights, but no training
+    with pytest.raises(IntegrityError, match=re.escape(str(file))):
+        trained.prior(None, public(), 12, CPU)
+    file.unlink()

@@ -1,5 +1,6 @@
 """The attacker's worker beside a running federation: takes captures as they come, ends cleanly, does nothing twice."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,9 +19,10 @@ from attacker.inversion import ABOUT
 from attacker.settings import Attacker
 from attacker.worker import Bench, Plan, main
 from fedinverse.data import Request, open_source
+from fedinverse.errors import IntegrityError, StageError
 from fedinverse.models import build
 from fedinverse.run import prepare
-from fedinverse.storage import save_weights, to_weights
+from fedinverse.storage import load_weights, read_metadata, save_weights, to_weights
 from pipeline.experiment import resolved
 from pipeline.stages import inversions
 from pipeline.stages.controls import controls
@@ -163,3 +165,54 @@ def test_during_and_after_end_alike(tiny: Any) -> None:
     after = results("after")
     assert len(during) == len(after) > 2
     assert all(np.array_equal(one, other) for one, other in zip(during, after, strict=True))
+
+
+def test_several_captures_are_inverted_together(tmp_path: Path) -> None:
+    """Earlier rounds of different weights join; a control is joined by its own world's models of the same rounds."""
+    attack = {"kind": "gmi", "captures": 4} | TINY["gmi"]
+    plan = replace(plan_at(tmp_path, rounds=[2, 5], every_nth=1), attacks={"gmi": attack})
+    spool, world, alone = Path(plan.spool), tmp_path / "other", tmp_path / "own-shard.safetensors"
+    for number in (1, 2, 3, 4, 5):
+        arrives(spool, number)
+        arrives(world, number)
+    second = spool / "round-0002.safetensors"
+    save_weights(spool / "round-0003.safetensors", load_weights(second)[0], read_metadata(second) | {"model-round": 3})
+    shutil.copy(spool / "round-0005.safetensors", alone)
+    plan = replace(plan, controls=(str(world / "round-0005.safetensors"), str(alone)))
+    jobs = list(Bench(plan).jobs())
+    rounds = [[path.parent.name + path.name[9:10] for path in job.earlier] for job in jobs]
+    assert rounds == [["captures1"], ["captures4", "captures3", "captures1"], ["other4", "other3", "other1"], []]
+    assert len({job.where.path for job in jobs}) == 4
+    Bench(plan).work()
+    abouts = [job.where.about for job in jobs]
+    assert [about["captures"] for about in abouts] == [[2, 1], [5, 4, 3, 1], [5, 4, 3, 1], [5]]
+    assert abouts[0]["notes"] == ["2 of the 4 captures asked for: no more of different weights"]
+    assert abouts[1]["notes"] == []
+    (world / "round-0003.safetensors").unlink()
+    with pytest.raises(StageError, match=r"other/round-0003.* was not kept"):
+        list(Bench(plan).jobs())
+
+
+def test_equal_captures_are_one(tmp_path: Path) -> None:
+    plan = plan_at(tmp_path, rounds="last")
+    spool = Path(plan.spool)
+    arrives(spool, 4)
+    last = spool / "round-0004.safetensors"
+    for number in (1, 2, 3):
+        weights, about = load_weights(last)
+        save_weights(spool / f"round-{number:04d}.safetensors", weights, about | {"model-round": number})
+    for captures in (1, 3):
+        attack = {"kind": "kedmi", "captures": captures} | TINY["kedmi"]
+        Bench(replace(plan, attacks={"kedmi": attack})).work()
+    one, other = sorted(Path(plan.store).glob("kedmi/*/reconstructions.safetensors"))
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_captures_of_two_networks_are_not_mixed(tmp_path: Path) -> None:
+    plan = replace(plan_at(tmp_path, rounds="last"), attacks={"gmi": {"kind": "gmi", "captures": 2} | TINY["gmi"]})
+    arrives(Path(plan.spool), 2)
+    weights = to_weights(build("lenet5", 5, width=0.1, seed=0))
+    about = {"model-round": 1, "model": "lenet5", "width": 0.1, "classes": 5}
+    save_weights(Path(plan.spool) / "round-0001.safetensors", weights, about)
+    with pytest.raises(IntegrityError, match="different networks"):
+        list(Bench(plan).jobs())

@@ -34,7 +34,7 @@ class Steps:
         """Return the same with ``change`` made to every network."""
         prior, target = self.prior, self.target
         critic = None if prior.critic is None else change(prior.critic)
-        earlier = tuple(change(model) for model in target.earlier)
+        earlier = tuple(replace(each, model=change(each.model)) for each in target.earlier)
         return Steps(
             replace(target, model=change(target.model), earlier=earlier),
             replace(prior, generator=change(prior.generator), critic=critic),

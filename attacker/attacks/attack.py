@@ -130,6 +130,10 @@ class Attack(ABC):
                 steps = in_compiled(settings.compile, lowered, labels, settings.identity_loss)
                 goal = objective(settings, steps.target, public, seed, progress)
                 problem = self._problem(steps, goal, labels, seed, progress)
+                if goal.captures < settings.captures:
+                    problem.notes[
+                        f"{goal.captures} of the {settings.captures} captures asked for: no more of different weights"
+                    ] = None
                 latent, images = self._solve(problem, labels)
             if images is None:
                 images = _made(prior, latent, labels.to(target.device), settings.max_batch)

@@ -4,6 +4,7 @@ Every switch is off by default:
 
 | switch | identity loss of one reconstruction is the mean over |
 |---|---|
+| ``captures = n`` | the last n captured models of different weights: what one model alone answers to averages out |
 | ``augment = K`` | K differentiable augmentations of it (``attacker.losses.augment``) |
 | ``students = n`` | the target and n students distilled from it (``attacker.losses.students``) |
 | ``noise_draws = n`` | n draws of a VIB head's noise: expectation over transformation, against MID |
@@ -72,7 +73,7 @@ def objective(
         return model, identity_loss(settings.identity_loss, model, public.images, device, random)
 
     with exact_fp32(device):
-        captures = tuple(captured(model) for model in (target.model, *target.earlier))
+        captures = tuple(captured(each.model) for each in (target, *target.earlier))
         students = distilled(settings.students, settings.distillation, target, public, progress)
         diversity = diversity_term(settings.diversity, target, public, generator(seed, "diversity"))
     by_students = tuple((student, IdentityLoss(settings.identity_loss)) for student in students)
@@ -109,7 +110,9 @@ class Loss:
             labels = labels.repeat_interleave(self._views)
         seen = [model.features(images) for model, _ in self._goal.models]
         if self._draws:
-            seen[0] = _noisy(seen[0], self._goal.models[0][0], self._draws, self._noise.next())
+            noise = self._noise.next()
+            for number, (model, _) in enumerate(self._goal.models[: self._goal.captures]):
+                seen[number] = _noisy(seen[number], model, self._draws, noise)
         losses = []
         for look, (_, identity) in zip(seen, self._goal.models, strict=True):
             draws = len(look.logits) // len(labels)

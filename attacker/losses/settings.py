@@ -16,6 +16,11 @@ class InversionSettings(Section):
     generator: str = Field("", description="key of a generator added with 'fedinverse prior add', in the prior's place")
     identity_loss: IdentityName = Field("ce", description="ce (published), logit, max_margin or poincare")
     augment: int = Field(0, ge=0, description="average the identity loss over this many augmented views; 0: off")
+    captures: int = Field(
+        1,
+        ge=1,
+        description="invert this many captured models together: the last ones of different weights, up to the round",
+    )
     students: int = Field(0, ge=0, description="invert this many distilled students with the target; 0: off")
     distillation: DistillationSettings = Field(DistillationSettings(), description="how students are distilled")
     noise_draws: int = Field(

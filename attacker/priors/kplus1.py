@@ -168,7 +168,8 @@ class KPlus1(PriorTrainer):
         soft = public_view(data.victim.model, data.public.images, data.device)[1].softmax(1)  # once per target
         average = averaged(G)
         step_G, step_D = gan_adam(G, settings.lr), gan_adam(D, settings.lr)
-        for step in range(steps):
+        networks, optimisers = {**nets, "average": average}, {"step_G": step_G, "step_D": step_D}
+        for _ in data.steps(steps, "training the K+1 prior", networks, optimisers):
             # discriminator: all its fakes in one pass of G, each step's three kinds in one pass of D
             with torch.no_grad():
                 fakes = G(data.noise(n * B, LATENT)).split(B)
@@ -190,6 +191,5 @@ class KPlus1(PriorTrainer):
             step_G.step()
             D.requires_grad_(True)
             average.update_parameters(G)
-            data.progress("training the K+1 prior", step + 1, steps)
         G.load_state_dict(average.module.state_dict())
         return {"steps": str(steps)}

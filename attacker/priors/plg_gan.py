@@ -143,7 +143,9 @@ class PlgGan(PriorTrainer):
         def labels(count: int) -> Tensor:
             return torch.randint(len(chosen), (count,), generator=data.random).to(data.device)
 
-        for step in range(settings.steps):
+        networks = {"generator": G, "discriminator": D, "average": average}
+        optimisers = {"step_G": step_G, "step_D": step_D}
+        for _ in data.steps(settings.steps, "training PLG-MI's prior", networks, optimisers):
             real_labels, fake_labels = labels(n * B).split(B), labels(n * B)
             with torch.no_grad():
                 fakes = G(data.noise(n * B, LATENT), fake_labels).split(B)
@@ -166,5 +168,4 @@ class PlgGan(PriorTrainer):
             step_G.step()
             D.requires_grad_(True)
             average.update_parameters(G)
-            data.progress("training PLG-MI's prior", step + 1, settings.steps)
         nets["generator"].load_state_dict(baked(average.module))

@@ -6,7 +6,7 @@ seeds, cache, progress, arithmetic (always exact fp32, so that one key names one
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,9 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from attacker.acceleration.switches import exact_fp32
-from attacker.target import Progress, PublicSet, Stopwatch, Target, silent
-from fedinverse.config import Section
+from attacker.priors.checkpoint import Checkpoint
+from attacker.priors.shipped import shipped_prior
+from attacker.target import Progress, PublicSet, Target, silent
 from fedinverse.data.source import cache_directory, unit
 from fedinverse.errors import ConfigError, IntegrityError
 from fedinverse.models import for_inference
@@ -95,6 +96,7 @@ class Training:
         random: CPU generator of all noise and batches.
         progress: told after every step.
         warm: whether the networks start from an earlier prior.
+        checkpoint: from which the training goes on after a kill.
     """
 
     images: Tensor
@@ -104,12 +106,23 @@ class Training:
     random: torch.Generator
     progress: Progress
     warm: bool
+    checkpoint: Checkpoint
 
     @property
     def victim(self) -> Target:
         """The captured model, for a prior that is trained against it."""
         assert self.target is not None
         return self.target
+
+    def steps(
+        self,
+        total: int,
+        what: str,
+        networks: Mapping[str, nn.Module],
+        optimisers: Mapping[str, torch.optim.Optimizer],
+    ) -> Iterator[int]:
+        """Yield the steps of the training, those that a killed one did left out; see ``Checkpoint.steps``."""
+        return self.checkpoint.steps(total, what, self.progress, networks, optimisers)
 
     def noise(self, *shape: int) -> Tensor:
         """Return N(0, 1) numbers."""
@@ -197,8 +210,9 @@ def trained_prior(
             )
         classes, against, device = target.model.classes, target.sha256, target.device
     start = trainer.start(target, public, seed, progress)
+    settings = trainer.settings.model_dump(mode="json")
     made_from = {
-        "settings": _settings(trainer.settings),
+        "settings": settings,
         "target": against,
         "public": public.key,
         "seed": seed,
@@ -208,23 +222,30 @@ def trained_prior(
         "start": start,
     }
     key = content_sha256(made_from)
+    if settings.pop("shipped", False):
+        entry = shipped_prior(trainer.name, trainer.version, settings, public.recipe, public.shape)
+        if entry is not None:
+            key = entry.key
+            entry.into(prior_path(trainer.name, key))
+    random = generator(seed, trainer.name, "training")
+    checkpoint = Checkpoint(prior_path(trainer.name, key).with_suffix(".checkpoint"), random)
     with exact_fp32(device), seeded(derive(seed, trainer.name, "weights"), device):
         nets = trainer.networks(public.shape, classes)
         nets = nets.to(device).to(memory_format=torch.channels_last)
 
         def train(progress: Progress) -> dict[str, str]:
-            watch = Stopwatch()
             if start:
                 path = prior_path(trainer.name, start)
                 into_module(_part(nets, trainer.kept), load_weights(path)[0], str(path))
-            random = generator(seed, trainer.name, "training")
-            data = Training(public.images.to(device), target, public, device, random, progress, bool(start))
+            images = public.images.to(device)
+            data = Training(images, target, public, device, random, progress, bool(start), checkpoint)
             told = trainer.train(nets, data) or {}
-            return {"seconds": f"{watch.seconds:.3f}", "target": against, **told}
+            return {"seconds": f"{checkpoint.seconds:.3f}", "target": against, **told}
 
         about = {"seconds": "0"}
         if trainer.kept:
             about = cached(trainer.name, key, _part(nets, trainer.kept), train, progress)
+            checkpoint.remove()
     critic = trainer.critic(nets)
     return Prior(
         trainer.name,
@@ -236,10 +257,6 @@ def trained_prior(
         float(about["seconds"]),
         int(getattr(nets["generator"], "classes", 0)),
     )
-
-
-def _settings(settings: Section) -> dict[str, Any]:
-    return settings.model_dump(mode="json")
 
 
 def _part(nets: nn.ModuleDict, names: tuple[str, ...]) -> nn.ModuleDict:

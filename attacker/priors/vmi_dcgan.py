@@ -59,7 +59,9 @@ class VmiDcgan(PriorTrainer):
         normalise(D.train())
         average = averaged(G)
         step_G, step_D = gan_adam(G, settings.lr), gan_adam(D, settings.lr)
-        for step in range(settings.steps):
+        networks = {"generator": G, "discriminator": D, "average": average}
+        optimisers = {"step_G": step_G, "step_D": step_D}
+        for _ in data.steps(settings.steps, "training VMI's prior", networks, optimisers):
             row = data.rows(B)
             with torch.no_grad():
                 fake = G(data.noise(B, LATENT))
@@ -77,5 +79,4 @@ class VmiDcgan(PriorTrainer):
             step_G.step()
             D.requires_grad_(True)
             average.update_parameters(G)
-            data.progress("training VMI's prior", step + 1, settings.steps)
         nets["generator"].load_state_dict(baked(average.module))

@@ -28,6 +28,9 @@ class WganGpSettings(Section):
     batch_size: int = Field(64, ge=2, description="images per step")
     lr: float = Field(2e-4, gt=0, description="Adam's learning rate; betas are (.5, .999)")
     penalty: float = Field(10.0, ge=0, description="weight of the gradient penalty")
+    shipped: bool = Field(
+        True, description="take the package's own prior where one was made with these settings and images"
+    )
 
 
 def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
@@ -62,7 +65,8 @@ class WganGp(PriorTrainer):
         G, D = nets["generator"].train(), nets["critic"].train()
         average = averaged(G)
         step_G, step_D = gan_adam(G, settings.lr), gan_adam(D, settings.lr)
-        for step in range(settings.steps):
+        networks, optimisers = {**nets, "average": average}, {"step_G": step_G, "step_D": step_D}
+        for _ in data.steps(settings.steps, "training the WGAN-GP prior", networks, optimisers):
             # (1) critic: all its fakes in one generator pass
             with torch.no_grad():
                 fakes = G(data.noise(settings.critic_steps * B, LATENT)).split(B)
@@ -83,5 +87,4 @@ class WganGp(PriorTrainer):
             step_G.step()
             D.requires_grad_(True)
             average.update_parameters(G)
-            data.progress("training the WGAN-GP prior", step + 1, settings.steps)
         G.load_state_dict(average.module.state_dict())

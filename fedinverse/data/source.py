@@ -94,6 +94,12 @@ class Pool:
         """One name per class."""
         return tuple(map(str, self.about["class_names"]))
 
+    @property
+    def recipe(self) -> str:
+        """Source and number of images, such as ``glyphs/6000``, of a pool that needed no root, whatever its seed."""
+        request = self.about.get("request", {})
+        return "" if request.get("root", "?") else f"{request['source']}/{request['limit']}"
+
     def tensor(self, rows: NDArray[np.int64] | None = None) -> Tensor:
         """Return images as uint8 [n, C, H, W], channels-last: all, or ``rows`` in their order."""
         picked = self.images[:] if rows is None else self.images[rows]

@@ -74,8 +74,9 @@ def attack(
     images = public_set(public, network.shape, public_root, public_limit, seed)
     shared = shared_classes(target, labels, images, allow=allow_overlap)
     lines = []
-    for path, victim in targets(paths, network, where):
-        found = place(out, chosen.label, chosen.attack, chosen.table, victim.sha256, labels, seed, images.key)
+    for path, victim in targets(paths, network, where, chosen.attack.settings.captures):
+        others = [each.sha256 for each in victim.earlier]
+        found = place(out, chosen.label, chosen.attack, chosen.table, victim.sha256, labels, seed, images.key, others)
         name = name_of(victim, path)
         if found.done:
             console.print(f"{name}: {chosen.label} inverted it already", soft_wrap=True)
@@ -84,6 +85,8 @@ def attack(
             with progress_bar() as bar:
                 invert(chosen.attack, found, victim, images, labels, seed, Shown(bar), shared)
         draw(found)
+        for note in found.about.get("notes", ()):
+            console.print(f"  {note}", soft_wrap=True, markup=False, style="yellow")
         lines.append(line_of(name, found))
         console.print(f"  {found.path}", soft_wrap=True, markup=False)
     table("Inversions", HEADER, lines)

@@ -102,8 +102,7 @@ def public_set(source: str, shape: tuple[int, int, int], root: str, limit: int, 
         DataError: the data is absent; the message says how to obtain it.
     """
     check_channels(source, shape)
-    pool = open_source(Request(source, shape, root, limit, seed))
-    return PublicSet(pool.tensor(), pool.path.name, pool.class_names)
+    return PublicSet.of(open_source(Request(source, shape, root, limit, seed)))
 
 
 def check_channels(source: str, shape: tuple[int, int, int]) -> None:

@@ -103,10 +103,12 @@ def add(
 
 @app.command("list")
 def list_() -> None:
-    """List the cached priors."""
-    from pipeline.cli.priors import HEADER, cached_priors
+    """List the priors that come with the package and the cached ones."""
+    from attacker.priors.shipped import zoo
+    from pipeline.cli.priors import HEADER, SHIPPED_HEADER, cached_priors, shipped_line
     from report.console import console, table
 
+    table("Shipped priors", SHIPPED_HEADER, [shipped_line(entry) for entry in zoo()])
     lines = [entry.line for entry in cached_priors()]
     if lines:
         table("Priors", HEADER, lines)
@@ -115,11 +117,13 @@ def list_() -> None:
 
 
 @app.command()
-def show(key: Annotated[str, typer.Argument(help="the key that 'list' shows, or its beginning")]) -> None:
-    """Show what one cached prior was made from, and where its samples are pictured."""
-    from pipeline.cli.priors import cached_prior
+def show(
+    key: Annotated[str, typer.Argument(help="the key that 'list' shows, or its beginning; or a shipped prior's name")],
+) -> None:
+    """Show what one prior was made from, and where its samples are pictured."""
+    from pipeline.cli.priors import all_about
     from report.console import console
 
-    for name, value in cached_prior(key).everything.items():
+    for name, value in all_about(key).items():
         console.print(f"[b]{name:<10}[/b] ", end="")
         console.print(str(value), soft_wrap=True, markup=False)

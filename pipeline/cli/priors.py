@@ -5,7 +5,7 @@ writes ``.json`` (what it was made from) and ``.png`` (samples) beside the file.
 until ``fedinverse prior train`` is asked for the same one, which then reads it from the cache.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from attacker.attacks.attack import Attack
 from attacker.priors.external import Network
 from attacker.priors.prior import Prior, prior_path
+from attacker.priors.shipped import Shipped, zoo
 from attacker.target import PublicSet
 from fedinverse.errors import ConfigError
 from fedinverse.seeds import generator
@@ -22,6 +23,7 @@ from fedinverse.storage import read_json, read_metadata, write_json
 from pipeline.cli.pictures import COLUMNS, save_sheet, shape_text
 
 HEADER = ["name", "key", "size", "when", "seconds", "made for"]
+SHIPPED_HEADER = ["name", "key", "size", "KID", "made for", "licence"]
 _ROWS = 8
 
 
@@ -99,6 +101,26 @@ def cached_prior(key: str) -> CachedPrior:
         matches = ", ".join(entry.key for entry in found) or "none does"
         raise ConfigError(f"'{key}' must begin the key of one cached prior ({matches}); see 'fedinverse prior list'")
     return found[0]
+
+
+def shipped_line(entry: Shipped) -> list[str]:
+    """Return a shipped prior's line under ``SHIPPED_HEADER``."""
+    size = f"{entry.path.stat().st_size / 2**20:.1f} MiB" if entry.path.exists() else "missing"
+    made = f"{entry.prior} on {entry.recipe} {shape_text(entry.shape)}"
+    return [entry.name, entry.key[:16], size, f"{entry.kid:.3f}", made, entry.licence]
+
+
+def all_about(key: str) -> dict[str, Any]:
+    """Return all that is known of the prior whose key begins with ``key``, or that is shipped under that name.
+
+    Raises:
+        ConfigError: none or several are meant.
+    """
+    for entry in zoo():
+        if key == entry.name or (key and entry.key.startswith(key)):
+            files = {"file": entry.path, "picture": entry.path.with_suffix(".png")}
+            return files | asdict(entry) | {"shape": shape_text(entry.shape)}
+    return cached_prior(key).everything
 
 
 def describe(prior: Prior, attack: Attack, public: PublicSet, seed: int, device: torch.device) -> CachedPrior:

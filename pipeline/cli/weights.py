@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from attacker.schedule import due
+from attacker.schedule import captured, due, together
 from attacker.settings import Attacker
 from attacker.target import PublicSet, Target, open_target
 from attacker.worker import labels_of
@@ -58,13 +58,24 @@ def weights_at(target: Path, settings: Attacker) -> list[Path]:
     return list(due(spool, settings, Shard(torch.empty(0), torch.empty(0))).values())
 
 
-def targets(paths: list[Path], network: Network, device: torch.device) -> Iterator[tuple[Path, Target]]:
-    """Yield every file's model, ready to be attacked; each knows the one before it, for priors that start warm."""
+def targets(
+    paths: list[Path], network: Network, device: torch.device, captures: int = 1
+) -> Iterator[tuple[Path, Target]]:
+    """Yield every file's model, ready to be attacked; each knows the one before it, for priors that start warm.
+
+    With ``captures`` above 1 a model of a directory also knows those of the rounds before it that join it.
+    """
     previous: Callable[[], Target] | None = None
 
     def opened(path: Path, before: Callable[[], Target] | None) -> Target:
-        target = open_target(path, network.model, network.classes, network.width, device)
-        return replace(target, previous=before)
+        def model(weights: Path) -> Target:
+            return open_target(weights, network.model, network.classes, network.width, device)
+
+        others = together(path, models, captures) if path in models.values() else ()
+        return replace(model(path), previous=before, earlier=tuple(model(other) for other in others))
+
+    directory = captures > 1 and "model-round" in metadata_of(paths[0])
+    models = captured(paths[0].parent) if directory else {}
 
     for path in paths:
         yield path, opened(path, previous)

@@ -8,7 +8,7 @@ captured and are due are the targets of control B2.
 from dataclasses import dataclass
 from functools import cached_property
 
-from attacker.schedule import due
+from attacker.schedule import captured, due, earlier_rounds
 from attacker.settings import Attacker
 from fedinverse.client_data import shard_of
 from fedinverse.layout import World
@@ -37,8 +37,17 @@ class InvertedRounds:
 
     @cached_property
     def _due(self) -> frozenset[int]:
+        """The rounds that are due, and those whose models are inverted together with them."""
         shard = shard_of(self.run, self.run.population.attackers[0], "with_victim")
-        return frozenset(due(self.run.files.attacker.spool("with_victim"), self._attacker, shard))
+        spool = self.run.files.attacker.spool("with_victim")
+        rounds, most, models = due(spool, self._attacker, shard), self._captures, captured(spool)
+        return frozenset(rounds).union(*(earlier_rounds(models, number, most) for number in rounds))
+
+    @property
+    def _captures(self) -> int:
+        """The most captures that an attack inverts together."""
+        attacks: dict[str, dict[str, int]] = self.run.table.get("attacks", {})
+        return max(int(table.get("captures", 1)) for table in attacks.values())
 
 
 def named(attacker: Attacker, server_round: int) -> bool:
