@@ -175,7 +175,7 @@ def test_a_conditional_prior_alone_is_asked_for_the_classes_it_is_judged_on(tmp_
     invert(made, Inversion(tmp_path / "one"), victim, public(), labels, 0)
     plain = Inversion(tmp_path / "one").load(PRIOR_ONLY)
     prior = made.prior(victim, public(), 0, CPU)
-    z = torch.randn(3, 100, generator=generator(0, "attack", "plgmi"))
+    z = torch.randn(3, prior.latent, generator=generator(0, "attack", "plgmi"))
     with torch.no_grad():
         torch.testing.assert_close(plain.images, prior.generator(z, labels))
         assert not torch.allclose(plain.images, prior.generator(z, torch.arange(3)))

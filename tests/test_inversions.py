@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from attacker.attacks.bound import Bound
 from attacker.attacks.ifgmi import into_l1_ball
-from attacker.attacks.posteriors import Flow, Full, Gaussian, Mixture, Posterior
+from attacker.attacks.posteriors import Flow, FlowShape, Full, Gaussian, Mixture, Posterior
 from attacker.losses.augment import NUMBERS, augmented
 from attacker.losses.identity import IdentityLoss, poincare
 from attacker.priors.plg_gan import pseudo_labels
@@ -93,9 +93,13 @@ def test_features_stay_in_their_ball() -> None:
 
 def test_refined_features_fit_the_target_better() -> None:
     base = {"iterations": 2, "feature_iterations": 40, "feature_lr": 0.05}
-    plain, refined = inverted("gmi", [0, 3], {"iterations": 2}), inverted("ifgmi", [0, 3], base)
+    plain, joint = inverted("gmi", [0, 3], {"iterations": 2}), inverted("ifgmi", [0, 3], base)
+    refined = inverted("ifgmi", [0, 3], base | {"joint": False})
     assert torch.equal(plain.latent, refined.latent)
+    assert not torch.equal(plain.latent, joint.latent)  # published: z moves with the features
+    assert joint.latent.abs().max() <= 1
     assert (refined.identity_loss < plain.identity_loss).all()
+    assert (joint.identity_loss < plain.identity_loss).all()
     prior = attack("plgmi").prior(target(), public(), 0, CPU)
     critic = attack("gmi").prior(None, public(), 0, CPU).critic
     other = Prior("other", prior.generator, critic, prior.latent, prior.shape, "key")
@@ -126,7 +130,7 @@ def kl(q: Posterior, samples: int = 4, latent: int = 6) -> Tensor:
 
 def flow(classes: int = 2) -> Flow:
     generator = torch.Generator().manual_seed(1)
-    return Flow(classes, 6, levels=3, steps=2, hidden=7, generator=generator)
+    return Flow(classes, 6, FlowShape(3, 2, 7), generator)
 
 
 @pytest.mark.parametrize("q", [Gaussian(2, 6), Full(2, 6), Mixture(2, 6, 2), flow()])

@@ -1,15 +1,17 @@
 """IF-GMI: inversion through intermediate features (Qiu et al., ECCV 2024), on top of GMI.
 
-After z, what the generator makes of it is optimised too, level by level: with f_l the features of level l,
+After z, what the generator makes of it is optimised too, level by level and together with z: with f_l(z) the features
+of level l and G_l the rest of the generator,
 
-min_f  -D(G_l(f)) + lambda L_id(T(G_l(f)), y)   subject to  ||f - f_l||_1 <= radius ||f_l||_1           (eq. 4-6)
+min_{z, d}  -D(G_l(f_l(z) + d)) + lambda L_id(T(G_l(f_l(z) + d)), y)  s. t.  ||d||_1 <= radius ||f_l(z0)||_1   (eq. 4-6)
 
-where G_l is the rest of the generator. Features say what no z can, so the image fits the target better; the L1 ball
-keeps it near what the prior makes.
+where z0 is what z was when the level began; what was added at earlier levels stays. Features say what no z can, so the
+image fits the target better; the L1 ball keeps it near what the prior makes.
 
 | differs from the published code | why |
 |---|---|
 | GMI's DCGAN and critic instead of StyleGAN2 | the priors of this project; StyleGAN2 is published as a pickle only |
+| z acts through f_l; published: through StyleGAN2's later layers too | a DCGAN's later layers take no z |
 | radius relative to ||f_l||_1; published: absolute | the same setting serves every width and level |
 """
 
@@ -32,6 +34,7 @@ class IFGMISettings(GMISettings):
     levels: int = Field(2, ge=1, description="levels of features optimised, from the smallest on")
     feature_iterations: int = Field(100, ge=0, description="optimisation steps per level")
     feature_lr: float = Field(1e-2, gt=0, description="Adam's learning rate for features")
+    joint: bool = Field(True, description="optimise z together with the features (published); false: features alone")
     radius: float = Field(0.25, gt=0, description="features may move by this share of their L1 norm")
 
 
@@ -49,29 +52,39 @@ class IFGMI(GMI):
             raise ConfigError(f"prior '{prior.name}' has no intermediate features; IF-GMI needs a DCGAN generator")
 
     def optimise(self, case: Case) -> Tensor:
-        """Find z as GMI does, then the features of each level in turn."""
+        """Find z as GMI does, then what is added to the features of each level in turn, and z with it."""
         settings, G = self.settings, case.prior.generator
         assert isinstance(G, Generator)
-        z = super().optimise(case)
-        with torch.no_grad():
-            start = G.begin(z)
-        levels = min(settings.levels, G.levels)
-        for level in range(levels):
+        z = super().optimise(case).requires_grad_(settings.joint)
+        added: list[Tensor] = []
+
+        def features() -> Tensor:
+            """Return f_l(z), of the level that comes after those in ``added``."""
+            hidden = G.begin(z)
+            for level, move in enumerate(added):
+                hidden = G.advance(hidden + move, level)
+            return hidden
+
+        for level in range(min(settings.levels, G.levels)):
+            with torch.no_grad():
+                start = features()
             reach = settings.radius * start.flatten(1).abs().sum(1)
-            features = start.clone().requires_grad_(True)
-            adam = torch.optim.Adam([features], settings.feature_lr)
+            move = torch.zeros_like(start).requires_grad_(True)
+            free = [move, z] if settings.joint else [move]
+            adam = torch.optim.Adam(free, settings.feature_lr)
             for _ in case.steps(settings.feature_iterations):
-                images = G.finish(features, level)
+                images = G.finish(features() + move, level)
                 loss = case.loss(images, z, settings.identity_weight) - case.realness(images)  # eq. 4-6
-                (features.grad,) = torch.autograd.grad(loss.sum(), features)
+                for variable, slope in zip(free, torch.autograd.grad(loss.sum(), free), strict=True):
+                    variable.grad = slope
                 adam.step()
                 with torch.no_grad():
-                    features.copy_(start + into_l1_ball(features - start, reach))
+                    move.copy_(into_l1_ball(move, reach))
+                    if settings.joint:
+                        z.clamp_(-settings.clamp, settings.clamp)
             with torch.no_grad():
-                if level + 1 < levels:
-                    start = G.advance(features, level)
-                else:
-                    case.keep(G.finish(features, level))
+                case.keep(G.finish(features() + move, level))
+            added.append(move.detach())
         return z
 
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Family = Literal["gaussian", "full", "gmm", "flow"]
@@ -59,16 +60,18 @@ class Posterior(nn.Module, ABC):
             return drawn.z
 
 
+@dataclass(frozen=True)
+class FlowShape:
+    """How a flow is built: levels, steps of each, width of the coupling networks, and what is between their layers."""
+
+    levels: int
+    steps: int
+    hidden: int
+    activation: Literal["relu", "elu"] = "relu"
+
+
 def posterior(
-    family: Family,
-    classes: int,
-    latent: int,
-    *,
-    components: int,
-    levels: int,
-    steps: int,
-    hidden: int,
-    random: torch.Generator,
+    family: Family, classes: int, latent: int, components: int, flow: FlowShape, random: torch.Generator
 ) -> Posterior:
     """Return ``classes`` distributions over R^latent that are the prior N(0, I).
 
@@ -77,9 +80,7 @@ def posterior(
         classes: how many.
         latent: d.
         components: of ``gmm``.
-        levels: of ``flow``.
-        steps: of each level of ``flow``.
-        hidden: width of ``flow``'s coupling networks.
+        flow: of ``flow``.
         random: CPU generator of ``flow``'s permutations and first weights.
     """
     if family == "gaussian":
@@ -88,7 +89,7 @@ def posterior(
         return Full(classes, latent)
     if family == "gmm":
         return Mixture(classes, latent, components)
-    return Flow(classes, latent, levels=levels, steps=steps, hidden=hidden, generator=random)
+    return Flow(classes, latent, flow, random)
 
 
 def _even(eps: Tensor) -> Tensor:
@@ -181,17 +182,15 @@ class Flow(Posterior):
     coupling's network has two hidden layers and a last layer of zeros, so that f starts as a permutation.
     """
 
-    def __init__(
-        self, classes: int, latent: int, *, levels: int, steps: int, hidden: int, generator: torch.Generator
-    ) -> None:
+    def __init__(self, classes: int, latent: int, shape: FlowShape, random: torch.Generator) -> None:
         super().__init__()
         self.latent = latent
         self.steps = nn.ModuleList()
         width = latent
-        for _ in range(levels):
+        for _ in range(shape.levels):
             if width < 2:
                 break
-            self.steps.extend(_FlowStep(classes, width, hidden, generator) for _ in range(steps))
+            self.steps.extend(_FlowStep(classes, width, shape, random) for _ in range(shape.steps))
             width //= 2
 
     def forward(self, eps: Tensor) -> Draw:
@@ -210,17 +209,18 @@ class _FlowStep(nn.Module):
 
     permutation: Tensor
 
-    def __init__(self, classes: int, width: int, hidden: int, generator: torch.Generator) -> None:
+    def __init__(self, classes: int, width: int, shape: FlowShape, random: torch.Generator) -> None:
         super().__init__()
+        self.activation = shape.activation
         self.width, self.kept = width, width - width // 2
         self.log_scale = nn.Parameter(torch.zeros(classes, width))  # actnorm: eps has mean 0 and variance 1
         self.shift = nn.Parameter(torch.zeros(classes, width))
-        self.register_buffer("permutation", torch.randperm(width, generator=generator))
-        sizes = (self.kept, hidden, hidden, width // 2)
+        self.register_buffer("permutation", torch.randperm(width, generator=random))
+        sizes = (self.kept, shape.hidden, shape.hidden, width // 2)
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for layer, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
             # the same start for every class: a class does not feel how many others there are
-            start = torch.randn(fan_in, fan_out, generator=generator) * math.sqrt(2 / fan_in) * (layer < 2)
+            start = torch.randn(fan_in, fan_out, generator=random) * math.sqrt(2 / fan_in) * (layer < 2)
             self.weights.append(nn.Parameter(start.expand(classes, -1, -1).clone()))
             self.biases.append(nn.Parameter(torch.zeros(classes, 1, fan_out)))
 
@@ -229,7 +229,7 @@ class _FlowStep(nn.Module):
         moving = (moving + self.shift[:, None]) * self.log_scale.exp()[:, None]
         moving = moving[..., self.permutation]
         still, moved = moving[..., : self.kept], moving[..., self.kept :]
-        hidden = still
+        hidden, activation = still, F.elu if self.activation == "elu" else F.relu
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            hidden = torch.baddbmm(bias, hidden if layer == 0 else hidden.relu(), weight)
+            hidden = torch.baddbmm(bias, hidden if layer == 0 else activation(hidden), weight)
         return torch.cat([still, moved + hidden, rest], 2), self.log_scale.sum(1)

@@ -71,8 +71,8 @@ class MinibatchDiscrimination(nn.Module):
 class Discriminator(nn.Module):
     """images [N, C, H, W] -> features [N, 4096] at width 1 and K logits [N, K].
 
-    5x5 stride-2 convolutions C-64-128-256, at 64 pixels a 3x3 stride-2 256-256; affine InstanceNorm from the second
-    on; linear.
+    5x5 stride-2 convolutions C-64-128-256, at 64 pixels a 3x3 stride-2 256-256; affine InstanceNorm after each, so
+    that features do not follow an image's contrast; linear.
     """
 
     def __init__(self, shape: tuple[int, int, int], classes: int, width: float, minibatch_discrimination: bool) -> None:
@@ -81,9 +81,12 @@ class Discriminator(nn.Module):
         widths = [channels, *(scaled(count, width) for count in (64, 128, 256))]
         layers: list[nn.Module] = []
         for stage, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
-            norm = [nn.InstanceNorm2d(fan_out, affine=True)] if stage else []
             convolution = nn.Conv2d if stage else LookConv2d
-            layers += [convolution(fan_in, fan_out, 5, 2, 2), *norm, nn.LeakyReLU(0.2)]
+            layers += [
+                convolution(fan_in, fan_out, 5, 2, 2),
+                nn.InstanceNorm2d(fan_out, affine=True),
+                nn.LeakyReLU(0.2),
+            ]
         for _ in range(side.bit_length() - 6):  # 32 pixels: none, 64: one
             layers += [nn.Conv2d(widths[-1], widths[-1], 3, 2, 1), nn.InstanceNorm2d(widths[-1], affine=True)]
             layers += [nn.LeakyReLU(0.2)]
@@ -138,7 +141,7 @@ class KPlus1(PriorTrainer):
     """Trains generator and discriminator against the target."""
 
     name = "kplus1"
-    version = 4
+    version = 5
     targeted = True
     kept = ("generator", "discriminator")
     settings: KPlus1Settings

@@ -6,20 +6,17 @@ images; a conditional GAN learns them, and its generator is led by the target be
 L_D = E max(0, 1 - D(x, y)) + E max(0, 1 + D(G(z, y), y))                                             (eq. 3)
 L_G = -E D(G(z, y), y) + .2 E L_maxmargin(T(A(G(z, y))), y),  A: a random augmentation                 (eq. 4)
 
-D is a projection discriminator (Miyato and Koyama 2018): w . f(x) + v_y . f(x). The GAN belongs to one target: it is
-cached under the target's hash.
+D is a projection discriminator (Miyato and Koyama 2018), w . f(x) + v_y . f(x), under spectral norm. G is not, as
+published, and its z has 128 numbers. The GAN belongs to one target: it is cached under the target's hash.
 
 | differs from the published code | why |
 |---|---|
 | DCGAN stages with class-conditional BatchNorm; published: a residual GAN | the sizes of the other priors |
 | D has InstanceNorm besides spectral norm | without it plain stages learn nothing in short trainings |
 | pseudo-labels and hinge steps batched on the device | speed |
-| G's last layer is free of spectral norm | bounded, it cannot reach black and white |
-| spectral norm of G is made part of its weights after training | no power iteration during inversion |
 | an exponential average of G is sampled from | short trainings jitter |
 """
 
-import copy
 import itertools
 
 import torch
@@ -31,8 +28,8 @@ from attacker.losses.augment import NUMBERS, augmented
 from attacker.losses.identity import max_margin
 from attacker.priors.averaging import averaged
 from attacker.priors.dcgan import stages
-from attacker.priors.prior import LATENT, PriorTrainer, Training
-from attacker.priors.spectral import baked, normalise
+from attacker.priors.prior import PriorTrainer, Training
+from attacker.priors.spectral import normalise
 from attacker.public_view import public_view
 from fedinverse.config import Section
 from fedinverse.models.image_layers import LookConv2d, PaintDeconv2d
@@ -46,6 +43,7 @@ class PlgGanSettings(Section):
     critic_steps: int = Field(5, ge=1, description="discriminator steps per generator step")
     batch_size: int = Field(64, ge=2, description="images per step")
     lr: float = Field(2e-4, gt=0, description="Adam's learning rate; betas are (0, .9)")
+    latent: int = Field(128, ge=1, description="dimension of z")
     top: int = Field(30, ge=1, description="public images per class, those the target finds likeliest")
     guidance: float = Field(0.2, ge=0, description="weight of the target's max-margin loss on augmented fakes")
 
@@ -65,13 +63,13 @@ class _ConditionalNorm(nn.Module):
 
 
 class ConditionalGenerator(nn.Module):
-    """z [N, 100], labels [N] -> images [N, C, H, W] in (0, 1)."""
+    """z [N, latent], labels [N] -> images [N, C, H, W] in (0, 1)."""
 
-    def __init__(self, shape: tuple[int, int, int], classes: int, width: float) -> None:
+    def __init__(self, shape: tuple[int, int, int], classes: int, width: float, latent: int) -> None:
         super().__init__()
         widths = stages(shape, width)
-        self.classes, self.first = classes, widths[0]
-        self.project = nn.Linear(LATENT, widths[0] * 16)
+        self.classes, self.latent, self.first = classes, latent, widths[0]
+        self.project = nn.Linear(latent, widths[0] * 16)
         self.deconvolve = nn.ModuleList(
             nn.ConvTranspose2d(fan_in, fan_out, 5, 2, 2, output_padding=1, bias=False)
             for fan_in, fan_out in itertools.pairwise(widths)
@@ -119,23 +117,21 @@ class PlgGan(PriorTrainer):
     """Trains a conditional generator that the target labels and leads."""
 
     name = "plg"
-    version = 3
+    version = 4
     targeted = True
     settings: PlgGanSettings
 
     def networks(self, shape: tuple[int, int, int], classes: int) -> nn.ModuleDict:
         """Return the conditional generator and the projection discriminator."""
-        width = self.settings.width
-        G, D = ConditionalGenerator(shape, classes, width), ProjectionDiscriminator(shape, classes, width)
+        G = ConditionalGenerator(shape, classes, self.settings.width, self.settings.latent)
+        D = ProjectionDiscriminator(shape, classes, self.settings.width)
         return nn.ModuleDict({"generator": G, "discriminator": D})
 
     def train(self, nets: nn.ModuleDict, data: Training) -> None:
-        """Train; give the generator the averaged weights, their spectral norm divided out."""
+        """Train in place; leave the average in the generator."""
         settings, B, n = self.settings, self.settings.batch_size, self.settings.critic_steps
-        G, D, victim = copy.deepcopy(nets["generator"]), nets["discriminator"], data.victim.model
-        assert isinstance(G, ConditionalGenerator)
-        normalise(G.train(), free=G.paint)
-        normalise(D.train())
+        G, D, victim = nets["generator"].train(), nets["discriminator"].train(), data.victim.model
+        normalise(D)
         average = averaged(G)
         step_G, step_D = (torch.optim.Adam(net.parameters(), settings.lr, betas=(0.0, 0.9)) for net in (G, D))
         chosen = pseudo_labels(public_view(victim, data.public.images, data.device)[1].softmax(1), settings.top)
@@ -148,7 +144,7 @@ class PlgGan(PriorTrainer):
         for _ in data.steps(settings.steps, "training PLG-MI's prior", networks, optimisers):
             real_labels, fake_labels = labels(n * B).split(B), labels(n * B)
             with torch.no_grad():
-                fakes = G(data.noise(n * B, LATENT), fake_labels).split(B)
+                fakes = G(data.noise(n * B, settings.latent), fake_labels).split(B)
             for fake, real_y, fake_y in zip(fakes, real_labels, fake_labels.split(B), strict=True):
                 row = torch.randint(chosen.shape[1], (B,), generator=data.random).to(data.device)
                 real = data.real(chosen[real_y, row])
@@ -159,7 +155,7 @@ class PlgGan(PriorTrainer):
                 step_D.step()
             D.requires_grad_(False)
             y = labels(B)
-            fake = G(data.noise(B, LATENT), y)
+            fake = G(data.noise(B, settings.latent), y)
             chance = torch.rand(B, NUMBERS, generator=data.random).to(data.device)
             guide = max_margin(victim(augmented(fake, chance)), y).mean()
             loss_G = settings.guidance * guide - D(fake, y).mean()  # eq. 4
@@ -168,4 +164,4 @@ class PlgGan(PriorTrainer):
             step_G.step()
             D.requires_grad_(True)
             average.update_parameters(G)
-        nets["generator"].load_state_dict(baked(average.module))
+        G.load_state_dict(average.module.state_dict())
