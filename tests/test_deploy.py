@@ -53,7 +53,7 @@ def test_deployed_federation_is_the_simulated_one_and_the_captures_equal_the_led
     rounds = [[line["sha256"] for line in run.recorded_rounds(WORLD)] for run in (deployed, simulated)]
     assert len(rounds[0]) == 3
     assert rounds[0] == rounds[1]  # bit for bit
-    clients = read_jsonl(deployed.federation(WORLD) / "clients.jsonl")
+    clients = read_jsonl(deployed.files.server.client_reports(WORLD))
     assert "fedinverse_example.noisy_images:NoisyImages" in {line.get("defence") for line in clients}
 
     # The attacker trains in both rounds; its spool, fed by one node alone, is where the later stages look for it.
