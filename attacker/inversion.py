@@ -1,5 +1,6 @@
 """Inverting one target with one attack, and where the result is kept: once per (target hash, attack config hash)."""
 
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,8 +14,11 @@ from attacker.attacks.attack import Attack
 from attacker.losses.diversity import measured_diversity
 from attacker.reconstructions import Cost, Reconstructions
 from attacker.target import Progress, PublicSet, Target, silent
+from fedinverse.config import FILE_NAME
+from fedinverse.errors import ConfigError
 from fedinverse.seeds import generator
 from fedinverse.storage import content_sha256, load_weights, read_object, save_weights, typed, write_json
+from fedinverse.words import plain
 
 VERSION = 2  # of what all attacks share; raise it when any code below an attack changes what is reconstructed
 RECONSTRUCTIONS, PRIOR_ONLY, ABOUT = "reconstructions.safetensors", "prior-only.safetensors", "about.json"
@@ -69,7 +73,12 @@ def place(
 
     ``earlier`` are the hashes of the models that are inverted together with the target, newest first.
     The version of the attack's code is part of the place: what an older one made is never taken for its result.
+
+    Raises:
+        ConfigError: the label is no file name.
     """
+    if not re.fullmatch(FILE_NAME, label):
+        raise ConfigError(f"attack label '{plain(label, 60)}' names a directory: use letters, digits and . - _ only")
     depends: dict[str, Any] = {"attack": table, "labels": labels.tolist(), "seed": seed, "public": public}
     if earlier:
         depends["together-with"] = list(earlier)

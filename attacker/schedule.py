@@ -1,15 +1,17 @@
 """Which of the captured rounds are inverted, and which of them together."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from attacker.settings import Attacker
 from fedinverse.errors import IntegrityError, StageError
-from fedinverse.layout import ROUND_FILES, round_file
+from fedinverse.layout import ROUND_FILES, receipts_of, round_file
 from fedinverse.models import build
 from fedinverse.shard import Shard
-from fedinverse.storage import into_module, load_weights, read_metadata
+from fedinverse.storage import into_module, load_weights, read_jsonl, read_metadata
+from fedinverse.words import plain
 
 
 def captured(spool: Path) -> dict[int, Path]:
@@ -45,6 +47,8 @@ def due(spool: Path, settings: Attacker, shard: Shard, *, over: bool = True) -> 
             return {}
         raise StageError(f"{spool} holds no capture; run the federation first, or point to another directory")
     wanted, last = settings.rounds, max(models)
+    if over:
+        _check_none_lost(spool, wanted, models)
     if isinstance(wanted, tuple):
         missing = sorted(set(wanted) - models.keys())
         if missing and over:
@@ -114,6 +118,26 @@ def _sha(path: Path) -> str:
 def _network(path: Path) -> tuple[str, ...]:
     about = read_metadata(path)
     return tuple(about.get(key, "") for key in ("model", "classes", "width"))
+
+
+def _check_none_lost(spool: Path, wanted: object, models: dict[int, Path]) -> None:
+    """Raise ``StageError`` if a model that the schedule asks for was received and is not there any more."""
+    received = {int(line["model-round"]): str(line["file"]) for line in _receipts(spool)}
+    asked = {"last": {max(received, default=0)}}.get(str(wanted), set(wanted) if isinstance(wanted, tuple) else set())
+    lost = sorted((asked & received.keys()) - models.keys())
+    if lost:
+        raise StageError(
+            f"{spool} lacks {plain(received[lost[0]], 100)}, the model of round {lost[0]} that its receipts name; put "
+            "it back: another round's model is not inverted in its place"
+        )
+
+
+def _receipts(spool: Path) -> list[dict[str, Any]]:
+    path = receipts_of(spool)
+    lines = read_jsonl(path)
+    if not all(type(line.get("model-round")) is int and isinstance(line.get("file"), str) for line in lines):
+        raise IntegrityError(f"{path}: a line lacks its round or its file; the file was altered")
+    return lines
 
 
 def _new_best(models: dict[int, Path], shard: Shard) -> dict[int, Path]:

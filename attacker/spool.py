@@ -15,7 +15,6 @@ from typing import Any, cast
 from flwr.app import Context, Message
 
 from fedinverse.layout import receipts_of, round_file
-from fedinverse.messages import plain
 from fedinverse.received import arrays_in, is_training, model_round, weights_in
 from fedinverse.storage import (
     append_jsonl,
@@ -27,6 +26,7 @@ from fedinverse.storage import (
     weights_sha256,
     write_json,
 )
+from fedinverse.words import plain
 
 log = logging.getLogger("fedinverse.attacker")
 Mod = Callable[[Message, Context, Callable[[Message, Context], Message]], Message]

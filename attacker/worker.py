@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -178,18 +179,15 @@ class Bench:
                 if not job.where.done:
                     self._do(job, f" ({number} of {len(jobs)})" if over else "")
 
-    def watch(self, stop: Path, parent: int | None = None) -> None:
-        """Do jobs as captures come; when ``stop`` exists, do what is left of the schedule and return.
-
-        With a ``parent``, also return when that process is gone: a run that was killed leaves no worker behind.
-        """
+    def watch(self, stop: Path) -> None:
+        """Do jobs as captures come; when ``stop`` exists, do what is left of the schedule and return."""
         spool, seen = Path(self.plan.spool), None
         while True:
             over = stop.exists()  # asked before the spool is looked at: no capture written before it is missed
             there = sorted(spool.glob(ROUND_FILES))
             if over or there != seen:
                 self.work(over=over)
-            if over or (parent is not None and os.getppid() != parent):
+            if over:
                 return
             seen = there
             time.sleep(_EVERY)
@@ -248,7 +246,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--share", type=int, nargs=2, default=(0, 1), metavar=("K", "N"), help="do every N-th job from the K-th"
     )
     parser.add_argument("--watch", action="store_true", help="beside a federation: until PLAN.stop exists, or SIGTERM")
-    parser.add_argument("--child", action="store_true", help="with --watch: end with the process that started this one")
+    parser.add_argument("--child", type=int, metavar="PID", help="end with process PID, which started this one")
     parser.add_argument("--profile", type=Path, metavar="DIR", help="run under cProfile and leave its rows there")
     chosen = parser.parse_args(arguments)
     if chosen.watch:
@@ -263,15 +261,31 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(chosen: argparse.Namespace) -> None:
+    if chosen.child is not None:
+        _end_with_parent(chosen.child)
     bench = Bench(Plan.read(chosen.plan))
     torch.set_num_threads(bench.settings.threads)
     keep_freed_memory()
     if chosen.priors or chosen.watch:
         bench.train_priors()
     if chosen.watch:
-        bench.watch(Plan.stop(chosen.plan), os.getppid() if chosen.child else None)
+        bench.watch(Plan.stop(chosen.plan))
     elif not chosen.priors:
         bench.work(*chosen.share)
+
+
+def _end_with_parent(parent: int) -> None:
+    """End this process soon after ``parent`` has: a run that was killed leaves no worker behind.
+
+    It looks from a thread of its own, since an optimisation step may take minutes; every write is atomic.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_EVERY)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 if __name__ == "__main__":

@@ -20,10 +20,10 @@ from fedinverse.config import parse
 from fedinverse.errors import ConfigError
 from fedinverse.flower import DEVICE, client_directory, world_of
 from fedinverse.layout import World
-from fedinverse.messages import plain
 from fedinverse.run import Run
 from fedinverse.seeds import derive
 from fedinverse.shard import Shard, open_shard
+from fedinverse.words import plain
 
 ROLES = ("honest", "malicious")
 DEFENCE_SETTINGS = "defence-settings."  # a node config is flat: Flower joins the keys of tables with dots

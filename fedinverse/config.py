@@ -10,7 +10,7 @@ import json
 import tomllib
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -108,6 +108,10 @@ class Model(Section):
     weights: str = Field("", description="safetensors file to start from, made by 'fedinverse convert'; empty: drawn")
 
 
+# A name that becomes a file or a directory: it cannot leave the place where it is put.
+FILE_NAME = r"\w[\w.-]{0,99}"
+FileName = Annotated[str, Field(pattern=f"^{FILE_NAME}$")]
+
 S = TypeVar("S", bound=BaseModel)
 
 
@@ -191,6 +195,8 @@ def read_table(path: Path, assignments: list[str] | tuple[str, ...] = ()) -> Tab
 
 def _with_base(path: Path, heirs: tuple[Path, ...]) -> Table:
     try:
+        if not path.is_file():
+            raise ConfigError(f"{path}: is no regular file")
         table: Table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: {error}") from error

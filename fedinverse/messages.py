@@ -13,7 +13,6 @@ Keys are kebab-case as Flower users expect. Attacker settings never travel in a 
 import io
 import math
 import re
-import unicodedata
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +22,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from numpy.typing import NDArray
 
 from fedinverse.errors import ConfigError, FedInverseError, IntegrityError
+from fedinverse.words import TEXT, plain
 
 ARRAYS, CONFIG, METRICS, CLIENT = "arrays", "config", "metrics", "client"
 WHO_QUERY = "query.who"
@@ -33,7 +33,6 @@ SECURE = "secure-aggregation"  # a train message's record: how updates are weigh
 EXAMPLES, NORM_BIT, PARTITION, ROUND = "num-examples", "norm_bit", "partition", "server-round"
 TRAINED, EVALUATED = ("train-loss", "train-accuracy"), ("eval-loss", "eval-accuracy")
 
-TEXT = 300  # characters of a client's words that are kept
 _HEADER = 10_000  # bytes: more than numpy accepts of an array's header
 _LARGEST = 1e30  # a loss beyond it is no figure that anyone reads, and sums of it overflow
 _CLASSES, _ROUNDS = 100_000, 10**6
@@ -109,21 +108,6 @@ def from_record(record: ArrayRecord) -> Weights:
 def shapes_of(weights: Mapping[str, NDArray[Any]]) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
     """Return the shape and dtype of every array: what an update of them must have."""
     return {name: (array.shape, array.dtype) for name, array in weights.items()}
-
-
-def plain(text: object, limit: int = TEXT) -> str:
-    """Return another party's words safe to store, print and render: one line, no control character, at most ``limit``.
-
-    Control characters, line ends and marks that reorder text become ``\\x1b``-like escapes; what is cut off is counted.
-    """
-    words = str(text[: limit + 1] if isinstance(text, str) else text)
-    shown = "".join(c if _is_printable(c) else c.encode("unicode_escape").decode() for c in words[:limit])
-    whole = len(text) if isinstance(text, str) else len(words)
-    return shown if whole <= limit else f"{shown}… ({whole - limit} more characters)"
-
-
-def _is_printable(character: str) -> bool:
-    return character == " " or (character != "\\" and unicodedata.category(character)[0] not in "CZ")
 
 
 # ---------------------------------------------------------------- what the server sends

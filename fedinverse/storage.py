@@ -30,6 +30,22 @@ T = TypeVar("T")
 _ABOUT_SHA = "metadata-sha256"
 
 
+def _umask() -> int:
+    """Return the permissions that this process's user takes away from new files; reading it means setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+_UMASK = _umask()
+
+
+def check_regular(path: Path) -> None:
+    """Raise ``IntegrityError`` if ``path`` is a pipe, a device or the like: reading one may wait for ever."""
+    if path.exists() and not path.is_file():
+        raise IntegrityError(f"{path}: is no regular file")
+
+
 def atomic_write(path: Path, content: bytes | str) -> None:
     """Write ``content`` to ``path`` so that a reader sees the old file or the whole new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,7 +55,7 @@ def atomic_write(path: Path, content: bytes | str) -> None:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # noqa: PTH101 - mkstemp makes it private
+        os.chmod(temporary, 0o666 & ~_UMASK)  # noqa: PTH101 - mkstemp makes it private
         os.replace(temporary, path)  # noqa: PTH105 - atomic within one directory
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -53,6 +69,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     """Read JSON; a damaged file raises ``IntegrityError`` that names it."""
+    check_regular(path)
     try:
         return json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -106,6 +123,7 @@ def read_hashed(path: Path) -> bytes:
 
     A file without a hash beside it (made elsewhere) is accepted.
     """
+    check_regular(path)
     try:
         content = path.read_bytes()
         stored = _hash_of(path).read_bytes().strip() if _hash_of(path).exists() else None
@@ -122,6 +140,7 @@ def _hash_of(path: Path) -> Path:
 
 def load_array(path: Path, *, memory_mapped: bool = False) -> NDArray[Any]:
     """Read one array of ``.npy``; what is none raises ``IntegrityError`` that names the file."""
+    check_regular(path)
     try:
         return np.load(path, mmap_mode="r" if memory_mapped else None, allow_pickle=False)  # type: ignore[no-any-return]
     except (OSError, ValueError, EOFError, SyntaxError, TokenError) as error:  # its header is a Python literal
@@ -129,8 +148,15 @@ def load_array(path: Path, *, memory_mapped: bool = False) -> NDArray[Any]:
 
 
 def append_jsonl(path: Path, *records: Mapping[str, Any]) -> None:
-    """Append ``records``, one JSON object a line, durably. A line torn by an earlier kill is cut off first."""
+    """Append ``records``, one JSON object a line, durably. A line torn by an earlier kill is cut off first.
+
+    Raises:
+        IntegrityError: ``path`` is a link: what it leads to is somebody else's.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink():
+        raise IntegrityError(f"{path}: is a link to another file, which is not written to; remove it")
+    check_regular(path)
     with path.open("a+b") as file:
         _cut_torn_line(file.fileno())
         file.write("".join(json.dumps(record, sort_keys=True) + "\n" for record in records).encode())
@@ -149,6 +175,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Read JSON lines, each an object; a torn last line is left out, any other damage raises ``IntegrityError``."""
     if not path.exists():
         return []
+    check_regular(path)
     *lines, last = path.read_bytes().split(b"\n")
     del last  # text after the last newline: empty, or torn
     try:
@@ -195,6 +222,7 @@ def save_weights(path: Path, weights: Weights, metadata: Mapping[str, str | int 
 
 def read_metadata(path: Path) -> dict[str, str]:
     """Return the metadata of a safetensors file (no array is read); what does not fit its own hash is refused."""
+    check_regular(path)
     try:
         with safe_open(path, framework="numpy") as file:
             found = dict(file.metadata() or {})

@@ -12,7 +12,7 @@ from auditor.settings import Audit
 from clients.cohorts import Cohort, assign
 from clients.cohorts import check as check_defences
 from clients.training import Training
-from fedinverse.config import Data, Model, Population, Section, Split, Table, find_config, parse, read_table
+from fedinverse.config import Data, FileName, Model, Population, Section, Split, Table, find_config, parse, read_table
 from fedinverse.data import source_of
 from fedinverse.disk import Storage
 from fedinverse.errors import ConfigError
@@ -26,7 +26,7 @@ from strategies import make_strategy
 class Experiment(Section):
     """A configuration file."""
 
-    name: str = Field(min_length=1, pattern=r"^[\w.-]+$", description="names the run directory")
+    name: FileName = Field(description="names the run directory")
     seed: int = Field(0, ge=0, lt=2**31, description="every random number of the run derives from it")
     out: str = Field("runs", description="directory of run directories")
     data: Data = Data()
@@ -38,7 +38,9 @@ class Experiment(Section):
     engine: Engine = Engine()
     cohorts: tuple[Cohort, ...] = ()
     attacker: Attacker = Attacker()
-    attacks: dict[str, dict[str, Any]] = Field(default_factory=dict, description="attacks by a label of your choice")
+    attacks: dict[FileName, dict[str, Any]] = Field(
+        default_factory=dict, description="attacks by a label of your choice"
+    )
     audit: Audit = Audit()
     storage: Storage = Storage()
     tracking: Tracking = Tracking()

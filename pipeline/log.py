@@ -18,6 +18,7 @@ from typing import Any
 from rich.markup import escape
 
 from fedinverse.errors import FedInverseError
+from fedinverse.words import LONG, plain
 from report.console import console
 
 FILE, LIMIT, KEPT = "log.jsonl", 5_000_000, 3
@@ -95,4 +96,4 @@ class _Console(logging.Handler):
         """Print ``record``, unless its text reaches the console in another way."""
         if not getattr(record, "quiet", False):
             level = record.levelname.lower()
-            console.print(f"[yellow]{level}[/yellow] {escape(record.getMessage())}", soft_wrap=True)
+            console.print(f"[yellow]{level}[/yellow] {escape(plain(record.getMessage(), LONG))}", soft_wrap=True)

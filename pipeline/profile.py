@@ -13,10 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fedinverse.errors import IntegrityError
 from fedinverse.layout import RunFiles
 from fedinverse.profiling import Row, added, hottest, rows_of
 from fedinverse.run import Run
-from fedinverse.storage import read_json, write_json
+from fedinverse.storage import read_json, read_object, write_json
+from fedinverse.words import plain
 from pipeline.log import event
 from pipeline.stages.inversions import finished
 from report.console import console, table
@@ -24,6 +26,21 @@ from report.console import console, table
 SHOWN, KEPT = 5, 30
 _ORDER = ("prepare", "federate", "controls", "invert", "audit", "report")
 _ROLES = ("clients", "attacker")
+
+
+def stored_times(path: Path) -> dict[str, float]:
+    """Return seconds by stage, in the order of the stages; empty without the file.
+
+    Raises:
+        IntegrityError: it holds anything else; the message names it.
+    """
+    if not path.exists():
+        return {}
+    times = read_object(path)
+    wrong = [key for key, value in times.items() if key not in _ORDER or type(value) not in (int, float)]
+    if wrong:
+        raise IntegrityError(f"{path}: '{plain(wrong[0], 60)}' is no stage with its seconds; delete the file")
+    return {stage: float(times[stage]) for stage in _ORDER if stage in times}
 
 
 class Stages:
@@ -50,9 +67,9 @@ class Stages:
         else:
             yield
         seconds = round(time.perf_counter() - start, 2)
-        stored: dict[str, float] = read_json(self._file) if self._file.exists() else {}
+        stored = stored_times(self._file)
         stored[name] = round(stored.get(name, 0.0) + seconds, 2)
-        self._times = dict(sorted(stored.items(), key=lambda item: _ORDER.index(item[0])))
+        self._times = {stage: stored[stage] for stage in _ORDER if stage in stored}
         write_json(self._file, stored)
         event("stage end", name, stage=name, seconds=seconds)
 

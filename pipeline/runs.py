@@ -10,7 +10,8 @@ from auditor.verdict import VERSION, read_verdict
 from fedinverse.errors import IntegrityError
 from fedinverse.layout import RunFiles, is_control, is_run
 from fedinverse.run import Run
-from fedinverse.storage import read_json, read_jsonl
+from fedinverse.storage import read_jsonl
+from pipeline.profile import stored_times
 from server.settings import Federation
 
 NOT_STARTED = "not started"
@@ -63,7 +64,7 @@ def verdict_of(path: Path) -> str:
 def times_of(path: Path) -> dict[str, float]:
     """Return wall seconds by stage, in the order of the stages; empty: none was finished."""
     times = RunFiles(path).times
-    return dict(read_json(times)) if times.exists() else {}
+    return stored_times(times)
 
 
 def files_of(path: Path) -> list[tuple[Path, int]]:

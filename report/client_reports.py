@@ -5,6 +5,7 @@ from rich.markup import escape
 from fedinverse.layout import World
 from fedinverse.run import Run
 from fedinverse.storage import read_json, read_jsonl
+from fedinverse.words import plain
 
 _SPENT = {"epsilon": "by their own noise", "central_epsilon": "by noise on the average"}
 
@@ -17,7 +18,7 @@ def what_clients_said(run: Run, world: World) -> list[str]:
             failed.setdefault(line["partition"], {})[line["round"]] = line["error"]
     lines = [
         f"  [yellow]client {partition} failed in round {', '.join(map(str, sorted(errors)))}[/yellow]: "
-        + escape(errors[max(errors)])
+        + escape(plain(errors[max(errors)]))
         for partition, errors in sorted(failed.items())
     ]
     path = run.files.server.privacy(world)

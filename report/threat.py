@@ -5,7 +5,10 @@ import numpy as np
 from fedinverse.config import Data
 from fedinverse.run import Run
 from fedinverse.split import holdings
+from fedinverse.words import plain
 from server.settings import Federation
+
+NAMES = 12  # classes that are named; a threat model is read at a glance
 
 
 def threat_model(run: Run) -> list[tuple[str, str]]:
@@ -14,7 +17,7 @@ def threat_model(run: Run) -> list[tuple[str, str]]:
     held = holdings(split, population.clients, len(run.class_names)).sum(1)
     others = np.delete(held, population.victim) if population.victim_classes else held
     public, federation = run.pools["public"].about, run.section("federation", Federation)
-    victims = ", ".join(run.class_names[label] for label in population.victim_classes)
+    victims = _listed([run.class_names[label] for label in population.victim_classes])
     defences = "; ".join(
         f"{cohort['defence']} on "
         + (f"clients {cohort['clients']}" if cohort.get("clients") else f"{cohort['fraction']:.0%} of the clients")
@@ -83,6 +86,13 @@ def _of_app(run: Run) -> list[tuple[str, str]]:
         ),
         ("Control world", f"the same without the victim: {hidden}"),
     ]
+
+
+def _listed(names: list[str]) -> str:
+    """Return ``names`` with commas; of many, the first ones and how many more."""
+    shown = [plain(name, 60) for name in names[:NAMES]]
+    more = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
 def _aggregation(federation: Federation) -> list[tuple[str, str]]:

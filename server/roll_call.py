@@ -14,8 +14,9 @@ from flwr.serverapp import Grid
 
 from fedinverse.errors import IntegrityError, StageError
 from fedinverse.layout import RunFiles
-from fedinverse.messages import WHO_QUERY, RefusedReplyError, plain, read_partition
+from fedinverse.messages import WHO_QUERY, RefusedReplyError, read_partition
 from fedinverse.storage import read_json
+from fedinverse.words import plain
 
 log = logging.getLogger("fedinverse.server")
 _PAUSE = 0.5  # seconds between two rounds of questions

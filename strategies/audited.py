@@ -33,12 +33,12 @@ from fedinverse.messages import (
     Update,
     Weights,
     from_record,
-    plain,
     read_evaluation,
     read_update,
     unencoded,
 )
 from fedinverse.storage import check_finite
+from fedinverse.words import plain
 from strategies.central_privacy import Private
 from strategies.client_reports import ClientReports
 from strategies.grids import ChosenNodes

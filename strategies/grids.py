@@ -11,7 +11,7 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from google.protobuf.message import DecodeError
 
-from fedinverse.messages import plain
+from fedinverse.words import plain
 
 _PAUSE = 3.0  # seconds between two looks for replies, as Flower's own grid over the network has it
 # What Flower raises on a reply that is not what it says; a SuperLink that is away is another kind of error.

@@ -21,7 +21,8 @@ from flwr.serverapp import Grid
 from pydantic import Field, model_validator
 
 from fedinverse.config import Section
-from fedinverse.messages import ARRAYS, CLIENT, CONFIG, METRICS, SECURE, Weights, from_record, plain
+from fedinverse.messages import ARRAYS, CLIENT, CONFIG, METRICS, SECURE, Weights, from_record
+from fedinverse.words import plain
 from strategies.grids import PassingGrid
 from strategies.secure_replies import SecureReplies, maskable
 

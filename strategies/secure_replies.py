@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.common.constant import ErrorCode
 
-from fedinverse.messages import CLIENT, METRICS, RefusedReplyError, Weights, decode_bytes, plain
+from fedinverse.messages import CLIENT, METRICS, RefusedReplyError, Weights, decode_bytes
+from fedinverse.words import plain
 
 log = logging.getLogger("fedinverse.server")
 _KEY, _SHARE, _CIPHERTEXT = 1000, 4000, 20_000  # bytes: several times what the protocol needs

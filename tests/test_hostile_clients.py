@@ -13,9 +13,10 @@ from strategy_rounds import Load, federated, hashes
 
 from fedinverse.accounting import composed_epsilon
 from fedinverse.errors import ConfigError, IntegrityError, StageError
-from fedinverse.messages import CLIENT, RefusedReplyError, plain, read_report
+from fedinverse.messages import CLIENT, RefusedReplyError, read_report
 from fedinverse.run import Run
 from fedinverse.storage import read_jsonl, write_json
+from fedinverse.words import plain
 from pipeline.engines.local import LocalGrid
 from pipeline.engines.simulated import SimulatedGrid
 from server.roll_call import known_nodes

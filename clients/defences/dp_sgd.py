@@ -47,12 +47,28 @@ class DpSgd(Defence):
 
     @classmethod
     def check(cls, settings: DpSgdSettings, model: Classifier) -> None:
-        """Refuse BatchNorm, which mixes the images of a batch."""
+        """Refuse what has no per-image gradients: BatchNorm, recurrent layers, a layer used under two names."""
         if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
             raise ConfigError(
                 f"defence dp_sgd cannot work with the BatchNorm of {type(model).__name__} (it mixes the "
                 "images of a batch); set model.name to the GroupNorm form, e.g. 'mcnn_gn'"
             )
+
+        names: dict[int, str] = {}
+        for name, module in model.named_modules(remove_duplicate=False):
+            if isinstance(module, nn.RNNBase | nn.RNNCellBase | nn.MultiheadAttention):
+                raise ConfigError(
+                    f"defence dp_sgd cannot work with '{name}', a {type(module).__name__}: Opacus has no per-image "
+                    "gradients of it as it is; choose another network or another defence"
+                )
+            for parameter_name, parameter in module.named_parameters(recurse=False):
+                full = f"{name}.{parameter_name}".lstrip(".")
+                first = names.setdefault(id(parameter), full)
+                if first != full:
+                    raise ConfigError(
+                        f"defence dp_sgd cannot work with '{full}', which is '{first}' under another name: its "
+                        "per-image gradients would count twice; untie the two or choose another defence"
+                    )
 
     def prepare(self, model: Classifier, examples: int, generator: torch.Generator) -> Classifier:
         """Attach the hooks that keep per-image gradients, in NCHW.

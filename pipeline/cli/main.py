@@ -1,17 +1,21 @@
 """The command line: ``fedinverse run``, its stages, and the commands beside this file."""
 
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from io import TextIOWrapper
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
 
 from fedinverse import __version__
 from fedinverse.errors import FedInverseError
+from fedinverse.words import LONG, plain
 from pipeline.cli import attack, audit_app, checkpoints, compare, data, deploy, prior, runs, sweep
 from pipeline.cli.program import Program
 from pipeline.cli.run_options import ConfigArgument, OutOption, ProfileOption, ResumeOption, SetOption
@@ -75,8 +79,8 @@ def invert(directory: RunArgument) -> None:
     from pipeline.stages.controls import controls
     from pipeline.stages.invert import invert as stage
 
-    opened = _open(directory)
-    stage(opened, controls(opened))
+    with _held(directory) as opened:
+        stage(opened, controls(opened))
 
 
 @app.command()
@@ -85,8 +89,8 @@ def audit(directory: RunArgument) -> None:
     from pipeline.stages.audit import audit as stage
     from pipeline.stages.audit import show
 
-    opened = _open(directory)
-    show(opened, stage(opened))
+    with _held(directory) as opened:
+        show(opened, stage(opened))
 
 
 @app.command()
@@ -95,7 +99,8 @@ def report(directory: RunArgument) -> None:
     from pipeline.stages.report import report as stage
     from report.console import console
 
-    console.print(f"[b]Report[/b]  {stage(_open(directory))}")
+    with _held(directory) as opened:
+        console.print(f"[b]Report[/b]  {stage(opened)}")
 
 
 @app.command()
@@ -131,14 +136,17 @@ app.add_typer(deploy.app, name="deploy")
 app.add_typer(runs.app, name="runs")
 
 
-def _open(directory: Path) -> Any:
+@contextmanager
+def _held(directory: Path) -> Iterator[Any]:
+    from fedinverse.lock import only_here
     from fedinverse.run import Run
 
     opened = Run(directory.resolve())
     theirs = opened.table.get("app")  # refuses what is no run directory
     if theirs:  # an audited app: its modules make the network
         sys.path.insert(0, str(theirs["directory"]))
-    return opened
+    with only_here(opened.path):
+        yield opened
 
 
 def guarded(command: Callable[[], Any]) -> None:
@@ -151,22 +159,30 @@ def guarded(command: Callable[[], Any]) -> None:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without "–" shows "?" and loses nothing else
     problems = Console(stderr=True, highlight=False)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # so that what was started is ended, as after Ctrl-C
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _stop)
     try:
         command()
     except FedInverseError as error:
         for line in str(error).splitlines():
-            problems.print(f"[red]error[/red] {escape(line)}", soft_wrap=True)
+            problems.print(f"[red]error[/red] {escape(plain(line, LONG))}", soft_wrap=True)
         sys.exit(2)
     except OSError as error:
         if error.errno is None:
             raise
         problems.print(
-            f"[red]error[/red] {escape(str(error))}; what was finished is kept, continue with --resume", soft_wrap=True
+            f"[red]error[/red] {escape(plain(str(error), LONG))}; what was finished is kept, continue with --resume",
+            soft_wrap=True,
         )
         sys.exit(2)
     except KeyboardInterrupt:
         problems.print("stopped; continue with --resume")
         sys.exit(130)
+
+
+def _stop(number: int, _: FrameType | None) -> None:
+    raise SystemExit(128 + number)
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -73,7 +74,7 @@ def make_keys(directory: Path, nodes: int, hosts: Sequence[str] = (), days: int 
         days: how long the certificates are valid.
 
     Raises:
-        ConfigError: the server certificate is there but does not name one of ``hosts``.
+        ConfigError: the server certificate is there but does not name one of ``hosts``, or others may read a key.
         IntegrityError: a certificate or key that is there cannot be read.
     """
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -81,7 +82,11 @@ def make_keys(directory: Path, nodes: int, hosts: Sequence[str] = (), days: int 
     names = tuple(dict.fromkeys([*LOOPBACK, *hosts]))
     if not keys.certificate.exists():
         _make_certificates(keys, names, days)
+    for private in (keys.authority_key, keys.certificate_key, *map(keys.node, range(nodes))):
+        if private.exists() and private.stat().st_mode & 0o077:
+            raise ConfigError(f"{private} may be read by others; take it from them: chmod 600 {private}")
     missing = sorted(set(names) - _names_in(keys.certificate))
+    _check_authority(keys)
     if missing:
         raise ConfigError(
             f"{keys.certificate} does not name the host {missing[0]}; delete ca.* and server.* to have them made anew"
@@ -186,6 +191,20 @@ def _names_in(certificate: Path) -> set[str]:
         raise IntegrityError(f"{certificate} is not a readable server certificate ({error}); delete it") from error
     addresses = {str(address) for address in names.get_values_for_type(x509.IPAddress)}
     return addresses | set(names.get_values_for_type(x509.DNSName))
+
+
+def _check_authority(keys: Keys) -> None:
+    """Raise ``IntegrityError`` unless ``ca.pem`` is a certificate, and the one that signed ``server.pem``."""
+    remedy = "delete ca.* and server.* to have them made anew"
+    try:
+        authority = x509.load_pem_x509_certificate(keys.authority.read_bytes())
+    except (ValueError, OSError) as error:
+        raise IntegrityError(f"{keys.authority} is not a readable certificate ({error}); {remedy}") from error
+    server = x509.load_pem_x509_certificate(keys.certificate.read_bytes())
+    try:
+        server.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature) as error:
+        raise IntegrityError(f"{keys.authority} did not sign {keys.certificate.name}; {remedy}") from error
 
 
 def _usage(*, signs_certificates: bool) -> x509.KeyUsage:

@@ -8,8 +8,9 @@ import time
 from contextlib import nullcontext
 from pathlib import Path
 
-from fedinverse.errors import ConfigError, StageError
-from fedinverse.layout import is_run, receipts_of
+from fedinverse.errors import StageError
+from fedinverse.layout import receipts_of
+from fedinverse.lock import only_here
 from fedinverse.run import Run, prepare
 from fedinverse.storage import load_weights, read_jsonl, write_json
 from pipeline.deploy.control import Control
@@ -17,7 +18,7 @@ from pipeline.deploy.fleet import Fleet
 from pipeline.deploy.parties import WORLD, export_shards, node_configs, private_directory, server_run, spool_of
 from pipeline.deploy.processes import Processes
 from pipeline.experiment import Experiment, resolved
-from pipeline.stages.all_stages import run_all
+from pipeline.stages.all_stages import check_fresh, directory_of, stages_in
 from pipeline.stages.federate import is_federated
 from pipeline.stages.invert import Meanwhile
 from report.console import console, percent
@@ -40,17 +41,17 @@ def deploy_local(experiment: Experiment, *, resume: bool) -> Path:
         ConfigError: the run directory exists and ``resume`` was not asked for.
         FedInverseError: see ``federate_deployed`` and the stages.
     """
-    path = (Path(experiment.out) / experiment.name).resolve()
-    if is_run(path) and not resume:
-        raise ConfigError(
-            f"{path} exists already; continue it with --resume, or choose another name with --set name=... or --out"
-        )
-    run = prepare(path, resolved(experiment))
-    with Meanwhile(run) if experiment.attacks and not is_federated(run, WORLD) else nullcontext():
-        compared = federate_deployed(run)
-    if compared:
-        console.print(f"[b]Captures[/b]  {compared} messages to the malicious node, all equal to the server's ledger")
-    return run_all(experiment, resume=True)  # the federation it finds done
+    path = directory_of(experiment)
+    with only_here(path):  # a second fleet beside one that still federates would record its rounds twice
+        check_fresh(path, resume=resume)
+        run = prepare(path, resolved(experiment))
+        with Meanwhile(run) if experiment.attacks and not is_federated(run, WORLD) else nullcontext():
+            compared = federate_deployed(run)
+        if compared:
+            console.print(
+                f"[b]Captures[/b]  {compared} messages to the malicious node, all equal to the server's ledger"
+            )
+        return stages_in(path, experiment)  # the federation it finds done
 
 
 def federate_deployed(run: Run) -> int:

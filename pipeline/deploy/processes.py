@@ -6,6 +6,7 @@ again; where the system shows no environments (no ``/proc``), Flower's processes
 
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import threading
@@ -22,6 +23,7 @@ from pipeline.deploy.commands import program
 
 _MARK = "FEDINVERSE_DEPLOYMENT"
 _GRACE = 10.0  # seconds a process has to end by itself
+_LOG = 20_000_000  # bytes of a log before it is begun anew; one old one is kept
 _TAIL = 12  # lines of a log shown in a message
 
 
@@ -73,8 +75,9 @@ class Processes:
         return owned
 
     def check(self) -> None:
-        """Raise ``StageError`` naming the process and its log if one has ended."""
+        """Raise ``StageError`` naming the process and its log if one has ended; keep logs from growing without end."""
         for owned in self._owned:
+            _rotate(owned.log)
             code = owned.process.poll()
             if code is not None:
                 raise StageError(f"{owned.name} ended with code {code}; see {owned.log}:\n{tail(owned.log)}")
@@ -133,6 +136,14 @@ class Processes:
         while (left := self.running()) and time.monotonic() < deadline:
             time.sleep(0.1)
         return left
+
+
+def _rotate(log: Path) -> None:
+    """Move the content of a log that has become large to ``.1``; its writer appends and goes on at the beginning."""
+    with suppress(OSError):
+        if log.stat().st_size > _LOG:
+            shutil.copyfile(log, log.with_name(f"{log.name}.1"))
+            os.truncate(log, 0)
 
 
 def tail(log: Path) -> str:

@@ -7,6 +7,7 @@ from auditor.verdict import read_verdict
 from fedinverse.disk import limited
 from fedinverse.errors import ConfigError
 from fedinverse.layout import WORLDS, is_run
+from fedinverse.lock import only_here
 from fedinverse.run import Run, prepare
 from fedinverse.thinning import keeping
 from pipeline.disk import check_disk
@@ -26,7 +27,7 @@ from report.partition_picture import write_partition
 
 
 def run_all(experiment: Experiment, *, resume: bool, profile: bool = False) -> Path:
-    """Run every stage; return the report.
+    """Run every stage, alone in the run directory; return the report.
 
     Args:
         experiment: the checked configuration.
@@ -35,13 +36,30 @@ def run_all(experiment: Experiment, *, resume: bool, profile: bool = False) -> P
 
     Raises:
         ConfigError: the run directory exists and ``resume`` was not asked for, or the run needs more disk than it has.
+        StageError: another process works in the run directory.
         FedInverseError: see the stages.
     """
-    path = (Path(experiment.out) / experiment.name).resolve()
+    path = directory_of(experiment)
+    with only_here(path):
+        check_fresh(path, resume=resume)
+        return stages_in(path, experiment, profile=profile)
+
+
+def directory_of(experiment: Experiment) -> Path:
+    """Return where the run directory is, or will be."""
+    return (Path(experiment.out) / experiment.name).resolve()
+
+
+def check_fresh(path: Path, *, resume: bool) -> None:
+    """Raise ``ConfigError`` if a run is there that was not asked to be gone on with."""
     if is_run(path) and not resume:
         raise ConfigError(
             f"{path} exists already; continue it with --resume, or choose another name with --set name=... or --out"
         )
+
+
+def stages_in(path: Path, experiment: Experiment, *, profile: bool = False) -> Path:
+    """Run every stage in ``path``, which the caller holds; return the report."""
     console.print(f"[dim]preparing data for {path}[/dim]")
     stages = Stages(path, profile=profile)
     with stages.stage("prepare"):

@@ -25,10 +25,18 @@ from auditor.settings import Audit
 from auditor.summary import RoundSummary, summarise
 from auditor.targets import Targets
 from auditor.verdict import VERSION, Omission, Verdict, read_verdict
-from fedinverse.errors import StageError
+from fedinverse.errors import IntegrityError, StageError
 from fedinverse.models import Classifier, build, for_inference
 from fedinverse.run import Run
-from fedinverse.storage import atomic_write, content_sha256, into_module, load_weights, read_json, write_json
+from fedinverse.storage import (
+    atomic_write,
+    content_sha256,
+    file_sha256,
+    into_module,
+    load_weights,
+    read_object,
+    write_json,
+)
 from pipeline.stages.inversions import Finished, finished
 from report.console import console, percent, table
 
@@ -47,7 +55,7 @@ def audit(run: Run) -> pd.DataFrame:
         raise StageError(f"{run.path} holds no finished inversion; run the stage 'invert' first")
     settings, stamp = run.section("audit", Audit), stamp_of(run, inversions)
     done = run.files.auditor.summary
-    if done.exists() and read_json(done)["inputs"] == stamp:
+    if _is_current(run, stamp):
         console.print("Auditing: the scores are up to date")
         return pd.read_parquet(run.files.auditor.scores)
     console.print("[b]Auditing[/b]: training the evaluator on images that no client holds")
@@ -63,8 +71,26 @@ def audit(run: Run) -> pd.DataFrame:
         atomic_write(path, marked.to_parquet(index=False))
         atomic_write(path.with_suffix(".csv"), marked.to_csv(index=False))
     write_json(run.files.verdict, verdict.model_dump(mode="json"))
-    write_json(done, {"inputs": stamp, "ceiling": bench.judge.ceiling})
+    products = {path.name: file_sha256(path) for path in _products(run)}
+    write_json(done, {"inputs": stamp, "ceiling": bench.judge.ceiling, "products": products})
     return scored.table
+
+
+def _products(run: Run) -> tuple[Path, ...]:
+    return run.files.auditor.scores, run.files.auditor.leakage, run.files.verdict
+
+
+def _is_current(run: Run, stamp: str) -> bool:
+    """Return whether the audit of these inputs was done and all it wrote is there as it was written."""
+    done = run.files.auditor.summary
+    if not done.exists():
+        return False
+    try:
+        summary = read_object(done, "inputs", "products")
+        written = {path.name: file_sha256(path) for path in _products(run) if path.is_file()}
+    except IntegrityError:
+        return False  # it is made again
+    return bool(summary["inputs"] == stamp and summary["products"] == written)
 
 
 def stamp_of(run: Run, inversions: list[Finished]) -> str:

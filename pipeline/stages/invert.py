@@ -86,7 +86,7 @@ class Meanwhile:
         work = "inverts what it captures" if watching else "trains its prior"
         console.print(f"[dim]meanwhile the attacker {work} {self._settings.sharing}[/dim]", soft_wrap=True)
         self._process = subprocess.Popen(
-            _worker(path, self._profiles, *(("--watch", "--child") if watching else ("--priors",))),
+            _worker(path, self._profiles, *_child(), "--watch" if watching else "--priors"),
             cwd=HOME,
             env=_environment(),
             stdout=subprocess.DEVNULL,
@@ -121,7 +121,9 @@ def invert(run: Run, targets: Targets, profiles: Path | None = None) -> None:
     console.print(
         f"[b]Inverting[/b] {len(waiting)} targets in {count} processes of the attacker's own, {sharing}", soft_wrap=True
     )
-    _watch([_worker(_plan_file(run), profiles, "--share", str(number), str(count)) for number in range(count)])
+    _watch(
+        [_worker(_plan_file(run), profiles, "--child", "--share", str(number), str(count)) for number in range(count)]
+    )
     left = [job for job in waiting if not job.where.done]
     if left:
         raise StageError(f"the workers left {len(left)} inversions undone; start again with --resume")
@@ -131,6 +133,11 @@ def _worker(plan: Path, profiles: Path | None, *options: str) -> list[str]:
     """Return the command line of a worker."""
     profile = [] if profiles is None else ["--profile", str(profiles.resolve())]
     return [sys.executable, "-m", "attacker.worker", str(plan), *options, *profile]
+
+
+def _child() -> tuple[str, str]:
+    """Return the options by which a worker ends with this process, even if it is killed before the worker has begun."""
+    return "--child", str(os.getpid())
 
 
 def _environment() -> dict[str, str]:

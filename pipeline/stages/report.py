@@ -11,10 +11,12 @@ from auditor.arms import ARMS
 from auditor.marks import marks_of_run
 from auditor.settings import Audit
 from auditor.verdict import Point, read_verdict
+from fedinverse.errors import IntegrityError, StageError
 from fedinverse.layout import WORLDS
 from fedinverse.run import Run
 from fedinverse.split import holdings
-from fedinverse.storage import atomic_write, read_json
+from fedinverse.storage import atomic_write, check_regular
+from pipeline.profile import stored_times
 from pipeline.stages.audit import known_by_round
 from pipeline.stages.gallery import galleries
 from pipeline.stages.inversions import finished
@@ -36,12 +38,28 @@ SHEETS = {
 
 
 def report(run: Run) -> Path:
-    """Write the page; return its path. A run without attacks gets a page about its utility."""
+    """Write the page; return its path. A run without attacks gets a page about its utility.
+
+    Raises:
+        StageError: the run was attacked and its scores are not there.
+    """
     scored = run.files.auditor.scores
-    page = _attacked(run, pd.read_parquet(scored)) if scored.exists() else _unattacked(run)
+    if run.table.get("attacks") and not scored.exists():
+        raise StageError(f"{scored} is not there: audit the run first, 'fedinverse audit {run.path}'")
+    page = _attacked(run, _read(scored)) if scored.exists() else _unattacked(run)
     path = run.files.report
     atomic_write(path, render(page))
     return path
+
+
+def _read(scores: Path) -> pd.DataFrame:
+    check_regular(scores)
+    try:
+        return pd.read_parquet(scores)
+    except (ValueError, OSError) as error:  # pyarrow's errors are one or the other
+        raise IntegrityError(
+            f"{scores}: not a readable parquet file ({error}); 'fedinverse audit' remakes it"
+        ) from error
 
 
 def _common(run: Run, marks: Sequence[str] = ()) -> dict[str, Any]:
@@ -56,7 +74,7 @@ def _common(run: Run, marks: Sequence[str] = ()) -> dict[str, Any]:
         "clients": clients_table(run),
         "cohorts": cohorts_table(run),
         "threat": threat_model(run),
-        "times": [(stage, f"{s:.0f} s") for stage, s in read_json(times).items()] if times.exists() else [],
+        "times": [(stage, f"{s:.0f} s") for stage, s in stored_times(times).items()],
         "config": tomli_w.dumps(_without_none(run.table)),
     }
 

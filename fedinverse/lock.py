@@ -1,0 +1,70 @@
+"""One process at a time works in a run directory; the others are told who does, and since when.
+
+The lock file lies beside the directory (``.NAME.lock``), so that it can be taken before there is one. The system
+releases it however its holder ends, and it is removed with the last of a holder's work.
+"""
+
+import fcntl
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from fedinverse.errors import StageError
+
+
+@contextmanager
+def only_here(directory: Path) -> Iterator[None]:
+    """Hold ``directory`` while the body runs.
+
+    Raises:
+        StageError: another process holds it; the message has its id, its command and how long it has.
+    """
+    directory = directory.resolve()
+    made = _made_parents(directory.parent)
+    path = directory.parent / f".{directory.name}.lock"
+    handle = _taken(path, directory)
+    try:
+        os.truncate(handle, 0)
+        about = {"pid": os.getpid(), "since": time.time(), "command": " ".join(sys.argv)[:300]}
+        os.pwrite(handle, json.dumps(about).encode(), 0)
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(handle)
+        for parent in made:  # nothing was written: not even where it would have been
+            with suppress(OSError):
+                parent.rmdir()
+
+
+def _taken(path: Path, directory: Path) -> int:
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = _holder(handle)
+            os.close(handle)
+            raise StageError(f"{directory} is being worked on by {holder}; wait for it, or end it") from None
+        with suppress(FileNotFoundError):
+            if os.fstat(handle).st_ino == path.stat().st_ino:
+                return handle
+        os.close(handle)  # its last holder removed the file between the two calls
+
+
+def _holder(handle: int) -> str:
+    try:
+        about = json.loads(os.pread(handle, 2000, 0))
+        minutes = max(0.0, time.time() - float(about["since"])) / 60
+        return f"process {int(about['pid'])} ({ascii(about['command'])[1:-1]}) since {minutes:.0f} minutes"
+    except (ValueError, KeyError, TypeError):  # it has only just taken it
+        return "another process"
+
+
+def _made_parents(directory: Path) -> list[Path]:
+    missing = [place for place in (directory, *directory.parents) if not place.exists()]
+    directory.mkdir(parents=True, exist_ok=True)
+    return missing
