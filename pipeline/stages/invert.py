@@ -122,7 +122,7 @@ def invert(run: Run, targets: Targets, profiles: Path | None = None) -> None:
         f"[b]Inverting[/b] {len(waiting)} targets in {count} processes of the attacker's own, {sharing}", soft_wrap=True
     )
     _watch(
-        [_worker(_plan_file(run), profiles, "--child", "--share", str(number), str(count)) for number in range(count)]
+        [_worker(_plan_file(run), profiles, *_child(), "--share", str(number), str(count)) for number in range(count)]
     )
     left = [job for job in waiting if not job.where.done]
     if left:
