@@ -13,6 +13,7 @@ from torch import Tensor
 from attacker.attacks.attack import Attack
 from attacker.losses.diversity import measured_diversity
 from attacker.reconstructions import Cost, Reconstructions
+from attacker.samples import keep_samples
 from attacker.target import Progress, PublicSet, Target, silent
 from fedinverse.config import FILE_NAME
 from fedinverse.errors import ConfigError
@@ -49,7 +50,7 @@ class Inversion:
     @property
     def about(self) -> dict[str, Any]:
         """Attack, target, costs, file hashes."""
-        return read_object(self.path / ABOUT, "attack", "model-round", "prior-seconds", "cost", "failed")
+        return read_object(self.path / ABOUT, "attack", "model-round", "prior-seconds", "samples", "cost", "failed")
 
     def load(self, name: str = RECONSTRUCTIONS) -> Reconstructions:
         """Read the reconstructions or the prior-only samples; damage raises ``IntegrityError``."""
@@ -104,6 +105,7 @@ def invert(
     # The stream does not depend on the target, so that every target starts from the same latents: paired figures.
     made = attack.invert(target, prior, public, labels, generator(seed, "attack", attack.name), progress)
     plain = prior.sample(len(labels), generator(seed, "attack", attack.name), target.device, labels)
+    samples = keep_samples(where.path.parent, prior, seed, target.device)
     shutil.rmtree(where.path, ignore_errors=True)
     save_weights(where.path / RECONSTRUCTIONS, _arrays(made))
     save_weights(where.path / PRIOR_ONLY, _arrays(_as_reconstructions(target, plain.cpu(), labels)))
@@ -119,6 +121,7 @@ def invert(
             "public": public.key,
             "shared-classes": list(shared_classes),
             "prior": prior.key,
+            "samples": samples,
             "prior-seconds": round(prior.seconds, 3),
             "cost": asdict(made.cost),
             "notes": list(made.notes),

@@ -8,8 +8,10 @@ from torch import Tensor
 
 from auditor.evaluators.embedding import Embedding, fit_embedding
 from auditor.evaluators.evaluator import Judge
+from auditor.evaluators.open_set import FAILED, OpenEvaluators
 from auditor.evaluators.threshold import Threshold, calibrate
 from auditor.evidence import Exhibit
+from auditor.metrics.attack_accuracy import others_ahead
 from auditor.metrics.fidelity import RealSet
 from auditor.omitted import Omitted
 from fedinverse.client_data import shard_of
@@ -27,6 +29,7 @@ class Bench:
 
     Attributes:
         judge: E1, says which class an image shows.
+        open: two evaluators that may also say "none of these".
         embedding: E2, says how near two images are, knowing no class.
         threshold: how near counts as resembling, at 1 % false accepts; or why there is none.
         train: the victim's training images; ``train_seen`` their features by E1, ``train_features`` by E2.
@@ -38,6 +41,7 @@ class Bench:
     """
 
     judge: Judge
+    open: OpenEvaluators
     embedding: Embedding
     threshold: Threshold | Omitted
     train: Shard
@@ -51,7 +55,7 @@ class Bench:
     of_public: RealSet
 
 
-def open_bench(run: Run, judge: Judge, device: str | torch.device = "cpu") -> Bench:
+def open_bench(run: Run, judge: Judge, evaluators: OpenEvaluators, device: str | torch.device = "cpu") -> Bench:
     """Fit E2 on the vault, calibrate its threshold on the reserve, describe every real image once, on ``device``."""
     embedding = fit_embedding(part_of(run, "vault").images)
     train, reserve = part_of(run, "train", victim_only=True), part_of(run, "reserve")
@@ -65,6 +69,7 @@ def open_bench(run: Run, judge: Judge, device: str | torch.device = "cpu") -> Be
     of_train, of_reserve, of_known = map(described, (train.images, reserve.images, known))
     return Bench(
         judge,
+        evaluators,
         embedding,
         calibrate(of_train, train.labels, of_reserve, reserve.labels),
         train,
@@ -93,13 +98,16 @@ class Inspected:
 
     Attributes:
         shown: the exhibit.
-        logits: E1's, [N, K]; NaN where the reconstruction failed, which is never a success.
+        ahead: int64 [N], how many other classes E1 finds at least as likely as the intended one; K where the
+            reconstruction failed, which is never a success.
+        answers: int64 [N, 2], of the open evaluators; -1 where the reconstruction failed.
         seen: E1's penultimate features [N, F].
         features: E2's [N, G].
     """
 
     shown: Exhibit
-    logits: Tensor
+    ahead: Tensor
+    answers: Tensor
     seen: Tensor
     features: Tensor
 
@@ -110,10 +118,22 @@ class Inspected:
 
 
 def inspect(shown: Exhibit, bench: Bench) -> Inspected:
-    """Show an exhibit to both evaluators."""
-    images = shown.images.nan_to_num(0.0)
-    logits, seen = bench.judge.read(images)
-    return Inspected(shown, logits.masked_fill(shown.failed[:, None], torch.nan), seen, bench.embedding(images))
+    """Show an exhibit to all evaluators, a part at a time: of images times classes nothing is kept."""
+    ahead, answers, seen, features = [], [], [], []
+    for images, labels in zip(shown.images.split(CHUNK), shown.labels.split(CHUNK), strict=True):
+        part = images.nan_to_num(0.0)
+        logits, penultimate = bench.judge.read(part)
+        ahead.append(others_ahead(logits, labels))
+        seen.append(penultimate)
+        answers.append(bench.open.read(part))
+        features.append(bench.embedding(part.to(bench.judge.device)).cpu())
+    return Inspected(
+        shown,
+        torch.cat(ahead).masked_fill(shown.failed, bench.judge.model.classes),
+        torch.cat(answers).masked_fill(shown.failed[:, None], FAILED),
+        torch.cat(seen),
+        torch.cat(features),
+    )
 
 
 def reserve_exhibit(bench: Bench, classes: tuple[int, ...], server_round: int) -> Exhibit:

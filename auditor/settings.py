@@ -15,6 +15,12 @@ class Evaluator(Section):
     epochs: int = Field(30, ge=1, description="epochs on the vault images")
     batch_size: int = Field(64, ge=2, description="images per step")
     lr: float = Field(2e-3, gt=0, description="Adam's learning rate, annealed to zero by a cosine")
+    second: str = Field(
+        "", description="network of the second evaluator with the answer 'none of these'; empty: the auditor's own"
+    )
+    none_share: float = Field(
+        0.5, gt=0, le=10, description="images that are none of the classes in an epoch, as a share of the vault"
+    )
 
 
 class Primary(Section):
@@ -22,7 +28,10 @@ class Primary(Section):
 
     attack: str = Field("", description="label of the primary attack; empty: the only one, or an error")
     round: int = Field(-1, ge=-1, description="primary round; -1: the last one captured")
-    metric: str = Field("attack-accuracy", description="primary score, a share in [0, 1]")
+    metric: str = Field(
+        "attack-accuracy-open",
+        description="primary score, a share; 'attack-accuracy': as published, by an evaluator that must choose",
+    )
     gate: float = Field(
         0.5, ge=0, le=1, description="accuracy on the victim classes below which a round is 'not learned yet'"
     )

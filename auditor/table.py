@@ -67,7 +67,7 @@ def _rows(scores: pd.DataFrame, arm: str, attack: str, server_round: int, metric
     chosen = scores[(scores["arm"] == arm) & (scores["metric"] == metric) & scores["value"].notna()]
     chosen = chosen[chosen["world"].map(is_control) == ARMS[arm].lacks_victim]
     mine = chosen[chosen["attack"] == attack]
-    if arm == "CEIL" and mine.empty:
+    if mine.empty and arm in ("CEIL", "T1"):
         mine = chosen[chosen["attack"] == EVERY_ATTACK]
     here = mine[mine["round"] == server_round]
     if arm in ONCE and here.empty and mine["round"].nunique() == 1:

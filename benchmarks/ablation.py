@@ -29,7 +29,7 @@ from attacker.attacks.registry import make_attack
 from attacker.streams import occurrences
 from attacker.target import PublicSet, Target, open_target
 from auditor.evaluators.evaluator import Judge, train_judge
-from auditor.metrics.attack_accuracy import attack_accuracy
+from auditor.metrics.attack_accuracy import attack_accuracy, others_ahead
 from auditor.settings import Audit
 from fedinverse.data import Request, open_source
 from fedinverse.errors import FedInverseError
@@ -99,8 +99,8 @@ class Cell:
 
 def accuracy(judge: Judge, images: Tensor, labels: Tensor, failed: Tensor) -> float:
     """Return the share that E1 reads as its class, each class weighing the same; a failed image misses."""
-    logits = judge.logits(images).masked_fill(failed[:, None], torch.nan)
-    return float(attack_accuracy(logits, labels, occurrences(labels)).mean)
+    ahead = others_ahead(judge.logits(images), labels).masked_fill(failed, judge.model.classes)
+    return float(attack_accuracy(ahead, labels, occurrences(labels), judge.model.classes).mean)
 
 
 @cache

@@ -43,3 +43,17 @@ def seeded(seed: int, device: str | torch.device = "cpu") -> Iterator[None]:
 def numpy_generator(seed: int, *labels: str | int) -> np.random.Generator:
     """Return a numpy generator for the stream named by ``labels``."""
     return np.random.default_rng(derive(seed, *labels))
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let torch compute on ``count`` CPU threads for the time of a block.
+
+    Another number adds in another order: where a result must not depend on the machine, the number is fixed.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

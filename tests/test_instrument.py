@@ -19,19 +19,24 @@ from attacker.attacks.registry import make_attack
 from attacker.priors.prior import Prior
 from attacker.target import PublicSet, Target
 from auditor.arms import Key
-from auditor.bench import Bench, open_bench, reserve_exhibit
+from auditor.bench import Bench, inspect, open_bench, reserve_exhibit
 from auditor.controls import permuted
 from auditor.evaluators.evaluator import train_judge
+from auditor.evaluators.open_set import FAILED, none_images, train_open_evaluators
 from auditor.evidence import Exhibit
 from auditor.judgement import judge
+from auditor.metrics.class_scores import class_figures
 from auditor.metrics.names import (
     ACCURACY,
+    DISAGREEMENT,
     FID_PUBLIC,
     FID_VICTIM,
     KID_VICTIM,
     KNN,
     MEMBER,
     METRICS,
+    NONE,
+    OPEN,
     TOP5,
     WHOLE_SET,
 )
@@ -48,7 +53,7 @@ from fedinverse.private import part_of
 from fedinverse.run import Run, prepare
 from fedinverse.seeds import generator
 from fedinverse.shard import Shard
-from fedinverse.storage import read_metadata, save_hashed
+from fedinverse.storage import read_metadata, save_hashed, save_weights
 from pipeline.experiment import load_experiment, resolved
 
 CPU = torch.device("cpu")
@@ -59,6 +64,7 @@ SETTINGS = [
     "model.width=0.2",
     "audit.evaluator.width=0.25",
     "audit.evaluator.epochs=12",
+    "audit.primary.metric=attack-accuracy",
     "population.victim_classes=[0, 1, 2, 3, 4, 5, 6, 7]",  # with five, one class that fails hides a leak
 ]
 
@@ -149,7 +155,9 @@ def prepared(out: Path) -> Run:
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
     run = prepared(tmp_path_factory.mktemp("laboratory"))
-    bench = open_bench(run, train_judge(run, run.section("audit", Audit).evaluator, run.files.auditor.root))
+    settings, store = run.section("audit", Audit).evaluator, run.files.auditor.root
+    evaluators = train_open_evaluators(run, settings, none_images(run, []), store)
+    bench = open_bench(run, train_judge(run, settings, store), evaluators)
     everyone = part_of(run, "train")
     rows = torch.cat([(everyone.labels == label).nonzero().flatten()[:10] for label in range(len(run.class_names))])
     images = unit(everyone.images[rows])
@@ -233,6 +241,85 @@ def test_every_figure_is_documented_and_in_its_range(lab: Laboratory) -> None:
     table = found.table.set_index(["arm", "metric"]).sort_index()["value"]
     assert table["A", KNN].mean() < table["CEIL", KNN].mean()  # the planted images are nearer than others of the class
     assert table["CEIL", KID_VICTIM].mean() < table["A", KID_VICTIM].mean()
+
+
+# ------------------------------------------------------------------ evaluators that may answer "none of these"
+
+
+def test_the_open_evaluators_refuse_what_shows_no_class_and_read_what_does(lab: Laboratory) -> None:
+    # Fails if "none of these" is a class among others, if one evaluator's word is enough, or if real images go there.
+    public = unit(lab.run.pools["public"].tensor())
+    labels = torch.tensor(lab.victims).repeat_interleave(len(public) // len(lab.victims))
+    sure, fine = torch.ones(len(labels)), torch.zeros(len(labels), dtype=torch.bool)
+    letters = Exhibit("B4", "with_victim", 1, "gmi", public[: len(labels)], labels, sure, fine)
+    assert shares(letters, lab, OPEN) <= 0.05
+    assert shares(letters, lab, NONE) > 0.6
+    real = reserve_exhibit(lab.bench, lab.victims, 1)
+    assert shares(real, lab, OPEN) > 0.6
+    assert shares(real, lab, OPEN) <= shares(real, lab, ACCURACY) + 0.1
+    assert shares(real, lab, NONE) < 0.1
+    one, other = lab.bench.open.read(real.images).unbind(1)
+    assert shares(real, lab, DISAGREEMENT) == pytest.approx(float((one != other).double().mean()), abs=0.05)
+
+
+def test_an_image_counts_as_a_class_only_where_both_agree(lab: Laboratory) -> None:
+    # By hand: both right, one right, both right but for another class, both none, failed.
+    real = reserve_exhibit(lab.bench, lab.victims, 1)
+    answers = torch.tensor([[0, 0], [0, 1], [1, 1], [10, 10], [0, 0]])
+    images, failed = real.images[:5], torch.tensor([False, False, False, False, True])
+    shown = Exhibit("A", "with_victim", 1, "gmi", images, torch.zeros(5, dtype=torch.int64), torch.ones(5), failed)
+    seen = replace(inspect(shown, lab.bench), answers=answers.masked_fill(failed[:, None], FAILED))
+    found = {each.metric: each.value for each in class_figures(seen, lab.bench)}
+    assert (found[OPEN], found[DISAGREEMENT], found[NONE]) == (0.2, 0.2, 0.2)
+
+
+def test_no_image_of_a_private_class_teaches_none_of_these(lab: Laboratory, tmp_path: Path) -> None:
+    # Fails if public images of shared classes are left in, or if a file of something else passes for samples.
+    samples = torch.randint(256, (7, 1, 32, 32), dtype=torch.uint8).numpy()
+    save_weights(tmp_path / "samples.safetensors", {"images": samples}, {})
+    none = none_images(lab.run, [tmp_path / "samples.safetensors"])
+    assert len(none) == len(lab.run.pools["public"].labels) + 7
+    experiment = load_experiment(
+        "quickstart", [*SETTINGS, "data.public=mnist", "data.public_limit=400", "data.allow_overlap=true"], tmp_path
+    )
+    shared = prepare(tmp_path / "shared", resolved(experiment))
+    assert len(none_images(shared, [])) == 0
+    for name, arrays in (("float", {"images": samples / 255}), ("other", {"latent": samples})):
+        save_weights(tmp_path / f"{name}.safetensors", arrays, {})
+        with pytest.raises(IntegrityError, match=rf"{name}.safetensors: holds no samples"):
+            none_images(lab.run, [tmp_path / f"{name}.safetensors"])
+
+
+def test_open_evaluators_are_shared_by_seeds_and_differ_with_what_none_is(
+    lab: Laboratory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Fails if the run's seed is part of their key, or if what "none of these" looks like is not.
+    monkeypatch.setenv("FEDINVERSE_CACHE", str(tmp_path / "cache"))
+    settings = lab.run.section("audit", Audit).evaluator.model_copy(update={"epochs": 1})
+    none = none_images(lab.run, [])
+
+    def names(run: Run, images: Tensor) -> set[str]:
+        store = tmp_path / f"store-{run.seed}-{len(images)}"
+        train_open_evaluators(run, settings, images, store)
+        return {path.name for path in store.iterdir()}
+
+    def reseeded(manifest: pd.DataFrame) -> None:
+        del manifest
+
+    other = altered(lab, reseeded, tmp_path / "run")
+    other.files.config.write_text(other.files.config.read_text().replace('"seed": 0', '"seed": 5'))
+    first = names(lab.run, none)
+    assert len(first) == 2
+    assert names(Run(other.path), none) == first
+    assert len(list((tmp_path / "cache" / "evaluators").glob("open-*.safetensors"))) == 2
+    assert not names(lab.run, none[1:]) & first
+
+
+@pytest.mark.parametrize(
+    ("second", "reason"), [("mcnn", "target's own"), ("scnn", "first evaluator's"), ("vgg16", "takes images")]
+)
+def test_a_second_evaluator_that_says_nothing_new_is_refused(lab: Laboratory, second: str, reason: str) -> None:
+    refused(lab.run, lab.run.section("audit", Audit).evaluator.model_copy(update={"second": second}), reason)
 
 
 # ------------------------------------------------------------------ a judge that is not independent is refused

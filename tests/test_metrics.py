@@ -12,7 +12,8 @@ from torch import Tensor
 from auditor.evaluators.embedding import fit_embedding
 from auditor.evaluators.threshold import Threshold, calibrate
 from auditor.metrics import distances
-from auditor.metrics.attack_accuracy import attack_accuracy, restarts_of
+from auditor.metrics.attack_accuracy import AttackAccuracy, others_ahead, restarts_of
+from auditor.metrics.attack_accuracy import attack_accuracy as accuracy_of_ranks
 from auditor.metrics.distances import euclidean, feature_distance, knn_distance, nearest, nearest_of_class
 from auditor.metrics.diversity import effective_number, mean_pairwise_distance
 from auditor.metrics.fidelity import NEIGHBOURS, Manifolds, RealSet, fid, kid, manifolds
@@ -32,6 +33,10 @@ def shuffled(seed: int, count: int) -> Tensor:
 
 
 # ------------------------------------------------------------------ attack accuracy
+
+
+def attack_accuracy(logits: Tensor, labels: Tensor, restarts: Tensor) -> AttackAccuracy:
+    return accuracy_of_ranks(others_ahead(logits, labels), labels, restarts, logits.shape[1])
 
 
 def test_accuracy_per_class_and_deviation_over_restarts() -> None:

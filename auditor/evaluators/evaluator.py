@@ -5,10 +5,10 @@ held, and is refused if it is the target's architecture or if a client's image i
 (``auditor.evaluators.independence``).
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ from fedinverse.data.source import cache_directory, unit
 from fedinverse.models import Classifier, build, for_inference
 from fedinverse.private import part_of
 from fedinverse.run import Run
-from fedinverse.seeds import derive, generator, seeded
+from fedinverse.seeds import derive, generator, seeded, threads
 from fedinverse.shard import Shard
 from fedinverse.storage import content_sha256, into_module, load_weights, save_weights, to_weights
 
@@ -78,13 +78,13 @@ def train_judge(run: Run, settings: Evaluator, store: Path, device: str | torch.
     """
     check_independent(run, settings)
     network = build(settings.model, len(run.class_names), settings.width, derive(run.seed, "evaluator"))
-    key = _key(run, settings)
-    path = store / f"evaluator-{key[:16]}.safetensors"
-    if path.exists():
-        into_module(network, load_weights(path)[0], str(path))
-    else:
-        _train_once(network, run, settings, key, device)
-        save_weights(path, to_weights(network), {"model": settings.model, "key": key})
+
+    def train() -> None:
+        random = generator(run.seed, "evaluator", "training")
+        with seeded(derive(run.seed, "evaluator", "layers"), device):
+            fit(network.to(device), Vault(part_of(run, "vault")), settings, random, device)
+
+    kept(network, settings.model.replace(":", "-"), _key(run, settings), store, train)
     ready = for_inference(network, device)
     reserve = part_of(run, "reserve")
     right = Judge(ready, 0.0, device).logits(unit(reserve.images)).argmax(1) == reserve.labels
@@ -94,50 +94,81 @@ def train_judge(run: Run, settings: Evaluator, store: Path, device: str | torch.
 def _key(run: Run, settings: Evaluator) -> str:
     vault = run.split[run.split["part"] == "vault"]
     images = vault[["sha256", "label"]].to_numpy().tolist()  # in training order
-    return content_sha256([VERSION, settings.model_dump(), run.seed, len(run.class_names), images])
+    trained = settings.model_dump(include={"model", "width", "epochs", "batch_size", "lr"})
+    return content_sha256([VERSION, trained, run.seed, len(run.class_names), images])
 
 
-def _train_once(network: Classifier, run: Run, settings: Evaluator, key: str, device: str | torch.device) -> None:
-    """Fill ``network`` from the cache, or train it and store it there."""
-    path = cache_directory() / "evaluators" / f"{settings.model.replace(':', '-')}-{key[:16]}.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):  # of a sweep's runs, one trains and the others wait for it
-        if path.exists():
-            into_module(network, load_weights(path)[0], str(path))
-            return
-        with _threads(THREADS):
-            random = generator(run.seed, "evaluator", "training")
-            with seeded(derive(run.seed, "evaluator", "layers"), device):
-                _fit(network.to(device), part_of(run, "vault"), settings, random, device)
-        save_weights(path, to_weights(network), {"model": settings.model, "key": key})
+def kept(network: Classifier, name: str, key: str, store: Path, train: Callable[[], None]) -> None:
+    """Fill ``network`` from ``store`` or from the cache, or let ``train`` train it in place, and keep it in both.
+
+    Args:
+        network: of the architecture that ``key`` speaks of.
+        name: begins the name of the file in the cache.
+        key: hash of everything the trained network depends on.
+        store: directory in which the run keeps the evaluators that it was judged by.
+        train: trains ``network``.
+
+    Raises:
+        IntegrityError: a stored file is damaged; the message names it.
+    """
+    path = store / f"evaluator-{key[:16]}.safetensors"
+    if path.exists():
+        into_module(network, load_weights(path)[0], str(path))
+        return
+    cached = cache_directory() / "evaluators" / f"{name}-{key[:16]}.safetensors"
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(cached.with_suffix(".lock")):  # of a sweep's runs, one trains and the others wait for it
+        if cached.exists():
+            into_module(network, load_weights(cached)[0], str(cached))
+        else:
+            with threads(THREADS):
+                train()
+            save_weights(cached, to_weights(network), {"model": name, "key": key})
+    save_weights(path, to_weights(network), {"model": name, "key": key})
 
 
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+class Epochs(Protocol):
+    """What an evaluator is trained on, epoch after epoch, each of ``len`` images."""
+
+    def __len__(self) -> int: ...
+
+    def draw(self, random: torch.Generator) -> Shard:
+        """Return the images of one epoch, shuffled."""
+        ...
 
 
-def _fit(
+@dataclass(frozen=True)
+class Vault:
+    """Every vault image once in every epoch."""
+
+    images: Shard
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def draw(self, random: torch.Generator) -> Shard:
+        """Return the images of one epoch, shuffled."""
+        order = torch.randperm(len(self.images), generator=random)
+        return Shard(self.images.images[order], self.images.labels[order])
+
+
+def fit(
     network: Classifier,
-    vault: Shard,
+    epochs: Epochs,
     settings: Evaluator,
     random: torch.Generator,
     device: str | torch.device,
 ) -> None:
+    """Train ``network``, on ``device``, in place: Adam, annealed by a cosine, on slightly turned and shifted images."""
     network.train()
     optimizer = torch.optim.Adam(network.parameters(), settings.lr)
-    per_epoch = max(1, len(vault) // settings.batch_size)
+    per_epoch = max(1, len(epochs) // settings.batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.epochs * per_epoch)
     for _ in range(settings.epochs):
-        order = torch.randperm(len(vault), generator=random)
-        for rows in order[: per_epoch * settings.batch_size].split(settings.batch_size):
-            images = jitter(unit(vault.images[rows], device), random)
-            loss = F.cross_entropy(network(images), vault.labels[rows].to(device))
+        drawn = epochs.draw(random)
+        for rows in torch.arange(per_epoch * settings.batch_size)[: len(drawn)].split(settings.batch_size):
+            images = jitter(unit(drawn.images[rows], device), random)
+            loss = F.cross_entropy(network(images), drawn.labels[rows].to(device))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

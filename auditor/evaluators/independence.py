@@ -16,20 +16,28 @@ from fedinverse.split import NOBODY
 
 
 def check_independent(run: Run, settings: Evaluator) -> None:
-    """Refuse an evaluator that cannot be independent of the run's target.
+    """Refuse evaluators that cannot be independent of the run's target, or of each other.
 
     Raises:
-        ConfigError: E1 has the target's architecture, another image shape, or its training images meet a client's; or
-            an image is in two parts of the split.
+        ConfigError: one has the target's architecture or another image shape, both have one architecture, or their
+            training images meet a client's; or an image is in two parts of the split.
     """
-    if same_network(settings.model, run.model.name):
+    for key, name in (("model", settings.model), ("second", settings.second)):
+        if not name:
+            continue
+        if same_network(name, run.model.name):
+            raise ConfigError(
+                f"audit.evaluator.{key} is '{name}', the target's own architecture: it would share its "
+                "mistakes; choose another one"
+            )
+        wanted, given = spec_of(run.model.name).input_shape, spec_of(name).input_shape
+        if wanted != given:
+            raise ConfigError(f"audit.evaluator.{key} '{name}' takes images {given}, the target {wanted}")
+    if settings.second and same_network(settings.second, settings.model):
         raise ConfigError(
-            f"audit.evaluator.model is '{settings.model}', the target's own architecture: it would share its "
-            "mistakes; choose another one"
+            f"audit.evaluator.second is '{settings.second}', the first evaluator's architecture: their agreement would "
+            "say little; choose another one, or leave it empty for the auditor's own"
         )
-    wanted, given = spec_of(run.model.name).input_shape, spec_of(settings.model).input_shape
-    if wanted != given:
-        raise ConfigError(f"audit.evaluator.model '{settings.model}' takes images {given}, the target {wanted}")
     check_disjoint_parts(run.split)
 
 

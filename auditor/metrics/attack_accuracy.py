@@ -34,30 +34,44 @@ class AttackAccuracy:
     deviation: float | Omitted
 
 
-def attack_accuracy(logits: Tensor, labels: Tensor, restarts: Tensor) -> AttackAccuracy:
+def others_ahead(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return how many other classes are at least as likely as the intended one, int64 [N]; 0: it leads alone.
+
+    A row of NaN counts every class as ahead: it is no success.
+
+    Args:
+        logits: [N, K].
+        labels: int64 [N].
+
+    Raises:
+        ValueError: a label outside [0, K).
+    """
+    if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= logits.shape[1]):
+        raise ValueError(f"labels must lie in [0, {logits.shape[1]}), the evaluator's classes")
+    own = logits.gather(1, labels[:, None])
+    return (~(logits < own)).sum(1) - 1
+
+
+def attack_accuracy(ahead: Tensor, labels: Tensor, restarts: Tensor, known: int) -> AttackAccuracy:
     """Return the attack accuracy of reconstructions.
 
     Args:
-        logits: [N, K] of an evaluator that is not the target. A tie is no success: the class must lead alone.
+        ahead: int64 [N], as ``others_ahead`` returns it for an evaluator that is not the target. A tie is no success:
+            the class must lead alone.
         labels: int64 [N], the class each reconstruction is meant to show.
         restarts: int64 [N], which restart of the attack made it.
+        known: number K of classes the evaluator knows.
 
     Raises:
-        ValueError: no reconstruction, or a label outside [0, K).
+        ValueError: no reconstruction.
     """
     if len(labels) == 0:
         raise ValueError("attack accuracy of no reconstruction")
-    if int(labels.min()) < 0 or int(labels.max()) >= logits.shape[1]:
-        raise ValueError(f"labels must lie in [0, {logits.shape[1]}), the evaluator's classes")
-    own = logits.gather(1, labels[:, None])
-    # Of the other classes, how many are at least as likely. NaN never compares: such a row counts as no
-    # success.
-    ahead = (~(logits < own)).sum(1) - 1
     classes, group = torch.unique(labels, return_inverse=True)
     top1 = mean_by(group, ahead < 1, len(classes))
     top5: Tensor | Omitted = mean_by(group, ahead < 5, len(classes))
-    if logits.shape[1] < FEWEST_CLASSES_FOR_TOP5:
-        top5 = Omitted(f"top-5 of {logits.shape[1]} classes says little; it needs {FEWEST_CLASSES_FOR_TOP5}")
+    if known < FEWEST_CLASSES_FOR_TOP5:
+        top5 = Omitted(f"top-5 of {known} classes says little; it needs {FEWEST_CLASSES_FOR_TOP5}")
     return AttackAccuracy(
         classes,
         top1,

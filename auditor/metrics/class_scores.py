@@ -13,11 +13,17 @@ from auditor.metrics.diversity import effective_number, mean_pairwise_distance
 from auditor.metrics.membership import copy_guard, member_lift
 from auditor.metrics.names import (
     ACCURACY,
+    BEST,
     CONFIDENCE,
     COPY_GUARD,
+    DISAGREEMENT,
     FEATURE,
+    FEATURE_SQUARED,
     KNN,
+    KNN_SQUARED,
     MEMBER,
+    NONE,
+    OPEN,
     PAIRWISE,
     RESEMBLANCE,
     TOP5,
@@ -47,7 +53,7 @@ class Figure:
 def class_figures(seen: Inspected, bench: Bench) -> Iterator[Figure]:
     """Yield every per-class metric of an exhibit, by metric and class."""
     shown = seen.shown
-    accuracy = attack_accuracy(seen.logits, shown.labels, restarts_of(shown.labels))
+    accuracy = attack_accuracy(seen.ahead, shown.labels, restarts_of(shown.labels), bench.judge.model.classes)
     groups = {label: (shown.labels == label).nonzero().flatten() for label in accuracy.labels.tolist()}
 
     def shares(metric: str, hits: Tensor) -> Iterator[Figure]:
@@ -55,16 +61,27 @@ def class_figures(seen: Inspected, bench: Bench) -> Iterator[Figure]:
             yield Figure(metric, label, len(rows), float(hits[rows].double().mean()))
 
     yield from _accuracy_figures(accuracy)
+    for label, rows in groups.items():
+        best = rows[shown.confidence[rows].argmax()]
+        yield Figure(BEST, label, len(rows), float(seen.ahead[best] == 0))
+    first, second = seen.answers.unbind(1)
+    yield from shares(OPEN, (first == shown.labels) & (second == shown.labels))
+    yield from shares(DISAGREEMENT, first != second)
+    yield from shares(NONE, (first == bench.open.none) & (second == bench.open.none))
     yield from shares(CONFIDENCE, shown.confidence)
     yield from _resemblance_figures(seen, bench, shares)
     guard = copy_guard(seen.features, bench.train_features, bench.known_features)
     yield from shares(COPY_GUARD, guard.passed & seen.sound)
     sound = {label: rows[seen.sound[rows]] for label, rows in groups.items()}
     real = bench.train_seen, bench.train.labels
-    for metric, distance in ((KNN, knn_distance), (FEATURE, feature_distance)):
+    for metric, squared, distance in (
+        (KNN, KNN_SQUARED, knn_distance),
+        (FEATURE, FEATURE_SQUARED, feature_distance),
+    ):
         apart = distance(seen.seen, shown.labels, *real)
         for label, rows in sound.items():
             yield Figure(metric, label, len(rows), _mean(apart[rows]))
+            yield Figure(squared, label, len(rows), _mean(apart[rows].square()))
     for metric, spread in ((VENDI, effective_number), (PAIRWISE, mean_pairwise_distance)):
         for label, rows in sound.items():
             yield Figure(metric, label, len(rows), spread(seen.features[rows]))

@@ -78,19 +78,18 @@ def _nearest(queries: Tensor, references: Tensor, classes: tuple[Tensor, Tensor]
 
 
 def knn_distance(features: Tensor, labels: Tensor, references: Tensor, reference_labels: Tensor) -> Tensor:
-    """Return the papers' "KNN dist" float64 [N]: distance to the nearest private image of the class.
+    """Return float64 [N], the distance to the nearest private image of the class; infinite where there is none.
 
-    Source: GMI (Zhang et al. 2020, CVPR, section 4), there over E1's penultimate features. Infinite where the
-        class
-    has no reference image.
+    The papers' "KNN dist" (GMI, Zhang et al. 2020, CVPR, section 4) is the mean of its square over the evaluator's
+    penultimate features.
     """
     return nearest_of_class(features, labels, references, reference_labels).distance
 
 
 def feature_distance(features: Tensor, labels: Tensor, references: Tensor, reference_labels: Tensor) -> Tensor:
-    """Return the papers' "feat dist" float64 [N]: distance to the centroid of the class's private images.
+    """Return float64 [N], the distance to the centroid of the class's private images; NaN where there is none.
 
-    Source: GMI (Zhang et al. 2020, CVPR, section 4). NaN where the class has no reference image.
+    The papers' "feat dist" (GMI, Zhang et al. 2020, CVPR, section 4) is the mean of its square.
     """
     classes, rows = torch.unique(reference_labels, return_inverse=True)
     total = features.new_zeros((len(classes), features.shape[1]), dtype=torch.float64)

@@ -6,9 +6,12 @@ WHOLE_SET = -1
 """Label of a metric that speaks of all reconstructions of the victim's classes together."""
 
 ACCURACY, TOP5, DEVIATION = "attack-accuracy", "attack-accuracy-top5", "attack-accuracy-deviation"
+OPEN, DISAGREEMENT, NONE = "attack-accuracy-open", "evaluator-disagreement", "none-of-these"
+BEST = "attack-accuracy-best"
 CONFIDENCE, RESEMBLANCE = "target-confidence", "resemblance"
 MEMBER, COPY_GUARD = "member-share", "copy-guard"
 KNN, FEATURE = "knn-distance", "feature-distance"
+KNN_SQUARED, FEATURE_SQUARED = "knn-distance-squared", "feature-distance-squared"
 VENDI, PAIRWISE = "vendi", "pairwise-distance"
 FID_VICTIM, FID_PUBLIC, KID_VICTIM, KID_PUBLIC = "fid-victim", "fid-public", "kid-victim", "kid-public"
 PRECISION, RECALL, DENSITY, COVERAGE = "precision", "recall", "density", "coverage"
@@ -19,7 +22,8 @@ class Metric:
     """One metric.
 
     Attributes:
-        meaning: what it says; E1 is the evaluator, E2 the task-free embedding.
+        meaning: what it says; E1 is the evaluator that must choose a class, the open evaluators are two that may answer
+            "none of these", E2 is the task-free embedding.
         share: whether it lies in [0, 1].
         whole: whether it speaks of the whole set (label -1) and not of a class.
     """
@@ -31,6 +35,10 @@ class Metric:
 
 METRICS = {
     ACCURACY: Metric("share that E1 reads as the intended class, which must lead alone; a failed image misses"),
+    OPEN: Metric("share that both open evaluators read as the intended class; a failed image misses"),
+    DISAGREEMENT: Metric("share that the two open evaluators read differently"),
+    NONE: Metric("share that both open evaluators call none of these"),
+    BEST: Metric("1 if E1 reads the class in its image of highest target confidence (reported by GMI), else 0"),
     TOP5: Metric("share with the class among E1's first five; from 50 classes on"),
     DEVIATION: Metric("sample deviation over restarts of the mean top-1 accuracy: the attack's luck only", whole=True),
     CONFIDENCE: Metric("the target's mean probability of the class: the attacker's own view"),
@@ -38,7 +46,9 @@ METRICS = {
     MEMBER: Metric("share nearer by E2 to a training than to a reserve image; .5: class prototypes (arm A)"),
     COPY_GUARD: Metric("share nearer by E2 to a victim's image than to every public image and image of the attacker's"),
     KNN: Metric("mean distance to the nearest training image of the class, E1's features", share=False),
+    KNN_SQUARED: Metric("mean squared distance to the nearest training image, E1's features: the papers'", False),
     FEATURE: Metric("mean distance to the mean of the class's training images, E1's features", share=False),
+    FEATURE_SQUARED: Metric("mean squared distance to that mean, E1's features: the papers'", share=False),
     VENDI: Metric("effective number of different images by E2, from 1 to their count", share=False),
     PAIRWISE: Metric("mean E2 distance of two images of the class, 0 alike, 1.41 unrelated", share=False),
     FID_VICTIM: Metric("Fréchet distance to the victim's training images, E2; from 2,000 images on", False, True),

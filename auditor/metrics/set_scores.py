@@ -43,7 +43,9 @@ def set_figures(seen: Inspected, bench: Bench) -> Iterator[Figure]:
         yield Figure(metric, WHOLE_SET, count, value)
     if seen.shown.arm in RESTARTED:
         labels = seen.shown.labels[victims]
-        yield Figure(DEVIATION, WHOLE_SET, len(labels), _deviation(seen.logits[victims], labels))
+        yield Figure(
+            DEVIATION, WHOLE_SET, len(labels), _deviation(seen.ahead[victims], labels, bench.judge.model.classes)
+        )
 
 
 def _manifold_values(found: Manifolds | Omitted) -> dict[str, float | Omitted]:
@@ -57,7 +59,7 @@ def _manifold_values(found: Manifolds | Omitted) -> dict[str, float | Omitted]:
     }
 
 
-def _deviation(logits: Tensor, labels: Tensor) -> float | Omitted:
+def _deviation(ahead: Tensor, labels: Tensor, known: int) -> float | Omitted:
     if len(labels) == 0:
         return Omitted("no class of the victim's was attacked")
-    return attack_accuracy(logits, labels, restarts_of(labels)).deviation
+    return attack_accuracy(ahead, labels, restarts_of(labels), known).deviation

@@ -12,8 +12,9 @@ from auditor import scores
 from auditor.arms import CONTROLS
 from auditor.bench import Bench, open_bench, reserve_exhibit
 from auditor.controls import KnownImages, nearest_known, permuted, surest_known
-from auditor.evaluators import embedding, evaluator
-from auditor.evaluators.evaluator import train_judge
+from auditor.evaluators import embedding, evaluator, open_set
+from auditor.evaluators.evaluator import THREADS, train_judge
+from auditor.evaluators.open_set import none_images, train_open_evaluators
 from auditor.evidence import Exhibit, read_exhibit
 from auditor.grids import row_of, save_grid
 from auditor.judgement import AttackCost, judge
@@ -28,6 +29,7 @@ from auditor.verdict import VERSION, Omission, Verdict, read_verdict
 from fedinverse.errors import IntegrityError, StageError
 from fedinverse.models import Classifier, build, for_inference
 from fedinverse.run import Run
+from fedinverse.seeds import threads
 from fedinverse.storage import (
     atomic_write,
     content_sha256,
@@ -58,12 +60,14 @@ def audit(run: Run) -> pd.DataFrame:
     if _is_current(run, stamp):
         console.print("Auditing: the scores are up to date")
         return pd.read_parquet(run.files.auditor.scores)
-    console.print("[b]Auditing[/b]: training the evaluator on images that no client holds")
-    bench = open_bench(
-        run, train_judge(run, settings.evaluator, run.files.auditor.root, settings.device), settings.device
-    )
-    console.print(f"  evaluator reads {percent(bench.judge.ceiling)} of real reserve images")
-    scored = score(drawn(run, exhibits_of(run, inversions, bench), bench), bench, run.seed)
+    console.print("[b]Auditing[/b]: training the evaluators on images that no client holds")
+    with threads(THREADS):
+        bench = bench_of(run, inversions, settings)
+        console.print(
+            f"  E1 reads {percent(bench.judge.ceiling)} of real reserve images; the two that may answer 'none of "
+            f"these' agree on {percent(bench.open.ceiling)} of them"
+        )
+        scored = score(drawn(run, exhibits_of(run, inversions, bench), bench), bench, run.seed)
     verdict = verdict_of(run, scored, inversions, settings)
     tables = {run.files.auditor.scores: scored.table, run.files.auditor.leakage: leakage_table(verdict)}
     for path, frame in tables.items():
@@ -72,7 +76,8 @@ def audit(run: Run) -> pd.DataFrame:
         atomic_write(path.with_suffix(".csv"), marked.to_csv(index=False))
     write_json(run.files.verdict, verdict.model_dump(mode="json"))
     products = {path.name: file_sha256(path) for path in _products(run)}
-    write_json(done, {"inputs": stamp, "ceiling": bench.judge.ceiling, "products": products})
+    ceilings = {"ceiling": bench.judge.ceiling, "open-ceiling": bench.open.ceiling}
+    write_json(done, {"inputs": stamp, **ceilings, "products": products})
     return scored.table
 
 
@@ -93,10 +98,26 @@ def _is_current(run: Run, stamp: str) -> bool:
     return bool(summary["inputs"] == stamp and summary["products"] == written)
 
 
+def bench_of(run: Run, inversions: list[Finished], settings: Audit) -> Bench:
+    """Return the evaluators, trained or read from the cache, and every real image in their features.
+
+    What is "none of these" is learned from the public images and from samples of the attacks' priors; of a prior that
+    depends on its target, from those of the world without the victim, or of the untrained model where there is none.
+    """
+    store, device = run.files.auditor.root, settings.device
+    source = "B2" if any(each.target.arm == "B2" for each in inversions) else "B1"
+    samples = {
+        each.inversion.path.parent / each.inversion.about["samples"] for each in inversions if each.target.arm == source
+    }
+    none = none_images(run, sorted(samples))
+    judge = train_judge(run, settings.evaluator, store, device)
+    return open_bench(run, judge, train_open_evaluators(run, settings.evaluator, none, store, device), device)
+
+
 def stamp_of(run: Run, inversions: list[Finished]) -> str:
     """Return a hash of everything that the scores and the verdict follow from; the same hash: they are up to date."""
     settings = run.section("audit", Audit).model_dump(mode="json")
-    versions = [evaluator.VERSION, embedding.VERSION, scores.VERSION, VERSION, sorted(METRICS)]
+    versions = [evaluator.VERSION, open_set.VERSION, embedding.VERSION, scores.VERSION, VERSION, sorted(METRICS)]
     judged = [[each.attack, asdict(each.target), each.inversion.path.name] for each in inversions]
     left_out = [asdict(each) for each in Targets.read(run).left_out]
     return content_sha256([settings, versions, judged, left_out, *marks_of_run(run)])
@@ -186,8 +207,8 @@ def known_by_round(run: Run) -> dict[int, float]:
 
 def summary_of(run: Run, scores: pd.DataFrame) -> list[RoundSummary]:
     """Return the scores in brief: one line per attack and round."""
-    gate = run.section("audit", Audit).primary.gate
-    return summarise(scores, known_by_round(run), run.population.victim_classes, gate)
+    primary = run.section("audit", Audit).primary
+    return summarise(scores, known_by_round(run), run.population.victim_classes, primary.gate, primary.metric)
 
 
 def show(run: Run, scores: pd.DataFrame) -> None:
@@ -205,7 +226,8 @@ def show(run: Run, scores: pd.DataFrame) -> None:
             if line.attack == attack
         ]
         header = ["round", "model", "attack", *arms, ""]
-        table(f"Attack '{attack}': share of reconstructions the evaluator reads as the victim's class", header, rows)
+        metric = run.section("audit", Audit).primary.metric
+        table(f"Attack '{attack}': share of images read as the victim's class ({metric})", header, rows)
     names = ", ".join(f"{arm} {CONTROLS[arm]}" for arm in arms)
     console.print(
         f"[dim]model: its own accuracy on the victim's classes (not yet: below the gate); controls: {names}[/dim]",

@@ -9,7 +9,7 @@ from attacker.inversion import RECONSTRUCTIONS
 from auditor.bench import CHUNK
 from auditor.evaluators.embedding import fit_embedding
 from auditor.evidence import Exhibit, read_exhibit
-from auditor.metrics.names import ACCURACY
+from auditor.settings import Audit
 from fedinverse.client_data import shard_of
 from fedinverse.data.source import unit
 from fedinverse.errors import StageError
@@ -39,11 +39,12 @@ def galleries(run: Run, scores: pd.DataFrame, rounds: dict[str, int]) -> list[Ga
     pool = Shard(public.tensor(), torch.from_numpy(public.labels))
     held = [featured(shard) for shard in (pool, *_shards(run)) if len(shard)]
     found = [find(shown, embedding, train, reserve, held) for shown in exhibits]
+    metric = run.section("audit", Audit).primary.metric
     uris, lossless = encoded([each for one in found for each in one])
     shown = []
     for (attack, number), one in zip(rounds.items(), found, strict=True):
         mine, uris = uris[: len(one)], uris[len(one) :]
-        success = _success(scores, attack, number)
+        success = _success(scores[scores["metric"] == metric], attack, number)
         shown.append(
             gallery(attack, number, one, (mine, lossless), success, run.class_names, run.population.victim_classes)
         )
@@ -71,5 +72,5 @@ def _shards(run: Run) -> Sequence[Shard]:
 
 def _success(scores: pd.DataFrame, attack: str, server_round: int) -> dict[int, float]:
     mine = scores[(scores["attack"] == attack) & (scores["arm"] == "A") & (scores["round"] == server_round)]
-    means = mine[mine["metric"] == ACCURACY].groupby("label")["value"].mean()
+    means = mine.groupby("label")["value"].mean()
     return {int(str(label)): float(value) for label, value in means.items()}

@@ -1,0 +1,164 @@
+"""Two evaluators that may answer "none of these", and count an image as a class only where they agree.
+
+E1 has to choose one of K classes, so a printed O is a 0 and noise is whatever it resembles least badly. The evaluators
+here have a K+1st answer. It is trained on images that show no class of the private set, but look as if an attacker had
+made them: the public images, and unoptimised samples of the attacks' priors, drawn with another seed than those that
+are judged (a prior that was trained against a captured model is sampled as the model without the victim made it). The
+two differ in architecture and seed: an image that only one of them recognises may be a quirk of that one.
+
+No image of a victim's class, real or reconstructed, is ever among the examples of "none of these".
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from auditor.evaluators.evaluator import fit, kept
+from auditor.evaluators.independence import check_independent
+from auditor.evaluators.plain import NAME, plain_classifier
+from auditor.settings import Evaluator
+from fedinverse.data.source import unit
+from fedinverse.errors import IntegrityError
+from fedinverse.models import Classifier, build, for_inference, spec_of
+from fedinverse.private import part_of
+from fedinverse.run import Run
+from fedinverse.seeds import derive, generator, seeded
+from fedinverse.shard import Shard
+from fedinverse.storage import content_sha256, load_weights, weights_sha256
+
+VERSION = 1  # part of the cache key; raise it when the training changes
+FAILED = -1  # the answer to a reconstruction that failed: neither a class nor "none of these"
+
+
+@dataclass(frozen=True)
+class OpenEvaluators:
+    """Both evaluators, trained.
+
+    Attributes:
+        models: for images [B, C, H, W] in [0, 1]; their last logit, number K, is "none of these".
+        ceiling: share of real reserve images that both read as their class, in [0, 1].
+        device: where they compute; what they return is on the CPU.
+    """
+
+    models: tuple[Classifier, Classifier]
+    ceiling: float
+    device: str | torch.device = "cpu"
+
+    @property
+    def none(self) -> int:
+        """The answer "none of these": K."""
+        return self.models[0].classes - 1
+
+    @torch.inference_mode()
+    def read(self, images: Tensor) -> Tensor:
+        """Return the answers int64 [N, 2] of both, 0 to K, for images [N, C, H, W] in [0, 1]."""
+        parts = [part.to(self.device) for part in images.split(256)]
+        return torch.stack([torch.cat([model(part).argmax(1) for part in parts]).cpu() for model in self.models], 1)
+
+
+def none_images(run: Run, samples: Sequence[Path]) -> Tensor:
+    """Return images that show no private class, uint8 [M, C, H, W]: the public ones, and those in ``samples``.
+
+    Public images of a class that the private set has too (``data.allow_overlap``) are left out.
+
+    Args:
+        run: whose public set it is.
+        samples: files with an array ``images``, uint8, of unoptimised samples of an attack's prior.
+
+    Raises:
+        IntegrityError: a file is damaged or holds something else; names it.
+    """
+    public, private = run.pools["public"], set(run.class_names)
+    names = np.array([name in private for name in public.class_names], dtype=np.bool_)
+    parts = [public.tensor(np.flatnonzero(~names[np.asarray(public.labels)]))]
+    for path in samples:
+        images = load_weights(path)[0].get("images")
+        if images is None or images.dtype != np.uint8 or images.shape[1:] != parts[0].shape[1:]:
+            raise IntegrityError(f"{path}: holds no samples of a prior (an array 'images', uint8 [N, C, H, W])")
+        parts.append(torch.from_numpy(images.copy()))
+    return torch.cat(parts)
+
+
+def train_open_evaluators(
+    run: Run, settings: Evaluator, none: Tensor, store: Path, device: str | torch.device = "cpu"
+) -> OpenEvaluators:
+    """Return both, trained on the vault and on ``none``, or read from ``store`` or from the cache.
+
+    They depend on their settings, the vault and ``none`` alone, not on the run's seed: every run, sweep and repeated
+    audit with the same images shares them.
+
+    Args:
+        run: whose reconstructions they will judge.
+        settings: of their training.
+        none: what "none of these" looks like, uint8 [M, C, H, W]; see ``none_images``.
+        store: where the run keeps the evaluators it was judged by.
+        device: where they compute.
+
+    Raises:
+        ConfigError: one would not be independent of the target; see ``auditor.evaluators.independence``.
+        IntegrityError: a stored one is damaged; the message names the file.
+    """
+    check_independent(run, settings)
+    classes = len(run.class_names)
+    vault = run.split[run.split["part"] == "vault"]
+    images = vault[["sha256", "label"]].to_numpy().tolist()  # in training order
+    content = [VERSION, settings.model_dump(), classes, images, weights_sha256({"none": none.contiguous().numpy()})]
+    models = []
+    for number in (0, 1):
+        key = content_sha256([number, *content])
+        seed = int(key[:15], 16)
+        network = _network(run, settings, number, derive(seed, "weights"))
+
+        def train(network: Classifier = network, seed: int = seed) -> None:
+            epochs = WithNone(part_of(run, "vault"), none, settings.none_share, classes)
+            with seeded(derive(seed, "layers"), device):
+                fit(network.to(device), epochs, settings, generator(seed, "training"), device)
+
+        kept(network, f"open-{number}", key, store, train)
+        models.append(for_inference(network, device))
+    reserve = part_of(run, "reserve")
+    ready = OpenEvaluators((models[0], models[1]), 0.0, device)
+    right = (ready.read(unit(reserve.images)) == reserve.labels[:, None]).all(1)
+    return OpenEvaluators((models[0], models[1]), float(right.float().mean()), device)
+
+
+def name_of(settings: Evaluator, number: int) -> str:
+    """Return the name of the architecture of evaluator ``number``, 0 or 1."""
+    return settings.model if number == 0 else settings.second or NAME
+
+
+def _network(run: Run, settings: Evaluator, number: int, seed: int) -> Classifier:
+    answers = len(run.class_names) + 1
+    if number == 0 or settings.second:
+        return build(name_of(settings, number), answers, settings.width, seed)
+    return plain_classifier(spec_of(run.model.name).input_shape, answers, seed)
+
+
+@dataclass(frozen=True)
+class WithNone:
+    """What is trained on: in every epoch the whole vault and, freshly drawn, ``share`` times as many of ``none``."""
+
+    vault: Shard
+    none: Tensor
+    share: float
+    classes: int
+
+    @property
+    def count(self) -> int:
+        """Images of ``none`` in an epoch."""
+        return min(len(self.none), round(self.share * len(self.vault)))
+
+    def __len__(self) -> int:
+        return len(self.vault) + self.count
+
+    def draw(self, random: torch.Generator) -> Shard:
+        """Return one epoch's images, shuffled."""
+        rows = torch.randperm(len(self.none), generator=random)[: self.count]
+        images = torch.cat([self.vault.images, self.none[rows]])
+        labels = torch.cat([self.vault.labels, torch.full((len(rows),), self.classes)])
+        order = torch.randperm(len(labels), generator=random)
+        return Shard(images[order], labels[order])
