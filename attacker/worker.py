@@ -44,6 +44,21 @@ _EVERY = 1.0  # seconds between two looks at the spool
 
 
 @dataclass(frozen=True)
+class Check:
+    """One attack on one model, beside those of the plan: what the auditor tests its own instrument with.
+
+    Attributes:
+        label: names it and the directory of its result; no attack of the plan has it.
+        attack: a table as in ``attacks``.
+        weights: the file to invert.
+    """
+
+    label: str
+    attack: dict[str, Any]
+    weights: str
+
+
+@dataclass(frozen=True)
 class Plan:
     """All the worker knows.
 
@@ -58,6 +73,7 @@ class Plan:
         attacker: the ``[attacker]`` table.
         attacks: the ``[attacks]`` tables by label.
         shared_classes: names of the victim's classes that the public set shows too (``data.allow_overlap``).
+        checks: further single inversions, done last.
     """
 
     spool: str
@@ -70,6 +86,7 @@ class Plan:
     attacker: dict[str, Any]
     attacks: dict[str, dict[str, Any]]
     shared_classes: tuple[str, ...] = ()
+    checks: tuple[Check, ...] = ()
 
     @staticmethod
     def stop(path: Path) -> Path:
@@ -88,7 +105,14 @@ class Plan:
             IntegrityError: it is damaged, lacks a field, or names a place that no file system can have.
         """
         plan = typed(Plan, read_json(path), path)
-        for where in (plan.spool, plan.shard, plan.public, plan.store, *plan.controls):
+        for where in (
+            plan.spool,
+            plan.shard,
+            plan.public,
+            plan.store,
+            *plan.controls,
+            *(check.weights for check in plan.checks),
+        ):
             try:
                 Path(where).exists()
             except (OSError, ValueError) as error:
@@ -124,8 +148,9 @@ class Bench:
         self.settings = parse(Attacker, plan.attacker, "attacker", "plan")
         self.shard: Shard = open_shard(Path(plan.shard)) if plan.shard else Shard(torch.empty(0), torch.empty(0))
         self.public = PublicSet.of(Pool(Path(plan.public)))
+        self.tables = plan.attacks | {check.label: check.attack for check in plan.checks}
         self.attacks: dict[str, Attack] = {
-            label: make_attack(table, f"attacks.{label}", "plan") for label, table in plan.attacks.items()
+            label: make_attack(table, f"attacks.{label}", "plan") for label, table in self.tables.items()
         }
         self.labels = labels_of(self.settings, plan.classes, self.shard)
 
@@ -145,6 +170,9 @@ class Bench:
                 previous = before.get((label, weights.parent))
                 job = before[label, weights.parent] = Job(label, weights, where, earlier, previous)
                 yield job
+        for check in plan.checks:
+            weights = Path(check.weights)
+            yield Job(check.label, weights, self._place(check.label, weights, ()))
 
     def _place(self, label: str, weights: Path, earlier: tuple[Path, ...]) -> Inversion:
         plan = self.plan
@@ -153,7 +181,7 @@ class Bench:
             Path(plan.store),
             label,
             self.attacks[label],
-            plan.attacks[label],
+            self.tables[label],
             target_sha,
             self.labels,
             plan.seed,

@@ -43,6 +43,9 @@ class Arm:
     role: Role
 
 
+TYPE_I = "+type-i"
+"""Label under which the images of arm T1 are made; no attack of a configuration can have it."""
+
 _TABLE: tuple[tuple[Key, str, str, bool, bool, bool, Role], ...] = (
     # key, name, meaning, lacks the victim, per round, made by inverting a target, role in the verdict
     ("A", "attack", "the attack on the captured model", False, True, True, "attack"),

@@ -64,6 +64,19 @@ class Audit(Section):
 
     evaluator: Evaluator = Field(Evaluator(), description="E1, the judge trained on the vault")
     primary: Primary = Field(Primary(), description="what the verdict speaks of, fixed before the run")
+    unaided_steps: int = Field(
+        200,
+        ge=0,
+        description="steps of the Type-I test (arm T1): images optimised against the primary round's model without any "
+        "prior, to see how many of them the evaluators accept; 0: leave it out",
+    )
+    control_worlds: int = Field(
+        1,
+        ge=1,
+        le=100,
+        description="federations without the victim, the further ones with other draws: how much of a success is luck "
+        "of the run; 5 for tables that are to be published",
+    )
     device: str = Field("cpu", description="where evaluators and the own-shard model compute: cpu, cuda, cuda:1")
     without_victim: bool = Field(
         True,

@@ -178,5 +178,5 @@ def _simulated(partition: int, path: Path, world: World, device: str) -> Node:
     run = _run(path)
     role = "malicious" if partition in run.population.attackers else "honest"
     name, settings = _defences(path)[partition]
-    seed, limits = client_seed(run.seed, partition), Limits(model=run.model.name)
+    seed, limits = client_seed(run.seed_of(world), partition), Limits(model=run.model.name)
     return Node(partition, path, world, role, device, name, settings, seed, limits)

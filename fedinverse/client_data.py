@@ -3,17 +3,17 @@
 import numpy as np
 import torch
 
-from fedinverse.layout import World
+from fedinverse.layout import World, is_control
 from fedinverse.run import Run
 from fedinverse.shard import Shard
 from fedinverse.split import held_by
 
 
 def shard_of(run: Run, client: int, world: World) -> Shard:
-    """Return the images of ``client``; in the world ``without_victim`` the victim classes are taken out."""
+    """Return the images of ``client``; in a world without the victim the victim classes are taken out."""
     manifest = run.split
     held = held_by(manifest, client)
-    if world == "without_victim":
+    if is_control(world):
         held = held & ~manifest["label"].isin(run.population.victim_classes).to_numpy(bool)
     rows = manifest.loc[held, "row"].to_numpy(np.int64)
     pool = run.pools["private"]

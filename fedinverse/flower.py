@@ -19,7 +19,7 @@ from flwr.app import Context, Message
 
 from fedinverse.data.source import cache_directory
 from fedinverse.errors import ConfigError
-from fedinverse.layout import WORLDS, World
+from fedinverse.layout import WITH_VICTIM, WITHOUT_VICTIM, WORLDS, World, is_control
 from fedinverse.received import arrays_in, weights_in
 from fedinverse.shard import Shard, open_shard
 from fedinverse.storage import append_jsonl, weights_sha256
@@ -60,13 +60,15 @@ def world_of(context: Context) -> World:
     """Return the world that a server or a simulated client lives in.
 
     Raises:
-        ConfigError: it is called neither ``with_victim`` nor ``without_victim``.
+        ConfigError: it is called neither ``with_victim`` nor as a control world is.
     """
     server = context.run_config.get("world") if not context.node_config or _in_flowers_simulation() else None
     place = context.node_config.get("world") or server or os.environ.get(WORLD) or "with_victim"
-    if place not in WORLDS:
-        raise ConfigError(f"world '{str(place)[:60]}' is unknown; it is one of {', '.join(WORLDS)}")
-    return cast(World, place)
+    if place != WITH_VICTIM and not is_control(str(place)):
+        raise ConfigError(
+            f"world '{str(place)[:60]}' is unknown; it is one of {', '.join(WORLDS)}, {WITHOUT_VICTIM}-1 and so on"
+        )
+    return str(place)
 
 
 def _in_flowers_simulation() -> bool:

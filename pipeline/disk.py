@@ -7,9 +7,9 @@ from fedinverse.config import Population
 from fedinverse.data import Request, open_source
 from fedinverse.disk import free, in_words, used
 from fedinverse.errors import ConfigError
-from fedinverse.layout import WORLDS, World
+from fedinverse.layout import World, is_control
 from fedinverse.models import build, spec_of
-from pipeline.experiment import Experiment
+from pipeline.experiment import Experiment, worlds_of
 from pipeline.stages.needed import named
 
 
@@ -57,7 +57,7 @@ def needed(experiment: Experiment) -> dict[str, int]:
     )
     network = build(experiment.model.name, classes, experiment.model.width, seed=0)
     size = sum(value.numel() * value.element_size() for value in network.state_dict().values())
-    worlds = WORLDS if experiment.audit.without_victim and experiment.attacks else WORLDS[:1]
+    worlds = worlds_of(experiment)
     every = experiment.federation.rounds + 1
     return {
         "checkpoints": sum(_kept(experiment, world) for world in worlds) * size,
@@ -72,7 +72,7 @@ def _kept(experiment: Experiment, world: World) -> int:
     if experiment.storage.checkpoints == "all":
         return every
     inverted = sum(named(attacker, number) for number in range(1, every)) if experiment.attacks else 0
-    if world == "without_victim":  # what is due besides is known when the attacker has captured
+    if is_control(world):  # what is due besides is known when the attacker has captured
         inverted = every if attacker.rounds == "new_best" else inverted + 1
     return min(every, 1 + inverted + 2)  # the first; the last, and the next one while it is written
 

@@ -16,6 +16,7 @@ from fedinverse.config import Data, FileName, Model, Population, Section, Split,
 from fedinverse.data import source_of
 from fedinverse.disk import Storage
 from fedinverse.errors import ConfigError
+from fedinverse.layout import WITH_VICTIM, World, control_worlds
 from fedinverse.models import build, same_network, spec_of
 from pipeline.engines import Engine
 from pipeline.tracking import Tracking, check_installed
@@ -64,6 +65,12 @@ class Experiment(Section):
                 "name the victim's classes or remove the attacks"
             )
         return self
+
+
+def worlds_of(experiment: Experiment) -> tuple[World, ...]:
+    """Return the federations that the experiment runs, the one with the victim first."""
+    wanted = experiment.audit.control_worlds if experiment.audit.without_victim and experiment.attacks else 0
+    return WITH_VICTIM, *control_worlds(wanted)
 
 
 def load_experiment(name: str, assignments: list[str], out: Path | None = None) -> Experiment:

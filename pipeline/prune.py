@@ -92,7 +92,8 @@ def _own_priors(run: Run) -> Iterator[Path]:
         about["prior"]
         for path in run.files.attacker.inversions.glob(f"*/*/{ABOUT}")
         for about in [read_json(path)]
-        if make_attack(run.table["attacks"][path.parts[-3]], path.parts[-3], str(run.path)).needs.target_at_prior
+        if (table := run.table["attacks"].get(path.parts[-3])) is not None  # an arm of the auditor's trains none
+        and make_attack(table, path.parts[-3], str(run.path)).needs.target_at_prior
     }
     others = {
         read_json(path)["prior"]

@@ -43,7 +43,7 @@ def main(grid: Grid, context: Context) -> None:
     federation, training = run.section("federation", Federation), run.section("training", Training)
     check_device(federation.device)
     classes = len(run.class_names)
-    network = run.initial_network()
+    network = run.initial_network(world)
     held_out = part_of(run, "reserve")
 
     stored = latest_round(run, world)
@@ -53,7 +53,7 @@ def main(grid: Grid, context: Context) -> None:
     if done >= federation.rounds:
         return
 
-    strategy = make_strategy(federation, run.population.clients, run.seed, str(run.files.config))
+    strategy = make_strategy(federation, run.population.clients, run.seed_of(world), str(run.files.config))
 
     def after_round(strategy_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         """Evaluate and store the model; Flower calls this with 0 before the first round."""
@@ -69,7 +69,7 @@ def main(grid: Grid, context: Context) -> None:
         return MetricRecord(shown)
 
     partitions = roll_call(grid, run.population.clients, federation.timeout, known_nodes(run.path))
-    selection = Selection(federation, run.seed, partitions)
+    selection = Selection(federation, run.seed_of(world), partitions)
     buffers = [name for name, _ in network.named_buffers()]
     examples = dict(enumerate(_held(run).tolist()))
     strategy.begin(selection, Ledger(run.files.server.ledger(world)), max(done, 0), buffers, examples)

@@ -30,7 +30,7 @@ TINY: dict[str, Any] = {
             "prior": {"width": 0.1, "steps": 2, "critic_steps": 1, "batch_size": 8},
         }
     },
-    "audit": {"without_victim": False, "evaluator": {"width": 0.1, "epochs": 1}},
+    "audit": {"without_victim": False, "unaided_steps": 2, "evaluator": {"width": 0.1, "epochs": 1}},
 }
 
 

@@ -39,7 +39,7 @@ def test_a_deployed_attackers_directory_is_audited(tiny: Callable[..., Any], tmp
         shutil.copytree(deployed.path / part, run.path / part)
     planned(run, controls(run)).work()
     scored = audit(run)
-    assert set(scored["arm"]) == {"A", "B0", "B1", "B3", "B4", "B5", "CEIL"}
+    assert set(scored["arm"]) == {"A", "B0", "B1", "B3", "B4", "B5", "T1", "CEIL"}
     verdict = read_verdict(run.files.verdict)
     assert verdict.outcome == "inconclusive"
     assert "without a federation that lacks him" in verdict.reasons[0]
@@ -121,3 +121,17 @@ def test_a_newer_attack_makes_its_inversions_again(attacked_run: Run, monkeypatc
     after = {job.where for job in Bench(plan_of(attacked_run, targets)).jobs()}
     assert not before & {where.path for where in after}
     assert not any(where.done for where in after)
+
+
+def test_the_type_i_test_has_no_prior_and_is_done_once(attacked_run: Run) -> None:
+    # Fails if its images come from a generator, if it is run on another model, or for every attack.
+    (made,) = [each for each in finished(attacked_run) if each.target.arm == "T1"]
+    about = made.inversion.about
+    assert about["attack"] == "deepinversion"
+    assert [about["settings"][name] for name in ("bn", "tv", "l2", "shift", "iterations")] == [0, 0, 0, 0, 2]
+    assert (made.target.round, made.target.world) == (3, "with_victim")
+    scored = pd.read_parquet(attacked_run.files.auditor.scores)
+    assert set(scored.loc[scored["arm"] == "T1", "attack"]) == {""}
+    verdict = read_verdict(attacked_run.files.verdict)
+    for point in verdict.points:  # beside every figure
+        assert isinstance(point.arms["T1"], Interval)

@@ -31,6 +31,7 @@ from pipeline.stages.inversions import finished
 
 ROOT = Path(__file__).parent.parent
 Load = Callable[..., Any]
+CONTROL_WORLDS = {"without_victim", "without_victim-1"}
 
 
 def results(run: Run) -> dict[str, str]:
@@ -57,10 +58,15 @@ def again(whole: Run, tmp_path: Path) -> Run:
 
 
 def test_from_config_to_report(tiny: Load) -> None:
-    page = run_all(tiny(audit={"without_victim": True}, attacker={"processes": 2}), resume=False)
+    page = run_all(tiny(audit={"without_victim": True, "control_worlds": 2}, attacker={"processes": 2}), resume=False)
     run = Run(page.parent)
     scores = pd.read_csv(run.files.auditor.root / "scores.csv")
-    assert set(scores["arm"]) == {"A", "B0", "B1", "B2", "B3", "B4", "B4W", "B5", "CEIL"}
+    assert set(scores["arm"]) == {"A", "B0", "B1", "B2", "B3", "B4", "B4W", "B5", "T1", "CEIL"}
+    judged_in = scores[scores["arm"].isin(["B2", "B4W"])].groupby("arm")["world"].unique()
+    assert {arm: set(worlds) for arm, worlds in judged_in.items()} == dict.fromkeys(["B2", "B4W"], CONTROL_WORLDS)
+    first, other = ([line["sha256"] for line in run.recorded_rounds(world)] for world in sorted(CONTROL_WORLDS))
+    assert not set(first) & set(other)  # drawn anew from the initial weights on
+    assert first[0] == run.recorded_rounds("with_victim")[0]["sha256"]
     assert set(scores.loc[scores["arm"] == "A", "label"]) == {WHOLE_SET, 0, 1}
     shares = [name for name, metric in METRICS.items() if metric.share]
     assert scores.loc[scores["metric"].isin(shares), "value"].between(0, 1).all()
@@ -129,8 +135,9 @@ def test_every_arm_is_written_down_and_read_and_nobody_guesses_it_from_a_path(
     # Fails if a target is missed, counted to another arm or world, or if reading what was inverted makes anything.
     targets = Targets.read(attacked_run)
     named = [(each.arm, each.world, each.round) for each in targets.models]
+    alone = [("B3", "with_victim", 3), ("T1", "with_victim", 3)]
     captured = [("A", "with_victim", 2), ("A", "with_victim", 3), ("B1", "with_victim", 0)]
-    assert named == [*captured, ("B2", "without_victim", 2), ("B2", "without_victim", 3), ("B3", "with_victim", 3)]
+    assert named == [*captured, ("B2", "without_victim", 2), ("B2", "without_victim", 3), *alone]
     assert targets.left_out == ()
     for each in targets.models:
         assert read_metadata(weights_of(attacked_run, each))["sha256"] == each.sha256
@@ -138,7 +145,8 @@ def test_every_arm_is_written_down_and_read_and_nobody_guesses_it_from_a_path(
     for gone in (elsewhere.files.pools, elsewhere.files.split):  # nothing to train with, no pool to open
         gone.unlink()
     read = [(each.attack, each.target.arm, each.target.round) for each in finished(elsewhere)]
-    assert read == [(attack, arm, number) for arm, _, number in named for attack in ("gmi", "second")]
+    attacked = [(attack, arm, number) for arm, _, number in named[:-1] for attack in ("gmi", "second")]
+    assert read == [*attacked, ("", "T1", 3)]
     written = elsewhere.files.auditor.targets
     written.write_text(written.read_text().replace('"B1"', '"X1"'))
     with pytest.raises(IntegrityError, match=r"targets.json.*the arm X1"):

@@ -28,7 +28,7 @@ SHRUNKEN: dict[str, Any] = {
     "attacks": {
         "kedmi": {"iterations": 3, "prior": {"width": 0.0625, "steps": 2, "critic_steps": 1, "batch_size": 8}},
     },
-    "audit": {"without_victim": False, "evaluator": {"width": 0.0625, "epochs": 1}},
+    "audit": {"without_victim": False, "unaided_steps": 0, "evaluator": {"width": 0.0625, "epochs": 1}},
 }
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 from auditor.verdict import read_verdict
 from fedinverse.disk import limited
 from fedinverse.errors import ConfigError
-from fedinverse.layout import WORLDS, is_run
+from fedinverse.layout import is_run
 from fedinverse.lock import only_here
 from fedinverse.run import Run, prepare
 from fedinverse.thinning import keeping
 from pipeline.disk import check_disk
-from pipeline.experiment import Experiment, resolved
+from pipeline.experiment import Experiment, resolved, worlds_of
 from pipeline.log import event, logging_to
 from pipeline.profile import Stages
 from pipeline.stages.audit import audit, show, summary_of
@@ -83,7 +83,7 @@ def stages_in(path: Path, experiment: Experiment, *, profile: bool = False) -> P
 
 
 def _stages(run: Run, experiment: Experiment, stages: Stages, trackers: Trackers) -> Path:
-    worlds = WORLDS if experiment.audit.without_victim and experiment.attacks else WORLDS[:1]
+    worlds = worlds_of(experiment)
     ahead = experiment.attacks and not all(is_federated(run, world) for world in worlds)
     with stages.stage("federate"), Meanwhile(run, stages.processes) if ahead else nullcontext():
         for world in worlds:

@@ -1,7 +1,8 @@
 """Stage 2: make the models that the attack on the captured ones is held against, and write down which is which.
 
 The captured models that the schedule asks for (arm A), the untrained model (B1), the models of the same rounds in every
-world without the victim (B2), and a model that the attacker could have trained alone on its own shard (B3).
+world without the victim (B2), a model that the attacker could have trained alone on its own shard (B3), and for the
+Type-I test (T1) the primary round's captured model once more.
 ``targets.json`` says of every one of them its arm, world and round (``auditor.targets``); later stages read that.
 """
 
@@ -43,6 +44,10 @@ def controls(run: Run) -> Targets:
     left_out = list(_left_out(run, alone))
     if isinstance(alone, Path):
         models.append(_target(run, "B3", WITH_VICTIM, int(read_metadata(alone)["model-round"]), alone))
+    if run.section("audit", Audit).unaided_steps:
+        primary = run.section("audit", Audit).primary.round
+        number = primary if primary in captures else max(captures)
+        models.append(_target(run, "T1", WITH_VICTIM, number, captures[number]))
     targets = Targets(tuple(models), tuple(left_out))
     targets.write(run)
     return targets

@@ -10,7 +10,7 @@ from typing import Any
 from rich.progress import Progress
 
 from fedinverse.errors import IntegrityError, StageError
-from fedinverse.layout import World
+from fedinverse.layout import WITHOUT_VICTIM, World, is_control
 from fedinverse.run import Run
 from fedinverse.storage import read_jsonl
 from pipeline.engines import Engine, run_federation
@@ -18,12 +18,6 @@ from pipeline.log import event
 from report.client_reports import what_clients_said
 from report.console import console, percent, progress_bar
 from server.settings import Federation
-
-TITLES = {
-    "with_victim": "Federating",
-    "without_victim": "Federating without the victim's images (control world)",
-}
-
 
 Told = Callable[[World, dict[str, Any]], None]
 
@@ -45,16 +39,24 @@ def federate(
     rounds = run.section("federation", Federation).rounds
     done = _done(run, world)
     if done >= rounds:
-        console.print(f"{TITLES[world]}: {rounds} rounds are done")
+        console.print(f"{title_of(world)}: {rounds} rounds are done")
         return
     start = f"resuming after round {done}" if done >= 0 else f"{rounds} rounds"
-    console.print(f"[b]{TITLES[world]}[/b] on engine '{engine.kind}': {start}")
+    console.print(f"[b]{title_of(world)}[/b] on engine '{engine.kind}': {start}")
     with progress_bar() as bar, _Watch(run, world, bar, rounds, done, told):
         run_federation(run, world, engine, profiles)
     if _done(run, world) < rounds:
         raise StageError(f"the federation ended after round {_done(run, world)} of {rounds}; start again with --resume")
     for line in what_clients_said(run, world):
         console.print(line)
+
+
+def title_of(world: World) -> str:
+    """Return what to call the federation of ``world`` on the console."""
+    if not is_control(world):
+        return "Federating"
+    further = world.removeprefix(WITHOUT_VICTIM).removeprefix("-")
+    return f"Federating without the victim's images (control world{f' {further}, other draws' if further else ''})"
 
 
 def is_federated(run: Run, world: World) -> bool:

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from attacker.inversion import Inversion
+from auditor.arms import TYPE_I
+from auditor.table import EVERY_ATTACK
 from auditor.targets import ArmTarget, Targets, weights_of
 from fedinverse.errors import StageError
 from fedinverse.run import Run
@@ -40,7 +42,7 @@ class Finished:
     """A finished inversion.
 
     Attributes:
-        attack: label of the attack.
+        attack: label of the attack; empty for arm T1, which speaks of every attack.
         target: whose inversion it is.
         weights: the target's file.
         inversion: where the result lies.
@@ -71,6 +73,8 @@ def finished(run: Run) -> list[Finished]:
     for target in targets.models:
         for each in index.planned:
             inversion = Inversion(run.files.attacker.inversions / each.directory)
-            if each.target_sha256 == target.sha256 and inversion.done:
-                done.append(Finished(each.attack, target, weights_of(run, target), inversion))
+            of_arm = (each.attack == TYPE_I) == (target.arm == "T1")
+            if each.target_sha256 == target.sha256 and of_arm and inversion.done:
+                attack = EVERY_ATTACK if target.arm == "T1" else each.attack
+                done.append(Finished(attack, target, weights_of(run, target), inversion))
     return done

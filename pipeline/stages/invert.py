@@ -6,11 +6,14 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 from rich.progress import Progress
 
 from attacker.settings import Attacker
-from attacker.worker import Bench, Plan, distinct
+from attacker.worker import Bench, Check, Plan, distinct
+from auditor.arms import TYPE_I
+from auditor.settings import Audit
 from auditor.targets import Targets, weights_of
 from fedinverse.client_data import shard_of
 from fedinverse.errors import StageError
@@ -33,7 +36,9 @@ def plan_of(run: Run, targets: Targets | None = None) -> Plan:
     files = run.files.attacker
     if not files.shard.labels.exists():
         save_shard(files.shard.root, shard)
-    controls = () if targets is None else tuple(each for each in targets.models if each.arm != "A")
+    models = () if targets is None else targets.models
+    controls = tuple(each for each in models if each.arm not in ("A", "T1"))
+    steps = run.section("audit", Audit).unaided_steps
     return Plan(
         spool=str(run.files.attacker.spool(WITH_VICTIM)),
         controls=tuple(str(weights_of(run, each)) for each in controls),
@@ -45,7 +50,16 @@ def plan_of(run: Run, targets: Targets | None = None) -> Plan:
         attacker=run.table.get("attacker", {}),
         attacks=run.table.get("attacks", {}),
         shared_classes=shared_classes(run),
+        checks=tuple(Check(TYPE_I, unaided(steps), str(weights_of(run, each))) for each in models if each.arm == "T1"),
     )
+
+
+def unaided(steps: int) -> dict[str, Any]:
+    """Return the attack of arm T1: pixels against the cross-entropy of the target alone, for ``steps`` steps.
+
+    Nothing makes such images look like anything; what an evaluator accepts of them is its own gullibility.
+    """
+    return {"kind": "deepinversion", "bn": 0.0, "tv": 0.0, "l2": 0.0, "shift": 0, "iterations": steps}
 
 
 def shared_classes(run: Run) -> tuple[str, ...]:

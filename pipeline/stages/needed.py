@@ -11,7 +11,7 @@ from functools import cached_property
 from attacker.schedule import captured, due, earlier_rounds
 from attacker.settings import Attacker
 from fedinverse.client_data import shard_of
-from fedinverse.layout import World
+from fedinverse.layout import World, is_control
 from fedinverse.run import Run
 
 
@@ -29,7 +29,7 @@ class InvertedRounds:
         """
         if not self.run.table.get("attacks"):
             return False
-        return server_round in self._due if world == "without_victim" else named(self._attacker, server_round)
+        return server_round in self._due if is_control(world) else named(self._attacker, server_round)
 
     @cached_property
     def _attacker(self) -> Attacker:

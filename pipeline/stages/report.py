@@ -157,7 +157,7 @@ def _cost(run: Run) -> Table:
         arm, world = each.target.arm, each.target.world
         about, cost = each.inversion.about, each.inversion.about["cost"]
         rows.append([
-            f"{each.attack}, round {each.target.round}",
+            f"{each.attack or ARMS[arm].name}, round {each.target.round}",
             f"{arm} {ARMS[arm].name}" + (f" ({world})" if world not in WORLDS else ""),
             f"{about['prior-seconds']:.0f} s",
             f"{cost['seconds']:.0f} s",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from attacker.inversion import Inversion
 from fedinverse.run import Run
+from fedinverse.storage import atomic_write
 from pipeline.experiment import resolved
 from pipeline.sweep.plan import Point
 
@@ -31,6 +32,9 @@ def adopt_inversions(point: Point, finished: Iterable[Point]) -> int:
             made, mine = Inversion(source), store / source.relative_to(Run(other.path).files.attacker.inversions)
             if made.done and made.about["model-round"] == 0 and not mine.exists():
                 _copy(source, mine)
+                samples = made.about["samples"]
+                if not (mine.parent / samples).exists():
+                    atomic_write(mine.parent / samples, (source.parent / samples).read_bytes())
                 count += 1
         return count
     return 0
