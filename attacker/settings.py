@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from fedinverse.config import Section
+from fedinverse.config import Classes, Section
 
 
 class Attacker(Section):
@@ -15,8 +15,13 @@ class Attacker(Section):
         description="every captured round, the last, those better than before on its own shard, or a list",
     )
     every_nth: int = Field(1, ge=1, description="with 'every': only rounds divisible by this, and the last")
-    classes: tuple[int, ...] = Field(
-        (), description="classes to reconstruct; empty: every class of which the attacker holds no image"
+    classes: Classes = Field(
+        (),
+        description='classes to reconstruct, as numbers, ranges "0-299" or names; '
+        "empty: every class of which the attacker holds no image",
+    )
+    class_names: tuple[str, ...] = Field(
+        (), description="classes to reconstruct by name; names in classes are moved here"
     )
     restarts: int = Field(10, ge=1, description="reconstructions per class")
     device: str = Field("cpu", description="where the worker inverts: cpu, cuda, cuda:1")

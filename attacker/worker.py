@@ -147,7 +147,9 @@ class Bench:
         self.plan = plan
         self.settings = parse(Attacker, plan.attacker, "attacker", "plan")
         self.shard: Shard = open_shard(Path(plan.shard)) if plan.shard else Shard(torch.empty(0), torch.empty(0))
-        self.public = PublicSet.of(Pool(Path(plan.public)))
+        pool = Pool(Path(plan.public))
+        pool.verify()
+        self.public = PublicSet.of(pool)
         self.tables = plan.attacks | {check.label: check.attack for check in plan.checks}
         self.attacks: dict[str, Attack] = {
             label: make_attack(table, f"attacks.{label}", "plan") for label, table in self.tables.items()

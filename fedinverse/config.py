@@ -7,15 +7,19 @@ section and is the only place where pydantic's messages become ours.
 
 import difflib
 import json
+import re
 import tomllib
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from fedinverse.errors import ConfigError
+from fedinverse.folders import absolute, spelling
 from fedinverse.house import CONFIGS
+from fedinverse.registry import nearest
 
 Table = dict[str, Any]
 
@@ -26,14 +30,36 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
 
 
+_RANGE = re.compile(r"(\d{1,7})-(\d{1,7})")
+PathText = Annotated[str, AfterValidator(absolute)]
+"""A path as the user typed it, made absolute where the configuration is read: a run may go on in another directory."""
+
+
+def _counted(classes: Any) -> Any:
+    """Replace every range in a list of classes, ``"0-299"``, by its numbers."""
+    if not isinstance(classes, list):
+        return classes
+    numbers: list[Any] = []
+    for entry in classes:
+        ends = _RANGE.fullmatch(entry) if isinstance(entry, str) else None
+        numbers += range(int(ends[1]), int(ends[2]) + 1) if ends else [entry]
+        if ends and int(ends[2]) < int(ends[1]):
+            raise ValueError(f"range '{entry}' runs backwards; write it as \"{ends[2]}-{ends[1]}\"")
+    return tuple(numbers)  # what comes out of a validator must be of the field's own type
+
+
+Classes = Annotated[tuple[int, ...], BeforeValidator(_counted)]
+"""Classes by number; a file may write ranges, ``["0-299", 305]``."""
+
+
 class Data(Section):
     """Where the private images and the attacker's public images come from."""
 
     private: str = Field("mnist", description="source of the clients' images")
-    private_root: str = Field("", description="directory that holds it; empty: the offline default")
+    private_root: PathText = Field("", description="directory that holds it; empty: the offline default")
     private_limit: int = Field(0, ge=0, description="use at most this many private images; 0: all")
     public: str = Field("glyphs", description="source of the attacker's public images")
-    public_root: str = Field("", description="directory that holds it; empty: the offline default")
+    public_root: PathText = Field("", description="directory that holds it; empty: the offline default")
     public_limit: int = Field(6000, ge=0, description="use (or draw) this many public images; 0: all")
     fit: Literal["border", "stretch"] = Field(
         "border",
@@ -61,8 +87,13 @@ class Population(Section):
 
     clients: int = Field(20, ge=2, le=1_000_000, description="number of clients")
     victim: int = Field(0, ge=0, description="the client who alone holds the victim classes")
-    victim_classes: tuple[int, ...] = Field(
-        (0, 1, 2, 3, 4), description="classes only the victim holds; empty: none, for federations without attacks"
+    victim_classes: Classes = Field(
+        (0, 1, 2, 3, 4),
+        description='classes only the victim holds, as numbers, ranges "0-299" or names; '
+        "empty: none, for federations without attacks",
+    )
+    victim_names: tuple[str, ...] = Field(
+        (), description="classes of the victim by name; names in victim_classes are moved here"
     )
     malicious: int = Field(1, ge=0, description="how many clients capture and attack: the last ones")
     malicious_clients: tuple[int, ...] = Field((), description="or these partition ids; empty: the last ones")
@@ -72,6 +103,11 @@ class Population(Section):
     alpha: float = Field(0.5, gt=0, description="dirichlet: concentration; small is uneven")
     classes_per_client: int = Field(2, ge=1, description="shards, pathological: classes a client holds")
     overlap: float = Field(0.0, ge=0, lt=1, description="share of every other client's images that a client holds too")
+
+    @property
+    def has_victim(self) -> bool:
+        """Whether any class is one client's alone."""
+        return bool(self.victim_classes or self.victim_names)
 
     @property
     def attackers(self) -> tuple[int, ...]:
@@ -105,7 +141,55 @@ class Model(Section):
 
     name: str = Field("mcnn", description="network: see 'fedinverse names'; torchvision:NAME; or package.module:Name")
     width: float = Field(1.0, gt=0, le=4, description="multiplies every hidden width; 1 is the published size")
-    weights: str = Field("", description="safetensors file to start from, made by 'fedinverse convert'; empty: drawn")
+    weights: PathText = Field(
+        "", description="safetensors file to start from, made by 'fedinverse convert'; empty: drawn"
+    )
+
+
+# (section, its list of class numbers, its list of class names)
+_CLASS_LISTS = (("population", "victim_classes", "victim_names"), ("attacker", "classes", "class_names"))
+
+
+def names_apart(table: Table) -> Table:
+    """Return a configuration whose lists of classes hold numbers and ranges only, the names in a list of their own."""
+    result = dict(table)
+    for section, numbers, names in _CLASS_LISTS:
+        part = table.get(section)
+        listed = part.get(numbers) if isinstance(part, dict) else None
+        if isinstance(part, dict) and isinstance(listed, list):
+            called = [entry for entry in listed if isinstance(entry, str) and not _RANGE.fullmatch(entry)]
+            kept = [entry for entry in listed if entry not in called]
+            result[section] = part | {numbers: kept, names: [*part.get(names, ()), *called]} if called else part
+    return result
+
+
+def names_numbered(table: Table, known: Sequence[str]) -> Table:
+    """Return a checked configuration with the number of every class that it names.
+
+    Args:
+        table: as ``names_apart`` leaves it.
+        known: the name of every class of the private source.
+
+    Raises:
+        ConfigError: a name is none of them, or of two; names the nearest.
+    """
+    result = dict(table)
+    for section, numbers, names in _CLASS_LISTS:
+        part = table.get(section, {})
+        if part.get(names):
+            found = [_number_of(name, known, f"{section}.{numbers}") for name in part[names]]
+            result[section] = part | {numbers: sorted({*part[numbers], *found}), names: []}
+    return result
+
+
+def _number_of(name: str, known: Sequence[str], where: str) -> int:
+    fitting = [number for number, other in enumerate(known) if other == name]
+    fitting = fitting or [number for number, other in enumerate(known) if spelling(other) == spelling(name)]
+    if not fitting:
+        raise ConfigError(f"{where}: the private source has no class '{name}'{nearest(name, known)}")
+    if len(fitting) > 1:
+        raise ConfigError(f"{where}: '{name}' could be any of the classes {fitting}; write the number")
+    return fitting[0]
 
 
 # A name that becomes a file or a directory: it cannot leave the place where it is put.
@@ -197,7 +281,7 @@ def _with_base(path: Path, heirs: tuple[Path, ...]) -> Table:
     try:
         if not path.is_file():
             raise ConfigError(f"{path}: is no regular file")
-        table: Table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table: Table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: {error}") from error
     base = table.pop("extends", None)

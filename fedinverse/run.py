@@ -9,14 +9,15 @@ from typing import Any
 
 import pandas as pd
 
-from fedinverse.config import Data, Model, Population, S, Split, Table, parse
-from fedinverse.data import Pool, Request, open_source
+from fedinverse.config import Data, Model, Population, S, Split, Table, names_numbered, parse
+from fedinverse.data import Pool, Request, located, open_source
 from fedinverse.errors import ConfigError, IntegrityError, StageError
 from fedinverse.layout import WITH_VICTIM, WORLDS, RunFiles, World, is_control
-from fedinverse.models import Classifier, build, spec_of
+from fedinverse.models import Classifier, build, spec_of, why_not
 from fedinverse.models.published import start_from
+from fedinverse.overlap import check_disjoint
 from fedinverse.seeds import derive
-from fedinverse.split import make_split
+from fedinverse.split import held_by, make_split
 from fedinverse.storage import (
     content_sha256,
     read_hashed,
@@ -146,6 +147,17 @@ def prepare(path: Path, table: Table) -> Run:
     """
     files = RunFiles(path)
     stored = files.config
+    origin = str(stored)
+    data = parse(Data, table.get("data", {}), "data", origin)
+    split = parse(Split, table.get("split", {}), "split", origin)
+    model = parse(Model, table.get("model", {}), "model", origin)
+    prepared = stored.exists() and files.pools.exists()
+    seed, shape = int(table["seed"]), spec_of(model.name).input_shape
+    wanted = {} if prepared else {name: located(request) for name, request in requests_of(data, shape, seed).items()}
+    pools = Run(path).pools if prepared else {name: open_source(request) for name, request in wanted.items()}
+    for pool in pools.values():
+        pool.verify()
+    table = names_numbered(table, pools["private"].class_names)
     if stored.exists():
         differing = differences(read_object(stored), table)
         if differing:
@@ -153,22 +165,12 @@ def prepare(path: Path, table: Table) -> Run:
                 f"{path} holds another configuration (differs in {', '.join(differing[:5])}); "
                 "choose another --out or name, or delete it"
             )
-        if files.pools.exists():
+        if prepared:
             return Run(path)
-    origin = str(stored)
-    data = parse(Data, table.get("data", {}), "data", origin)
-    split = parse(Split, table.get("split", {}), "split", origin)
     population = parse(Population, table.get("population", {}), "population", origin)
-    model = parse(Model, table.get("model", {}), "model", origin)
-    seed = int(table["seed"])
-    shape = spec_of(model.name).input_shape
-    wanted = {
-        "private": Request(data.private, shape, data.private_root, data.private_limit, seed, data.fit),
-        "public": Request(data.public, shape, data.public_root, data.public_limit, seed, data.fit),
-    }
-    private, public = (open_source(request) for request in wanted.values())
-    manifest = make_split(private, split, population, seed)
-    check_disjoint(private, public, population, allow=data.allow_overlap)
+    manifest = make_split(pools["private"], split, population, seed)
+    check_disjoint(pools["private"], pools["public"], population, allow=data.allow_overlap)
+    check_trainable(model, population, manifest)
     write_json(stored, table)
     save_hashed(files.split, manifest.to_parquet(index=False))
     requests = json.dumps({name: asdict(request) for name, request in wanted.items()}, indent=2, sort_keys=True)
@@ -176,14 +178,23 @@ def prepare(path: Path, table: Table) -> Run:
     return Run(path)
 
 
-def check_disjoint(private: Pool, public: Pool, population: Population, *, allow: bool) -> None:
-    """Refuse a public set that shows a class of the victim, unless ``allow``."""
-    victim = {private.class_names[label] for label in population.victim_classes}
-    shared = sorted(victim & set(public.class_names))
-    if shared and not allow:
+def requests_of(data: Data, shape: tuple[int, int, int], seed: int) -> dict[str, Request]:
+    """Return what a run asks of its ``private`` and its ``public`` source."""
+    return {
+        "private": Request(data.private, shape, data.private_root, data.private_limit, seed, data.fit),
+        "public": Request(data.public, shape, data.public_root, data.public_limit, seed, data.fit),
+    }
+
+
+def check_trainable(model: Model, population: Population, manifest: pd.DataFrame) -> None:
+    """Refuse clients who could never train: with a single image, where the network needs two (BatchNorm does)."""
+    single = [client for client in range(population.clients) if int(held_by(manifest, client).sum()) == 1]
+    reason = why_not(model.name, model.width, 1) if single else ""
+    if reason:
         raise ConfigError(
-            f"data.public shares the classes {', '.join(shared)} with the victim: what the attacker shows could be "
-            "his own. Choose another public source, or set data.allow_overlap = true to have every output marked"
+            f"clients {', '.join(map(str, single[:5]))} would hold a single image each, and model '{model.name}' "
+            f"cannot train on one ({reason}); lower population.clients, change population.partition, or choose a model "
+            "without BatchNorm, such as mcnn_gn"
         )
 
 

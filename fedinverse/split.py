@@ -27,10 +27,11 @@ def make_split(pool: Pool, split: Split, population: Population, seed: int) -> p
         One row per image: ``row`` (index into the pool), ``sha256`` of its pixels, ``label``, ``part`` and
         ``client`` (-1: at no client); with ``population.overlap`` also ``borrowers``, one bit per client, the first
         client's highest in the first byte (``numpy.packbits``). Byte-identical images share one part and one
-        client, so that no copy of a training image waits in the vault.
+        client, so that no copy of a training image waits in the vault; those that stand under two classes are unused,
+        since whoever held one would hold an image of the other's class.
 
     Raises:
-        ConfigError: unknown victim class, or a class too small to be divided.
+        ConfigError: unknown victim class, or a class that has no image for one of the three parts; names it.
     """
     labels = np.asarray(pool.labels)
     unknown = sorted(set(population.victim_classes) - set(range(len(pool.class_names))))
@@ -49,7 +50,9 @@ def make_split(pool: Pool, split: Split, population: Population, seed: int) -> p
             "label": labels,
         }
     )
-    table["part"] = _parts(table, split, seed)
+    conflicting = in_two_classes(table)
+    table["part"] = _parts(table, conflicting, split, seed)
+    _check_parts(table, pool.class_names)
     table["client"] = NOBODY
     train = table["part"] == "train"
     exclusive = table["label"].isin(population.victim_classes)
@@ -69,6 +72,27 @@ def make_split(pool: Pool, split: Split, population: Population, seed: int) -> p
     return table
 
 
+def in_two_classes(manifest: pd.DataFrame) -> NDArray[np.bool_]:
+    """Return which rows show an image that stands under another class, too: bool [N]."""
+    pairs = manifest[["sha256", "label"]].drop_duplicates()
+    twice = pairs.loc[pairs["sha256"].duplicated(keep=False), "sha256"]
+    return manifest["sha256"].isin(twice).to_numpy(np.bool_)
+
+
+def remarks(manifest: pd.DataFrame, class_names: tuple[str, ...]) -> list[str]:
+    """Return in words what of the private images takes no part, and why; nothing when all do."""
+    conflicting = in_two_classes(manifest)
+    lines = []
+    if conflicting.any():
+        copies = manifest.loc[conflicting, "sha256"].nunique()
+        lines.append(f"{copies} pictures that stand under two classes ({int(conflicting.sum())} files)")
+    dealt = set(manifest.loc[manifest["part"] == "train", "label"])
+    nobodys = [class_names[label] for label in sorted(set(manifest["label"]) - dealt)]
+    if nobodys:
+        lines.append(f"the training images of {len(nobodys)} classes, dealt to nobody ({', '.join(nobodys[:5])})")
+    return lines
+
+
 def held_by(manifest: pd.DataFrame, client: int) -> NDArray[np.bool_]:
     """Return which rows of the manifest ``client`` holds, its own and borrowed ones: bool [N]."""
     own = (manifest["client"] == client).to_numpy(np.bool_)
@@ -84,17 +108,30 @@ def holdings(manifest: pd.DataFrame, clients: int, classes: int) -> NDArray[np.i
     return np.stack([np.bincount(labels[held_by(manifest, client)], minlength=classes) for client in range(clients)])
 
 
-def _parts(table: pd.DataFrame, split: Split, seed: int) -> NDArray[np.object_]:
+def _parts(table: pd.DataFrame, conflicting: NDArray[np.bool_], split: Split, seed: int) -> NDArray[np.object_]:
     labels = table["label"].to_numpy()
     parts = np.full(len(labels), "train", dtype=object)
+    parts[conflicting] = "unused"
     for label in np.unique(labels).tolist():
-        order = numpy_generator(seed, "split", label).permutation(np.flatnonzero(labels == label))
+        order = numpy_generator(seed, "split", label).permutation(np.flatnonzero((labels == label) & ~conflicting))
         vault, reserve = round(len(order) * split.vault), round(len(order) * split.reserve)
-        if min(vault, reserve, len(order) - vault - reserve) < 1:
-            raise ConfigError(
-                f"class {label} has {len(order)} images: too few for a split of "
-                f"{split.train}/{split.vault}/{split.reserve}; raise data.private_limit or change [split]"
-            )
         parts[order[:vault]] = "vault"
         parts[order[vault : vault + reserve]] = "reserve"
     return parts
+
+
+def _check_parts(table: pd.DataFrame, class_names: tuple[str, ...]) -> None:
+    """Refuse a class that has no image in a part, counting a copy where its first one is."""
+    counts = table.drop_duplicates("sha256").groupby(["label", "part"]).size()
+    problems = []
+    for label, name in enumerate(class_names):
+        empty = [part for part in ("train", "vault", "reserve") if not counts.get((label, part), 0)]
+        if empty:
+            images = int((table["label"] == label).sum())
+            problems.append(f"{name} ({images} images) has none for {', '.join(empty)}")
+    if problems:
+        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ConfigError(
+            f"too few different images for [split]: class {'; class '.join(problems[:5])}{more}. Raise "
+            "data.private_limit, change [split], or take these classes out of the source"
+        )

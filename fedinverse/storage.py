@@ -237,16 +237,20 @@ def read_metadata(path: Path) -> dict[str, str]:
 def load_weights(path: Path, *, finite: bool = True) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     """Read arrays and metadata; verify the stored SHA-256 and, unless ``finite`` is False, that all are finite.
 
+    bfloat16 becomes float32.
+
     Raises:
         IntegrityError: unreadable, truncated, altered (hash mismatch), or holding NaN or infinity. A file without
             a stored hash (made elsewhere) is accepted; its hash is computed and put into the metadata.
     """
     metadata = read_metadata(path)
     try:
-        with safe_open(path, framework="numpy") as file:
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        with safe_open(path, framework="pt") as file:  # numpy does not know every type that such a file may hold
+            weights = {name: _as_numpy(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError) as error:
         raise IntegrityError(f"{path}: not a readable safetensors file ({error})") from error
+    except (TypeError, RuntimeError, ValueError) as error:
+        raise IntegrityError(f"{path}: holds arrays of a type that is not read here ({error}); save float32") from error
     sha = weights_sha256(weights)
     if metadata.setdefault("sha256", sha) != sha:
         raise IntegrityError(

@@ -4,11 +4,12 @@ from pathlib import Path
 
 from attacker.settings import Attacker
 from fedinverse.config import Population
-from fedinverse.data import Request, open_source
+from fedinverse.data import open_source
 from fedinverse.disk import free, in_words, used
 from fedinverse.errors import ConfigError
 from fedinverse.layout import World, is_control
 from fedinverse.models import build, spec_of
+from fedinverse.run import requests_of
 from pipeline.experiment import Experiment, worlds_of
 from pipeline.stages.needed import named
 
@@ -51,10 +52,7 @@ def needed(experiment: Experiment) -> dict[str, int]:
     prior-only samples are float32 images.
     """
     shape = spec_of(experiment.model.name).input_shape
-    data = experiment.data
-    classes = len(
-        open_source(Request(data.private, shape, data.private_root, data.private_limit, experiment.seed)).class_names
-    )
+    classes = len(open_source(requests_of(experiment.data, shape, experiment.seed)["private"]).class_names)
     network = build(experiment.model.name, classes, experiment.model.width, seed=0)
     size = sum(value.numel() * value.element_size() for value in network.state_dict().values())
     worlds = worlds_of(experiment)

@@ -12,12 +12,24 @@ from auditor.settings import Audit
 from clients.cohorts import Cohort, assign
 from clients.cohorts import check as check_defences
 from clients.training import Training
-from fedinverse.config import Data, FileName, Model, Population, Section, Split, Table, find_config, parse, read_table
+from fedinverse.config import (
+    Data,
+    FileName,
+    Model,
+    Population,
+    Section,
+    Split,
+    Table,
+    find_config,
+    names_apart,
+    parse,
+    read_table,
+)
 from fedinverse.data import source_of
 from fedinverse.disk import Storage
 from fedinverse.errors import ConfigError
 from fedinverse.layout import WITH_VICTIM, World, control_worlds
-from fedinverse.models import build, same_network, spec_of
+from fedinverse.models import build, same_network, spec_of, why_not
 from pipeline.engines import Engine
 from pipeline.tracking import Tracking, check_installed
 from server.settings import Federation
@@ -59,7 +71,7 @@ class Experiment(Section):
             raise ValueError(f"federation.always_train names {beyond}, but clients run from 0 to {clients - 1}")
         if self.attacks and not self.population.malicious:
             raise ValueError("attacks are configured but population.malicious is 0; make it 1 or remove the attacks")
-        if self.attacks and not self.population.victim_classes:
+        if self.attacks and not self.population.has_victim:
             raise ValueError(
                 "attacks are configured but population.victim_classes is empty, so that there is nobody to audit; "
                 "name the victim's classes or remove the attacks"
@@ -90,8 +102,17 @@ def load_experiment(name: str, assignments: list[str], out: Path | None = None) 
         table["out"] = str(out)
     if "sweep" in table:
         raise ConfigError(f"{path}: holds a table [sweep], many experiments; run them with 'fedinverse sweep {name}'")
-    experiment = parse(Experiment, table, "", str(path))
-    check(experiment, str(path))
+    return checked(table, str(path))
+
+
+def checked(table: Table, origin: str) -> Experiment:
+    """Return the configuration that ``table`` holds, checked; ``origin`` is the file, for messages.
+
+    Raises:
+        ConfigError: names file, key and fix.
+    """
+    experiment = parse(Experiment, names_apart(table), "", origin)
+    check(experiment, origin)
     return experiment
 
 
@@ -100,6 +121,7 @@ def check(experiment: Experiment, origin: str) -> None:
     _located(source_of, experiment.data.private, f"{origin}: 'data.private'")
     _located(source_of, experiment.data.public, f"{origin}: 'data.public'")
     _located(spec_of, experiment.model.name, f"{origin}: 'model.name'")
+    _check_images(experiment, origin)
     for label, table in experiment.attacks.items():
         make_attack(table, f"attacks.{label}", origin)
     population = experiment.population
@@ -113,6 +135,21 @@ def check(experiment: Experiment, origin: str) -> None:
         raise ConfigError(
             f"{origin}: 'audit.evaluator.model' is '{experiment.audit.evaluator.model}', the target's own "
             "architecture: it would share its mistakes; choose another one"
+        )
+
+
+def _check_images(experiment: Experiment, origin: str) -> None:
+    """Refuse a network that cannot train on its images, or not on batches of one: one forward pass tells."""
+    model, batch = experiment.model, experiment.training.batch_size
+    reason = why_not(model.name, model.width, 2)
+    if reason:
+        shape = spec_of(model.name).input_shape
+        raise ConfigError(f"{origin}: model '{model.name}' cannot take images {shape}: {reason}")
+    reason = why_not(model.name, model.width, 1) if batch == 1 else ""
+    if reason:
+        raise ConfigError(
+            f"{origin}: 'training.batch_size' is 1, and model '{model.name}' cannot train on one image ({reason}); "
+            "make it 2 or more, or choose a model without BatchNorm, such as mcnn_gn"
         )
 
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from fedinverse.config import Data
 from fedinverse.run import Run
-from fedinverse.split import holdings
+from fedinverse.split import holdings, remarks
 from fedinverse.words import plain
 from server.settings import Federation
 
@@ -58,6 +58,12 @@ def threat_model(run: Run) -> list[tuple[str, str]]:
             "reserve that no client holds",
         ),
     ]
+    left_out = [
+        *(f"{name}: {line}" for name, pool in run.pools.items() for line in pool.about.get("left_out", ())),
+        *(f"private: {line}" for line in remarks(run.split, run.class_names)),
+    ]
+    if left_out:
+        lines.append(("Left out", "; ".join(left_out)))
     if run.section("data", Data).allow_overlap:
         lines.append(("Overlap", "public and victim classes may overlap: allowed by data.allow_overlap"))
     return lines

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import nn
 
 from clients.defences.defence import Defence, register
-from fedinverse.config import Section
+from fedinverse.config import PathText, Section
 from fedinverse.errors import ConfigError
 from fedinverse.models import Classifier
 from fedinverse.models.classifier import BlockClassifier
@@ -18,7 +18,7 @@ class TlSettings(Section):
     """Which layers are frozen, and at what."""
 
     frozen_blocks: int = Field(1, ge=1, description="number of blocks, counted from the image, that are frozen")
-    checkpoint: str = Field(
+    checkpoint: PathText = Field(
         "",
         description="safetensors file of a model trained elsewhere; empty: freeze what the server sends",
     )

@@ -14,6 +14,6 @@ from fedinverse.data import (  # noqa: F401 - registers them
     mnist,
     synthfaces,
 )
-from fedinverse.data.source import Images, Pool, Request, open_source, source_names, source_of
+from fedinverse.data.source import Images, Pool, Request, located, open_source, source_names, source_of
 
-__all__ = ["Images", "Pool", "Request", "open_source", "source_names", "source_of"]
+__all__ = ["Images", "Pool", "Request", "located", "open_source", "source_names", "source_of"]

@@ -27,34 +27,59 @@ OBTAIN = (
 )
 
 
-def _folder(request: Request) -> Path:
+_LISTS = ("", "Anno", "celeba", "celeba/Anno", "CelebA", "CelebA/Anno")  # below the root: torchvision's, the site's
+_PICTURES = ("img_align_celeba", "Img/img_align_celeba", "img_align_celeba/img_align_celeba", "img_align_celeba_png")
+
+
+def _listing(request: Request) -> Path:
+    """Return the identity list, wherever below the root the known layouts have it."""
     root = Path(request.root)
-    for folder in (root, root / "celeba"):
-        if (folder / "identity_CelebA.txt").is_file() and (folder / "img_align_celeba").is_dir():
-            return folder
-    where = f"under '{request.root}'" if request.root else "because no root is set"
-    raise DataError(f"{request.source}: no img_align_celeba/ with identity_CelebA.txt {where}; {OBTAIN}")
+    found = [root / folder / "identity_CelebA.txt" for folder in _LISTS] if request.root else []
+    listing = next((path for path in found if path.is_file()), None)
+    if listing is None:
+        where = f"under '{request.root}' (looked in {', '.join(filter(None, _LISTS))} too)" if request.root else ""
+        raise DataError(
+            f"{request.source}: no identity_CelebA.txt {where or 'because no root is set'}; {OBTAIN}. The pictures "
+            "alone do not say who is on them"
+        )
+    return listing
+
+
+def _pictures(request: Request, listing: Path, wanted: str) -> Path:
+    """Return the directory with the pictures: of the known places the first that holds ``wanted``, else that exists."""
+    bases = [listing.parent, listing.parent.parent] if listing.parent.name == "Anno" else [listing.parent]
+    places = [base / folder for base in bases for folder in _PICTURES if (base / folder).is_dir()]
+    if not places:
+        raise DataError(
+            f"{request.source}: {listing} is there, but beside it no directory {' or '.join(_PICTURES)}; "
+            "unpack img_align_celeba.zip there"
+        )
+    return next((place for place in places if (place / wanted).is_file()), places[0])
 
 
 def _album(request: Request) -> Album:
-    folder = _folder(request)
-    listing = folder / "identity_CelebA.txt"
+    listing = _listing(request)
     raw = listing.read_bytes()
-    fields = [line.split() for line in raw.decode("utf-8", "replace").splitlines() if line.strip()]
+    fields = [line.split() for line in raw.decode("utf-8-sig", "replace").splitlines() if line.strip()]
     wrong = next((row for row, parts in enumerate(fields, 1) if len(parts) != 2 or not parts[1].isdigit()), None)
     if wrong is not None or not fields:
         raise DataError(f"{listing}: line {wrong or 1} is not 'file identity'; download it again")
     official = hashlib.md5(raw, usedforsecurity=False).hexdigest() == OFFICIAL_LIST
+    folder = _pictures(request, listing, fields[0][0])
     origin = f"{folder}, {'official' if official else 'other'} list of {len(fields)} images"
-    present = {path.name for path in (folder / "img_align_celeba").iterdir()}
+    present = {path.name for path in folder.iterdir()}
     absent = [name for name, _ in fields if name not in present]
     if absent:
+        stems = {Path(name).stem: name for name in present}
+        other = stems.get(Path(absent[0]).stem)
+        hint = f"the list says {absent[0]} where {other} lies there" if other else "unpack img_align_celeba.zip again"
         raise DataError(
-            f"{folder / 'img_align_celeba'}: {len(absent)} of {len(fields)} listed pictures are missing, "
-            f"first {absent[0]}; unpack img_align_celeba.zip again"
+            f"{folder}: {len(absent)} of {len(fields)} listed pictures are missing, first {absent[0]}; {hint}"
         )
-    paths = [folder / "img_align_celeba" / name for name, _ in fields]
-    return Album(paths, np.array([f"celeba {person}" for _, person in fields]), _aligned, LICENCE, origin)
+    surplus = len(present) - len(fields)
+    left_out = (f"{surplus} files that identity_CelebA.txt does not list",) if surplus else ()
+    people = np.array([f"celeba {person}" for _, person in fields])
+    return Album([folder / name for name, _ in fields], people, _aligned, LICENCE, origin, left_out)
 
 
 def _aligned(path: Path, width: int, height: int) -> int:
@@ -65,7 +90,7 @@ def _aligned(path: Path, width: int, height: int) -> int:
 
 def _private(album: Album, request: Request) -> list[str]:
     """Return the identities of KED-MI's lists (lines ``file label``, any suffix) by label, or the seeded ones."""
-    folder = _folder(request)
+    folder = _listing(request).parent
     lists = [folder / f"{prefix}{split}set.txt" for split in ("train", "test") for prefix in ("", "celeba_")]
     present = [path for path in lists if path.is_file()]
     if not present:

@@ -28,6 +28,7 @@ class Album:
         crop: the published crop of the source.
         licence: short licence note.
         origin: where the files are.
+        left_out: in words, what lies there and is not among them.
     """
 
     paths: Sequence[Path]
@@ -35,6 +36,7 @@ class Album:
     crop: Crop
     licence: str
     origin: str
+    left_out: tuple[str, ...] = ()
 
 
 def register_people(
@@ -122,4 +124,4 @@ def _decoded(
     album: Album, rows: NDArray[np.int64], labels: NDArray[np.int64], names: tuple[str, ...], request: Request
 ) -> Images:
     images = decode([album.paths[row] for row in rows], request, album.crop)
-    return Images(images, labels.astype(np.int64), names, album.licence, album.origin)
+    return Images(images, labels.astype(np.int64), names, album.licence, album.origin, album.left_out)

@@ -6,7 +6,7 @@ memory-maps. The pool's key is the hash of the request, so another seed, size or
 
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedinverse.errors import ConfigError, DataError
+from fedinverse.folders import absolute, fingerprint
 from fedinverse.registry import Registry
 from fedinverse.storage import content_sha256, file_sha256, load_array, read_object, save_array, write_json
 
-FORMAT = 1  # raise when a loader's output changes: old pools are then made anew
+FORMAT = 2  # raise when a loader's output changes: old pools are then made anew
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Request:
         limit: at most this many images (generated sources: exactly this many); 0: all.
         seed: for generated sources and for the choice under ``limit``.
         fit: how 28x28 images fill a larger shape: ``border`` or ``stretch``.
+        fingerprint: of the files below the root (``fedinverse.folders``), set by ``located``; empty: no root.
     """
 
     source: str
@@ -43,6 +45,7 @@ class Request:
     limit: int = 0
     seed: int = 0
     fit: str = "border"
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class Images:
         class_names: one name per class; sources that show the same thing give it the same name.
         licence: short licence note.
         origin: where the bytes came from, for people.
+        left_out: in words, what lies there and was not read.
     """
 
     images: NDArray[np.uint8]
@@ -62,6 +66,7 @@ class Images:
     class_names: tuple[str, ...]
     licence: str
     origin: str
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -168,16 +173,33 @@ def cache_directory() -> Path:
 def open_source(request: Request) -> Pool:
     """Return the decoded pool of ``request``, preparing it on first use.
 
+    A request that is not ``located`` yet is about what lies below its root now. One that is (a run's) is answered from
+    the cache whatever happened there since.
+
     Raises:
         ConfigError: unknown source.
-        DataError: the data is absent (the message says how to obtain it) or malformed.
+        DataError: the data is absent (the message says how to obtain it), malformed, or changed since it was located
+            and no longer in the cache.
     """
-    source = source_of(request.source)
+    source, request = source_of(request.source), located(request)
     key = content_sha256(asdict(request) | {"format": FORMAT})[:16]
     pool = Pool(cache_directory() / "data" / f"{source.name}-{key}")
     if not (pool.path / "pool.json").exists():  # written last: its presence means the pool is whole
+        if request.root and located(replace(request, fingerprint="")).fingerprint != request.fingerprint:
+            raise DataError(
+                f"{request.root}: files changed since this run was prepared, and what was read of them is no longer in "
+                f"{cache_directory()}; start the run anew under another name"
+            )
         _prepare(source, request, pool.path)
     return pool
+
+
+def located(request: Request) -> Request:
+    """Return ``request`` with an absolute root and the fingerprint of what lies there, if it has none yet."""
+    if not request.root or request.fingerprint:
+        return request
+    root = Path(absolute(request.root))
+    return replace(request, root=str(root), fingerprint=fingerprint(root))
 
 
 def _prepare(source: Source, request: Request, path: Path) -> None:
@@ -202,6 +224,7 @@ def _prepare(source: Source, request: Request, path: Path) -> None:
             "class_names": list(loaded.class_names),
             "licence": loaded.licence,
             "origin": loaded.origin,
+            "left_out": list(loaded.left_out),
             "files": {name: file_sha256(path / name) for name in ("images.npy", "labels.npy")},
         },
     )

@@ -4,7 +4,26 @@ Every network is a ``Classifier``: logits from ``forward``, hidden taps from ``f
 """
 
 from fedinverse.models import groupnorm, improved_resnet, lenet5, mcnn, resnet18, scnn, vgg16, vib  # noqa: F401 - registers them
-from fedinverse.models.classifier import Classifier, Features, ModelSpec, build, model_names, same_network, spec_of
+from fedinverse.models.classifier import (
+    Classifier,
+    Features,
+    ModelSpec,
+    build,
+    model_names,
+    same_network,
+    spec_of,
+    why_not,
+)
 from fedinverse.models.inference import for_inference
 
-__all__ = ["Classifier", "Features", "ModelSpec", "build", "for_inference", "model_names", "same_network", "spec_of"]
+__all__ = [
+    "Classifier",
+    "Features",
+    "ModelSpec",
+    "build",
+    "for_inference",
+    "model_names",
+    "same_network",
+    "spec_of",
+    "why_not",
+]

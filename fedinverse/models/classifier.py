@@ -166,6 +166,21 @@ def build(name: str, classes: int, width: float = 1.0, seed: int | None = None) 
     return model.to(memory_format=model.memory_format)
 
 
+def why_not(name: str, width: float, images: int) -> str:
+    """Return why the network cannot train on a batch of so many images of its shape; empty: it can.
+
+    One forward pass of the untrained network tells.
+    """
+    network = build(name, 2, width, seed=0).train()
+    try:
+        with torch.no_grad(), seeded(0):
+            seen = network.features(torch.rand(images, *network.input_shape))
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+        return f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    shape = tuple(seen.logits.shape)
+    return "" if shape == (images, 2) else f"its logits are {shape} for {images} images and 2 classes"
+
+
 def scaled(channels: int, width: float) -> int:
     """Return ``channels * width`` rounded to an integer of at least 4."""
     return max(4, round(channels * width))

@@ -44,7 +44,7 @@ def list_() -> None:
 @app.command()
 def check(name: NameArgument, root: RootOption = "", shape: ShapeOption = "", seed: SeedOption = 0) -> None:
     """Tell whether a source is there and readable, and whether what was prepared of it is unaltered."""
-    from pipeline.cli.pools import TRIED, prepared, request_of, tried
+    from pipeline.cli.pools import TRIED, outdated, prepared, request_of, tried
     from report.console import console
 
     request = request_of(name, shape, root, TRIED, seed)
@@ -52,12 +52,22 @@ def check(name: NameArgument, root: RootOption = "", shape: ShapeOption = "", se
         found, pools = tried(request), prepared(name)
         for pool in pools:
             pool.verify()
+        stale = outdated(pools, request)
     console.print(f"[b]{name}[/b] is there: ", end="")
     console.print(f"{found.origin}; {found.licence}", soft_wrap=True, markup=False)
     console.print(
         f"  {len(found.images)} images of {len(found.class_names)} classes read ('prepare' reads all there are)"
     )
+    for line in found.left_out:
+        console.print(f"  left out: {line}", soft_wrap=True, markup=False)
     console.print(f"  {len(pools)} prepared pool(s), every byte as it was made")
+    for pool in stale:
+        console.print(
+            f"  {pool.path} was read before files of {request.root} changed: only runs that were prepared with it use "
+            "it; the next one reads the files anew",
+            soft_wrap=True,
+            markup=False,
+        )
 
 
 @app.command()

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fedinverse.data import Images, Pool, Request, source_of
+from fedinverse.data import Images, Pool, Request, located, source_of
 from fedinverse.data.source import cache_directory, unit
 from fedinverse.errors import DataError
+from fedinverse.folders import absolute
 from pipeline.cli.choice import check_channels
 from pipeline.cli.pictures import COLUMNS, save_sheet, shape_of
 
@@ -24,7 +25,7 @@ def request_of(name: str, shape: str, root: str, limit: int, seed: int) -> Reque
     """
     wanted = shape_of(shape or _SHAPES[source_of(name).channels])
     check_channels(name, wanted)
-    return Request(name, wanted, root, limit, seed)
+    return Request(name, wanted, absolute(root), limit, seed)
 
 
 def tried(request: Request) -> Images:
@@ -44,6 +45,13 @@ def prepared(name: str) -> list[Pool]:
     """Return every whole pool in the cache that was prepared from the source ``name``."""
     folders = sorted(path.parent for path in (cache_directory() / "data").glob(f"{name}-*/pool.json"))
     return [Pool(folder) for folder in folders]
+
+
+def outdated(pools: list[Pool], request: Request) -> list[Pool]:
+    """Return which pools were read below the request's root before a file there changed."""
+    now = located(request)
+    asked = [(pool, pool.about.get("request", {})) for pool in pools]
+    return [pool for pool, was in asked if was.get("root") == now.root and was.get("fingerprint") != now.fingerprint]
 
 
 def draw(pool: Pool) -> Path:

@@ -15,6 +15,7 @@ from attacker.worker import labels_of
 from fedinverse.errors import ConfigError, IntegrityError
 from fedinverse.layout import ROUND_FILES, RunFiles, is_run
 from fedinverse.models import spec_of
+from fedinverse.overlap import shared_names
 from fedinverse.run import Run
 from fedinverse.shard import Shard
 from fedinverse.storage import read_metadata
@@ -91,7 +92,7 @@ def shared_classes(target: Path, labels: Tensor, public: PublicSet, *, allow: bo
     if not RunFiles(target).pools.exists():
         return ()
     names = Run(target).class_names
-    shared = tuple(names[label] for label in labels.unique().tolist() if names[label] in public.class_names)
+    shared = tuple(shared_names(tuple(names[label] for label in labels.unique().tolist()), public.class_names))
     if shared and not allow:
         raise ConfigError(
             f"the public images show the classes {', '.join(shared)} that are to be inverted: what comes out could be "

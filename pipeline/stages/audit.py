@@ -60,6 +60,8 @@ def audit(run: Run) -> pd.DataFrame:
     if _is_current(run, stamp):
         console.print("Auditing: the scores are up to date")
         return pd.read_parquet(run.files.auditor.scores)
+    for pool in run.pools.values():
+        pool.verify()
     console.print("[b]Auditing[/b]: training the evaluators on images that no client holds")
     with threads(THREADS):
         bench = bench_of(run, inversions, settings)

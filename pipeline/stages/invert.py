@@ -19,6 +19,7 @@ from fedinverse.client_data import shard_of
 from fedinverse.errors import StageError
 from fedinverse.house import HOME
 from fedinverse.layout import WITH_VICTIM
+from fedinverse.overlap import shared_names
 from fedinverse.registry import search_path
 from fedinverse.run import Run
 from fedinverse.shard import save_shard
@@ -64,8 +65,8 @@ def unaided(steps: int) -> dict[str, Any]:
 
 def shared_classes(run: Run) -> tuple[str, ...]:
     """Return the victim's classes that the public images show too: none, unless the configuration allows overlap."""
-    public = set(run.pools["public"].class_names)
-    return tuple(name for label in run.population.victim_classes if (name := run.class_names[label]) in public)
+    victims = tuple(run.class_names[label] for label in run.population.victim_classes)
+    return tuple(shared_names(victims, run.pools["public"].class_names))
 
 
 def planned(run: Run, targets: Targets) -> Bench:

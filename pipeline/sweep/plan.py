@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedinverse.config import Table, find_config, laid_over, parse, read_table
+from fedinverse.config import Table, find_config, laid_over, read_table
 from fedinverse.errors import ConfigError
-from pipeline.experiment import Experiment, check
+from pipeline.experiment import Experiment, checked
 from pipeline.sweep.settings import Sweep, axes_of, sweep_of
 
 RESERVED = {
@@ -86,9 +86,7 @@ def load_plan(name: str, assignments: Sequence[str] = (), out: Path | None = Non
             whole = {**varied, "seed": seed, "out": str(directory), "name": called}
             where = f"{path}, point '{label}'" if label else str(path)
             try:
-                experiment = parse(Experiment, whole, "", where)
-                check(experiment, where)
-                points.append(Point(label, whole, experiment))
+                points.append(Point(label, whole, checked(whole, where)))
             except ConfigError as error:
                 problems += str(error).splitlines()
     if problems:

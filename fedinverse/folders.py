@@ -1,0 +1,49 @@
+"""Other people's folders and names: what lies below a folder, a fingerprint of it, how names are read and compared."""
+
+import hashlib
+import os
+import re
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def absolute(path: str) -> str:
+    """Return ``path`` from the root of the file system, ``~`` replaced; an empty one stays empty."""
+    return str(Path(os.path.expanduser(path)).absolute()) if path else ""  # noqa: PTH111 - ~nobody stays as it is
+
+
+def files_under(folder: Path) -> Iterator[Path]:
+    """Yield every regular file below ``folder``, in linked folders too; a folder that is met again is left out."""
+    seen: set[tuple[int, int]] = set()
+    for where, folders, files in os.walk(folder, followlinks=True):
+        here = Path(where).stat()
+        if (here.st_dev, here.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((here.st_dev, here.st_ino))
+        folders.sort()
+        yield from (path for name in files if (path := Path(where, name)).is_file())
+
+
+def fingerprint(folder: Path) -> str:
+    """Return the SHA-256 of what a listing of ``folder`` says: names, sizes and times of change of all its files."""
+    digest = hashlib.sha256()
+    for path in sorted(files_under(folder)):
+        about = path.stat()
+        name = os.fsencode(path.relative_to(folder))
+        digest.update(b"%s\0%d\0%d\0" % (name, about.st_size, about.st_mtime_ns))
+    return digest.hexdigest()
+
+
+def readable(name: str) -> str:
+    """Return the name of a file or folder as text; bytes that are no UTF-8 are replaced."""
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
+def spelling(name: str) -> str:
+    """Return the name of a class as it is compared: one person or thing has one spelling in every source.
+
+    Lower case, single spaces for everything that is neither letter nor digit; a name of signs alone stays as it is.
+    """
+    return re.sub(r"[\W_]+", " ", unicodedata.normalize("NFKC", name)).strip().casefold() or name

@@ -1,0 +1,289 @@
+"""Pictures, folders and files as other people have them: read right, or refused with a reason; never something else."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from fedinverse.config import Population, names_apart, names_numbered, parse
+from fedinverse.data import Images, Request, open_source, source_of
+from fedinverse.errors import ConfigError, DataError
+from fedinverse.folders import spelling
+from fedinverse.models import build
+from fedinverse.overlap import shared_pictures
+from fedinverse.run import Run, prepare
+from fedinverse.storage import load_weights
+from pipeline.cli.main import app
+from pipeline.experiment import load_experiment, resolved
+from report.console import console
+from report.threat import threat_model
+
+SHAPE = (3, 32, 32)
+Load = Callable[..., Any]
+
+
+def picture(seed: int, side: int = 40) -> Image.Image:
+    """A picture of its own for every seed: a few large squares of colour and a little noise."""
+    random = np.random.default_rng(seed)
+    squares = np.kron(random.integers(0, 256, (4, 4, 3)), np.ones((side // 4, side // 4, 1)))
+    return Image.fromarray((squares + random.normal(0, 8, squares.shape)).clip(0, 255).astype(np.uint8))
+
+
+def album(root: Path, classes: int = 3, each: int = 10, first: int = 0, names: str = "person {}") -> Path:
+    for number in range(classes):
+        folder = root / names.format(number)
+        folder.mkdir(parents=True)
+        for view in range(each):
+            picture(first + number * 1000 + view).save(folder / f"{view:02d}.png")
+    return root
+
+
+def read(root: Path, **changes: Any) -> Images:
+    return source_of("imagefolder").load(Request("imagefolder", SHAPE, str(root), **changes))
+
+
+def faces(tiny: Load, private: Path, public: Path, **changes: Any) -> Any:
+    data = {"private": "imagefolder", "private_root": str(private), "public": "imagefolder", "public_root": str(public)}
+    data |= {"private_limit": 0, "public_limit": 0} | changes.pop("data", {})
+    population = {"clients": 3, "victim_classes": [0]} | changes.pop("population", {})
+    return tiny(
+        data=data,
+        population=population,
+        model={"name": "resnet18_32", "width": 0.1},
+        audit={"evaluator": {"model": "torchvision:resnet18", "width": 1.0}},
+        **changes,
+    )
+
+
+# ---------------------------------------------------------------- pixels
+
+
+def only_picture(root: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return read(root).images[0]
+
+
+def saved(root: Path, name: str, image: Image.Image, **options: Any) -> Path:
+    (root / "a").mkdir(parents=True, exist_ok=True)
+    image.save(root / "a" / name, **options)
+    return root
+
+
+def test_sixteen_bits_of_grey_are_the_same_picture_as_eight(tmp_path: Path) -> None:
+    ramp = np.tile(np.arange(32, dtype=np.uint8) * 8, (32, 1))
+    fine = Image.fromarray(ramp.astype(np.uint16) * 257)
+    eight, sixteen = saved(tmp_path / "8", "x.png", Image.fromarray(ramp)), saved(tmp_path / "16", "x.png", fine)
+    np.testing.assert_array_equal(only_picture(eight), only_picture(sixteen))
+    saved(tmp_path / "32", "x.tif", Image.fromarray(ramp.astype(np.int32)))
+    with pytest.raises(DataError, match=r"x\.tif.*no known white"):
+        read(tmp_path / "32")
+
+
+def test_pictures_stand_upright_and_what_is_transparent_is_white(tmp_path: Path) -> None:
+    image = picture(1, 32)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned
+    plain = only_picture(saved(tmp_path / "plain", "x.png", image.rotate(-90, expand=True)))
+    np.testing.assert_array_equal(only_picture(saved(tmp_path / "turned", "x.png", image, exif=exif)), plain)
+    hidden = image.convert("RGBA")
+    hidden.putalpha(0)
+    assert (only_picture(saved(tmp_path / "hidden", "x.png", hidden)) == 255).all()
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".gif", ".jfif", ".pgm", ".JPE"])
+def test_more_suffixes_are_pictures(suffix: str, tmp_path: Path) -> None:
+    kinds = {".jfif": "JPEG", ".JPE": "JPEG", ".pgm": "PPM"}
+    grey = picture(2).convert("L")
+    root = saved(tmp_path, f"x{suffix}", grey, **({"format": kinds[suffix]} if suffix in kinds else {}))
+    assert np.abs(only_picture(root)[0].astype(int) - np.asarray(grey.resize((32, 32)))).mean() < 12
+
+
+def test_a_decoder_may_raise_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("Failed to decode image")
+
+    saved(tmp_path, "x.png", picture(0))
+    monkeypatch.setattr(Image, "open", broken)
+    with pytest.raises(DataError, match=r"x\.png: not a readable picture .Failed to decode"):
+        read(tmp_path)
+
+
+# ---------------------------------------------------------------- folders
+
+
+def test_what_is_left_out_is_said_and_linked_folders_are_read(tmp_path: Path, tiny: Load) -> None:
+    root = album(tmp_path / "faces", 2)
+    (root / "empty").mkdir()
+    (root / "person 0" / "notes.txt").write_text("no picture")
+    (root / "loose.png").write_bytes((root / "person 0" / "00.png").read_bytes())
+    outside = album(tmp_path / "elsewhere", 1, 4, first=9000)
+    (root / "person 1" / "more").symlink_to(outside / "person 0")
+    (root / "person 1" / "loop").symlink_to(root / "person 1")
+    found = read(root)
+    assert np.bincount(found.labels).tolist() == [10, 14]
+    assert found.left_out == (
+        "1 directories without a picture (empty)",
+        "1 pictures in no directory",
+        "1 files that are no pictures (1 .txt)",
+    )
+    run = prepare(tmp_path / "run", resolved(faces(tiny, root, album(tmp_path / "public", 2, 4, 5000, "other {}"))))
+    assert "1 directories without a picture (empty)" in dict(threat_model(run))["Left out"]
+
+
+def test_a_name_that_is_no_utf8_is_shown_as_far_as_it_can_be(tmp_path: Path) -> None:
+    root = album(tmp_path, 1)
+    (root / "person 0").rename(Path(str(tmp_path)) / b"ann\xe9".decode("utf-8", "surrogateescape"))
+    pool = open_source(Request("imagefolder", SHAPE, str(root)))
+    assert pool.class_names == ("ann\ufffd",)
+
+
+def test_a_path_means_the_same_wherever_the_run_goes_on(tmp_path: Path, monkeypatch: Any, tiny: Load) -> None:
+    roots = []
+    for place in ("one", "two"):
+        album(tmp_path / place / "faces", first=len(roots))
+        monkeypatch.chdir(tmp_path / place)
+        experiment = tiny(data={"private_root": "faces"}, model={"weights": "w.safetensors"})
+        assert experiment.model.weights == str(tmp_path / place / "w.safetensors")
+        roots.append(experiment.data.private_root)
+        assert open_source(Request("imagefolder", SHAPE, "faces")).about["request"]["root"] == roots[-1]
+    assert roots == [str(tmp_path / "one" / "faces"), str(tmp_path / "two" / "faces")]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert tiny(data={"private_root": "~/one"}).data.private_root == str(tmp_path / "one")
+
+
+def test_a_folder_that_changed_is_read_again_and_check_says_so(tmp_path: Path, tiny: Load) -> None:
+    root, public = album(tmp_path / "faces"), album(tmp_path / "public", 2, 4, 5000, "other {}")
+    before = open_source(Request("imagefolder", SHAPE, str(root)))
+    run = prepare(tmp_path / "run", resolved(faces(tiny, root, public)))
+    picture(77).save(root / "person 0" / "new.png")
+    after = open_source(Request("imagefolder", SHAPE, str(root)))
+    assert len(after.labels) == len(before.labels) + 1
+    assert len(Run(run.path).pools["private"].labels) == len(before.labels)  # a run keeps what it was prepared with
+    with console.capture() as captured:
+        result = CliRunner().invoke(app, ["data", "check", "imagefolder", "--root", str(root), "--shape", "3x32x32"])
+    assert result.exit_code == 0, result.output
+    assert f"{before.path} was read before files of {root} changed" in captured.get()
+    shutil.rmtree(before.path)
+    with pytest.raises(DataError, match="files changed since this run was prepared"):
+        _ = Run(run.path).pools
+
+
+def test_a_flipped_byte_of_the_public_pool_is_noticed_on_resume(tiny: Load, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("FEDINVERSE_CACHE", str(tmp_path / "cache"))
+    table = resolved(tiny())
+    file = prepare(tmp_path / "run", table).pools["public"].path / "images.npy"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=r"images\.npy: altered"):
+        prepare(tmp_path / "run", table)
+
+
+# ---------------------------------------------------------------- classes
+
+
+def test_classes_may_be_named_and_ranged(tmp_path: Path, tiny: Load) -> None:
+    table = names_apart(
+        {"population": {"victim_classes": ["0-2", 7, "Person 5"]}, "attacker": {"classes": ["person_1"]}}
+    )
+    population = parse(Population, table["population"], "population", "test")
+    assert (population.victim_classes, population.victim_names) == ((0, 1, 2, 7), ("Person 5",))
+    root, public = album(tmp_path / "faces", 4), album(tmp_path / "public", 2, 4, 5000, "other {}")
+    asked = {"population": {"victim_classes": ["person 2"]}, "attacker": {"classes": ["Person_2", "0-1"]}}
+    table = resolved(faces(tiny, root, public, **asked))
+    run = prepare(tmp_path / "run", table)
+    assert run.population.victim_classes == (2,)
+    assert run.table["attacker"]["classes"] == [0, 1, 2]
+    assert "classes person 2" in dict(threat_model(run))["Victim"]
+    assert prepare(tmp_path / "run", table).path == run.path  # the same configuration, spelled as before
+    with pytest.raises(ConfigError, match="no class 'persn 2'; did you mean 'person 2'"):
+        names_numbered(names_apart({"population": {"victim_classes": ["persn 2"]}}), run.class_names)
+    with pytest.raises(ConfigError, match="runs backwards"):
+        tiny(population={"victim_classes": ["3-1"]})
+
+
+def test_a_picture_under_two_names_belongs_to_nobody(tmp_path: Path, tiny: Load) -> None:
+    root, public = album(tmp_path / "faces"), album(tmp_path / "public", 2, 4, 5000, "other {}")
+    shutil.copy(root / "person 0" / "03.png", root / "person 1" / "copy.png")
+    run = prepare(tmp_path / "run", resolved(faces(tiny, root, public)))
+    copies = run.split[run.split["sha256"].duplicated(keep=False)]
+    assert copies["part"].tolist() == ["unused", "unused"]
+    assert copies["client"].tolist() == [-1, -1]
+    victims = run.split[run.split["label"] == 0]
+    assert set(victims.loc[victims["part"] == "train", "client"]) == {run.population.victim}
+    assert "1 pictures that stand under two classes (2 files)" in dict(threat_model(run))["Left out"]
+
+
+def test_a_class_without_an_image_for_every_part_is_refused_by_name(tmp_path: Path, tiny: Load) -> None:
+    root, public = album(tmp_path / "faces"), album(tmp_path / "public", 2, 4, 5000, "other {}")
+    for path in (root / "person 1").glob("*.png"):
+        picture(1).save(path)  # ten times the same
+    with pytest.raises(ConfigError, match=r"class person 1 \(10 images\) has none for"):
+        prepare(tmp_path / "run", resolved(faces(tiny, root, public)))
+    with pytest.raises(ConfigError, match=r"class person . \(. images\) has none for.*private_limit"):
+        prepare(tmp_path / "run", resolved(faces(tiny, root, public, data={"private_limit": 7})))
+    assert not (tmp_path / "run").exists()
+
+
+# ---------------------------------------------------------------- overlap
+
+
+def test_public_classes_in_another_spelling_and_public_pictures_under_another_name_are_refused(
+    tmp_path: Path, tiny: Load
+) -> None:
+    root = album(tmp_path / "faces")
+    respelled = album(tmp_path / "public", 2, 4, 5000, "Person_{}")
+    with pytest.raises(ConfigError, match="shares the classes person 0 with the victim"):
+        prepare(tmp_path / "run", resolved(faces(tiny, root, respelled)))
+    renamed = tmp_path / "renamed"
+    shutil.copytree(root / "person 0", renamed / "someone")
+    album(renamed, 1, 4, 6000, "nobody {}")
+    with pytest.raises(ConfigError, match=r"holds 10 pictures of the victim.*class person 0"):
+        prepare(tmp_path / "run", resolved(faces(tiny, root, renamed)))
+    assert prepare(tmp_path / "run", resolved(faces(tiny, root, renamed, data={"allow_overlap": True})))
+    assert spelling("  Émile_Zola-2 ") == "émile zola 2"
+    assert spelling("++") == "++"
+
+
+def test_nearly_the_same_picture_is_found_and_another_is_not(tmp_path: Path) -> None:
+    originals = np.stack([np.asarray(picture(seed).resize((32, 32))).transpose(2, 0, 1) for seed in range(20)])
+    others = np.stack([np.asarray(picture(seed).resize((32, 32))).transpose(2, 0, 1) for seed in range(100, 140)])
+    assert shared_pictures(originals, np.arange(20), others) == []
+    for seed, name, options in ((3, "small.jpg", {"quality": 90}), (5, "half.png", {})):
+        copy = picture(seed).resize((30, 30)) if name == "half.png" else picture(seed)
+        copy.save(tmp_path / name, **options)
+        again = np.asarray(Image.open(tmp_path / name).resize((32, 32))).transpose(2, 0, 1)
+        assert shared_pictures(originals, np.arange(20), np.concatenate([others, again[None]])) == [(seed, 40)]
+        assert shared_pictures(originals, np.arange(20), again[None, :, :, ::-1].copy()) == [(seed, 0)]  # mirrored
+
+
+# ---------------------------------------------------------------- refusals before any work
+
+
+def test_a_network_that_cannot_train_is_refused_before_anything_is_written(tiny: Load, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'training.batch_size' is 1, and model 'mcnn' cannot train on one image"):
+        tiny(training={"batch_size": 1})
+    tiny(training={"batch_size": 1}, model={"name": "mcnn_gn"})
+    lonely = {"clients": 40, "victim_classes": [0]}
+    table = resolved(tiny(data={"private_limit": 100}, population=lonely))
+    with pytest.raises(ConfigError, match="would hold a single image each, and model 'mcnn' cannot train on one"):
+        prepare(tmp_path / "run", table)
+    assert not (tmp_path / "run").exists()
+
+
+def test_bfloat16_weights_and_a_byte_order_mark_are_read(tmp_path: Path) -> None:
+    network = build("mcnn", 5, 0.1, seed=0)
+    file = tmp_path / "half.safetensors"
+    save_file({name: value.contiguous().bfloat16() for name, value in network.named_parameters()}, file)
+    weights, _ = load_weights(file)
+    expected = network.head.weight.detach().bfloat16().float()  # type: ignore[union-attr,operator]
+    assert torch.equal(torch.from_numpy(weights["head.weight"]), expected)
+    config = tmp_path / "marked.toml"
+    config.write_bytes(b"\xef\xbb\xbfextends = 'quickstart'\nname = 'marked'\n")
+    assert load_experiment(str(config), []).name == "marked"
