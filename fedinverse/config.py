@@ -97,8 +97,8 @@ class Population(Section):
     )
     malicious: int = Field(1, ge=0, description="how many clients capture and attack: the last ones")
     malicious_clients: tuple[int, ...] = Field((), description="or these partition ids; empty: the last ones")
-    partition: Literal["iid", "dirichlet", "shards", "unequal", "pathological", "identity"] = Field(
-        "iid", description="how the other classes are spread over all clients"
+    partition: Literal["iid", "dirichlet", "shards", "unequal", "pathological", "identity", "folders"] = Field(
+        "iid", description="how the other classes are spread over all clients; folders: as the private source says"
     )
     alpha: float = Field(0.5, gt=0, description="dirichlet: concentration; small is uneven")
     classes_per_client: int = Field(2, ge=1, description="shards, pathological: classes a client holds")

@@ -27,7 +27,11 @@ def files_under(folder: Path) -> Iterator[Path]:
 
 
 def fingerprint(folder: Path) -> str:
-    """Return the SHA-256 of what a listing of ``folder`` says: names, sizes and times of change of all its files."""
+    """Return the SHA-256 of what a listing of ``folder`` says: names, sizes and times of change of all its files.
+
+    Of a file: of the folder that it lies in.
+    """
+    folder = folder.parent if folder.is_file() else folder
     digest = hashlib.sha256()
     for path in sorted(files_under(folder)):
         about = path.stat()

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedinverse.config import Population
+from fedinverse.data import Pool
 from fedinverse.errors import ConfigError
 from fedinverse.seeds import derive
 
@@ -46,6 +47,43 @@ def spread(labels: NDArray[np.int64], population: Population, seed: int) -> NDAr
     if chosen == "identity":
         return _by_identity(labels, clients)
     return _dealt(labels, _partitioner(population, bits), population, bits)
+
+
+def check_holders(pool: Pool, population: Population) -> None:
+    """Refuse clients of the private source that are not those of the configuration.
+
+    Raises:
+        ConfigError: the source knows no clients, other ones, or a victim's class is at another client too; names them.
+    """
+    names = pool.client_names
+    if not names:
+        raise ConfigError(
+            "population.partition 'folders' takes the clients from the private source, and this one knows none; set "
+            'data.private = "clientfolders" or choose another partition'
+        )
+    if population.overlap:
+        raise ConfigError("population.overlap lends images, which partition 'folders' does not; make it 0")
+    if len(names) != population.clients:
+        raise ConfigError(
+            f"population.clients is {population.clients}, but the private source has {len(names)} clients "
+            f"({', '.join(names[:10])}); make it {len(names)}"
+        )
+    for label in population.victim_classes:
+        others = sorted({*pool.holders[pool.labels == label].tolist()} - {population.victim})
+        if others:
+            only = _alone(pool, population.victim)
+            raise ConfigError(
+                f"population.victim_classes: {pool.class_names[label]} is not the victim's alone, "
+                f"{', '.join(names[other] for other in others[:5])} hold pictures of it too; only "
+                f"{names[population.victim]} holds: {', '.join(only) or 'none'}"
+            )
+
+
+def _alone(pool: Pool, client: int) -> list[str]:
+    """Return the names of the classes that ``client`` alone holds."""
+    labels, holders = np.asarray(pool.labels), pool.holders
+    mine = np.setdiff1d(np.unique(labels[holders == client]), np.unique(labels[holders != client]))
+    return [pool.class_names[label] for label in mine]
 
 
 def borrowed(holder: NDArray[np.int64], population: Population, seed: int) -> NDArray[np.bool_]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fedinverse.config import Population, Split
 from fedinverse.data import Pool
 from fedinverse.errors import ConfigError
-from fedinverse.partition import borrowed, spread
+from fedinverse.partition import borrowed, check_holders, spread
 from fedinverse.seeds import numpy_generator
 
 NOBODY = -1
@@ -56,9 +56,13 @@ def make_split(pool: Pool, split: Split, population: Population, seed: int) -> p
     table["client"] = NOBODY
     train = table["part"] == "train"
     exclusive = table["label"].isin(population.victim_classes)
-    table.loc[train & exclusive, "client"] = population.victim
-    shared = table.index[train & ~exclusive]
-    table.loc[shared, "client"] = spread(table.loc[shared, "label"].to_numpy(), population, seed)
+    if population.partition == "folders":
+        check_holders(pool, population)
+        table.loc[train, "client"] = pool.holders[train]
+    else:
+        table.loc[train & exclusive, "client"] = population.victim
+        shared = table.index[train & ~exclusive]
+        table.loc[shared, "client"] = spread(table.loc[shared, "label"].to_numpy(), population, seed)
     if population.overlap:
         holder = table["client"].where(train & ~exclusive, NOBODY).to_numpy(np.int64)
         table["borrowers"] = [row.tobytes() for row in np.packbits(borrowed(holder, population, seed), axis=1)]
@@ -69,6 +73,10 @@ def make_split(pool: Pool, split: Split, population: Population, seed: int) -> p
     table["part"] = table["sha256"].map(first["part"])
     for column in table.columns.intersection(["client", "borrowers"]):
         table[column] = table["sha256"].map(first[column])
+    without = sorted(set(range(population.clients)) - set(table["client"])) if population.partition == "folders" else []
+    if without:
+        names = ", ".join(pool.client_names[client] for client in without[:5])
+        raise ConfigError(f"clients without a training image after the split: {names}; take them out or lower [split]")
     return table
 
 

@@ -26,17 +26,16 @@ def threat_model(run: Run) -> list[tuple[str, str]]:
     shared = f", {population.overlap:.0%} of each other's too" if population.overlap else ""
     victim, all_but = ("none: no class is one client's alone", "")
     if population.victim_classes:
-        victim = (
-            f"client {population.victim}: {int(held[population.victim])} images, the only one with classes {victims}"
-        )
+        who = f"client {_name(run, population.victim)}"
+        victim = f"{who}: {int(held[population.victim])} images, the only one with classes {victims}"
         all_but = ", none of a victim class"
     attacker = [("Attacker", "none: every client is honest")]
     if population.attackers:
         attacker = [
             (
                 "Attacker",
-                f"client {', '.join(map(str, population.attackers))}: trains honestly, keeps every model it is sent in "
-                "train and evaluate messages, inverts offline",
+                f"client {', '.join(_name(run, client) for client in population.attackers)}: trains honestly, keeps "
+                "every model it is sent in train and evaluate messages, inverts offline",
             ),
             (
                 "It sees",
@@ -63,7 +62,7 @@ def threat_model(run: Run) -> list[tuple[str, str]]:
         *(f"private: {line}" for line in remarks(run.split, run.class_names)),
     ]
     if left_out:
-        lines.append(("Left out", "; ".join(left_out)))
+        lines.append(("Left out", plain("; ".join(left_out))))
     if run.section("data", Data).allow_overlap:
         lines.append(("Overlap", "public and victim classes may overlap: allowed by data.allow_overlap"))
     return lines
@@ -99,6 +98,12 @@ def _listed(names: list[str]) -> str:
     shown = [plain(name, 60) for name in names[:NAMES]]
     more = len(names) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def _name(run: Run, client: int) -> str:
+    """Return a client's number, and its name where the clients are those of the source."""
+    named = run.population.partition == "folders"
+    return f"{client} ({plain(run.pools['private'].client_names[client], 60)})" if named else str(client)
 
 
 def _aggregation(federation: Federation) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+from fedinverse.client_data import shard_of
 from fedinverse.config import Population, names_apart, names_numbered, parse
 from fedinverse.data import Images, Request, open_source, source_of
 from fedinverse.errors import ConfigError, DataError
@@ -287,3 +288,58 @@ def test_bfloat16_weights_and_a_byte_order_mark_are_read(tmp_path: Path) -> None
     config = tmp_path / "marked.toml"
     config.write_bytes(b"\xef\xbb\xbfextends = 'quickstart'\nname = 'marked'\n")
     assert load_experiment(str(config), []).name == "marked"
+
+
+# ---------------------------------------------------------------- clients as they are
+
+
+def clients(root: Path) -> Path:
+    """Three clients: everyone has classes x and y, b alone has z."""
+    for number, (client, held) in enumerate({"a": "xy", "b": "xyz", "c": "xy"}.items()):
+        album(root / client, len(held), 8, first=number * 10_000)
+        for place, name in enumerate(held):
+            (root / client / f"person {place}").rename(root / client / name)
+    return root
+
+
+def test_clients_hold_what_their_folders_hold(tmp_path: Path, tiny: Load) -> None:
+    root, public = clients(tmp_path / "clients"), album(tmp_path / "public", 2, 4, 50_000, "other {}")
+    population = {"clients": 3, "victim": 1, "victim_classes": ["z"], "partition": "folders"}
+    table = resolved(faces(tiny, root, public, data={"private": "clientfolders"}, population=population))
+    run = prepare(tmp_path / "run", table)
+    pool = run.pools["private"]
+    assert (pool.class_names, pool.client_names) == (("x", "y", "z"), ("a", "b", "c"))
+    assert run.population.victim_classes == (2,)
+    train = run.split[run.split["part"] == "train"]
+    assert (train["client"].to_numpy() == pool.holders[train["row"]]).all()
+    assert set(train["client"]) == {0, 1, 2}
+    shards = [shard_of(run, client, "with_victim") for client in range(3)]
+    assert [sorted(set(shard.labels.tolist())) for shard in shards] == [[0, 1], [0, 1, 2], [0, 1]]
+    assert "client 1 (b)" in dict(threat_model(run))["Victim"]
+
+    manifest = tmp_path / "clients.csv"
+    listed = sorted(root.rglob("*.png"))
+    lines = [f"{path.relative_to(tmp_path)},{path.parent.name},{path.parent.parent.name}" for path in listed]
+    manifest.write_text("\n".join(["file,class,client", *lines]))
+    again = open_source(Request("clientfolders", SHAPE, str(manifest)))
+    np.testing.assert_array_equal(again.images, pool.images)
+    np.testing.assert_array_equal(again.holders, pool.holders)
+
+
+def test_clients_that_do_not_fit_the_configuration_are_named(tmp_path: Path, tiny: Load) -> None:
+    root, public = clients(tmp_path / "clients"), album(tmp_path / "public", 2, 4, 50_000, "other {}")
+    right = {"clients": 3, "victim": 1, "victim_classes": ["z"], "partition": "folders"}
+    for changes, said in (
+        ({"clients": 4}, "is 4, but the private source has 3 clients .a, b, c.; make it 3"),
+        ({"victim": 0}, "z is not the victim's alone, b hold pictures of it too; only a holds: none"),
+        ({"victim_classes": ["x"]}, "x is not the victim's alone.*only b holds: z"),
+        ({"overlap": 0.5}, "population.overlap lends"),
+    ):
+        data = {"private": "clientfolders"}
+        with pytest.raises(ConfigError, match=said):
+            prepare(tmp_path / "run", resolved(faces(tiny, root, public, data=data, population=right | changes)))
+    with pytest.raises(ConfigError, match="this one knows none"):
+        prepare(tmp_path / "run", resolved(tiny(population={"partition": "folders"})))
+    (tmp_path / "clients.csv").write_text("file,class\nx.png,a\n")
+    with pytest.raises(DataError, match="has no column 'client'"):
+        open_source(Request("clientfolders", SHAPE, str(tmp_path / "clients.csv")))

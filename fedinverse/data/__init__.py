@@ -4,6 +4,7 @@ from fedinverse.data import (  # noqa: F401 - registers them
     arrays,
     celeba,
     cifar10,
+    clientfolders,
     emnist,
     facescrub,
     fashion,

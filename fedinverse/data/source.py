@@ -59,6 +59,8 @@ class Images:
         licence: short licence note.
         origin: where the bytes came from, for people.
         left_out: in words, what lies there and was not read.
+        holders: int64 [N], indices into ``client_names``: whose each image is, where the source knows.
+        client_names: one name per client of the source.
     """
 
     images: NDArray[np.uint8]
@@ -67,6 +69,8 @@ class Images:
     licence: str
     origin: str
     left_out: tuple[str, ...] = ()
+    holders: NDArray[np.int64] | None = None
+    client_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,16 @@ class Pool:
     def labels(self) -> NDArray[np.int64]:
         """int64 [N]."""
         return load_array(self.path / "labels.npy")
+
+    @cached_property
+    def holders(self) -> NDArray[np.int64]:
+        """int64 [N], indices into ``client_names``; only of a source that knows its clients."""
+        return load_array(self.path / "holders.npy")
+
+    @property
+    def client_names(self) -> tuple[str, ...]:
+        """One name per client of the source; empty: it knows none."""
+        return tuple(map(str, self.about.get("client_names", ())))
 
     @cached_property
     def about(self) -> dict[str, Any]:
@@ -204,7 +218,7 @@ def located(request: Request) -> Request:
 
 def _prepare(source: Source, request: Request, path: Path) -> None:
     loaded = source.load(request)
-    images, labels = loaded.images, loaded.labels.astype(np.int64)
+    images, labels, holders = loaded.images, loaded.labels.astype(np.int64), loaded.holders
     if images.dtype != np.uint8 or images.shape[1:] != request.shape or len(images) != len(labels):
         raise DataError(
             f"source '{source.name}' gave images {images.dtype} {images.shape} and {len(labels)} labels; "
@@ -213,7 +227,11 @@ def _prepare(source: Source, request: Request, path: Path) -> None:
     if request.limit and len(images) > request.limit:
         rows = sample(len(images), request.limit, request.seed)
         images, labels = images[rows], labels[rows]
-    for name, array in (("images.npy", images), ("labels.npy", labels)):
+        holders = None if holders is None else holders[rows]
+    arrays: dict[str, NDArray[Any]] = {"images.npy": images, "labels.npy": labels}
+    if holders is not None:
+        arrays["holders.npy"] = holders
+    for name, array in arrays.items():
         save_array(path / name, array)
     write_json(
         path / "pool.json",
@@ -225,7 +243,8 @@ def _prepare(source: Source, request: Request, path: Path) -> None:
             "licence": loaded.licence,
             "origin": loaded.origin,
             "left_out": list(loaded.left_out),
-            "files": {name: file_sha256(path / name) for name in ("images.npy", "labels.npy")},
+            "client_names": list(loaded.client_names),
+            "files": {name: file_sha256(path / name) for name in arrays},
         },
     )
 

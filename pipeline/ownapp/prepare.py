@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from attacker.attacks.registry import make_attack
 from auditor.settings import Audit, Evaluator
 from fedinverse.config import Population, Table
-from fedinverse.data import Request, arrays, open_source, source_of
+from fedinverse.data import Request, arrays, located, open_source, source_of
 from fedinverse.errors import ConfigError
 from fedinverse.layout import RunFiles
 from fedinverse.models import Classifier, build
-from fedinverse.run import Run, check_disjoint, differences
+from fedinverse.overlap import check_disjoint
+from fedinverse.run import Run, differences
 from fedinverse.storage import read_json, read_object, save_hashed, write_json
 from fedinverse.theirs import TheirError
 from pipeline.ownapp.app import FlowerApp
@@ -99,6 +100,7 @@ def _written(
         files.root / "data", holdings.images, holdings.manifest["label"].to_numpy(), list(holdings.class_names)
     )
     wanted = {"private": Request("arrays", shape, str(root)), "public": public_request(settings, files.root / "data")}
+    wanted = {name: located(request) for name, request in wanted.items()}
     private, public = (open_source(request) for request in wanted.values())
     check_disjoint(private, public, population, allow=False)
     by_classes = settings.without == "classes"
