@@ -106,10 +106,13 @@ def public_set(source: str, shape: tuple[int, int, int], root: str, limit: int, 
 
 
 def check_channels(source: str, shape: tuple[int, int, int]) -> None:
-    """Refuse images of another number of channels than ``shape`` has, and name the sources that fit."""
+    """Refuse images of another number of channels than ``shape`` has, and name the sources that fit.
+
+    A source of 0 channels holds what its files hold, and refuses them itself.
+    """
     channels = source_of(source).channels
-    if channels != shape[0]:
-        fitting = [name for name in source_names() if source_of(name).channels == shape[0]]
+    if channels not in (0, shape[0]):
+        fitting = [name for name in source_names() if source_of(name).channels in (0, shape[0])]
         raise ConfigError(
             f"source '{source}' has {channels} channel(s) but images {shape_text(shape)} are needed; "
             f"choose another one ({', '.join(fitting) or 'none fits'})"

@@ -6,7 +6,7 @@ import numpy as np
 
 from fedinverse.data import Images, Pool, Request, located, source_of
 from fedinverse.data.source import cache_directory, unit
-from fedinverse.errors import DataError
+from fedinverse.errors import ConfigError, DataError
 from fedinverse.folders import absolute
 from pipeline.cli.choice import check_channels
 from pipeline.cli.pictures import COLUMNS, save_sheet, shape_of
@@ -23,7 +23,10 @@ def request_of(name: str, shape: str, root: str, limit: int, seed: int) -> Reque
     Raises:
         ConfigError: unknown source, malformed shape, or one with other channels than the source has.
     """
-    wanted = shape_of(shape or _SHAPES[source_of(name).channels])
+    channels = source_of(name).channels
+    if not shape and channels not in _SHAPES:
+        raise ConfigError(f"source '{name}' holds images of any shape; give theirs, such as --shape 3x32x32")
+    wanted = shape_of(shape or _SHAPES[channels])
     check_channels(name, wanted)
     return Request(name, wanted, absolute(root), limit, seed)
 
