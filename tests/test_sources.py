@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from fedinverse.data import Pool, Request, open_source, source_names, source_of
+from fedinverse.data import Pool, Request, glyphs, open_source, source_names, source_of
 from fedinverse.data import cifar10 as cifar
 from fedinverse.data.celeba_layout import write_celeba_layout
 from fedinverse.data.portrait import CIRCUMSTANCES, TRAITS, draw
@@ -374,7 +374,7 @@ def test_cifar10_reads_the_binary_version(tmp_path: Path, monkeypatch: pytest.Mo
 
 # ---------------------------------------------------------------- all of them
 
-OFFLINE = {"mnist", "mnist04", "mnist59", "fmnist", "glyphs", "synthfaces", "synthfaces_public"}
+OFFLINE = {"mnist", "mnist04", "mnist59", "fmnist", "glyphs", "glyphs_unlike_digits", "synthfaces", "synthfaces_public"}
 
 
 @pytest.mark.parametrize("name", sorted(set(source_names()) - OFFLINE))
@@ -399,3 +399,11 @@ def test_pools_carry_licence_origin_and_verifiable_hashes() -> None:
     labels.write_bytes(labels.read_bytes()[:-1] + b"\1")
     with pytest.raises(DataError, match="altered since it was prepared"):
         pool.verify()
+
+
+def test_glyphs_unlike_digits_leave_out_the_look_alikes() -> None:
+    pool = open_source(Request("glyphs_unlike_digits", DIGITS, limit=46))
+    assert not set(pool.class_names) & glyphs.LOOK_ALIKES
+    assert set(pool.class_names) | glyphs.LOOK_ALIKES == set(glyphs.LETTERS)
+    assert {"K", "M", "x"} <= set(pool.class_names)
+    assert len(np.unique(pool.labels)) == len(pool.class_names)

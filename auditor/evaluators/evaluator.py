@@ -25,7 +25,7 @@ from fedinverse.seeds import derive, generator, seeded, threads
 from fedinverse.shard import Shard
 from fedinverse.storage import content_sha256, into_module, load_weights, save_weights, to_weights
 
-VERSION = 5  # part of the cache key; raise it when the training changes
+VERSION = 6  # part of the cache key; raise it when the training changes
 # Always: another number adds in another order, and the scores would depend on the machine. Two were 2.5 times faster on
 # an idle machine, and many times slower on a busy one, where they wait for each other.
 THREADS = 1
@@ -159,7 +159,7 @@ def fit(
     random: torch.Generator,
     device: str | torch.device,
 ) -> None:
-    """Train ``network``, on ``device``, in place: Adam, annealed by a cosine, on slightly turned and shifted images."""
+    """Train ``network``, on ``device``, in place: Adam, annealed by a cosine, on images ``varied`` a little."""
     network.train()
     optimizer = torch.optim.Adam(network.parameters(), settings.lr)
     per_epoch = max(1, len(epochs) // settings.batch_size)
@@ -167,12 +167,34 @@ def fit(
     for _ in range(settings.epochs):
         drawn = epochs.draw(random)
         for rows in torch.arange(per_epoch * settings.batch_size)[: len(drawn)].split(settings.batch_size):
-            images = jitter(unit(drawn.images[rows], device), random)
+            images = varied(unit(drawn.images[rows], device), random)
             loss = F.cross_entropy(network(images), drawn.labels[rows].to(device))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             schedule.step()
+
+
+def varied(images: Tensor, random: torch.Generator) -> Tensor:
+    """Return ``images`` [B, C, H, W] as others of the same things might be: drawings moved, photographs in other light.
+
+    Moving photographs leaves black edges that none has. Measured on synthfaces, 12 vault images of each of 40 people:
+    moved 86 % of reserve images are read, in other light and mirrored 91 %, both 86 %.
+    """
+    return jitter(images, random) if images.shape[1] == 1 else relit(images, random)
+
+
+def relit(images: Tensor, random: torch.Generator) -> Tensor:
+    """Return ``images`` [B, C, H, W] each in another contrast and colour of light, half mirrored."""
+    count = len(images)
+
+    def around(centre: float, spread: float, channels: int = 1) -> Tensor:
+        drawn = centre + spread * (2 * torch.rand(count, channels, 1, 1, generator=random) - 1)
+        return drawn.to(images.device)
+
+    mirrored = (torch.rand(count, 1, 1, 1, generator=random) < 0.5).to(images.device)
+    images = torch.where(mirrored, images.flip(3), images)
+    return ((images - 0.5) * around(1, 0.3) + 0.5) * around(1, 0.25, images.shape[1]) + around(0, 0.12)
 
 
 def jitter(images: Tensor, random: torch.Generator) -> Tensor:

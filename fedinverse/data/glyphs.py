@@ -2,6 +2,9 @@
 
 The public set of an attacker who never saw handwriting. Every image is one of 52 letters in one of 17 fonts, with
 random stroke weight, shear, rotation, scale and a smooth elastic warp, sized and centred by mass as MNIST digits are.
+
+``glyphs_unlike_digits`` leaves out the letters that a digit looks like, such as O, l and Z: what an attacker recovers
+with them was not among its images to begin with.
 """
 
 import string
@@ -22,6 +25,7 @@ FONTS = (
     "cmr10", "cmb10", "cmti10", "cmss10", "cmtt10", "cmmi10",
 )  # fmt: skip
 LETTERS = string.ascii_uppercase + string.ascii_lowercase
+LOOK_ALIKES = frozenset("ODQCocIJTftijlZzSsGbgqBAYyHWw")  # of 0, 1, 2, 5, 6, 8, 9, 4
 DEFAULT_COUNT = 6000
 _CANVAS = 64  # letters are drawn on this many pixels and sampled down while they are warped
 _BOX = 20 / 28  # MNIST's digits fill a 20-pixel box of 28
@@ -30,13 +34,23 @@ _BOX = 20 / 28  # MNIST's digits fill a 20-pixel box of 28
 @register("glyphs", 1, "always there: drawn from matplotlib's fonts")
 def load(request: Request) -> Images:
     """Draw ``limit`` glyphs (default 6,000), letters in equal numbers."""
+    return _drawn(request, LETTERS)
+
+
+@register("glyphs_unlike_digits", 1, "always there: drawn from matplotlib's fonts; the letters that look like no digit")
+def load_unlike_digits(request: Request) -> Images:
+    """Draw ``limit`` glyphs (default 6,000) of the letters that look like no digit, in equal numbers."""
+    return _drawn(request, "".join(letter for letter in LETTERS if letter not in LOOK_ALIKES))
+
+
+def _drawn(request: Request, letters: str) -> Images:
     channels, height, width = request.shape
     if channels != 1 or height != width:
-        raise ConfigError(f"source 'glyphs' draws square grey images, not {channels}x{height}x{width}")
+        raise ConfigError(f"source '{request.source}' draws square grey images, not {channels}x{height}x{width}")
     count = request.limit or DEFAULT_COUNT
     random = generator(request.seed, "glyphs")
-    canvases = _letters()  # [fonts, letters, 64, 64]
-    labels = torch.arange(count) % len(LETTERS)
+    canvases = _canvases(letters)  # [fonts, letters, 64, 64]
+    labels = torch.arange(count) % len(letters)
     fonts = torch.randint(len(FONTS), (count,), generator=random)
     chunks = [
         _deform(canvases[fonts[rows], labels[rows]][:, None], height, random)
@@ -44,20 +58,20 @@ def load(request: Request) -> Images:
     ]
     images = torch.cat(chunks).mul(255).round().to(torch.uint8).numpy()
     fonts_note = "Bitstream Vera / STIX (OFL) / Computer Modern (public domain) fonts shipped with matplotlib"
-    return Images(images, labels.numpy(), tuple(LETTERS), fonts_note, "drawn by fedinverse.data.glyphs")
+    return Images(images, labels.numpy(), tuple(letters), fonts_note, "drawn by fedinverse.data.glyphs")
 
 
-def _letters() -> Tensor:
-    """Draw every letter in every font, its larger side filling MNIST's box: float [fonts, letters, 64, 64]."""
+def _canvases(letters: str) -> Tensor:
+    """Draw ``letters`` in every font, its larger side filling MNIST's box: float [fonts, letters, 64, 64]."""
     import matplotlib
     from PIL import Image, ImageDraw, ImageFont
 
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     side = round(_CANVAS * _BOX)
-    drawn = np.zeros((len(FONTS), len(LETTERS), _CANVAS, _CANVAS), np.uint8)
+    drawn = np.zeros((len(FONTS), len(letters), _CANVAS, _CANVAS), np.uint8)
     for row, name in enumerate(FONTS):
         font = ImageFont.truetype(str(folder / f"{name}.ttf"), 96)
-        for column, letter in enumerate(LETTERS):
+        for column, letter in enumerate(letters):
             sheet = Image.new("L", (192, 192))
             ImageDraw.Draw(sheet).text((48, 24), letter, fill=255, font=font)
             ink = sheet.crop(sheet.getbbox())
