@@ -20,11 +20,11 @@ def secure_aggregation(message: Message, context: Context, call_next: Any) -> Me
         ConfigError: a weight exceeds what the configured range can carry; it would be clipped without a word.
         FedInverseError: the app inside answered with an error.
     """
-    from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS
+    from fedinverse.flower_compat import RECORD_KEY_CONFIGS
 
     if RECORD_KEY_CONFIGS not in message.content:
         return cast(Message, call_next(message, context))
-    from flwr.client.mod.secure_aggregation.secaggplus_mod import secaggplus_mod
+    from fedinverse.flower_compat import secaggplus_mod
 
     def honest(inner: Message, own: Context) -> Message:
         content = {key: value for key, value in inner.content.items() if key not in (RECORD_KEY_CONFIGS, SECURE)}
@@ -46,8 +46,7 @@ def secure_aggregation(message: Message, context: Context, call_next: Any) -> Me
 
 def _as_fit_result(reply: Message, order: list[str], terms: ConfigRecord) -> Message:
     """Return ``reply`` as Flower's older interface has it, arrays in ``order``, with what goes beside them."""
-    from flwr.common import Code, FitRes, Status, ndarrays_to_parameters
-    from flwr.compat.common.recorddict_compat import fitres_to_recorddict
+    from fedinverse.flower_compat import Code, FitRes, Status, fitres_to_recorddict, ndarrays_to_parameters
 
     weights = from_record(reply.content[ARRAYS])
     arrays = [weights[name] for name in order if not np.issubdtype(weights[name].dtype, np.integer)]

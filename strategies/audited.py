@@ -21,8 +21,8 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 
+from fedinverse.flower_compat import aggregate_arrayrecords
 from fedinverse.messages import (
     ARRAYS,
     CLIPPING,

@@ -6,11 +6,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from flwr.app import Error, Message
-from flwr.common.constant import ErrorCode
-from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from google.protobuf.message import DecodeError
 
+from fedinverse.flower_compat import ErrorCode, NodeInfo
 from fedinverse.words import plain
 
 _PAUSE = 3.0  # seconds between two looks for replies, as Flower's own grid over the network has it

@@ -72,7 +72,7 @@ class SecureGrid(PassingGrid):
         return self._aggregate(batch, timeout)
 
     def _aggregate(self, batch: list[Message], timeout: float | None) -> list[Message]:
-        from flwr.server.workflow.secure_aggregation.secaggplus_workflow import WorkflowState
+        from fedinverse.flower_compat import WorkflowState
 
         sent = {message.metadata.dst_node_id: message for message in batch}
         before = from_record(batch[0].content[ARRAYS])
@@ -100,7 +100,7 @@ class SecureGrid(PassingGrid):
         return answers + [Message(error, reply_to=sent[node]) for node, error in grid.errors.items()]
 
     def _workflow(self, clients: int, timeout: float | None) -> Any:
-        from flwr.server.workflow import SecAggPlusWorkflow
+        from fedinverse.flower_compat import SecAggPlusWorkflow
 
         s = self._settings
         # Never fewer than three: of a sum of two, each knows the other's update.
@@ -152,19 +152,19 @@ class _LegacyRound:
     """What Flower's workflow asks of its older server: who trains in this round, and where the average goes."""
 
     def __init__(self, batch: list[Message]) -> None:
-        from flwr.server.workflow.constant import MAIN_CONFIGS_RECORD, MAIN_PARAMS_RECORD, Key
+        from fedinverse.flower_compat import MAIN_CONFIGS_RECORD, MAIN_PARAMS_RECORD, WorkflowKey
 
         self._nodes = [message.metadata.dst_node_id for message in batch]
         current = int(batch[0].content[CONFIG]["server-round"])
         self.state = RecordDict(
-            {MAIN_CONFIGS_RECORD: ConfigRecord({Key.CURRENT_ROUND: current}), MAIN_PARAMS_RECORD: ArrayRecord()}
+            {MAIN_CONFIGS_RECORD: ConfigRecord({WorkflowKey.CURRENT_ROUND: current}), MAIN_PARAMS_RECORD: ArrayRecord()}
         )
         self.average: list[np.ndarray[Any, Any]] = []
         self.strategy = self.client_manager = self
 
     def configure_fit(self, *_: Any) -> list[tuple[Any, Any]]:
         """Return the nodes of the round; what they are sent is put in afterwards."""
-        from flwr.common import FitIns, Parameters
+        from fedinverse.flower_compat import FitIns, Parameters
 
         return [(SimpleNamespace(node_id=node), FitIns(Parameters([], ""), {})) for node in self._nodes]
 
@@ -174,7 +174,7 @@ class _LegacyRound:
 
     def aggregate_fit(self, _: int, results: list[tuple[Any, Any]], __: Any) -> tuple[None, dict[str, Any]]:
         """Keep the average, which every result carries."""
-        from flwr.common import parameters_to_ndarrays
+        from fedinverse.flower_compat import parameters_to_ndarrays
 
         self.average = parameters_to_ndarrays(results[0][1].parameters)
         return None, {}

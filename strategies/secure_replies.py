@@ -12,8 +12,8 @@ import numpy as np
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
-from flwr.common.constant import ErrorCode
 
+from fedinverse.flower_compat import ErrorCode
 from fedinverse.messages import CLIENT, METRICS, RefusedReplyError, Weights, decode_bytes
 from fedinverse.words import plain
 
@@ -50,26 +50,28 @@ class SecureReplies:
         return Message(Error(ErrorCode.UNKNOWN, f"refused: {reason}"), metadata=reply.metadata)
 
     def _public_keys(self, content: RecordDict) -> RecordDict:
-        from flwr.common.secure_aggregation.secaggplus_constants import Key
+        from fedinverse.flower_compat import SecAggKey
 
-        keys = [_bytes(_protocol(content)[name], name, _KEY) for name in (Key.PUBLIC_KEY_1, Key.PUBLIC_KEY_2)]
+        keys = [
+            _bytes(_protocol(content)[name], name, _KEY) for name in (SecAggKey.PUBLIC_KEY_1, SecAggKey.PUBLIC_KEY_2)
+        ]
         for key in keys:
             if not isinstance(serialization.load_pem_public_key(key), ec.EllipticCurvePublicKey):
                 raise RefusedReplyError("its public key is of another kind")
             if key in self._keys:  # the others would refuse to go on
                 raise RefusedReplyError("its public key is not new")
             self._keys.add(key)
-        return _protocol_of({Key.PUBLIC_KEY_1: keys[0], Key.PUBLIC_KEY_2: keys[1]})
+        return _protocol_of({SecAggKey.PUBLIC_KEY_1: keys[0], SecAggKey.PUBLIC_KEY_2: keys[1]})
 
     def _shares(self, content: RecordDict) -> RecordDict:
-        from flwr.common.secure_aggregation.secaggplus_constants import Key
+        from fedinverse.flower_compat import SecAggKey
 
-        return self._addressed(content, Key.DESTINATION_LIST, Key.CIPHERTEXT_LIST, _CIPHERTEXT)
+        return self._addressed(content, SecAggKey.DESTINATION_LIST, SecAggKey.CIPHERTEXT_LIST, _CIPHERTEXT)
 
     def _unmasking(self, content: RecordDict) -> RecordDict:
-        from flwr.common.secure_aggregation.secaggplus_constants import Key
+        from fedinverse.flower_compat import SecAggKey
 
-        return self._addressed(content, Key.NODE_ID_LIST, Key.SHARE_LIST, _SHARE)
+        return self._addressed(content, SecAggKey.NODE_ID_LIST, SecAggKey.SHARE_LIST, _SHARE)
 
     def _addressed(self, content: RecordDict, nodes_key: str, bytes_key: str, limit: int) -> RecordDict:
         told = _protocol(content)
@@ -81,11 +83,9 @@ class SecureReplies:
         return _protocol_of({nodes_key: nodes, bytes_key: [_bytes(part, bytes_key, limit) for part in parts]})
 
     def _masked(self, content: RecordDict) -> RecordDict:
-        from flwr.common import Code, FitRes, Parameters, Status
-        from flwr.common.secure_aggregation.secaggplus_constants import Key
-        from flwr.compat.common.recorddict_compat import fitres_to_recorddict
+        from fedinverse.flower_compat import Code, FitRes, Parameters, SecAggKey, Status, fitres_to_recorddict
 
-        vectors = _protocol(content)[Key.MASKED_PARAMETERS]
+        vectors = _protocol(content)[SecAggKey.MASKED_PARAMETERS]
         shapes = [(1,), *(self._before[name].shape for name in maskable(self._before))]  # the first is its weight
         if not isinstance(vectors, list) or len(vectors) != len(shapes):
             raise RefusedReplyError(f"it sends {len(vectors) if isinstance(vectors, list) else 'no'} masked arrays")
@@ -99,11 +99,11 @@ class SecureReplies:
         # Flower's older records, of which the workflow reads that they are there.
         legacy = fitres_to_recorddict(FitRes(Status(Code.OK, ""), Parameters([], ""), 1, {}), keep_input=True)
         beside = {METRICS: content[METRICS], CLIENT: content[CLIENT]}  # read when the average has taken its place
-        return RecordDict({**_protocol_of({Key.MASKED_PARAMETERS: vectors}), **legacy, **beside})
+        return RecordDict({**_protocol_of({SecAggKey.MASKED_PARAMETERS: vectors}), **legacy, **beside})
 
 
 def _protocol(content: RecordDict) -> ConfigRecord:
-    from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS
+    from fedinverse.flower_compat import RECORD_KEY_CONFIGS
 
     record = content.get(RECORD_KEY_CONFIGS)
     if not isinstance(record, ConfigRecord):
@@ -112,7 +112,7 @@ def _protocol(content: RecordDict) -> ConfigRecord:
 
 
 def _protocol_of(values: dict[str, object]) -> RecordDict:
-    from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS
+    from fedinverse.flower_compat import RECORD_KEY_CONFIGS
 
     return RecordDict({RECORD_KEY_CONFIGS: ConfigRecord(values)})
 

@@ -4,11 +4,11 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 
 from fedinverse.errors import ConfigError, StageError
 from fedinverse.flower import DEVICE, RUN_DIR, WORLD
+from fedinverse.flower_compat import one_port
 from fedinverse.registry import search_path
 from pipeline.deploy.keys import Keys
 
@@ -21,12 +21,6 @@ QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
 }
 _PROGRAMS = Path(sys.executable).parent  # Flower starts its own programs by name: they must be on the PATH
-
-
-def one_port() -> bool:
-    """Return whether the installed Flower serves SuperNodes on the control API's port: from 1.40 on, over HTTP."""
-    major, minor, *_ = version("flwr").split(".")
-    return (int(major), int(minor)) >= (1, 40)
 
 
 def superlink(keys: Keys, fleet: str, control: str, database: Path | None = None) -> list[str]:

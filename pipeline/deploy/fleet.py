@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fedinverse.flower_compat import one_port
 from pipeline.deploy import commands
 from pipeline.deploy.control import Control
 from pipeline.deploy.keys import Keys, make_keys
@@ -41,7 +42,7 @@ class Fleet:
     def on_loopback(cls, directory: Path, nodes: int, database: Path | None = None) -> "Fleet":
         """Return a fleet of ``nodes`` SuperNodes on ports that are free now, its keys made; nothing is started."""
         fleet, control, *ports = free_ports(2 + nodes)
-        control = fleet if commands.one_port() else control
+        control = fleet if one_port() else control
         return cls(directory, make_keys(directory / "keys", nodes), fleet, control, tuple(ports), database)
 
     @property

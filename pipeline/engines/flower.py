@@ -6,9 +6,8 @@ because Flower leaves ``run_config`` empty on this path.
 
 import os
 
-from flwr.simulation import run_simulation
-
 from clients.app import app as client_app
+from fedinverse.flower_compat import run_simulation
 from fedinverse.run import Run
 from pipeline.engines.settings import Engine
 from server.app import app as server_app

@@ -6,9 +6,9 @@ import time
 
 import torch
 from flwr.app import Message
-from flwr.common.constant import ErrorCode
 
 from clients.app import app as client_app
+from fedinverse.flower_compat import ErrorCode
 from fedinverse.layout import World
 from fedinverse.run import Run
 from pipeline.engines.settings import Engine

@@ -17,9 +17,9 @@ from typing import Any
 
 import ray
 from flwr.app import ArrayRecord, Context, Message, RecordDict
-from flwr.common.constant import ErrorCode
 
 from fedinverse.errors import ConfigError
+from fedinverse.flower_compat import ErrorCode
 from fedinverse.layout import World
 from fedinverse.messages import ARRAYS
 from fedinverse.profiling import leave

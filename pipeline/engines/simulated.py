@@ -7,9 +7,8 @@ from typing import Any
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run as FlowerRun
-from flwr.supercore.task_identity import TaskIdentity
 
+from fedinverse.flower_compat import FlowerRun, TaskIdentity
 from fedinverse.layout import World
 from fedinverse.run import Run
 

@@ -87,7 +87,7 @@ def _in_one_process(plan: Plan, path: str, server: Any) -> None:
 
 
 def _on_flower(plan: Plan, path: str, server: Any) -> None:
-    from flwr.simulation import run_simulation
+    from fedinverse.flower_compat import run_simulation
 
     app = ServerApp()
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from flwr.app import ArrayRecord, Context, Message, RecordDict
-from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
+from fedinverse.flower_compat import ErrorCode
 from fedinverse.received import arrays_in, is_training, model_round, weights_in
 from fedinverse.storage import append_jsonl, save_weights, weights_sha256, write_json
 from pipeline.engines.simulated import NodesGrid, error_reply, explain
