@@ -19,6 +19,7 @@ from attacker.inversion import Inversion, invert, place
 from attacker.reconstructions import Reconstructions
 from attacker.schedule import captured
 from attacker.settings import Attacker
+from attacker.target import PublicSet
 from fedinverse.config import parse
 from fedinverse.errors import StageError
 from fedinverse.layout import WITH_VICTIM
@@ -94,12 +95,10 @@ def attack(
     network = network_of_all(paths, model, None, classes)
     wanted = labels_to_invert(schedule, network)
     if isinstance(target, Captured):
-        asked_for = target.run.pools["public"].about["request"]
-        public, public_root, public_limit = asked_for["source"], asked_for["root"], asked_for["limit"]
-        seed_of_images = int(asked_for["seed"])
+        pool = target.run.pools["public"]
+        images = PublicSet(pool.tensor(), pool.path.name, pool.class_names)
     else:
-        seed_of_images = seed
-    images = public_set(public, network.shape, str(public_root), public_limit, seed_of_images)
+        images = public_set(public, network.shape, str(public_root), public_limit, seed)
     done = []
     for _, victim in targets(paths, network, chosen_device(device)):
         lies = place(Path(out), chosen.label, chosen.attack, chosen.table, victim.sha256, wanted, seed, images.key)
