@@ -13,7 +13,7 @@ from deploy_federation import WAIT, processes_of, until
 from attacker.worker import Plan
 from fedinverse.storage import load_weights, read_jsonl
 from pipeline.deploy import commands
-from pipeline.deploy.beside_app import environment, plan_beside_app
+from pipeline.deploy.beside_app import HOOK, environment, plan_beside_app
 from pipeline.deploy.fleet import Fleet
 from pipeline.deploy.processes import Processes
 
@@ -38,8 +38,8 @@ def test_a_supernode_of_another_federation_captures_and_its_worker_inverts(
         control = fleet.connect(register=range(2))
         fleet.start_node(processes, 0, {"partition-id": 0, "num-partitions": 2})
         with monkeypatch.context() as operator:
-            for name, value in environment(spool).items():
-                operator.setenv(name, value)
+            operator.setenv("FEDINVERSE_CAPTURE", environment(spool)["FEDINVERSE_CAPTURE"])
+            operator.syspath_prepend(HOOK)  # the fleet's own commands make the PYTHONPATH of what this process imports
             fleet.start_node(processes, 1, {"partition-id": 1, "num-partitions": 2})
         config = commands.settings({"num-server-rounds": ROUNDS, "local-epochs": 1})
         submit = ["flwr", "run", str(SIGNS), commands.CONNECTION, "--run-config", config, "--format", "json"]
