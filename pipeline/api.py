@@ -235,9 +235,10 @@ class Audited:
 
     @property
     def table(self) -> pd.DataFrame:
-        """Share of images the evaluator reads as the victim's classes, one row per round, one column per arm."""
+        """The verdict's metric over the victim's classes: one row per attack and round, one column per arm."""
         chosen = self.scores[
-            self.scores["label"].isin(self.run.population.victim_classes) & (self.scores["metric"] == "attack-accuracy")
+            self.scores["label"].isin(self.run.population.victim_classes)
+            & (self.scores["metric"] == self.verdict["primary"]["metric"])
         ]
         table: pd.DataFrame = chosen.pivot_table(index=["attack", "round"], columns="arm", values="value").reset_index()
         return table

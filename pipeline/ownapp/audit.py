@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from fedinverse.layout import WORLDS
+from auditor.settings import Audit
+from fedinverse.layout import WITH_VICTIM, control_worlds
 from pipeline.log import logging_to
 from pipeline.ownapp.federate import federate_app
 from pipeline.ownapp.prepare import Prepared, prepare_app
@@ -47,7 +48,7 @@ def audit_app(
     with logging_to(path, flat(run.table)):
         show_threat_model(run)
         with stages.stage("federate"), Meanwhile(run):
-            for world in WORLDS:
+            for world in (WITH_VICTIM, *control_worlds(run.section("audit", Audit).control_worlds)):
                 federate_app(prepared, world, lambda world, line: None)
         with stages.stage("controls"):
             targets = controls(run)

@@ -14,7 +14,7 @@ from rich.markup import escape
 from attacker.schedule import captured
 from attacker.spool import Spool
 from fedinverse.errors import IntegrityError, StageError
-from fedinverse.layout import ROUND_FILES, WITH_VICTIM, WITHOUT_VICTIM, World
+from fedinverse.layout import ROUND_FILES, WITH_VICTIM, WITHOUT_VICTIM, World, is_control
 from fedinverse.models import Classifier, build
 from fedinverse.private import part_of
 from fedinverse.registry import search_path
@@ -42,7 +42,7 @@ def federate_app(prepared: Prepared, world: World, heard: Callable[[World, dict[
     files = prepared.run.files
     directory = files.server.federation(world)
     if (directory / DONE).exists():
-        console.print(f"{TITLES[world]}: done")
+        console.print(f"{_title(world)}: done")
         return
     shutil.rmtree(directory, ignore_errors=True)
     if world == WITH_VICTIM:
@@ -51,7 +51,7 @@ def federate_app(prepared: Prepared, world: World, heard: Callable[[World, dict[
     (directory / COMPLAINTS).mkdir(parents=True)
     plan = _plan(prepared, world)
     plan.write(directory / PLAN)
-    console.print(f"[b]{TITLES[world]}[/b]: the app '{prepared.app.name}' on {_engine(prepared)}", soft_wrap=True)
+    console.print(f"[b]{_title(world)}[/b]: the app '{prepared.app.name}' on {_engine(prepared)}", soft_wrap=True)
     judge = _Utility(prepared, world, heard)
     with (directory / LOG).open("wb") as log:
         process = subprocess.Popen(
@@ -74,6 +74,13 @@ def federate_app(prepared: Prepared, world: World, heard: Callable[[World, dict[
         raise StageError(_reason(prepared, directory, process.returncode))
     judge.look()
     _check(prepared, world, read_object(directory / DONE, "rounds", "sent-to", "answered", "failures", "alone"))
+
+
+def _title(world: World) -> str:
+    """Return what the terminal calls the federation of ``world``."""
+    if not is_control(world):
+        return TITLES[WITH_VICTIM]
+    return TITLES[WITHOUT_VICTIM] + world.removeprefix(WITHOUT_VICTIM).replace("-", " ")
 
 
 def _engine(prepared: Prepared) -> str:
@@ -103,7 +110,7 @@ def _plan(prepared: Prepared, world: World) -> Plan:
         attacker=settings.attacker,
         victim=settings.victim,
         world=world,
-        hide_victim=world == WITHOUT_VICTIM and prepared.victim_goes,
+        hide_victim=is_control(world) and prepared.victim_goes,
         directory=str(files.server.federation(world)),
         capture=str(capture),
         about=about,
@@ -114,7 +121,7 @@ def _plan(prepared: Prepared, world: World) -> Plan:
         engine=settings.engine,
         actors=settings.actors,
         patience=settings.patience,
-        rows=prepared.rows[world],
+        rows=prepared.rows_in(world),
     )
 
 
@@ -201,7 +208,7 @@ def _check(prepared: Prepared, world: World, done: dict[str, Any]) -> None:
         if not done["answered"]:
             reasons = _complaint(directory) or "; ".join(dict.fromkeys(failed.values()))
             raise StageError(f"app: every client failed.\n{reasons}")
-        deaf = prepared.rows[world] and [
+        deaf = prepared.rows_in(world) and [
             client for client in done["sent-to"]
             if str(client) not in failed and not hook_marker(directory, str(client)).exists()
         ]  # fmt: skip

@@ -13,7 +13,7 @@ from auditor.settings import Audit, Evaluator
 from fedinverse.config import Population, Table
 from fedinverse.data import Request, arrays, located, open_source, source_of
 from fedinverse.errors import ConfigError
-from fedinverse.layout import RunFiles
+from fedinverse.layout import WITH_VICTIM, WITHOUT_VICTIM, RunFiles, World, is_control
 from fedinverse.models import Classifier, build
 from fedinverse.overlap import check_disjoint
 from fedinverse.run import Run, differences
@@ -41,6 +41,10 @@ class Prepared:
         """By world, which rows of the data hook's training part every client gets; empty: all."""
         found: dict[str, dict[str, list[int]]] = read_json(self.run.path / ROWS)
         return found
+
+    def rows_in(self, world: World) -> dict[str, list[int]]:
+        """Return which rows of the data hook's training part every client gets in ``world``; empty: all."""
+        return self.rows[WITHOUT_VICTIM if is_control(world) else WITH_VICTIM]
 
     @property
     def victim_goes(self) -> bool:
