@@ -96,7 +96,7 @@ def attack(
     wanted = labels_to_invert(schedule, network)
     if isinstance(target, Captured):
         pool = target.run.pools["public"]
-        images = PublicSet(pool.tensor(), pool.path.name, pool.class_names)
+        images = PublicSet.of(pool)
     else:
         images = public_set(public, network.shape, str(public_root), public_limit, seed)
     done = []

@@ -246,7 +246,7 @@ BEFORE = [
     ({"victim_classes": [1]}, r"victim_classes: 1 is held by clients \[1, 2, 3\]"),
     ({"victim": 1}, r"client 1 .victim. holds no class alone; .*client 0: 0"),
     ({"public": "glyphz"}, "public: data source 'glyphz' is unknown"),
-    ({"public": "imagefolder"}, r"public = 'imagefolder' has 3 channel"),
+    ({"public": "cifar10"}, r"public = 'cifar10' has 3 channel"),
 ]
 
 
