@@ -164,18 +164,24 @@ def names_apart(table: Table) -> Table:
 
 
 def names_numbered(table: Table, known: Sequence[str]) -> Table:
-    """Return a checked configuration with the number of every class that it names.
+    """Return a checked configuration with the number of every class that it names; numbers beyond them are refused.
 
     Args:
         table: as ``names_apart`` leaves it.
         known: the name of every class of the private source.
 
     Raises:
-        ConfigError: a name is none of them, or of two; names the nearest.
+        ConfigError: a name is none of them, or of two (names the nearest), or there are not so many classes.
     """
     result = dict(table)
     for section, numbers, names in _CLASS_LISTS:
         part = table.get(section, {})
+        beyond = [number for number in part.get(numbers, ()) if number >= len(known)]
+        if beyond:
+            raise ConfigError(
+                f"{section}.{numbers}: {beyond[:5]} not among the {len(known)} classes of the private source "
+                f"(0 to {len(known) - 1})"
+            )
         if part.get(names):
             found = [_number_of(name, known, f"{section}.{numbers}") for name in part[names]]
             result[section] = part | {numbers: sorted({*part[numbers], *found}), names: []}

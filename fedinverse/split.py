@@ -34,12 +34,6 @@ def make_split(pool: Pool, split: Split, population: Population, seed: int) -> p
         ConfigError: unknown victim class, or a class that has no image for one of the three parts; names it.
     """
     labels = np.asarray(pool.labels)
-    unknown = sorted(set(population.victim_classes) - set(range(len(pool.class_names))))
-    if unknown:
-        raise ConfigError(
-            f"population.victim_classes: {unknown} not among the {len(pool.class_names)} classes of the private "
-            f"source (0 to {len(pool.class_names) - 1})"
-        )
     if len(set(population.victim_classes)) == len(pool.class_names):
         raise ConfigError("population.victim_classes: the victim cannot hold every class; leave some to the others")
     images = pool.images

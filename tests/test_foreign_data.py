@@ -205,6 +205,10 @@ def test_classes_may_be_named_and_ranged(tmp_path: Path, tiny: Load) -> None:
     assert prepare(tmp_path / "run", table).path == run.path  # the same configuration, spelled as before
     with pytest.raises(ConfigError, match="no class 'persn 2'; did you mean 'person 2'"):
         names_numbered(names_apart({"population": {"victim_classes": ["persn 2"]}}), run.class_names)
+    for section, key in (("population", "victim_classes"), ("attacker", "classes")):
+        beyond = {section: {key: [1, 4]}}
+        with pytest.raises(ConfigError, match=rf"{section}\.{key}: \[4\] not among the 4 classes"):
+            prepare(tmp_path / "beyond", resolved(faces(tiny, root, public, **beyond)))
     with pytest.raises(ConfigError, match="runs backwards"):
         tiny(population={"victim_classes": ["3-1"]})
 
