@@ -30,11 +30,19 @@ from fedinverse.data import Request, open_source
 from fedinverse.data.source import unit
 from fedinverse.models import for_inference
 from fedinverse.seeds import generator
-from fedinverse.storage import file_sha256, load_weights, read_json, save_weights, write_json
+from fedinverse.storage import (
+    content_sha256,
+    file_sha256,
+    load_weights,
+    read_json,
+    save_weights,
+    weights_sha256,
+    write_json,
+)
 from pipeline.cli.pictures import COLUMNS, save_sheet, shape_of
 
 SAMPLES = 2000
-ROWS = 6
+ROWS = 4
 HELD_OUT_SEED = 1_000_003  # of public images that no run draws by default
 
 
@@ -63,12 +71,14 @@ def main() -> None:
     for precision, arrays in (("single", weights), ("half", half)):
         images = _samples(arrays, shape, settings["width"])
         quality[precision] = _kid(embedding, images, near)
-        print(f"KID of {SAMPLES} samples in {precision} precision: {quality[precision]:.4f}")
-    print(f"KID of {SAMPLES} other public images: {_kid(embedding, other, near):.4f}")
+        print(f"KID of {SAMPLES} samples in {precision} precision: {1e6 * quality[precision]:.1f} millionths")
+    print(f"KID of {SAMPLES} other public images: {1e6 * _kid(embedding, other, near):.1f} millionths")
 
     save_sheet(ZOO / f"{options.name}.png", images[: ROWS * COLUMNS].split(COLUMNS), zoom=1 if shape[1] > 32 else 2)
     kept = ZOO / f"{options.name}.safetensors"
-    save_weights(kept, half, {name: metadata[name] for name in ("key", "prior", "seconds")})
+    # Not the key it was trained under: with prior.shipped = false that one is trained anew.
+    key = content_sha256({"shipped": options.name, "weights": weights_sha256(half)})
+    save_weights(kept, half, {"key": key, "prior": WganGp.name, "seconds": metadata["seconds"]})
     entry = Shipped(
         name=options.name,
         prior=WganGp.name,
@@ -77,10 +87,10 @@ def main() -> None:
         shape=shape,
         settings=settings,
         seed=about["seed"],
-        key=metadata["key"],
+        key=key,
         sha256=file_sha256(kept),
         licence=options.licence,
-        kid=round(quality["half"], 4),
+        kid=round(1e6 * quality["half"], 1),
         command=_command(about, source, settings),
     )
     others = [asdict(known) for known in zoo() if known.name != options.name]

@@ -33,8 +33,8 @@ class Shipped:
         key: under which it lies in the cache.
         sha256: of its file.
         licence: of its weights.
-        kid: kernel inception distance of its samples to public images it was not trained on, by an embedding of
-            this project's (``fedinverse prior quality``); lower is better, 0 is as near as other public images.
+        kid: kernel distance, in millionths, of its samples to public images of another seed, in the auditor's
+            embedding fitted to these (``benchmarks/ship_prior.py``); 0 is as near as other public images are.
         command: that trained it.
     """
 

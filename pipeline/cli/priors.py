@@ -107,7 +107,7 @@ def shipped_line(entry: Shipped) -> list[str]:
     """Return a shipped prior's line under ``SHIPPED_HEADER``."""
     size = f"{entry.path.stat().st_size / 2**20:.1f} MiB" if entry.path.exists() else "missing"
     made = f"{entry.prior} on {entry.recipe} {shape_text(entry.shape)}"
-    return [entry.name, entry.key[:16], size, f"{entry.kid:.3f}", made, entry.licence]
+    return [entry.name, entry.key[:16], size, f"{entry.kid:.0f}e-6", made, entry.licence]
 
 
 def all_about(key: str) -> dict[str, Any]:

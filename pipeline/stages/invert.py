@@ -98,7 +98,7 @@ class Meanwhile:
         plan_of(self._run).write(path)
         self._stop = Plan.stop(path)
         self._stop.unlink(missing_ok=True)
-        work = "inverts what it captures" if watching else "trains its prior"
+        work = "inverts what it captures" if watching else "makes its prior ready"
         console.print(f"[dim]meanwhile the attacker {work} {self._settings.sharing}[/dim]", soft_wrap=True)
         self._process = subprocess.Popen(
             _worker(path, self._profiles, *_child(), "--watch" if watching else "--priors"),
