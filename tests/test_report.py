@@ -90,6 +90,9 @@ def test_the_verdict_stands_on_top_with_its_reasons(attacked_run: Run) -> None:
     assert page.all("h1")[0][1] == verdict["sentence"]
     header = page.all("header")[0][1]
     assert all(reason[1:] in header for reason in verdict["reasons"])
+    assert verdict["settle"]
+    assert all(way[1:] in header for way in verdict["settle"])
+    assert header.index(verdict["reasons"][0][1:]) < header.index("What would settle it")
 
 
 def test_overlap_is_marked_beside_the_verdict_attacked_or_not(either: Run, tmp_path: Path) -> None:
@@ -109,8 +112,9 @@ def test_the_picture_holds_the_verdicts_figures(attacked_run: Run) -> None:
         points = [point for point in verdict["points"] if point["attack"] == attack]
         assert [point["round"] for point in points] == [2, 3]
         for point in points:
-            for arm, found in point["arms"].items():
-                assert arms[arm][str(point["round"])] == [found["value"], found["low"], found["high"]]
+            for arm, score in point["arms"].items():
+                wanted = [score["value"], score["low"], score["high"]] if "value" in score else None
+                assert arms[arm].get(str(point["round"])) == wanted
         known = {str(line["round"]): line["victim-accuracy"] for line in attacked_run.recorded_rounds("with_victim")}
         assert {number: value for number, (value, _, _) in arms["known"].items()} == known
 

@@ -86,6 +86,17 @@ def test_show_tells_who_holds_what_the_times_and_the_largest_files(finished: Pat
         command("show", finished.parent)
 
 
+def test_a_run_audited_before_says_so_and_is_audited_anew(copy: Path) -> None:
+    earlier = (Path(__file__).parent / "corpus" / "verdict-1.json").read_text()
+    atomic_write(copy / "verdict.json", earlier.replace('"round": 10', '"round": 4'))
+    write_json(copy / "audit" / "summary.json", {"inputs": "those of earlier rules", "ceiling": 1.0})
+    assert "leak (by the rules of version 1: audit it again)" in command("list", copy)
+    report(Run(copy))
+    assert "Leak: gmi at round 10" in (copy / "report.html").read_text()
+    audit(Run(copy))
+    assert "by the rules of version 1" not in command("list", copy)
+
+
 def test_prune_only_lists_until_told_to_delete(copy: Path) -> None:
     before = sorted(copy.rglob("*"))
     told = command("prune", copy)

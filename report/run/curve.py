@@ -18,7 +18,9 @@ LINES: dict[str, str] = {
     "B1": "Untrained model",
     "B3": "Attacker's own shard",
     "B4": "Public images",
+    "B4W": "Public images, no victim",
     "B5": "Wrong labels",
+    "T1": "No prior",
     "CEIL": "Real images",
 }
 """Every line of the picture, in the order of its legend."""

@@ -23,6 +23,10 @@ MEANING = {
     "B3": "The same attack on a model trained on the attacker's own images alone.",
     "B4": "No inversion: the attacker's public images that the captured model is surest show the class. High where "
     "public images look like the victim's.",
+    "B4W": "No inversion: the public images that the model without the victim is surest of. What B4 scores beyond "
+    "them, the victim's images explain.",
+    "T1": "Images optimised against the captured model without any prior. If the evaluator accepts them, it accepts "
+    "whatever the model likes.",
     "B5": "The same reconstructions, held to be the next class. Above chance the instrument itself would be broken.",
     "CEIL": "The evaluator on real images of the victim's classes from the reserve: what an attack can hope for.",
 }
