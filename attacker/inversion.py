@@ -78,7 +78,7 @@ def place(
     Raises:
         ConfigError: the label is no file name.
     """
-    if not re.fullmatch(FILE_NAME, label):
+    if not re.fullmatch(rf"\+?{FILE_NAME}", label):  # a "+" marks a test that is no attack of the configuration
         raise ConfigError(f"attack label '{plain(label, 60)}' names a directory: use letters, digits and . - _ only")
     depends: dict[str, Any] = {"attack": table, "labels": labels.tolist(), "seed": seed, "public": public}
     if earlier:
