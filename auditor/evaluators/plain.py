@@ -7,11 +7,11 @@ from fedinverse.models.classifier import Classifier, Features
 from fedinverse.seeds import seeded
 
 NAME = "auditor's own"
-CHANNELS = (24, 48, 96)
+CHANNELS = (16, 32, 64)
 
 
 class PlainClassifier(Classifier):
-    """conv3 /2 -> 24; conv3 -> 48, pool; conv3 -> 96, pool; means of the image's quarters; linear. BatchNorm, ReLU."""
+    """conv3 /2 -> 16; conv3 -> 32, pool; conv3 -> 64, pool; means of the image's quarters; linear. BatchNorm, ReLU."""
 
     def __init__(self, shape: tuple[int, int, int], classes: int) -> None:
         super().__init__()

@@ -14,6 +14,7 @@ KNN, FEATURE = "knn-distance", "feature-distance"
 KNN_SQUARED, FEATURE_SQUARED = "knn-distance-squared", "feature-distance-squared"
 VENDI, PAIRWISE = "vendi", "pairwise-distance"
 FID_VICTIM, FID_PUBLIC, KID_VICTIM, KID_PUBLIC = "fid-victim", "fid-public", "kid-victim", "kid-public"
+COPIES, COPIES_FALSE = "copied-images", "copied-images-expected-false"
 PRECISION, RECALL, DENSITY, COVERAGE = "precision", "recall", "density", "coverage"
 
 
@@ -49,6 +50,8 @@ METRICS = {
     KNN_SQUARED: Metric("mean squared distance to the nearest training image, E1's features: the papers'", False),
     FEATURE: Metric("mean distance to the mean of the class's training images, E1's features", share=False),
     FEATURE_SQUARED: Metric("mean squared distance to that mean, E1's features: the papers'", share=False),
+    COPIES: Metric("training images that reconstructions copy by E2, at 5 % false discoveries", False, True),
+    COPIES_FALSE: Metric("reconstructions among those called copies that are expected not to be", False, True),
     VENDI: Metric("effective number of different images by E2, from 1 to their count", share=False),
     PAIRWISE: Metric("mean E2 distance of two images of the class, 0 alike, 1.41 unrelated", share=False),
     FID_VICTIM: Metric("Fréchet distance to the victim's training images, E2; from 2,000 images on", False, True),

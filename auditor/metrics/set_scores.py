@@ -8,8 +8,11 @@ from torch import Tensor
 from auditor.bench import Bench, Inspected, scaled
 from auditor.metrics.attack_accuracy import attack_accuracy, restarts_of
 from auditor.metrics.class_scores import Figure
+from auditor.metrics.copies import copies
 from auditor.metrics.fidelity import Manifolds, fid, kid, manifolds
 from auditor.metrics.names import (
+    COPIES,
+    COPIES_FALSE,
     COVERAGE,
     DENSITY,
     DEVIATION,
@@ -41,11 +44,18 @@ def set_figures(seen: Inspected, bench: Bench) -> Iterator[Figure]:
         yield Figure(metric, WHOLE_SET, count, distance(features, real))
     for metric, value in _manifold_values(manifolds(features, bench.of_victim)).items():
         yield Figure(metric, WHOLE_SET, count, value)
+    found = copies(seen.features[sound], bench.train_features, _reserve_of_victim(bench))
+    for metric, number in ((COPIES, "originals"), (COPIES_FALSE, "expected_false")):
+        yield Figure(metric, WHOLE_SET, count, found if isinstance(found, Omitted) else float(getattr(found, number)))
     if seen.shown.arm in RESTARTED:
         labels = seen.shown.labels[victims]
         yield Figure(
             DEVIATION, WHOLE_SET, len(labels), _deviation(seen.ahead[victims], labels, bench.judge.model.classes)
         )
+
+
+def _reserve_of_victim(bench: Bench) -> Tensor:
+    return bench.reserve_features[torch.isin(bench.reserve.labels, bench.train.labels.unique())]
 
 
 def _manifold_values(found: Manifolds | Omitted) -> dict[str, float | Omitted]:
