@@ -43,8 +43,8 @@ class Arm:
     role: Role
 
 
-TYPE_I = "+type-i"
-"""Label under which the images of arm T1 are made; no attack of a configuration can have it."""
+TYPE_I = "type-i-test"
+"""Label under which the images of arm T1 are made; an attack of a configuration that has it is refused."""
 
 _TABLE: tuple[tuple[Key, str, str, bool, bool, bool, Role], ...] = (
     # key, name, meaning, lacks the victim, per round, made by inverting a target, role in the verdict

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from attacker.attacks.registry import make_attack
 from attacker.settings import Attacker
+from auditor.arms import TYPE_I
 from auditor.settings import Audit
 from clients.cohorts import Cohort, assign
 from clients.cohorts import check as check_defences
@@ -122,6 +123,8 @@ def check(experiment: Experiment, origin: str) -> None:
     _located(source_of, experiment.data.public, f"{origin}: 'data.public'")
     _located(spec_of, experiment.model.name, f"{origin}: 'model.name'")
     _check_images(experiment, origin)
+    if TYPE_I in experiment.attacks:
+        raise ConfigError(f"{origin}: 'attacks.{TYPE_I}': that label is the auditor's own (arm T1); choose another one")
     for label, table in experiment.attacks.items():
         make_attack(table, f"attacks.{label}", origin)
     population = experiment.population

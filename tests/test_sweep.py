@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from fedinverse.errors import ConfigError, FedInverseError, StageError
 from fedinverse.run import Run
-from fedinverse.storage import read_json, write_json
+from fedinverse.storage import atomic_write, read_json, write_json
 from pipeline.cli.main import app
 from pipeline.experiment import load_experiment
 from pipeline.runs import stage_of
@@ -175,10 +175,13 @@ def test_the_attack_on_the_untrained_model_is_made_once_per_seed(tmp_path: Path)
     plan = plan_of(tmp_path, sweep)
     first, others = plan.points[0], plan.points[1:]
     for name, server_round in (("untrained", 0), ("trained", 3)):
-        about = dict.fromkeys(("attack", "prior-seconds", "cost", "failed"), 0) | {"model-round": server_round}
+        about = dict.fromkeys(("attack", "prior-seconds", "cost", "failed"), 0)
+        about |= {"model-round": server_round, "samples": "samples.safetensors"}
+        atomic_write(Run(first.path).files.attacker.inversions / "gmi" / "samples.safetensors", "samples of its prior")
         write_json(Run(first.path).files.attacker.inversions / "gmi" / name / "about.json", about)
     assert [adopt_inversions(each, [first]) for each in others] == [1, 0, 0, 0, 0, 0, 0]
-    assert [path.name for path in Run(others[0].path).files.attacker.inversions.glob("*/*")] == ["untrained"]
+    adopted = sorted(path.name for path in Run(others[0].path).files.attacker.inversions.glob("*/*"))
+    assert adopted == ["samples.safetensors", "untrained"]
     assert adopt_inversions(others[0], [first]) == 0  # again: it is there
 
 
