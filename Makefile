@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test check install lock clean
+.PHONY: demo test check docs install lock clean
 
 ## demo: install into .venv and run the quick start (about four minutes on two cores)
 demo: install
@@ -26,6 +26,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
+
+## docs: build the site into site/
+docs: install
+	$(BIN)/mkdocs build --strict
 
 ## lock: resolve the dependencies anew and write constraints.txt; run the tests before committing it
 lock:

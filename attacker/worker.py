@@ -224,7 +224,7 @@ class Bench:
 
     def _do(self, job: Job, count: str) -> None:
         plan, target = self.plan, self._open(job)
-        say = _Reporter(f"{job.label} on round {target.round}{count}")
+        say = _Reporter(f"{job.label} on round {target.round}{count}", job.weights)
         invert(
             self.attacks[job.label], job.where, target, self.public, self.labels, plan.seed, say, plan.shared_classes
         )
@@ -257,14 +257,17 @@ def labels_of(settings: Attacker, classes: int, shard: Shard) -> Tensor:
 class _Reporter:
     """Prints progress as JSON lines, at most five a second."""
 
-    def __init__(self, job: str) -> None:
-        self._job, self._last = job, 0.0
+    def __init__(self, job: str, weights: Path | None = None) -> None:
+        self._job, self._weights, self._last = job, str(weights or ""), 0.0
 
     def __call__(self, what: str, done: int, total: int) -> None:
         now = time.monotonic()
         if done == total or now - self._last > 0.2:
             self._last = now
-            print(json.dumps({"job": self._job, "what": what, "done": done, "total": total}), flush=True)
+            print(
+                json.dumps({"job": self._job, "weights": self._weights, "what": what, "done": done, "total": total}),
+                flush=True,
+            )
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -2,11 +2,13 @@
 
 from fedinverse.config import Data
 from fedinverse.run import Run
+from fedinverse.storage import read_jsonl
 
 OVERLAP = (
     "Overlap allowed: public and victim classes may be the same (data.allow_overlap), so a success may be the "
     "attacker's own."
 )
+AMENDED = "Not fixed before the run: {} changed after the federation had begun."
 OVERLAP_CAPTION = "Overlap allowed: public images may show these classes"
 
 
@@ -15,6 +17,12 @@ def overlaps(run: Run) -> bool:
     return run.section("data", Data).allow_overlap
 
 
+def amended(run: Run) -> tuple[str, ...]:
+    """Return the keys of the configuration that were changed after the federation had begun, in order."""
+    return tuple(dict.fromkeys(key for line in read_jsonl(run.files.amendments) for key in line["keys"]))
+
+
 def marks_of_run(run: Run) -> tuple[str, ...]:
     """Return the marks of ``run``; empty: there are none."""
-    return (OVERLAP,) if overlaps(run) else ()
+    changed = AMENDED.format(", ".join(amended(run))) if amended(run) else ""
+    return tuple(filter(None, (OVERLAP if overlaps(run) else "", changed)))

@@ -116,6 +116,12 @@ class Population(Section):
             return self.malicious_clients
         return tuple(range(self.clients - self.malicious, self.clients))
 
+    def role_of(self, client: int) -> Literal["victim", "attacker", "honest"]:
+        """Return what ``client`` is in the threat model."""
+        if client in self.attackers:
+            return "attacker"
+        return "victim" if self.victim_classes and client == self.victim else "honest"
+
     @model_validator(mode="after")
     def _possible(self) -> "Population":
         if self.victim >= self.clients:

@@ -185,6 +185,16 @@ class RunFiles:
         return self.root / "config.json"
 
     @property
+    def amendments(self) -> Path:
+        """What was changed of the configuration after the federation had begun, one JSON line per change."""
+        return self.root / "amendments.jsonl"
+
+    @property
+    def provenance(self) -> Path:
+        """When the run began, and with which versions."""
+        return self.root / "provenance.json"
+
+    @property
     def split(self) -> Path:
         """The split manifest."""
         return self.root / "split.parquet"

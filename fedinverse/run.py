@@ -3,6 +3,7 @@
 import io
 import json
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from fedinverse.overlap import check_disjoint
 from fedinverse.seeds import derive
 from fedinverse.split import held_by, make_split
 from fedinverse.storage import (
+    append_jsonl,
     content_sha256,
     read_hashed,
     read_jsonl,
@@ -136,10 +138,14 @@ class Run:
         return network
 
 
+LATER = ("attacks", "attacker", "audit")  # sections of stages after the federation, whose products are keyed by them
+
+
 def prepare(path: Path, table: Table) -> Run:
     """Make the run directory ``path`` for the configuration ``table``: decode data, split, write the manifest.
 
-    Preparing again with the same configuration changes nothing; with another one it is refused.
+    Preparing again with the same configuration changes nothing. What only later stages read (``LATER``) may change;
+    once the federation has begun, that is written down. Any other change is refused.
 
     Raises:
         ConfigError: impossible values, or another configuration stands there already.
@@ -160,11 +166,14 @@ def prepare(path: Path, table: Table) -> Run:
     table = names_numbered(table, pools["private"].class_names)
     if stored.exists():
         differing = differences(read_object(stored), table)
-        if differing:
+        locked = [key for key in differing if key.split(".")[0] not in LATER]
+        if locked:
             raise ConfigError(
-                f"{path} holds another configuration (differs in {', '.join(differing[:5])}); "
-                "choose another --out or name, or delete it"
+                f"{path} holds another configuration (differs in {', '.join(locked[:5])}); only {', '.join(LATER)} may "
+                "change in a run that exists: choose another --out or name, or delete it"
             )
+        if differing:
+            _amend(files, differing, table)
         if prepared:
             return Run(path)
     population = parse(Population, table.get("population", {}), "population", origin)
@@ -176,6 +185,12 @@ def prepare(path: Path, table: Table) -> Run:
     requests = json.dumps({name: asdict(request) for name, request in wanted.items()}, indent=2, sort_keys=True)
     save_hashed(files.pools, requests.encode())  # last
     return Run(path)
+
+
+def _amend(files: RunFiles, keys: list[str], table: Table) -> None:
+    if files.server.rounds(WITH_VICTIM).exists():  # from now on somebody may have seen what comes out
+        append_jsonl(files.amendments, {"keys": keys, "time": datetime.now(UTC).isoformat(timespec="seconds")})
+    write_json(files.config, table)
 
 
 def requests_of(data: Data, shape: tuple[int, int, int], seed: int) -> dict[str, Request]:

@@ -60,6 +60,6 @@ def _show(made: Comparison) -> None:
     for mark in made.page.marks:
         console.print(f"  - {mark}", soft_wrap=True, markup=False)
     for each in made.page.tables:
-        table(each.title, each.header, each.rows)
+        table(each.caption, each.header, each.rows)
         for note in each.notes:
             console.print(f"  - {note}", soft_wrap=True, markup=False, style="dim")

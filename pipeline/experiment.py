@@ -133,6 +133,7 @@ def check(experiment: Experiment, origin: str) -> None:
     if experiment.cohorts:
         check_defences(defences, build(experiment.model.name, 2, experiment.model.width, seed=0), origin)
     check_installed(experiment.tracking, origin)
+    _check_schedule(experiment, origin)
     _located(spec_of, experiment.audit.evaluator.model, f"{origin}: 'audit.evaluator.model'")
     if same_network(experiment.audit.evaluator.model, experiment.model.name):
         raise ConfigError(
@@ -153,6 +154,34 @@ def _check_images(experiment: Experiment, origin: str) -> None:
         raise ConfigError(
             f"{origin}: 'training.batch_size' is 1, and model '{model.name}' cannot train on one image ({reason}); "
             "make it 2 or more, or choose a model without BatchNorm, such as mcnn_gn"
+        )
+
+
+def _check_schedule(experiment: Experiment, origin: str) -> None:
+    """Refuse rounds that will not be, and a primary attack or round that will not be had."""
+    rounds, chosen, primary = experiment.federation.rounds, experiment.attacker.rounds, experiment.audit.primary
+    if not experiment.attacks:
+        return
+    beyond = [number for number in chosen if number > rounds] if isinstance(chosen, tuple) else []
+    if beyond:
+        raise ConfigError(
+            f"{origin}: 'attacker.rounds' asks for {beyond}, but federation.rounds is {rounds}; lower the one or raise "
+            "the other"
+        )
+    labels = ", ".join(experiment.attacks)
+    if not primary.attack and len(experiment.attacks) > 1:
+        raise ConfigError(
+            f"{origin}: 'audit.primary.attack' must name one of {labels}: the choice is made before the run"
+        )
+    if primary.attack and primary.attack not in experiment.attacks:
+        raise ConfigError(f"{origin}: 'audit.primary.attack' is '{primary.attack}'; the attacks are {labels}")
+    nth = experiment.attacker.every_nth
+    had = chosen if isinstance(chosen, tuple) else {"last": (rounds,)}.get(chosen, range(1, rounds + 1))
+    skipped = chosen == "every" and primary.round % nth and primary.round != rounds
+    if primary.round != -1 and (primary.round not in had or skipped):
+        raise ConfigError(
+            f"{origin}: 'audit.primary.round' is {primary.round}, which 'attacker.rounds' does not have inverted; "
+            "choose one that is, or -1 for the last"
         )
 
 

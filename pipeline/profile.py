@@ -21,10 +21,11 @@ from fedinverse.storage import read_json, read_object, write_json
 from fedinverse.words import plain
 from pipeline.log import event
 from pipeline.stages.inversions import finished
-from report.console import console, table
+from report.console import say, table
 
 SHOWN, KEPT = 5, 30
 _ORDER = ("prepare", "federate", "controls", "invert", "audit", "report")
+_REDONE = ("prepare", "report")  # done anew at every resume: their last time is theirs, not the sum
 _ROLES = ("clients", "attacker")
 
 
@@ -68,7 +69,8 @@ class Stages:
             yield
         seconds = round(time.perf_counter() - start, 2)
         stored = stored_times(self._file)
-        stored[name] = round(stored.get(name, 0.0) + seconds, 2)
+        before = 0.0 if name in _REDONE else stored.get(name, 0.0)
+        stored[name] = round(before + seconds, 2)
         self._times = {stage: stored[stage] for stage in _ORDER if stage in stored}
         write_json(self._file, stored)
         event("stage end", name, stage=name, seconds=seconds)
@@ -99,7 +101,7 @@ class Stages:
         write_json(run.files.profile, found)
         shutil.rmtree(self.processes, ignore_errors=True)
         _show(found)
-        console.print(f"[b]Profile[/b]  {run.path / 'profile.json'}", soft_wrap=True)
+        say("Profile", f"{run.path / 'profile.json'}")
 
 
 def round_seconds(run: Run, world: Any) -> dict[int, float]:

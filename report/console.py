@@ -6,6 +6,8 @@ from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
+from rich.measure import Measurement
 from rich.panel import Panel
 from rich.progress import (
     BarColumn,
@@ -17,6 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from fedinverse.run import Run
 
@@ -31,7 +34,7 @@ def show_threat_model(run: Run) -> None:
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column()
     for who, what in threat_model(run):
-        grid.add_row(who, what)
+        grid.add_row(who, escape(what))
     console.print(Panel(grid, title="Threat model", title_align="left", border_style="cyan"))
 
 
@@ -70,16 +73,24 @@ class _Progress(Progress):
             self.console.print(line, soft_wrap=True)
 
 
+def say(head: str, text: str = "") -> None:
+    """Print ``head`` in bold and ``text`` beside it, as they are: brackets stay, addresses are not broken."""
+    console.print(Text.assemble((head, "bold"), text and f" {text}"), soft_wrap=True)
+
+
 def table(title: str, header: list[str], rows: list[list[str]]) -> None:
-    """Print a table, numbers to the right."""
+    """Print a table, numbers to the right; on a terminal too narrow for it, row by row."""
     shown = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
     for number, name in enumerate(header):
-        shown.add_column(name, justify="left" if number == 0 else "right")
+        shown.add_column(escape(name), justify="left" if number == 0 else "right")
     for row in rows:
-        shown.add_row(*row)
-    console.print(shown)
-
-
-def percent(value: float | None) -> str:
-    """Return a share as text."""
-    return "–" if value is None else f"{100 * value:.1f} %"
+        shown.add_row(*map(escape, row))
+    if Measurement.get(console, console.options, shown).maximum <= console.width:
+        console.print(shown)
+        return
+    say(title)
+    for first, *cells in rows:
+        console.print(f"[b]{escape(first)}[/b]", soft_wrap=True)
+        for name, cell in zip(header[1:], cells, strict=True):
+            if cell:
+                console.print(f"  {name}  {cell}".replace("    ", "  "), markup=False, soft_wrap=True)

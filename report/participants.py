@@ -7,10 +7,19 @@ from fedinverse.config import parse
 from fedinverse.run import Run
 from fedinverse.split import holdings
 from fedinverse.storage import read_jsonl
-from report.run.tables import Table, share
+from report.table import Table
+from report.text import share
 
 COMMON = {"round", "partition", "defence", "num-examples", "train-loss", "train-accuracy"}
 """What every client reports; whatever else its defence tells has a column of its own."""
+
+
+OF_CLIENTS = {
+    "classes": "of how many classes it holds images",
+    "rounds trained": "in how many rounds it was drawn and answered",
+    "its last training accuracy": "as the client itself reported it, on its own images while training",
+    "epsilon": "differential privacy that it reports to have spent so far",
+}
 
 
 def clients_table(run: Run) -> Table:
@@ -28,7 +37,7 @@ def clients_table(run: Run) -> Table:
         last = lines[-1] if lines else {}
         rows.append([
             f"client {client}",
-            _role(run, client),
+            population.role_of(client),
             str(int(counts[client].sum())),
             str(int((counts[client] > 0).sum())),
             defences[client],
@@ -37,7 +46,7 @@ def clients_table(run: Run) -> Table:
             *(_text(last.get(key)) for key in extra),
         ])  # fmt: skip
     header = ["", "role", "images", "classes", "defence", "rounds trained", "its last training accuracy"]
-    return Table("Clients, and what each last reported of its training", [*header, *extra], rows)
+    return Table("Clients, and what each last reported of its training", [*header, *extra], rows, OF_CLIENTS)
 
 
 def cohorts_table(run: Run) -> Table | None:
@@ -73,12 +82,6 @@ def _defences(run: Run) -> dict[int, str]:
     cohorts = [parse(Cohort, table, f"cohorts.{index}", origin) for index, table in enumerate(tables)]
     given = assign(cohorts, run.population.clients, run.seed, run.population.attackers, origin)
     return {client: name for client, (name, _) in given.items()}
-
-
-def _role(run: Run, client: int) -> str:
-    if client in run.population.attackers:
-        return "attacker"
-    return "victim" if client == run.population.victim and run.population.victim_classes else "honest"
 
 
 def _text(value: Any) -> str:

@@ -1,6 +1,7 @@
 """``partition.png`` and ``partition.csv`` of a run: how many images of every class each client holds."""
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,7 @@ def write_partition(run: Run) -> None:
     if picture.exists():
         return
     counts = holdings(run.split, run.population.clients, len(run.class_names))
-    roles = [_role(run, client) for client in range(len(counts))]
+    roles = [run.population.role_of(client) for client in range(len(counts))]
     table = pd.DataFrame(counts, columns=list(run.class_names))
     table.insert(0, "client", np.arange(len(counts)))
     table.insert(1, "role", roles)
@@ -31,14 +32,7 @@ def write_partition(run: Run) -> None:
     atomic_write(picture, _picture(counts, roles, run.class_names))
 
 
-def _role(run: Run, client: int) -> str:
-    population = run.population
-    if client in population.attackers:
-        return "malicious"
-    return "victim" if population.victim_classes and client == population.victim else "honest"
-
-
-def _picture(counts: NDArray[np.int64], roles: list[str], classes: tuple[str, ...]) -> bytes:
+def _picture(counts: NDArray[np.int64], roles: Sequence[str], classes: tuple[str, ...]) -> bytes:
     from matplotlib.figure import Figure
 
     clients = len(counts)
@@ -46,12 +40,12 @@ def _picture(counts: NDArray[np.int64], roles: list[str], classes: tuple[str, ..
     grid, bars = figure.subplots(1, 2, sharey=True, width_ratios=(4, 1))
     # By the root: a client with 12 images of a class stays visible beside a victim with 250.
     shown = grid.imshow(np.sqrt(counts), aspect="auto", cmap="Greys", interpolation="nearest", vmin=0)
-    colours = {"honest": "0.6", "victim": "#c23b22", "malicious": "#1f5fa8"}
+    colours = {"honest": "0.6", "victim": "#c23b22", "attacker": "#1f5fa8"}
     bars.barh(np.arange(clients), counts.sum(1), color=[colours[role] for role in roles])
     grid.set_xlabel("class")
     grid.set_ylabel("client")
     bars.set_xscale("log")
-    bars.set_xlabel("images (red: victim, blue: malicious)" if set(roles) != {"honest"} else "images")
+    bars.set_xlabel("images (red: victim, blue: attacker)" if set(roles) != {"honest"} else "images")
     if clients <= NAMED:
         grid.set_yticks(np.arange(clients))
     if len(classes) <= NAMED:

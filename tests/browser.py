@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import select
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,17 +14,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 _AS_3_AND_4 = (
     "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execv(sys.argv[3], sys.argv[3:])"
 )
 SLOWEST = 60.0  # seconds for one answer on a busy machine
-
-
-def find_browser() -> str | None:
-    """Return the browser of $FEDINVERSE_CHROMIUM, or the first of ``NAMES`` that is installed."""
-    named = os.environ.get("FEDINVERSE_CHROMIUM")
-    return named or next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
 class Browser:

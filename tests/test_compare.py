@@ -47,7 +47,12 @@ def make(tiny: Callable[..., Any], tmp_path: Path) -> Make:
         **changes: Any,
     ) -> Record:
         run = Run(tmp_path / "made" / name)
-        table = merged(resolved(tiny(name=name, seed=seed, audit={"primary": {"attack": attack}})), changes)
+        table = merged(
+            resolved(
+                tiny(name=name, seed=seed, attacks={attack: {"kind": "gmi"}}, audit={"primary": {"attack": attack}})
+            ),
+            changes,
+        )
         write_json(run.files.config, table)
         rows = [
             (
@@ -119,6 +124,8 @@ def test_seeds_are_pooled_and_differences_paired_by_seed_and_class(make: Make) -
     assert low < -0.35 < high
     assert value(made, plain, "seconds-per-round") == pytest.approx(4.0)
     assert "matched accuracy (-0.5 points)" in made.page.findings[1]
+    assert made.page.findings[0].startswith("Group “")  # a group may be called "none"
+    assert ", round 3" in made.page.curves  # one round: bars, one per group
 
 
 def test_only_seeds_of_both_groups_are_paired(make: Make) -> None:

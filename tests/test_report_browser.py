@@ -4,14 +4,17 @@ import io
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import NAMES, Browser, find_browser
+from browser import Browser
 from PIL import Image
 
+from fedinverse.errors import StageError
 from fedinverse.run import Run
 from fedinverse.storage import read_json
+from report.pdf import BROWSERS, find_browser, print_pdf
 from report.run.curve import Canvas
 from report.run.page import WIDE
 
@@ -20,7 +23,7 @@ from report.run.page import WIDE
 def browser() -> Iterator[Browser]:
     executable = find_browser()
     if executable is None:
-        reason = f"none of {', '.join(NAMES)} is in PATH and FEDINVERSE_CHROMIUM names no browser"
+        reason = f"none of {', '.join(BROWSERS)} is in PATH and FEDINVERSE_CHROMIUM names no browser"
         print(reason)
         pytest.skip(reason)
     with Browser(executable) as opened:
@@ -53,6 +56,34 @@ def test_it_is_drawn_without_complaint_and_never_wider_than_the_window(
     assert [each for each in browser.requests if not each.startswith("data:")] == [
         (either.path / "report.html").as_uri()
     ]
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)])
+def test_the_first_screen_holds_sentence_pictures_and_qualification(
+    width: int, height: int, attacked_run: Run, browser: Browser
+) -> None:
+    browser.open(attacked_run.path / "report.html", width, height)
+    for part in ("h1", ".strip img", ".strip figure:last-child img:last-child", ".qualification"):
+        bottom = browser.ask(f"document.querySelector('{part}').getBoundingClientRect().bottom")
+        assert 0 < bottom <= height, part
+    sharp = "[...document.querySelectorAll('.strip img')].every((image) => image.complete && image.naturalWidth > 0)"
+    assert browser.ask(sharp)
+
+
+def test_a_phone_breaks_no_word_and_shows_what_controls_are(attacked_run: Run, browser: Browser) -> None:
+    browser.open(attacked_run.path / "report.html", 390, 844)
+    cut = "[...document.querySelectorAll('figcaption, dt, h1, h2')].filter((e) => e.scrollWidth > e.clientWidth + 1)"
+    assert browser.ask(f"{cut}.map((e) => e.textContent)") == []
+    assert browser.ask("""[...document.querySelectorAll('.explained td:last-child')].every((e) => {
+        const box = e.getBoundingClientRect(); return box.left >= 0 && box.right <= 390 && box.width > 200; })""")
+
+
+def test_every_line_has_a_swatch_of_its_own(attacked_run: Run, browser: Browser) -> None:
+    browser.open(attacked_run.path / "report.html", 1280, 800)
+    looks = browser.ask("""[...document.querySelectorAll('[data-chart="0"] .key')].map((e) => {
+        const line = getComputedStyle(e.querySelector('.line'));
+        return [getComputedStyle(e).color, line.strokeDasharray, line.strokeWidth].join(' '); })""")
+    assert len(set(looks)) == len(looks) > 5
 
 
 CONTRAST = """(() => {
@@ -125,9 +156,11 @@ def test_hovering_and_the_slider_read_a_rounds_figures(attacked_run: Run, browse
     assert browser.ask(at) == "2"
     assert browser.ask(said).startswith(wanted)
     browser.mouse("mouseMoved", x + width * canvas.x(1.1) / canvas.width, y)
-    assert (browser.ask(at), browser.ask(said)) == ("1", "–")  # a round that was not attacked
+    assert browser.ask(at) == "2"  # the nearest that was attacked: the others have no figures
     browser.ask("""document.querySelector('[data-chart="0"] input[type=range]').focus()""")
     browser.press("ArrowRight", 39)
+    assert browser.ask(at) == "3"
+    browser.press("ArrowLeft", 37)
     assert browser.ask(at) == "2"
     assert browser.ask(said).startswith(wanted)
 
@@ -162,10 +195,26 @@ def test_it_prints_with_its_folds_open_and_without_its_controls(attacked_run: Ru
     document = browser.print()
     assert document.startswith(b"%PDF")
     assert len(document) > 20_000
+    assert 2 <= len(re.findall(rb"/Type\s*/Page\b(?!s)", document)) <= 8
     browser.call("Emulation.setEmulatedMedia", media="print")
     assert not shown(browser, "nav")
     assert not shown(browser, ".enlarge")
     assert shown(browser, LINE.format("A"))
     browser.ask("dispatchEvent(new Event('beforeprint'))")
-    assert browser.ask("[...document.querySelectorAll('details:not(.more)')].every((fold) => fold.open)")
+    assert browser.ask("[...document.querySelectorAll('details:not(.more, .aside)')].every((fold) => fold.open)")
     browser.call("Emulation.setEmulatedMedia", media="screen")
+
+
+def test_one_command_prints_a_pdf(attacked_run: Run, tmp_path: Path, browser: Browser) -> None:
+    page = tmp_path / "report.html"
+    page.write_bytes(attacked_run.files.report.read_bytes())
+    pdf = print_pdf(page)
+    assert pdf == tmp_path / "report.pdf"
+    assert pdf.read_bytes().startswith(b"%PDF")
+
+
+def test_without_a_browser_the_message_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("FEDINVERSE_CHROMIUM", raising=False)
+    with pytest.raises(StageError, match="install Chromium"):
+        print_pdf(tmp_path / "report.html")

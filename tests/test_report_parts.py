@@ -14,7 +14,8 @@ from report.run.gallery import LOSSLESS_BYTES, encoded, gallery
 from report.run.nearest import KINDS, Found, best_per_class
 from report.run.page import Figures, Leakage, render
 from report.run.partition import partition
-from report.run.tables import FOLD, Table, controls
+from report.run.tables import controls
+from report.table import FOLD, Table
 
 
 def made(labels: list[int], confidence: list[float], failed: list[bool]) -> Exhibit:
@@ -105,13 +106,17 @@ def test_a_thousand_classes_are_folded_and_the_page_stays_small() -> None:
     shown = gallery("gmi", 1, found, uris, dict.fromkeys(range(1000), 1.0), names, range(1000))
     text = render(
         Figures(
-            title="many",
+            name="many",
             outcome="leak",
+            title="Leak",
+            plain=": much </script> of it.",
+            qualification="",
+            advice=[],
+            provenance=[],
             headline="Leak: much </script> of it.",
             finding="",
             marks=[],
             notes=[],
-            settle=[],
             facts=[],
             leakage=Leakage([], [shown], [], [], [], table, table, None, [], [], table),
             utility=table,

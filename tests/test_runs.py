@@ -131,7 +131,7 @@ def test_what_is_to_be_kept_is_kept(option: str, kinds: set[str], finished: Path
 
 def test_a_prior_goes_only_if_it_was_trained_for_this_run_alone(copy: Path, tiny: Callable[..., Any]) -> None:
     run = Run(copy)
-    attacks = tiny(attacks={"own": {"kind": "kedmi"}}).attacks
+    attacks = tiny(attacks={"own": {"kind": "kedmi"}}, audit={"primary": {"attack": "gmi"}}).attacks
     write_json(copy / "config.json", run.table | {"attacks": attacks})
     for label, key in (("gmi", "a" * 64), ("own", "b" * 64), ("own", "c" * 64)):
         write_json(run.files.attacker.inversions / label / key / "about.json", {"prior": key})

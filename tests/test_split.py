@@ -135,7 +135,7 @@ def test_overlap_gives_every_client_its_share_of_every_other(tiny: Callable[...,
 def test_the_partition_is_drawn_and_tabled(run: Run) -> None:
     write_partition(run)
     table = pd.read_csv(run.files.partition_table)
-    assert table["role"].tolist() == ["victim", "honest", "honest", "malicious"]
+    assert table["role"].tolist() == ["victim", "honest", "honest", "attacker"]
     assert table["images"].tolist() == [len(shard_of(run, client, "with_victim")) for client in range(4)]
     assert table[["0", "1"]].iloc[1:].to_numpy().sum() == 0
     with Image.open(run.files.partition_picture) as picture:

@@ -61,7 +61,7 @@ def attack(
     from pipeline.cli.inversions import HEADER, PICTURE, draw, line_of, name_of, overlap_mark
     from pipeline.cli.progress import Shown
     from pipeline.cli.weights import labels_to_invert, network_of_all, shared_classes, targets, weights_at
-    from report.console import console, progress_bar, table
+    from report.console import console, progress_bar, say, table
 
     chosen = chosen_attack(kind, config, label, set_ or [])
     schedule = chosen_schedule(rounds, wanted, restarts, device)
@@ -81,7 +81,7 @@ def attack(
         if found.done:
             console.print(f"{name}: {chosen.label} inverted it already", soft_wrap=True)
         else:
-            console.print(f"[b]Inverting[/b] {name} with {chosen.label}: {len(labels)} images on {device}")
+            say("Inverting", f"{name} with {chosen.label}: {len(labels)} images on {device}")
             with progress_bar() as bar:
                 invert(chosen.attack, found, victim, images, labels, seed, Shown(bar), shared)
         draw(found)

@@ -26,7 +26,7 @@ def convert(
     from fedinverse.models.published import convert as converted
     from fedinverse.original import OriginalName
     from fedinverse.storage import save_weights, to_weights
-    from report.console import console
+    from report.console import console, say
 
     if out.suffix != ".safetensors":
         raise ConfigError(f"--out {out}: name a .safetensors file")
@@ -42,7 +42,7 @@ def convert(
         named = OriginalName.parse(file.name)
         about |= {"model-round": named.round, "accuracy": named.accuracy}
     save_weights(out, weights, about)
-    console.print(f"[b]{model}[/b]: {len(weights)} arrays in {out}", soft_wrap=True)
+    say(model, f"{len(weights)} arrays in {out}")
     if found.left_out:
         console.print(f"  left out: {', '.join(found.left_out)}", soft_wrap=True, markup=False)
 

@@ -21,9 +21,9 @@ def compare(
 ) -> None:
     """Compare finished runs: leakage, utility and cost of each group, and paired differences from a baseline."""
     from pipeline.compare import compare_runs
-    from report.console import console
+    from report.console import say
 
     one_sweep = len(runs) == 1 and (runs[0] / SWEEP).exists()
     place = out or (runs[0] if one_sweep else runs[0].resolve().parent / "comparison")
     page = compare_runs(runs, place, by or (), baseline)
-    console.print(f"[b]Comparison[/b]  {page.resolve()}", soft_wrap=True)
+    say("Comparison", f"{page.resolve()}")

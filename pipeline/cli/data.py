@@ -45,7 +45,7 @@ def list_() -> None:
 def check(name: NameArgument, root: RootOption = "", shape: ShapeOption = "", seed: SeedOption = 0) -> None:
     """Tell whether a source is there and readable, and whether what was prepared of it is unaltered."""
     from pipeline.cli.pools import TRIED, outdated, prepared, request_of, tried
-    from report.console import console
+    from report.console import console, say
 
     request = request_of(name, shape, root, TRIED, seed)
     with console.status(f"reading {name}"):
@@ -53,8 +53,7 @@ def check(name: NameArgument, root: RootOption = "", shape: ShapeOption = "", se
         for pool in pools:
             pool.verify()
         stale = outdated(pools, request)
-    console.print(f"[b]{name}[/b] is there: ", end="")
-    console.print(f"{found.origin}; {found.licence}", soft_wrap=True, markup=False)
+    say(name, f"is there: {found.origin}; {found.licence}")
     console.print(
         f"  {len(found.images)} images of {len(found.class_names)} classes read ('prepare' reads all there are)"
     )
@@ -82,7 +81,7 @@ def prepare(
     from fedinverse.data import open_source
     from pipeline.cli.pictures import shape_text
     from pipeline.cli.pools import draw, request_of
-    from report.console import console
+    from report.console import console, say
 
     request = request_of(name, shape, root, limit, seed)
     with console.status(f"preparing {name}"):
@@ -90,6 +89,6 @@ def prepare(
         pool.verify()
         picture = draw(pool)
     size, count, classes = shape_text(request.shape), len(pool.labels), len(pool.class_names)
-    console.print(f"[b]{name}[/b] {size}: {count} images, {classes} classes")
+    say(name, f"{size}: {count} images, {classes} classes")
     for line in (pool.about["origin"], pool.about["licence"], pool.path, picture):
         console.print(f"  {line}", soft_wrap=True, markup=False)

@@ -78,6 +78,7 @@ def keys(
         f"{made.directory}: ca.pem goes to every node, server.pem and server.key to the SuperLink, each node-XX.key to "
         "its node alone; ca.key stays with you",
         soft_wrap=True,
+        markup=False,
     )
 
 

@@ -9,7 +9,7 @@ from rich.markup import escape
 from attacker.inversion import PRIOR_ONLY, Inversion
 from attacker.target import Target
 from pipeline.cli.pictures import save_sheet
-from report.console import percent
+from report.text import percent
 
 PICTURE = "reconstructions.png"
 HEADER = ["target", "images", "confidence", "prior alone", "Vendi", "failed", "seconds"]

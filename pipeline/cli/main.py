@@ -1,6 +1,7 @@
 """The command line: ``fedinverse run``, its stages, and the commands beside this file."""
 
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -17,8 +18,8 @@ from fedinverse import __version__
 from fedinverse.errors import FedInverseError
 from fedinverse.words import LONG, plain
 from pipeline.cli import attack, audit_app, checkpoints, compare, data, deploy, prior, runs, sweep
-from pipeline.cli.program import Program
-from pipeline.cli.run_options import ConfigArgument, OutOption, ProfileOption, ResumeOption, SetOption
+from pipeline.cli.program import Program, StoppedError
+from pipeline.cli.run_options import ConfigArgument, DryRunOption, OutOption, ProfileOption, ResumeOption, SetOption
 
 app = Program(name="fedinverse", add_completion=True)
 
@@ -65,11 +66,17 @@ def run(
     out: OutOption = None,
     resume: ResumeOption = False,
     profile: ProfileOption = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Simulate a federation with a malicious participant, invert what it captured, audit and report."""
     from pipeline.experiment import load_experiment
     from pipeline.stages.all_stages import run_all
 
+    if dry_run:
+        from pipeline.dry_run import show_plan
+
+        show_plan(load_experiment(config, set_ or [], out))
+        return
     run_all(load_experiment(config, set_ or [], out), resume=resume, profile=profile)
 
 
@@ -94,13 +101,20 @@ def audit(directory: RunArgument) -> None:
 
 
 @app.command()
-def report(directory: RunArgument) -> None:
-    """Write report.html from a run's audit."""
+def report(
+    directory: RunArgument,
+    pdf: Annotated[bool, typer.Option("--pdf", help="also print it, with an installed Chromium")] = False,
+) -> None:
+    """Write report.html from a run's audit; with --pdf also report.pdf."""
     from pipeline.stages.report import report as stage
-    from report.console import console
+    from report.console import say
+    from report.pdf import print_pdf
 
     with _held(directory) as opened:
-        console.print(f"[b]Report[/b]  {stage(opened)}")
+        page = stage(opened)
+    say("Report", str(page))
+    if pdf:
+        say("PDF", str(print_pdf(page)))
 
 
 @app.command()
@@ -176,13 +190,24 @@ def guarded(command: Callable[[], Any]) -> None:
             soft_wrap=True,
         )
         sys.exit(2)
-    except KeyboardInterrupt:
-        problems.print("stopped; continue with --resume")
+    except StoppedError as stopped:
+        problems.print(escape(str(stopped)), soft_wrap=True)
+        problems.print(f"go on with: {escape(_again())}", soft_wrap=True)
         sys.exit(130)
 
 
 def _stop(number: int, _: FrameType | None) -> None:
     raise SystemExit(128 + number)
+
+
+def _again() -> str:
+    """Return the command that goes on where this one stopped."""
+    program = Path(sys.argv[0]).name
+    words = ["python -m fedinverse" if program == "__main__.py" else program, *map(shlex.quote, sys.argv[1:])]
+    if program.endswith(".py") and program != "__main__.py":
+        words[0] = f"python {program}"
+    resumable = program.endswith("_sim.py") or {"run", "sweep", "local"} & set(sys.argv[1:3])
+    return " ".join([*words, *(["--resume"] if resumable and "--resume" not in sys.argv else [])])
 
 
 def main() -> None:

@@ -52,7 +52,7 @@ def train(
     from pipeline.cli.priors import describe
     from pipeline.cli.progress import Shown
     from pipeline.cli.weights import file_at, network_of
-    from report.console import console, progress_bar
+    from report.console import console, progress_bar, say
 
     chosen = chosen_attack(kind, config, label, set_ or [])
     where = chosen_device(device)
@@ -69,7 +69,7 @@ def train(
     with progress_bar() as bar:
         made = chosen.attack.prior(victim, images, seed, where, Shown(bar))
     entry = describe(made, chosen.attack, images, seed, where)
-    console.print(f"[b]Prior[/b] {entry.name} {entry.key}: trained in {made.seconds:.3f} s, now or before")
+    say("Prior", f"{entry.name} {entry.key}: trained in {made.seconds:.3f} s, now or before")
     console.print(f"  {entry.path}\n  {entry.picture}", soft_wrap=True, markup=False)
 
 
@@ -91,13 +91,13 @@ def add(
     from pipeline.cli.pictures import shape_of
     from pipeline.cli.priors import describe_external
     from pipeline.cli.weights import file_at
-    from report.console import console
+    from report.console import console, say
 
     network = Network(architecture, shape_of(shape), width)
     file = None if weights is None else file_at(weights)
     prior = external_prior(add_external(network, file), torch.device("cpu"))
     entry = describe_external(prior, network, str(file or architecture))
-    console.print(f"[b]Prior[/b] {entry.name} {entry.key}: use it with --set generator={entry.key}", soft_wrap=True)
+    say("Prior", f"{entry.name} {entry.key}: use it with --set generator={entry.key}")
     console.print(f"  {entry.path}\n  {entry.picture}", soft_wrap=True, markup=False)
 
 
@@ -122,8 +122,7 @@ def show(
 ) -> None:
     """Show what one prior was made from, and where its samples are pictured."""
     from pipeline.cli.priors import all_about
-    from report.console import console
+    from report.console import say
 
     for name, value in all_about(key).items():
-        console.print(f"[b]{name:<10}[/b] ", end="")
-        console.print(str(value), soft_wrap=True, markup=False)
+        say(f"{name:<10}", str(value))

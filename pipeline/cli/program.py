@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import click
 import typer
 from rich.markup import escape
 from typer.core import TyperCommand
@@ -23,6 +24,17 @@ class Command(TyperCommand):
             text = getattr(parameter, "help", None)
             if text:
                 parameter.help = escape(text)  # type: ignore[attr-defined]
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; an interruption leaves as ``StoppedError``, since typer would end without a word."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stopped:
+            raise StoppedError(str(stopped) or "stopped; what was finished is kept") from None
+
+
+class StoppedError(Exception):
+    """The operator pressed Ctrl-C; says what was kept."""
 
 
 class Program(typer.Typer):

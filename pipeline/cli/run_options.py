@@ -13,5 +13,8 @@ SetOption = Annotated[
 OutOption = Annotated[
     Path | None, typer.Option("--out", help="directory of run directories (default: the file's 'out')")
 ]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="check everything, say what it will take in time and disk, write nothing")
+]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="continue a run that was stopped or killed")]
 ProfileOption = Annotated[bool, typer.Option("--profile", help="also write profile.json: where the time went")]

@@ -40,12 +40,12 @@ def sweep(
     from pipeline.runs import stage_of
     from pipeline.sweep import load_plan, run_points
     from pipeline.sweep.runner import check_directory
-    from report.console import console, table
+    from report.console import console, say, table
 
     plan = load_plan(config, set_ or [], out)
     if dry_run:
         rows = [[point.experiment.name, str(point.experiment.seed), stage_of(point.path)] for point in plan.points]
-        console.print(f"[b]Sweep[/b] {plan.path}", soft_wrap=True)
+        say("Sweep", f"{plan.path}")
         table(f"{len(plan.points)} points", ["point", "seed", "state"], rows)
         return
     check_directory(plan, resume=resume)
@@ -54,7 +54,7 @@ def sweep(
     console.print(f"{len(outcomes) - len(failed)} of {len(outcomes)} points are finished")
     if any(outcome.point.experiment.attacks for outcome in outcomes if not outcome.reason):
         try:
-            console.print(f"[b]Comparison[/b]  {compare_runs([plan.path], plan.path)}", soft_wrap=True)
+            say("Comparison", f"{compare_runs([plan.path], plan.path)}")
         except ConfigError as error:  # the points are worth having all the same
             console.print(f"The points are not compared: {error}", soft_wrap=True, markup=False)
     if failed:

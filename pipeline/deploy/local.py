@@ -11,17 +11,19 @@ from pathlib import Path
 from fedinverse.errors import StageError
 from fedinverse.layout import receipts_of
 from fedinverse.lock import only_here
-from fedinverse.run import Run, prepare
+from fedinverse.run import Run
 from fedinverse.storage import load_weights, read_jsonl, write_json
 from pipeline.deploy.control import Control
 from pipeline.deploy.fleet import Fleet
 from pipeline.deploy.parties import WORLD, export_shards, node_configs, private_directory, server_run, spool_of
 from pipeline.deploy.processes import Processes
-from pipeline.experiment import Experiment, resolved
-from pipeline.stages.all_stages import check_fresh, directory_of, stages_in
+from pipeline.experiment import Experiment
+from pipeline.profile import Stages
+from pipeline.stages.all_stages import check_fresh, directory_of, ready, stages_in
 from pipeline.stages.federate import is_federated
 from pipeline.stages.invert import Meanwhile
-from report.console import console, percent
+from report.console import console, say
+from report.text import counted, percent
 from server.settings import Federation
 
 _START = 120.0  # seconds until the first round is recorded, beside the rounds' own time
@@ -44,13 +46,13 @@ def deploy_local(experiment: Experiment, *, resume: bool) -> Path:
     path = directory_of(experiment)
     with only_here(path):  # a second fleet beside one that still federates would record its rounds twice
         check_fresh(path, resume=resume)
-        run = prepare(path, resolved(experiment))
-        with Meanwhile(run) if experiment.attacks and not is_federated(run, WORLD) else nullcontext():
+        run = ready(experiment, path)
+        left = not is_federated(run, WORLD)
+        timed = Stages(path, profile=False).stage("federate") if left else nullcontext()
+        with timed, Meanwhile(run) if experiment.attacks and left else nullcontext():
             compared = federate_deployed(run)
         if compared:
-            console.print(
-                f"[b]Captures[/b]  {compared} messages to the malicious node, all equal to the server's ledger"
-            )
+            say("Captures", f"{counted(compared, 'message')} to the malicious node, all equal to the server's ledger")
         return stages_in(path, experiment)  # the federation it finds done
 
 
@@ -77,7 +79,7 @@ def federate_deployed(run: Run) -> int:
 def _federate(run: Run, nodes: list[dict[str, str | int]], processes: Processes) -> None:
     federation, directory = run.section("federation", Federation), private_directory(run)
     fleet = Fleet.on_loopback(directory, len(nodes))
-    console.print(f"[b]Deploying[/b] SuperLink on {fleet.fleet} and {len(nodes)} SuperNodes; logs in {directory}")
+    say("Deploying", f"SuperLink on {fleet.fleet} and {counted(len(nodes), 'SuperNode')}; logs in {directory}")
     fleet.start_superlink(processes)
     control = fleet.connect(register=range(len(nodes)))
     for number, node in enumerate(nodes):

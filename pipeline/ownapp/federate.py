@@ -24,7 +24,8 @@ from pipeline.log import event
 from pipeline.ownapp.client import hook_marker
 from pipeline.ownapp.plan import COMPLAINTS, DONE, FAILED, Plan
 from pipeline.ownapp.prepare import Prepared, names_of
-from report.console import console, percent
+from report.console import console
+from report.text import percent
 from server.utility import utility
 
 TITLES = {WITH_VICTIM: "Federating", WITHOUT_VICTIM: "Federating without the victim (control world)"}

@@ -1,19 +1,26 @@
 """A whole run, stage after stage. Each is skipped when its outputs are there, so a killed run is simply run again."""
 
+import shutil
 from contextlib import nullcontext
 from pathlib import Path
 
+from rich.markup import escape
+
 from auditor.verdict import read_verdict
 from fedinverse.disk import limited
-from fedinverse.errors import ConfigError
-from fedinverse.layout import is_run
+from fedinverse.errors import ConfigError, FedInverseError
+from fedinverse.layout import RunFiles, is_run
 from fedinverse.lock import only_here
 from fedinverse.run import Run, prepare
+from fedinverse.storage import read_json
 from fedinverse.thinning import keeping
 from pipeline.disk import check_disk
 from pipeline.experiment import Experiment, resolved, worlds_of
 from pipeline.log import event, logging_to
+from pipeline.preflight import check_before_work
 from pipeline.profile import Stages
+from pipeline.provenance import note_start
+from pipeline.runs import stage_of
 from pipeline.stages.audit import audit, show, summary_of
 from pipeline.stages.controls import controls
 from pipeline.stages.federate import federate, is_federated
@@ -22,7 +29,7 @@ from pipeline.stages.needed import InvertedRounds
 from pipeline.stages.report import report
 from pipeline.tracking import Trackers
 from pipeline.tracking.tracker import flat
-from report.console import console, show_threat_model
+from report.console import console, say, show_threat_model
 from report.partition_picture import write_partition
 
 
@@ -60,12 +67,12 @@ def check_fresh(path: Path, *, resume: bool) -> None:
 
 def stages_in(path: Path, experiment: Experiment, *, profile: bool = False) -> Path:
     """Run every stage in ``path``, which the caller holds; return the report."""
-    console.print(f"[dim]preparing data for {path}[/dim]")
+    console.print(f"preparing data for {path}", style="dim", markup=False, soft_wrap=True)
     stages = Stages(path, profile=profile)
     with stages.stage("prepare"):
-        check_disk(experiment, path)
-        run = prepare(path, resolved(experiment))
+        run = ready(experiment, path)
         write_partition(run)
+        note_start(run)
     needed = InvertedRounds(run) if experiment.storage.checkpoints == "needed" else None
     with logging_to(path, flat(run.table)), limited(path, experiment.storage.budget), keeping(run, needed):
         show_threat_model(run)
@@ -74,12 +81,44 @@ def stages_in(path: Path, experiment: Experiment, *, profile: bool = False) -> P
         try:
             page = _stages(run, experiment, stages, trackers)
             words = _words(run) | {"report": str(page)}
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"stopped ({stage_of(path)}); all that was finished is kept in {path}") from None
         finally:
             trackers.close(words)
         stages.write_profile(run)
         console.print(stages.summary())
-        console.print(f"[b]Report[/b]  {page}")
+        say("Report", str(page))
     return page
+
+
+def ready(experiment: Experiment, path: Path) -> Run:
+    """Prepare the run directory and try all that a later stage would refuse; what is refused leaves nothing behind.
+
+    A finished run is not tried again, unless its configuration changed.
+
+    Raises:
+        ConfigError: names the key and the fix.
+        DataError: a source is absent.
+    """
+    check_disk(experiment, path)
+    files, table = RunFiles(path), resolved(experiment)
+    there, fresh = is_run(path), not path.exists()
+    finished = there and files.report.exists() and read_json(files.config) == table
+    run = prepare(path, table)
+    if finished:
+        return run
+    try:
+        forecast = check_before_work(run, experiment)
+    except FedInverseError:
+        if fresh:
+            shutil.rmtree(path)
+        elif not there:
+            for file in (files.config, files.split, files.pools):
+                file.unlink()
+        raise
+    for note in forecast.notes:
+        console.print(f"[yellow]note[/yellow] {escape(note)}", soft_wrap=True)
+    return run
 
 
 def _stages(run: Run, experiment: Experiment, stages: Stages, trackers: Trackers) -> Path:
@@ -95,7 +134,6 @@ def _stages(run: Run, experiment: Experiment, stages: Stages, trackers: Trackers
             invert(run, targets, stages.processes)
         with stages.stage("audit"):
             scores = audit(run)
-            show(run, scores)
         for line in summary_of(run, scores):
             shares = {"recognised": line.recognised, "resembling": line.resembling, **line.controls}
             found = {f"{line.attack}/{name}": share for name, share in shares.items() if share is not None}
@@ -103,6 +141,8 @@ def _stages(run: Run, experiment: Experiment, stages: Stages, trackers: Trackers
             trackers.scalars(line.round, found)
     with stages.stage("report"):
         page = report(run)
+    if experiment.attacks:  # the page is written by now, whatever becomes of the terminal
+        show(run, scores)
     trackers.scalars(experiment.federation.rounds, {f"seconds/{name}": value for name, value in stages.times.items()})
     return page
 

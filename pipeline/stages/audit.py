@@ -40,7 +40,8 @@ from fedinverse.storage import (
     write_json,
 )
 from pipeline.stages.inversions import Finished, finished
-from report.console import console, percent, table
+from report.console import console, table
+from report.text import percent
 
 GRID_IMAGES = 8
 GRID_CLASSES = 200  # rows of a grid: a sheet of more is looked at by nobody

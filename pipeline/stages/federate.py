@@ -16,7 +16,8 @@ from fedinverse.storage import read_jsonl
 from pipeline.engines import Engine, run_federation
 from pipeline.log import event
 from report.client_reports import what_clients_said
-from report.console import console, percent, progress_bar
+from report.console import console, progress_bar
+from report.text import counted, percent
 from server.settings import Federation
 
 Told = Callable[[World, dict[str, Any]], None]
@@ -39,9 +40,9 @@ def federate(
     rounds = run.section("federation", Federation).rounds
     done = _done(run, world)
     if done >= rounds:
-        console.print(f"{title_of(world)}: {rounds} rounds are done")
+        console.print(f"{title_of(world)}: done before, {counted(rounds, 'round')}")
         return
-    start = f"resuming after round {done}" if done >= 0 else f"{rounds} rounds"
+    start = f"resuming after round {done}" if done >= 0 else counted(rounds, "round")
     console.print(f"[b]{title_of(world)}[/b] on engine '{engine.kind}': {start}")
     with progress_bar() as bar, _Watch(run, world, bar, rounds, done, told):
         run_federation(run, world, engine, profiles)

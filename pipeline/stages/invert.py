@@ -8,11 +8,12 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.progress import Progress
 
 from attacker.settings import Attacker
 from attacker.worker import Bench, Check, Plan, distinct
-from auditor.arms import TYPE_I
+from auditor.arms import ARMS, TYPE_I
 from auditor.settings import Audit
 from auditor.targets import Targets, weights_of
 from fedinverse.client_data import shard_of
@@ -26,6 +27,7 @@ from fedinverse.shard import save_shard
 from fedinverse.storage import read_metadata
 from pipeline.stages.inversions import Planned, write_index
 from report.console import console, progress_bar
+from report.text import counted
 
 
 def plan_of(run: Run, targets: Targets | None = None) -> Plan:
@@ -134,11 +136,13 @@ def invert(run: Run, targets: Targets, profiles: Path | None = None) -> None:
     count = min(len(waiting), settings.processes or ((os.cpu_count() or 1) if on_cpu else 1))
     sharing = "on this machine's CPU" if on_cpu else f"on {settings.device}"
     console.print(
-        f"[b]Inverting[/b] {len(waiting)} targets in {count} processes of the attacker's own, {sharing}", soft_wrap=True
+        f"[b]Inverting[/b] {counted(len(waiting), 'target')} in {counted(count, 'process', 'processes')} of the "
+        f"attacker's own, {sharing}",
+        soft_wrap=True,
     )
-    _watch(
-        [_worker(_plan_file(run), profiles, *_child(), "--share", str(number), str(count)) for number in range(count)]
-    )
+    arms = {str(weights_of(run, each)): ARMS[each.arm].name for each in targets.models}
+    workers = [_worker(_plan_file(run), profiles, *_child(), "--share", str(one), str(count)) for one in range(count)]
+    _watch(workers, arms)
     left = [job for job in waiting if not job.where.done]
     if left:
         raise StageError(f"the workers left {len(left)} inversions undone; start again with --resume")
@@ -164,8 +168,11 @@ def _plan_file(run: Run) -> Path:
     return run.files.attacker.plan.resolve()
 
 
-def _watch(commands: list[list[str]]) -> None:
-    """Run ``commands`` side by side, showing their JSON-lines progress; the first complaint becomes our error."""
+def _watch(commands: list[list[str]], arms: dict[str, str]) -> None:
+    """Run ``commands`` side by side, showing their JSON-lines progress; the first complaint becomes our error.
+
+    ``arms`` says of every weights file whose model it is: three arms may invert models of one round.
+    """
     with progress_bar() as bar:
         workers = [
             subprocess.Popen(
@@ -173,7 +180,7 @@ def _watch(commands: list[list[str]]) -> None:
             )
             for command in commands
         ]
-        readers = [threading.Thread(target=_show, args=(worker, bar), daemon=True) for worker in workers]
+        readers = [threading.Thread(target=_show, args=(worker, bar, arms), daemon=True) for worker in workers]
         try:
             for reader in readers:
                 reader.start()
@@ -190,12 +197,13 @@ def _watch(commands: list[list[str]]) -> None:
             raise StageError(f"the attacker's worker ended with {code}: {reason}")
 
 
-def _show(worker: "subprocess.Popen[str]", bar: Progress) -> None:
+def _show(worker: "subprocess.Popen[str]", bar: Progress, arms: dict[str, str]) -> None:
     task = bar.add_task("starting a worker", total=None)
     assert worker.stdout is not None
     for line in worker.stdout:
         told = json.loads(line)
-        bar.update(task, completed=told["done"], total=told["total"], description=f"{told['job']}: {told['what']}")
+        what = ", ".join(filter(None, (told["job"], arms.get(told["weights"])))) + f": {told['what']}"
+        bar.update(task, completed=told["done"], total=told["total"], description=escape(what))
         if told["done"] == told["total"]:
-            bar.console.print(f"  {told['job']}: {told['what']}, {told['total']} steps")
+            bar.console.print(f"  {what}, {counted(told['total'], 'step')}", markup=False, soft_wrap=True)
     bar.remove_task(task)

@@ -17,6 +17,7 @@ from fedinverse.run import Run
 from fedinverse.split import holdings
 from fedinverse.storage import atomic_write, check_regular
 from pipeline.profile import stored_times
+from pipeline.provenance import provenance
 from pipeline.stages.audit import known_by_round
 from pipeline.stages.gallery import galleries
 from pipeline.stages.inversions import finished
@@ -25,9 +26,20 @@ from report.run import Figures, Leakage, render
 from report.run.curve import chart
 from report.run.findings import facts, figures, finding, omitted
 from report.run.partition import partition
-from report.run.tables import Table, classes, controls, leakage, meanings, share, utility, whole_set
+from report.run.plain import next_steps, qualification, sentence
+from report.run.tables import classes, controls, leakage, meanings, utility, whole_set
+from report.table import Table
+from report.text import share
 from report.threat import threat_model
 
+OF_COST = {
+    "arm": "the captured model, or the control whose model this is",
+    "prior": "seconds the attacker waited for its prior: trained once, then read from the cache",
+    "inversion": "seconds of the optimisation itself",
+    "target queries": "images sent through the model",
+    "steps": "optimisation steps",
+    "failed images": "those that met NaN: black, and never counted as a success",
+}
 SHEET_BYTES = 200_000  # a sheet of samples larger than this stays in the run directory
 SHEETS = {
     "A": "The reconstructions the attacker would keep, beside the victim's training image nearest to each",
@@ -67,7 +79,8 @@ def _common(run: Run, marks: Sequence[str] = ()) -> dict[str, Any]:
     victim = run.population.victim if run.population.victim_classes else None
     times = run.files.times
     return {
-        "title": str(run.table["name"]),
+        "name": str(run.table["name"]),
+        "provenance": provenance(run),
         "marks": list(marks or marks_of_run(run)),
         "utility": utility(run.recorded_rounds("with_victim")),
         "partition": partition(counts, victim, run.class_names),
@@ -81,11 +94,19 @@ def _common(run: Run, marks: Sequence[str] = ()) -> dict[str, Any]:
 
 def _unattacked(run: Run) -> Figures:
     last = run.recorded_rounds("with_victim")[-1]
-    headline = (
-        f"No attack was run. After round {last['round']} the model reads {share(last['accuracy'])} of the reserve."
-    )
+    plain = f". After round {last['round']} the model reads {share(last['accuracy'])} of the reserve images."
     return Figures(
-        outcome="", headline=headline, finding="", notes=[], settle=[], facts=[], leakage=None, **_common(run)
+        outcome="",
+        title="No attack was run",
+        plain=plain,
+        qualification="",
+        advice=[],
+        headline="",
+        finding="",
+        notes=[],
+        facts=[],
+        leakage=None,
+        **_common(run),
     )
 
 
@@ -116,12 +137,16 @@ def _attacked(run: Run, scores: pd.DataFrame) -> Figures:
         omitted=omitted(verdict),
         cost=_cost(run),
     )
+    title, plain = sentence(verdict)
     return Figures(
         outcome=verdict.outcome,
+        title=title,
+        plain=plain,
+        qualification=qualification(verdict),
+        advice=next_steps(verdict),
         headline=verdict.sentence,
         finding=finding(verdict.main, victims, primary.metric),
         notes=[_as_sentence(reason) for reason in verdict.reasons],
-        settle=[_as_sentence(way) for way in verdict.settle],
         facts=facts(verdict),
         leakage=found,
         **_common(run, verdict.marks),
@@ -166,7 +191,7 @@ def _cost(run: Run) -> Table:
             str(about["failed"]),
         ])  # fmt: skip
     header = ["target", "arm", "prior", "inversion", "target queries", "steps", "failed images"]
-    return Table("Every model that was inverted, controls among them", header, rows)
+    return Table("Every model that was inverted, controls among them", header, rows, OF_COST)
 
 
 def _without_none(value: Any) -> Any:

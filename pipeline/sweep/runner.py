@@ -28,7 +28,8 @@ from pipeline.experiment import resolved
 from pipeline.runs import stage_of
 from pipeline.sweep.plan import Plan, Point
 from pipeline.sweep.shared import adopt_inversions
-from report.console import console, progress_bar
+from report.console import progress_bar, say
+from report.text import counted
 
 VERSION = 1
 PAUSE = 0.5  # seconds between two looks at the processes
@@ -80,10 +81,7 @@ def run_points(plan: Plan, jobs: int) -> list[Outcome]:
     """Run what is not finished, ``jobs`` points side by side; a failed one does not keep the others from running."""
     waiting = [point for point in plan.points if not is_finished(point)]
     outcomes = {id(point): Outcome(point) for point in plan.points}
-    console.print(
-        f"[b]Sweep[/b] {plan.path}: {len(plan.points)} points, {len(waiting)} to run, {jobs} side by side",
-        soft_wrap=True,
-    )
+    say("Sweep", f"{plan.path}: {counted(len(plan.points), 'point')}, {len(waiting)} to run, {jobs} side by side")
     running: dict[TaskID, _Running] = {}
     _write_index(plan, outcomes.values())
     with Processes() as processes, progress_bar() as bar:

@@ -3,6 +3,6 @@
 from report.comparison.compare import Comparison, compare
 from report.comparison.page import Page, markdown, render
 from report.comparison.records import Record
-from report.comparison.tables import Table
+from report.table import Table
 
 __all__ = ["Comparison", "Page", "Record", "Table", "compare", "markdown", "render"]

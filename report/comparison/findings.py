@@ -7,7 +7,7 @@ from auditor.statistics import LEVEL
 from auditor.verdict import Missing
 from report.comparison.differences import Difference
 from report.comparison.figures import GroupFigures
-from report.comparison.text import interval, percent, points, probability
+from report.text import interval, percent, points, probability
 
 
 def findings_of(
@@ -23,8 +23,13 @@ def _alone(figures: GroupFigures) -> str:
     if isinstance(main.leakage, Missing):
         shown = main.arms["A"]
         score = "–" if isinstance(shown, Missing) else interval(shown)
-        return f"{figures.group.label}: attack accuracy {score} {accuracy}; leakage omitted: {main.leakage.omitted}."
-    return f"{figures.group.label}: leakage {interval(main.leakage)} {accuracy}."
+        return f"{_group(figures)}: attack accuracy {score} {accuracy}; leakage omitted: {main.leakage.omitted}."
+    return f"{_group(figures)}: leakage {interval(main.leakage)} {accuracy}."
+
+
+def _group(figures: GroupFigures) -> str:
+    """Return the group's name in quotes: one may be called "none"."""
+    return f"Group “{figures.group.label}”"
 
 
 def _against(figures: GroupFigures, differences: Sequence[Difference], baseline: GroupFigures) -> str:
@@ -32,11 +37,11 @@ def _against(figures: GroupFigures, differences: Sequence[Difference], baseline:
     told = mine["leakage"] if not isinstance(mine["leakage"].found, Omitted) else mine["attack-accuracy"]
     what = told.quantity.replace("-", " ")
     if isinstance(told.found, Omitted):
-        return f"{_alone(figures)[:-1]}; no difference from {baseline.group.label}: {told.found.reason}."
+        return f"{_alone(figures)[:-1]}; no difference from “{baseline.group.label}”: {told.found.reason}."
     certain = told.p_holm is not None and told.p_holm < 1 - LEVEL
     state = "no difference shown" if not certain else "lower" if told.found.value < 0 else "higher"
     utility = "at matched accuracy" if told.matched else "not at matched accuracy"
     return (
-        f"{_alone(figures)[:-1]}; {what} against {baseline.group.label}: {state}, {points(told.found)} points "
+        f"{_alone(figures)[:-1]}; {what} against “{baseline.group.label}”: {state}, {points(told.found)} points "
         f"(Holm p {probability(told.p_holm)}), {utility} ({100 * told.accuracy:+.1f} points)."
     )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from report.comparison.tables import Table
+from report.table import Table
 from report.template import templates_in
 
 
@@ -44,7 +44,7 @@ def markdown(page: Page) -> str:
     """Return findings and tables as Markdown, to be included in a document as they are."""
     parts = ["\n".join(f"- {finding}" for finding in page.findings)]
     for table in page.tables:
-        parts += [f"**{_cell(table.title)}**", _markdown(table.header, table.rows)]
+        parts += [f"**{_cell(table.caption)}**", _markdown(table.header, table.rows)]
         if table.notes:
             parts.append("\n".join(f"- {note}" for note in table.notes))
     if page.marks:

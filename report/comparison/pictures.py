@@ -61,6 +61,8 @@ def curves_svg(figures: Sequence[GroupFigures]) -> str:
         An ``<svg>`` element.
     """
     leakage = _all_have_leakage(figures)
+    if len({at for each in figures for at, _ in _curve(each, leakage=leakage)}) == 1:
+        return _bars_svg(figures, leakage=leakage)
     attacked: set[int] = set()
     with _axes(4.0) as (axes, written):
         for number, each in enumerate(figures):
@@ -91,6 +93,25 @@ def curves_svg(figures: Sequence[GroupFigures]) -> str:
             axes.set_xticks(sorted(attacked))
         axes.margins(x=0.1)
         _finish(axes)
+    return written[0]
+
+
+def _bars_svg(figures: Sequence[GroupFigures], *, leakage: bool) -> str:
+    """Draw the one round that was attacked: a bar per group with its interval."""
+    with _axes(0.6 + 0.45 * len(figures)) as (axes, written):
+        for number, each in enumerate(figures):
+            for at, found in _curve(each, leakage=leakage):
+                axes.barh(-number, found.value, 0.62, color=_look(number)[0])
+                whisker = [[found.value - found.low], [found.high - found.value]]
+                axes.errorbar(found.value, -number, xerr=whisker, color="#222222", capsize=3, lw=1.2)
+                axes.set(xlabel=f"{_name(leakage)}, round {at}")
+        axes.axvline(0, color="#999999", lw=0.8)
+        axes.set_yticks(
+            [-number for number in range(len(figures))],
+            [f"{number}  {each.group.label}" for number, each in enumerate(figures, 1)],
+        )
+        axes.xaxis.set_major_formatter(_percent())
+        axes.spines[["top", "right"]].set_visible(False)
     return written[0]
 
 

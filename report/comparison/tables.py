@@ -1,7 +1,7 @@
 """A comparison as tables of text: the page, the terminal and the Markdown file show the same ones."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from auditor.arms import CONTROLS
@@ -10,26 +10,10 @@ from auditor.omitted import Omitted
 from auditor.statistics import Estimate
 from auditor.verdict import Interval, Missing
 from report.comparison.differences import Difference
-from report.comparison.figures import GroupFigures, score_of, time_to_leak
+from report.comparison.figures import GroupFigures, Spread, score_of, time_to_leak
 from report.comparison.groups import overlap_marks
-from report.comparison.text import NONE, interval, percent, points, probability, spread
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of text.
-
-    Attributes:
-        title: what it shows.
-        header: names of the columns.
-        rows: one list per row, as long as the header.
-        notes: what to know of it, and why a figure is missing.
-    """
-
-    title: str
-    header: list[str]
-    rows: list[list[str]]
-    notes: list[str]
+from report.table import Table
+from report.text import NONE, interval, percent, points, probability
 
 
 def tables_of(figures: Sequence[GroupFigures], differences: Sequence[Difference], baseline: str) -> list[Table]:
@@ -62,7 +46,7 @@ def _overview(figures: Sequence[GroupFigures]) -> Table:
     notes += [f"intervals: {mark}" for mark in marks]
     primary = {(p.attack, p.round) for p in (each.verdict.primary for each in figures)}
     spoken = " and ".join(f"{attack}, round {number}" for attack, number in sorted(primary))
-    return Table(f"Utility and leakage ({spoken})", header, rows, notes)
+    return Table(f"Utility and leakage ({spoken})", header, rows, notes=notes)
 
 
 def _differences(differences: Sequence[Difference], baseline: str) -> Table:
@@ -84,7 +68,7 @@ def _differences(differences: Sequence[Difference], baseline: str) -> Table:
         f"Paired differences from “{baseline}”, in percentage points",
         header,
         rows,
-        _reasons({f"{each.group}, {each.quantity}": each.found for each in differences}, "difference"),
+        notes=_reasons({f"{each.group}, {each.quantity}": each.found for each in differences}, "difference"),
     )
 
 
@@ -98,7 +82,7 @@ def _controls(figures: Sequence[GroupFigures]) -> Table:
         for number, each in enumerate(figures, 1)
     ]
     header = ["", "attack (A)", *(f"{CONTROLS[arm]} ({arm})" for arm in arms), "real images (CEIL)"]
-    return Table("The attack beside its controls [95 %]", header, rows, [])
+    return Table("The attack beside its controls [95 %]", header, rows)
 
 
 def _likeness(figures: Sequence[GroupFigures]) -> Table:
@@ -115,7 +99,7 @@ def _likeness(figures: Sequence[GroupFigures]) -> Table:
     ]
     header = ["", *(metric.replace("-", " ") for metric in shown)]
     notes = [f"{metric.replace('-', ' ')}: {METRICS[metric].meaning}" for metric in shown]
-    return Table("What the attack's images are like, mean over seeds (smallest to largest)", header, rows, notes)
+    return Table("What the attack's images are like, mean over seeds (smallest to largest)", header, rows, notes=notes)
 
 
 def _costs(figures: Sequence[GroupFigures]) -> Table:
@@ -136,7 +120,7 @@ def _costs(figures: Sequence[GroupFigures]) -> Table:
         "dash: no such noise is accounted",
     ]
     header = ["", "accuracy", "victim's classes", "seconds per round", "epsilon", "central epsilon"]
-    return Table("Cost of each group, mean over seeds (smallest to largest)", header, rows, notes)
+    return Table("Cost of each group, mean over seeds (smallest to largest)", header, rows, notes=notes)
 
 
 def _numbered(number: int, figures: GroupFigures) -> str:
@@ -162,3 +146,11 @@ def _value(found: Interval | Missing) -> float | None:
 
 def _round(found: int | Omitted) -> str:
     return NONE if isinstance(found, Omitted) else f"round {found}"
+
+
+def spread(found: Spread | Omitted, scale: float = 1.0, unit: str = "") -> str:
+    """Return a figure of runs: mean (smallest to largest)."""
+    if isinstance(found, Omitted):
+        return NONE
+    value, low, high = (scale * each for each in (found.value, found.low, found.high))
+    return f"{value:.1f}{unit}" + (f" ({low:.1f} to {high:.1f})" if low < high else "")

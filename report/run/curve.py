@@ -85,6 +85,11 @@ class Chart:
     unlearned: tuple[int, ...]
     series: tuple[Series, ...]
 
+    @property
+    def attacked(self) -> list[int]:
+        """The rounds at which the attack was run, ascending: those a reader may choose from."""
+        return [point.round for line in self.series if line.arm == "A" for point in line.points]
+
     def figures(self) -> dict[str, Any]:
         """Return what the page's script shows on hover: arm -> round -> [value, low, high]."""
         return {

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from auditor.arms import CONTROLS
 from auditor.verdict import GateReport, Interval, LeakCost, Missing, Point, Verdict
-from report.run.tables import SAID, interval, share
+from report.run.tables import SAID
+from report.text import interval, share
 
 
 def finding(point: Point, names: Sequence[str], metric: str) -> str:
@@ -42,7 +43,10 @@ def facts(verdict: Verdict) -> list[tuple[str, str, str]]:
     if isinstance(when, Missing):
         handful.append(("–", "time to leak", when.omitted))
     else:
-        handful.append((f"round {when}", "time to leak", ""))
+        known = {(each.attack, each.round): each.gate for each in verdict.points}[point.attack, when]
+        early = isinstance(known, GateReport) and not known.learned
+        remark = "before the model itself knows the classes" if early else ""
+        handful.append((f"round {when}", "from then on it leaks", remark))
     cost = verdict.cost_per_leaked_class
     if isinstance(cost, LeakCost):
         handful.append((f"{cost.seconds:.3g} s", "cost per leaked class", f"{cost.target_queries:,.0f} queries"))

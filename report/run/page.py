@@ -5,15 +5,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from auditor.decision import TITLES, Outcome
+from auditor.decision import Outcome
 from report.run.curve import Canvas, Chart
 from report.run.gallery import Gallery, data_uri
+from report.run.nearest import KINDS
 from report.run.partition import Partition
-from report.run.tables import Table
+from report.table import Table
 from report.template import templates_in
 
 WIDE, NARROW = (1032, 350), (358, 260)  # drawings of a chart for a desk and for a phone, in CSS pixels
-NOT_ATTACKED = "Not attacked"
+PICTURED = 5  # classes under the verdict: what a phone shows side by side
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,17 @@ class Figures:
     """What the page shows.
 
     Attributes:
-        title: name of the run.
+        name: of the run.
         outcome: the verdict's; empty: the run was not attacked.
-        headline: one sentence, the finding.
+        title: of the outcome, the first words of the page.
+        plain: the rest of that sentence, in words that need no explanation.
+        qualification: what must be read with it; empty: nothing.
+        advice: what to do next, the most important first.
+        provenance: (what, value) pairs: date, versions, data, hash.
+        headline: the verdict's own sentence; empty: none.
         finding: the same in figures, with the controls; empty: none.
         marks: what must stand beside the verdict in any case (overlap allowed, say).
         notes: the verdict's reasons.
-        settle: what would settle it; empty: it is settled.
         facts: (figure, what it is, its interval or a remark): a handful.
         leakage: of an attacked run.
         utility: accuracy per round.
@@ -70,13 +75,17 @@ class Figures:
         config: the resolved configuration as text.
     """
 
-    title: str
+    name: str
     outcome: Outcome | Literal[""]
+    title: str
+    plain: str
+    qualification: str
+    advice: list[str]
+    provenance: list[tuple[str, str]]
     headline: str
     finding: str
     marks: list[str]
     notes: list[str]
-    settle: list[str]
     facts: list[tuple[str, str, str]]
     leakage: Leakage | None
     utility: Table
@@ -96,13 +105,24 @@ def render(figures: Figures) -> str:
     charts = figures.leakage.charts if figures.leakage else []
     return environment.get_template("report.html").render(
         f=figures,
-        outcome=TITLES[figures.outcome] if figures.outcome else NOT_ATTACKED,
+        pictured=_pictured(figures.leakage) if figures.leakage else [],
         canvases=[("wide", WIDE), ("narrow", NARROW)],
         canvas=Canvas,
         style=(here / "report.css").read_text(),
         script=(here / "report.js").read_text(),
         data=_inline_json([chart.figures() for chart in charts]),
     )
+
+
+def _pictured(leakage: Leakage) -> list[tuple[str, list[tuple[str, str, str]]]]:
+    """Return the rows of pictures under the verdict: (caption, (class, alternative text, data URI) of some classes)."""
+    cells = [cell for cell in leakage.galleries[0].victims if len(cell.pictures) == len(KINDS)][:PICTURED]
+    rows = [("made from the model", 0), ("the victim's, nearest", 1), ("public, nearest", 3)]
+    return [
+        (caption, [(cell.name, alternative, uri) for cell in cells for _, alternative, uri, _ in [cell.pictures[kind]]])
+        for caption, kind in rows
+        if cells
+    ]
 
 
 def _inline_json(value: object) -> str:

@@ -9,11 +9,11 @@ for (const chart of document.querySelectorAll(".chart")) {
   const arms = figures[chart.dataset.chart];
   const slider = chart.querySelector("input[type=range]");
   const round = chart.querySelector("output");
-  const first = Number(slider.min);
-  const last = Number(slider.max);
+  const rounds = slider.dataset.rounds.split(" ").map(Number); // those attacked: the others have no figures
 
   const show = (number) => {
-    slider.value = number;
+    slider.value = rounds.indexOf(number);
+    slider.setAttribute("aria-valuetext", `round ${number}`);
     round.textContent = number;
     for (const cell of chart.querySelectorAll("[data-figure]")) {
       const found = arms[cell.dataset.figure][number];
@@ -29,6 +29,8 @@ for (const chart of document.querySelectorAll(".chart")) {
     for (const plot of chart.querySelectorAll(".plot")) {
       const left = Number(plot.dataset.left);
       const right = Number(plot.dataset.right);
+      const first = Number(plot.dataset.first);
+      const last = Number(plot.dataset.last);
       const x = left + ((right - left) * (number - first)) / Math.max(1, last - first);
       const guide = plot.querySelector(".guide");
       guide.setAttribute("x1", x);
@@ -42,12 +44,14 @@ for (const chart of document.querySelectorAll(".chart")) {
     const left = Number(plot.dataset.left);
     const right = Number(plot.dataset.right);
     const x = ((event.clientX - box.left) / box.width) * plot.viewBox.baseVal.width;
-    const number = Math.round(first + ((x - left) / (right - left)) * (last - first));
-    show(Math.min(last, Math.max(first, number)));
+    const first = Number(plot.dataset.first);
+    const pointed = first + ((x - left) / (right - left)) * (Number(plot.dataset.last) - first);
+    const off = (number) => Math.abs(number - pointed);
+    show(rounds.reduce((best, number) => (off(number) < off(best) ? number : best)));
   };
 
-  slider.hidden = false;
-  slider.addEventListener("input", () => show(Number(slider.value)));
+  slider.hidden = rounds.length < 2;
+  slider.addEventListener("input", () => show(rounds[Number(slider.value)]));
   for (const plot of chart.querySelectorAll(".plot")) {
     plot.addEventListener("pointermove", point);
     plot.addEventListener("pointerdown", point);
@@ -87,7 +91,7 @@ dialog.addEventListener("close", () => buttons[current].focus());
 
 let folded = [];
 addEventListener("beforeprint", () => {
-  folded = [...document.querySelectorAll("details:not([open], .more)")];
+  folded = [...document.querySelectorAll("details:not([open], .more, .aside)")];
   for (const fold of folded) fold.open = true;
 });
 addEventListener("afterprint", () => {

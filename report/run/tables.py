@@ -1,17 +1,17 @@
 """The tables of the page, out of the verdict and the score table. Shares are written in percent with their interval."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from auditor.arms import ONCE
 from auditor.metrics.names import ACCURACY, METRICS, RESEMBLANCE, WHOLE_SET
-from auditor.verdict import GateReport, Interval, Missing, Point
+from auditor.verdict import GateReport, Missing, Point
 from report.run.curve import LINES
+from report.table import Table
+from report.text import interval, share
 
-FOLD = 24  # rows beyond which a table is folded away
 SAID = {ACCURACY: "recognised by the evaluator", RESEMBLANCE: "resembling a training image"}
 """What a share of reconstructions is called in a sentence; other metrics go by their own name."""
 MEANING = {
@@ -32,36 +32,21 @@ MEANING = {
 }
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table.
-
-    Attributes:
-        caption: what it shows.
-        header: one text per column, the first names the rows.
-        rows: cells as text.
-    """
-
-    caption: str
-    header: list[str]
-    rows: list[list[str]]
-
-    @property
-    def folded(self) -> bool:
-        """Whether it is too long to stand open on the page."""
-        return len(self.rows) > FOLD
-
-
-def share(value: float | None) -> str:
-    """Return a share as text."""
-    return "–" if value is None else f"{100 * value:.0f}\N{NO-BREAK SPACE}%"
-
-
-def interval(figure: Interval | Missing) -> str:
-    """Return a figure of the verdict with its 95 % interval, a dash where it was omitted."""
-    if isinstance(figure, Missing):
-        return "–"
-    return f"{share(figure.value)} [{100 * figure.low:.0f}, {100 * figure.high:.0f}]"
+OF_ROUNDS = {
+    "model knows": "accuracy of the model on reserve images of the victim's classes; “not yet”: below the gate, so "
+    "that a low figure is no evidence of safety",
+    "attack": "share of the reconstructions that the evaluator takes for the victim's class",
+    "no victim": "the same for the federation without the victim: false positives",
+    "leakage": "attack less no victim: what only the victim's images explain",
+    "corrected": "leakage as a part of what the false positives leave to win",
+    "normalised": "0 %: the best control; 100 %: real images",
+    "p (Holm)": "probability of such a leakage by chance, corrected for the number of rounds",
+    "detectable": "smallest leakage that would have been found with 80 % probability",
+}
+OF_CLASSES = {
+    "held by": "whose class it is: the victim's alone, or others' too",
+    "model's accuracy": "of the attacked model on reserve images of the class",
+}
 
 
 def controls(point: Point) -> list[tuple[str, str, str, str]]:
@@ -106,7 +91,7 @@ def leakage(points: Sequence[Point]) -> Table:
         "detectable",
         "outcome",
     ]
-    return Table("Every attack and round, mean over the victim's classes with 95 % interval", header, rows)
+    return Table("Every attack and round, mean over the victim's classes with 95 % interval", header, rows, OF_ROUNDS)
 
 
 def classes(
@@ -137,7 +122,7 @@ def classes(
         for label, line in zip(ranked.index.tolist(), ranked.to_dict("records"), strict=True)
     ]
     header = ["class", "held by", "model's accuracy", *(metric.replace("-", " ") for metric in had)]
-    return Table(f"By class: attack “{attack}” at round {number}", header, rows)
+    return Table(f"By class: attack “{attack}” at round {number}", header, rows, {**OF_CLASSES, **_said(had)})
 
 
 def whole_set(scores: pd.DataFrame, point: tuple[str, int]) -> Table | None:
@@ -158,7 +143,13 @@ def whole_set(scores: pd.DataFrame, point: tuple[str, int]) -> Table | None:
         f"The reconstructions as a set: attack “{attack}”, round {number}",
         ["", *(metric.replace("-", " ") for metric in had)],
         rows,
+        _said(had),
     )
+
+
+def _said(metrics: Sequence[str]) -> dict[str, str]:
+    """Return what every metric says, by the name of its column."""
+    return {metric.replace("-", " "): METRICS[metric].meaning for metric in metrics}
 
 
 def meanings(scores: pd.DataFrame) -> list[tuple[str, str]]:
@@ -183,4 +174,5 @@ def utility(rounds: Sequence[Mapping[str, Any]]) -> Table:
         "Accuracy of the global model on reserve images, which are in no training set",
         ["", "all classes", "the victim's classes", "loss"],
         rows,
+        {"loss": "mean cross-entropy per image; ln K for a model that guesses among K classes"},
     )

@@ -1,0 +1,220 @@
+"""What can be known to fail is found before any work: every check of a run that needs its data, networks or machine.
+
+``load_experiment`` has checked names and values by then. The run directory is prepared, so the images and who holds
+them are known: each network takes real images, each defence a step of training, and each attack begins against the
+untrained model.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+
+from attacker.attacks.registry import make_attack
+from attacker.target import PublicSet, Target
+from attacker.worker import labels_of
+from auditor.evaluators.independence import check_independent
+from clients.cohorts import assign
+from clients.defences import make_defence
+from clients.training import train
+from fedinverse.client_data import shard_of
+from fedinverse.data.source import unit
+from fedinverse.errors import ConfigError, FedInverseError
+from fedinverse.layout import WORLDS
+from fedinverse.models import Classifier, build, for_inference
+from fedinverse.private import part_of
+from fedinverse.run import Run
+from fedinverse.seeds import generator
+from fedinverse.shard import Shard
+from fedinverse.split import holdings
+from pipeline.experiment import Experiment
+from pipeline.rehearsal import rehearse
+
+CLASSES = 4  # an attack is rehearsed on this many of its classes
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What the checks measured on the way.
+
+    Attributes:
+        notes: what will be as configured, and is perhaps not as meant.
+        seconds: what -> about how long, on this machine, alone; what was not measured is left out.
+    """
+
+    notes: list[str]
+    seconds: dict[str, float]
+
+
+def check_before_work(run: Run, experiment: Experiment, steps: int = 1) -> Forecast:
+    """Try everything that a later stage would refuse.
+
+    Args:
+        run: prepared for ``experiment``; nothing is written into it.
+        experiment: checked by ``load_experiment``.
+        steps: that each attack takes; from 2 on, their time is measured.
+
+    Raises:
+        ConfigError: names the key and the fix.
+    """
+    for device, key in _devices(experiment):
+        _check_device(device, key)
+    network = run.initial_network()
+    _check_images(network, run, "model.name")
+    notes, epoch = _check_training(run, experiment)
+    seconds = {"federation": epoch * _epochs(experiment)} if experiment.engine.kind != "flower" else {}
+    if experiment.attacks:
+        _check_evaluator(run, experiment)
+        seconds |= _check_attacks(run, experiment, network, steps)
+    return Forecast(notes, seconds)
+
+
+def _devices(experiment: Experiment) -> Iterator[tuple[str, str]]:
+    if experiment.attacks:
+        yield experiment.attacker.device, "attacker.device"
+        yield str(getattr(experiment.audit, "device", "cpu")), "audit.device"
+    if experiment.engine.client_gpus and not experiment.engine.address:
+        yield "cuda", "engine.client_gpus"
+
+
+def _check_device(name: str, key: str) -> None:
+    try:
+        torch.empty(1, device=name).add(1)
+    except (RuntimeError, AssertionError) as error:  # a torch built without CUDA asserts
+        reason = (str(error).splitlines() or ["unknown"])[0]
+        raise ConfigError(f"'{key}' asks for '{name}', which this machine has not ({reason}); use cpu") from error
+
+
+@torch.inference_mode()
+def _check_images(network: Classifier, run: Run, key: str) -> None:
+    """Refuse a network that cannot classify the private images."""
+    images = unit(part_of(run, "reserve").images[:2])
+    try:
+        logits = network.eval()(images)
+    except (RuntimeError, ValueError, IndexError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"'{key}': the network cannot take images {tuple(images.shape[1:])} ({reason})") from error
+    if logits.shape != (len(images), len(run.class_names)):
+        raise ConfigError(
+            f"'{key}': the network gives {tuple(logits.shape)} for {len(images)} images of {len(run.class_names)} "
+            "classes; its last layer must have one output per class"
+        )
+
+
+def _check_training(run: Run, experiment: Experiment) -> tuple[list[str], float]:
+    """Try a step of every defence; return notes, and the seconds that the clients' local epochs take in all."""
+    population, training = run.population, experiment.training
+    held = holdings(run.split, population.clients, len(run.class_names)).sum(1)
+    assigned = assign(experiment.cohorts, population.clients, experiment.seed, population.attackers)
+    defences: dict[str, int] = {}
+    for client in np.argsort(-held, kind="stable").tolist():  # of every defence, the client with most images
+        if held[client]:
+            defences.setdefault(repr(assigned[client]), client)
+    per_image = 0.0
+    for client in defences.values():
+        shard = shard_of(run, client, "with_victim")
+        batch = Shard(shard.images[: training.batch_size], shard.labels[: training.batch_size])
+        try:
+            seconds = _step(run, experiment, batch, assigned[client])
+        except (RuntimeError, ValueError) as error:
+            raise ConfigError(
+                f"client {client} cannot train with training.batch_size = {training.batch_size} and defence "
+                f"'{assigned[client][0]}': {str(error).splitlines()[0]}"
+            ) from error
+        per_image = max(per_image, seconds / len(batch))
+    idle = [client for client, images in enumerate(held.tolist()) if not images]
+    notes = [f"clients {_listed(idle)} hold no image and will fail in every round"] if idle else []
+    return notes, per_image * float(held.sum())
+
+
+def _listed(clients: list[int]) -> str:
+    return ", ".join(map(str, clients[:8])) + (" …" if len(clients) > 8 else "")
+
+
+def _step(run: Run, experiment: Experiment, shard: Shard, defence: tuple[str, dict[str, Any]]) -> float:
+    """Train an epoch on ``shard``; return the seconds of the second time, the first warms up."""
+    network, random = run.initial_network(), generator(run.seed, "before work")
+    once = experiment.training.model_copy(update={"epochs": 1})
+    start = 0.0
+    for _ in range(2):
+        start = time.perf_counter()
+        train(network, shard, once, make_defence(*defence, "config"), random)
+    return time.perf_counter() - start
+
+
+def _epochs(experiment: Experiment) -> float:
+    """Return how many times each image is trained on, divided by the processes that do it side by side."""
+    federation, engine = experiment.federation, experiment.engine
+    worlds = len(WORLDS) if experiment.audit.without_victim and experiment.attacks else 1
+    at_once = (engine.actors or torch.get_num_threads()) if engine.kind == "ray" else 1
+    return federation.rounds * federation.fraction_train * experiment.training.epochs * worlds / at_once
+
+
+def _check_evaluator(run: Run, experiment: Experiment) -> None:
+    settings = experiment.audit.evaluator
+    check_independent(run, settings)
+    network = build(settings.model, len(run.class_names), settings.width, seed=0)
+    _check_images(network, run, "audit.evaluator.model")
+    vault = int((run.split["part"] == "vault").sum())
+    batch = min(vault, settings.batch_size)
+    if vault < 2 * len(run.class_names):
+        raise ConfigError(
+            f"the vault has {vault} images of {len(run.class_names)} classes, too few for an evaluator; raise "
+            "split.vault or data.private_limit"
+        )
+    images = part_of(run, "vault").images[:batch]
+    try:
+        network.train()(unit(images))
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(f"'audit.evaluator' cannot train on {batch} images at once: {error}") from error
+
+
+def _check_attacks(run: Run, experiment: Experiment, network: Classifier, steps: int) -> dict[str, float]:
+    """Begin every attack; return what -> seconds."""
+    settings, classes = experiment.attacker, len(run.class_names)
+    beyond = [label for label in settings.classes if label >= classes]
+    if beyond:
+        raise ConfigError(f"'attacker.classes' names {beyond}, but the classes run from 0 to {classes - 1}")
+    labels = labels_of(settings, classes, shard_of(run, run.population.attackers[0], "with_victim"))
+    if not len(labels):
+        raise ConfigError(
+            "the attacker holds images of every class, so that there is none to invert; name some in 'attacker.classes'"
+        )
+    if not set(run.population.victim_classes) & set(labels.tolist()):
+        raise ConfigError(
+            "none of the victim's classes would be inverted, and the verdict speaks of these alone: name them in "
+            "'attacker.classes', or leave it empty"
+        )
+    some = labels[torch.isin(labels, labels.unique()[:CLASSES])]
+    public = run.pools["public"]
+    shown = PublicSet(public.tensor(), public.path.name)
+    device = torch.device(settings.device)
+    target = Target(for_inference(network, device), "0" * 64, 0, device)
+    targets = _targets(experiment) / (settings.processes or torch.get_num_threads())
+    seconds: dict[str, float] = {}
+    for label, table in experiment.attacks.items():
+        attack = make_attack(table, f"attacks.{label}", "config")
+        with TemporaryDirectory() as scratch:
+            try:
+                rates = rehearse(attack, target, shown, some, run.seed, Path(scratch), steps)
+            except FedInverseError as error:
+                raise ConfigError(f"'attacks.{label}': {error}") from error
+        for what, (step, total) in rates.items():
+            if "prior" in what:
+                trained = attack.settings.prior.steps * (targets if attack.needs.target_at_prior else 1)
+                seconds[f"{label}: {what}"] = step * trained
+            else:
+                seconds[f"{label}: {what}"] = step * total * targets * len(labels) / len(some)
+    return seconds
+
+
+def _targets(experiment: Experiment) -> int:
+    """Return how many models are inverted, at most: captures, the same rounds without the victim, two controls."""
+    chosen, rounds = experiment.attacker.rounds, experiment.federation.rounds
+    attacked = len(chosen) if isinstance(chosen, tuple) else 1 if chosen == "last" else rounds
+    return attacked * (len(WORLDS) if experiment.audit.without_victim else 1) + 2

@@ -1,0 +1,49 @@
+"""Figures as text, the same on every page and terminal; a missing one is a dash."""
+
+from auditor.omitted import Omitted
+from auditor.statistics import Estimate
+from auditor.verdict import Interval, Missing
+
+NONE = "–"
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """Return a share in [0, 1] as text, in percent."""
+    return NONE if value is None else f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%"
+
+
+def share(value: float | None) -> str:
+    """Return a share in [0, 1] as text, in whole percent."""
+    return percent(value, 0)
+
+
+def interval(figure: Interval | Missing) -> str:
+    """Return a share with its 95 % interval, in whole percent."""
+    if isinstance(figure, Missing):
+        return NONE
+    return f"{share(figure.value)} [{100 * figure.low:.0f}, {100 * figure.high:.0f}]"
+
+
+def points(figure: Estimate | Omitted) -> str:
+    """Return a difference of shares with its interval, in percentage points, signed."""
+    if isinstance(figure, Omitted):
+        return NONE
+    return f"{100 * figure.value:+.0f} [{100 * figure.low:+.0f}, {100 * figure.high:+.0f}]"
+
+
+def probability(p: float | None) -> str:
+    """Return a p-value as text."""
+    return NONE if p is None else "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """Return ``number`` with its noun: 1 round, 2 rounds."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def in_time(seconds: float) -> str:
+    """Return a duration as text, one or two units."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,114 @@
+"""What is known to fail is refused before any work, by key; what may change afterwards changes, and is marked."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from auditor.marks import amended
+from fedinverse.errors import ConfigError
+from fedinverse.run import Run
+from pipeline.cli.main import app
+from pipeline.stages.all_stages import run_all
+
+ROOT = Path(__file__).parent.parent
+Load = Callable[..., Any]
+GMI = {"kind": "gmi", "iterations": 3, "prior": {"width": 0.1, "steps": 2, "critic_steps": 1, "batch_size": 8}}
+
+IMPOSSIBLE: dict[str, tuple[dict[str, Any], str]] = {
+    "a round that will not be": ({"attacker": {"rounds": [2, 9]}}, r"attacker\.rounds.*\[9\].*federation\.rounds is 3"),
+    "an unknown primary attack": ({"audit": {"primary": {"attack": "vmi"}}}, r"audit\.primary\.attack.*'vmi'.*gmi"),
+    "no primary attack of two": ({"attacks": {"gmi": GMI, "two": GMI}}, r"audit\.primary\.attack.*gmi, two"),
+    "a primary round not inverted": ({"audit": {"primary": {"round": 2}}}, r"audit\.primary\.round.* is 2"),
+    "a class that is not": ({"attacker": {"classes": [0, 12]}}, r"attacker\.classes.*\[12\].*0 to 9"),
+    "none of the victim's classes": ({"attacker": {"classes": [7]}}, r"none of the victim's classes"),
+    "an unknown generator": (
+        {"attacks": {"gmi": {**GMI, "generator": "0123456789abcdef"}}},
+        r"attacks\.gmi.*0123456789",
+    ),
+    "noise of a head that is not": ({"attacks": {"gmi": {**GMI, "noise_draws": 4}}}, r"attacks\.gmi.*noise_draws"),
+    "images the evaluator cannot take": (
+        {"audit": {"evaluator": {"model": "resnet18"}}},
+        r"audit\.evaluator\.model.*takes images",
+    ),
+    "images the model cannot take": ({"model": {"name": "strangers:narrow"}}, r"model\.name"),
+}
+if not torch.cuda.is_available():
+    IMPOSSIBLE["a device that is not here"] = ({"attacker": {"device": "cuda"}}, r"attacker\.device.*cuda")
+    IMPOSSIBLE["a GPU for clients"] = ({"engine": {"kind": "ray", "client_gpus": 0.5}}, r"engine\.client_gpus")
+
+
+@pytest.mark.parametrize(("changes", "message"), IMPOSSIBLE.values(), ids=IMPOSSIBLE)
+def test_what_cannot_work_is_refused_before_anything_is_written(
+    changes: dict[str, Any], message: str, tiny: Load, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=re.compile(message, re.DOTALL)):
+        run_all(tiny(**changes), resume=False)
+    assert not (tmp_path / "runs" / "tiny").exists()
+
+
+def test_a_dry_run_says_time_and_disk_and_writes_nothing(tiny: Load, tmp_path: Path) -> None:
+    tiny(attacks={"gmi": {"iterations": 30, "prior": {"steps": 30}}})
+    out = tmp_path / "runs"
+    done = CliRunner().invoke(app, ["run", str(tmp_path / "tiny.toml"), "--out", str(out), "--dry-run"])
+    assert done.exit_code == 0, done.output
+    for part in (
+        "Threat model",
+        "checkpoints",
+        "reconstructions",
+        "federation",
+        "gmi: training",
+        "Nothing was written",
+    ):
+        assert part in done.output
+    assert re.search(r"federation +\d+ (s|min)", done.output)
+    assert not out.exists()
+
+
+def test_other_attacks_evaluators_and_rounds_reuse_a_finished_federation_and_are_marked(
+    tiny: Load, tmp_path: Path
+) -> None:
+    run = Run(run_all(tiny(), resume=False).parent)
+    before = [line["sha256"] for line in run.recorded_rounds("with_victim")]
+    stamps = {path: path.stat().st_mtime_ns for path in (run.path / "federation").rglob("*.safetensors")}
+    assert json.loads(run.files.verdict.read_text())["marks"] == []
+    with pytest.raises(ConfigError, match=r"training\.lr.*attacks, attacker, audit"):
+        run_all(tiny(training={"lr": 0.1}), resume=True)
+    changed = tiny(attacker={"rounds": [2, 3]}, attacks={"gmi": {"iterations": 2}}, audit={"evaluator": {"epochs": 2}})
+    run_all(changed, resume=True)
+    again = Run(run.path)
+    assert [line["sha256"] for line in again.recorded_rounds("with_victim")] == before
+    assert {path: path.stat().st_mtime_ns for path in (run.path / "federation").rglob("*.safetensors")} == stamps
+    verdict = json.loads(again.files.verdict.read_text())
+    assert {point["round"] for point in verdict["points"]} == {2, 3}
+    assert set(amended(again)) == {"attacker.rounds", "attacks.gmi.iterations", "audit.evaluator.epochs"}
+    assert "audit.evaluator.epochs" in verdict["marks"][0]
+    assert verdict["marks"][0] in again.files.report.read_text()
+
+
+def test_ctrl_c_says_what_is_kept_and_how_to_go_on(tiny: Load, tmp_path: Path) -> None:
+    tiny(federation={"rounds": 200})
+    command = [sys.executable, "fedinverse_sim.py", str(tmp_path / "tiny.toml"), "--out", str(tmp_path / "a [b] c")]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    rounds = tmp_path / "a [b] c" / "tiny" / "federation" / "with_victim" / "rounds.jsonl"
+    deadline = time.monotonic() + 120
+    while not rounds.exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    out, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert re.search(r"stopped \(round \d+ of 200\); all that was finished is kept in", said)
+    assert (
+        f"go on with: python fedinverse_sim.py {tmp_path / 'tiny.toml'} --out '{tmp_path / 'a [b] c'}' --resume" in said
+    )
+    assert str(tmp_path / "a [b] c" / "tiny") in out
