@@ -275,7 +275,7 @@ def test_the_command_writes_page_and_tables_that_agree(make: Make, tmp_path: Pat
     pd.testing.assert_frame_equal(pd.read_csv(sweep / "compare.csv")[shared], table[shared])
     assert list(table["matched"].notna()) == list(table["p"].notna())
     assert set(table["baseline"].dropna()) == {"bido"}
-    assert "| 1  plain | 1 | 80.0 % | 90.0 % | 80.0 % | 70 %" in text
+    assert "| 1  plain | 1 | 80.0 % | 90.0 % | 80.0 % | 70 %" in text.replace("\N{NO-BREAK SPACE}", " ")
     assert "Paired differences from “bido”" in text
     nowhere = CliRunner().invoke(app, ["compare", str(tmp_path / "nowhere")])
     assert "neither a run directory nor a sweep" in str(nowhere.exception)
