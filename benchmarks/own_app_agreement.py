@@ -24,15 +24,15 @@ from pipeline.experiment import load_experiment, resolved
 from pipeline.ownapp.audit import audit_app
 from pipeline.stages.all_stages import run_all
 
-ROUNDS, EPOCHS, BATCH, RATE, CLIENTS, WIDTH = 4, 2, 16, 0.05, 4, 0.25
+ROUNDS, EPOCHS, BATCH, RATE, CLIENTS, WIDTH = 8, 3, 16, 0.05, 4, 0.25
 ATTACK = {
     "kind": "gmi",
-    "iterations": 100,
+    "iterations": 80,
     "identity_loss": "max_margin",
-    "prior": {"width": 0.25, "steps": 150, "batch_size": 32},
+    "prior": {"width": 0.25, "steps": 60, "batch_size": 32},
 }
-SCHEDULE = {"restarts": 6, "processes": 1}
-AUDIT = {"evaluator": {"width": 0.25, "epochs": 8}, "unaided_steps": 0}
+SCHEDULE = {"restarts": 4, "processes": 1}
+AUDIT = {"evaluator": {"width": 0.25, "epochs": 6}, "unaided_steps": 0}
 APP = """
 import numpy as np, torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
