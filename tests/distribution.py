@@ -10,7 +10,16 @@ from pathlib import Path
 from xdist.scheduler import LoadFileScheduling
 
 # Longest first, so that no worker is left alone with one at the end. The others follow by name.
-LONGEST = ("deployment", "test_end_to_end", "test_federation", "test_worker", "test_sweep", "report", "test_paper")
+LONGEST = (
+    "deployment",
+    "test_own_app",
+    "test_end_to_end",
+    "test_federation",
+    "test_worker",
+    "test_sweep",
+    "report",
+    "test_paper",
+)
 
 
 def group_of(nodeid: str) -> str:
