@@ -4,9 +4,12 @@ BIN    := $(VENV)/bin
 
 .PHONY: demo test check docs install lock clean
 
-## demo: install into .venv and run the quick start (about four minutes on two cores)
+## demo: install into .venv and run the quick start
 demo: install
+	@echo "Digits first:   $(BIN)/python fedinverse_sim.py"
+	@echo "Faces, longer:  $(BIN)/python fedinverse_sim.py faces"
 	$(BIN)/python fedinverse_sim.py --resume
+	@echo "Now the faces:  $(BIN)/python fedinverse_sim.py faces"
 
 ## test: install into .venv and run every check and test, on up to four cores
 test: install check

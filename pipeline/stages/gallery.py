@@ -18,11 +18,30 @@ from fedinverse.run import Run
 from fedinverse.shard import Shard
 from pipeline.stages.inversions import finished
 from report.run.gallery import Gallery, encoded, gallery
-from report.run.nearest import Featured, find
+from report.run.nearest import Featured, Found, find
 
 
 def galleries(run: Run, scores: pd.DataFrame, rounds: dict[str, int]) -> list[Gallery]:
     """Return one gallery per attack, in the order of ``rounds`` (attack label -> round shown).
+
+    Raises:
+        StageError: the reconstructions of one of them are not there.
+    """
+    found = nearest_images(run, rounds)
+    metric = run.section("audit", Audit).primary.metric
+    uris, lossless = encoded([each for one in found for each in one])
+    shown = []
+    for (attack, number), one in zip(rounds.items(), found, strict=True):
+        mine, uris = uris[: len(one)], uris[len(one) :]
+        success = _success(scores[scores["metric"] == metric], attack, number)
+        shown.append(
+            gallery(attack, number, one, (mine, lossless), success, run.class_names, run.population.victim_classes)
+        )
+    return shown
+
+
+def nearest_images(run: Run, rounds: dict[str, int]) -> list[list[Found]]:
+    """Return, for every attack (label -> round), its best reconstruction of each class with the images nearest to it.
 
     Raises:
         StageError: the reconstructions of one of them are not there.
@@ -38,17 +57,7 @@ def galleries(run: Run, scores: pd.DataFrame, rounds: dict[str, int]) -> list[Ga
     public = run.pools["public"]
     pool = Shard(public.tensor(), torch.from_numpy(public.labels))
     held = [featured(shard) for shard in (pool, *_shards(run)) if len(shard)]
-    found = [find(shown, embedding, train, reserve, held) for shown in exhibits]
-    metric = run.section("audit", Audit).primary.metric
-    uris, lossless = encoded([each for one in found for each in one])
-    shown = []
-    for (attack, number), one in zip(rounds.items(), found, strict=True):
-        mine, uris = uris[: len(one)], uris[len(one) :]
-        success = _success(scores[scores["metric"] == metric], attack, number)
-        shown.append(
-            gallery(attack, number, one, (mine, lossless), success, run.class_names, run.population.victim_classes)
-        )
-    return shown
+    return [find(shown, embedding, train, reserve, held) for shown in exhibits]
 
 
 def _exhibit(run: Run, attack: str, server_round: int) -> Exhibit:
