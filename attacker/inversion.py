@@ -73,7 +73,8 @@ def place(
     """Return where the inversion of that target by ``attack``, made from ``table``, lies, done or not.
 
     ``earlier`` are the hashes of the models that are inverted together with the target, newest first.
-    The version of the attack's code is part of the place: what an older one made is never taken for its result.
+    The versions of the attack's code and of its prior's are part of the place: what an older one made is never taken
+    for its result.
 
     Raises:
         ConfigError: the label is no file name.
@@ -83,7 +84,7 @@ def place(
     depends: dict[str, Any] = {"attack": table, "labels": labels.tolist(), "seed": seed, "public": public}
     if earlier:
         depends["together-with"] = list(earlier)
-    config = content_sha256(depends | {"version": [VERSION, attack.version]})
+    config = content_sha256(depends | {"version": [VERSION, attack.version, attack.recipe.version]})
     return Inversion(store / label / f"{target_sha[:16]}-{config[:16]}")
 
 

@@ -89,7 +89,7 @@ class Case:
     def start(self, candidates: int = 0) -> Tensor:
         """Return latents [N, d] to start from: N(0, I), or the best of that many candidates in the target's eyes."""
         if candidates:
-            restart = self._problem.restart[self._rows].to(self.device)
+            restart = self._problem.restart[self._rows]
             return self._problem.candidates(candidates).best(self.labels, restart)
         return self._streams.normal(self.prior.latent).to(self.device)
 

@@ -26,13 +26,15 @@ class Candidates:
     def best(self, labels: Tensor, restart: Tensor) -> Tensor:
         """Return a latent [N, d] for each of ``labels`` [N]: the best for restart 0, the second best for 1, and so on.
 
+        ``labels`` are on the target's device, ``restart`` [N] on the CPU: reading it must not wait for the device.
+
         Raises:
             ConfigError: fewer candidates than restarts.
         """
         most = int(restart.max()) + 1
         if most > self._count:
             raise ConfigError(f"initial_selection = {self._count} candidates cannot start {most} restarts; raise it")
-        return self._z[self._order[restart, labels]].clone()
+        return self._z[self._order[restart.to(labels.device), labels]].clone()
 
     @cached_property
     def _order(self) -> Tensor:
