@@ -1,11 +1,11 @@
 """How much a run directory may take: sizes in words, and the check before every write of the server.
 
-The limit belongs to the process that runs the server and holds while ``limited`` does; other processes write little.
+The budget is the server's: other processes write little.
 """
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -13,9 +13,9 @@ from pydantic import Field, field_validator
 
 from fedinverse.config import Section
 from fedinverse.errors import StageError
+from fedinverse.rounds import Round
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-_limits: dict[Path, int] = {}
 
 
 class Storage(Section):
@@ -75,25 +75,21 @@ def free(directory: Path) -> int:
     return shutil.disk_usage(next(place for place in (directory, *directory.parents) if place.exists())).free
 
 
-@contextmanager
-def limited(directory: Path, budget: int | None) -> Iterator[None]:
-    """While it lasts, ``check_room`` for ``directory`` holds it to ``budget`` bytes; None: no limit."""
-    if budget is not None:
-        _limits[directory.resolve()] = budget
-    try:
-        yield
-    finally:
-        _limits.pop(directory.resolve(), None)
+@dataclass(frozen=True)
+class Budget:
+    """Holds a run directory to ``limit`` bytes: a callback before the one that stores a round.
 
+    Raises:
+        StageError: the round's checkpoint would take the directory over its budget.
+    """
 
-def check_room(directory: Path, wanted: int) -> None:
-    """Raise ``StageError`` if ``wanted`` more bytes would take ``directory`` over its budget."""
-    budget = _limits.get(directory.resolve())
-    if budget is None:
-        return
-    held = used(directory)
-    if held + wanted > budget:
-        raise StageError(
-            f"{directory} holds {in_words(held)}; the next checkpoint ({in_words(wanted)}) would exceed "
-            f"storage.disk_budget = {in_words(budget)}; raise it and continue with --resume"
-        )
+    limit: int
+
+    def __call__(self, over: Round) -> None:
+        """Check that ``over`` has room."""
+        held = used(over.run.path)
+        if held + over.nbytes > self.limit:
+            raise StageError(
+                f"{over.run.path} holds {in_words(held)}; the next checkpoint ({in_words(over.nbytes)}) would exceed "
+                f"storage.disk_budget = {in_words(self.limit)}; raise it and continue with --resume"
+            )

@@ -1,48 +1,38 @@
 """``storage.checkpoints = "needed"``: of the global models of a run that goes on, only those are kept that are needed.
 
-Needed are, in each world, the initial model, the last recorded one (a run resumes from it), and what the rule says. The
-rule belongs to the process that runs the server and holds while ``keeping`` does. Hashes of all rounds stay in
-``rounds.jsonl`` and the ledger.
+Needed are, in each world, the initial model, the last recorded one (a run resumes from it), and what the rule says.
+Hashes of all rounds stay in ``rounds.jsonl`` and the ledger.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from fedinverse.errors import ConfigError, StageError
 from fedinverse.layout import ROUND_FILES, World
+from fedinverse.rounds import Round
 from fedinverse.run import Run
 
 Needed = Callable[[World, int], bool]
-_rules: dict[Path, Needed] = {}
 
 
-@contextmanager
-def keeping(run: Run, needed: Needed | None) -> Iterator[None]:
-    """While it lasts, ``thin`` deletes models of ``run`` that are not ``needed`` (world, round); None: it deletes none.
+@dataclass(frozen=True)
+class Thinning:
+    """Deletes models that are not ``needed`` (world, round): a callback after the one that stores a round."""
 
-    What an earlier process has left behind goes first.
-    """
-    if needed is not None:
-        _rules[run.path.resolve()] = needed
-    try:
-        for world in run.worlds:
-            thin(run, world)
-        yield
-    finally:
-        _rules.pop(run.path.resolve(), None)
+    needed: Needed
 
+    def __call__(self, over: Round) -> None:
+        """Delete what the round that is over has made needless."""
+        self.thin(over.run, over.world)
 
-def thin(run: Run, world: World) -> None:
-    """Delete the models that nothing needs, of rounds before the last recorded one."""
-    needed = _rules.get(run.path.resolve())
-    recorded = run.recorded_rounds(world) if needed is not None else []
-    if needed is None or not recorded:
-        return
-    for path in sorted(run.files.server.checkpoint(world, 0).parent.glob(ROUND_FILES)):
-        number = int(path.stem.removeprefix("round-"))
-        if 0 < number < recorded[-1]["round"] and not needed(world, number):
-            path.unlink(missing_ok=True)
+    def thin(self, run: Run, world: World) -> None:
+        """Delete the models that nothing needs, of rounds before the last recorded one."""
+        recorded = run.recorded_rounds(world)
+        for path in sorted(run.files.server.checkpoint(world, 0).parent.glob(ROUND_FILES)):
+            number = int(path.stem.removeprefix("round-"))
+            if recorded and 0 < number < recorded[-1]["round"] and not self.needed(world, number):
+                path.unlink(missing_ok=True)
 
 
 def kept_checkpoint(run: Run, world: World, server_round: int) -> Path:

@@ -1,6 +1,7 @@
 """The ServerApp: builds or resumes the global model, runs the strategy, evaluates and stores every round."""
 
 import logging
+from collections.abc import Sequence
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord
@@ -14,6 +15,7 @@ from fedinverse.flower import server_directory, world_of
 from fedinverse.layout import is_run
 from fedinverse.messages import Instructions, from_record, to_record
 from fedinverse.private import part_of
+from fedinverse.rounds import AfterRound, Round
 from fedinverse.run import Run, prepare
 from fedinverse.split import holdings
 from fedinverse.storage import check_finite, into_module, to_weights
@@ -22,8 +24,6 @@ from server.roll_call import known_nodes, roll_call
 from server.settings import Federation
 from server.utility import check_device, utility
 from strategies import AnsweredGrid, Ledger, SecureGrid, Selection, make_strategy, remembered, remind
-
-app = ServerApp()
 
 # Keys of `flwr run --run-config`, and the config keys they override.
 _OVERRIDES = {
@@ -35,8 +35,21 @@ _OVERRIDES = {
 }
 
 
-@app.main()
-def main(grid: Grid, context: Context) -> None:
+def server_app(after_round: Sequence[AfterRound] | None = None) -> ServerApp:
+    """Return a ServerApp that hands every round to the callbacks ``after_round``, in order; None: it is stored."""
+    made = ServerApp()
+
+    @made.main()
+    def main(grid: Grid, context: Context) -> None:
+        _federate(grid, context, (save_round,) if after_round is None else after_round)
+
+    return made
+
+
+app = server_app()  # as Flower finds it
+
+
+def _federate(grid: Grid, context: Context, callbacks: Sequence[AfterRound]) -> None:
     """Run the rounds that are still to run."""
     grid = AnsweredGrid(grid)
     run, world = _open(context, grid), world_of(context)
@@ -56,7 +69,7 @@ def main(grid: Grid, context: Context) -> None:
     strategy = make_strategy(federation, run.population.clients, run.seed_of(world), str(run.files.config))
 
     def after_round(strategy_round: int, arrays: ArrayRecord) -> MetricRecord | None:
-        """Evaluate and store the model; Flower calls this with 0 before the first round."""
+        """Evaluate the model and hand the round on; Flower calls this with 0 before the first round."""
         server_round = strategy_round + max(done, 0)
         if server_round <= done:  # resumed: this model is stored already
             return None
@@ -64,7 +77,9 @@ def main(grid: Grid, context: Context) -> None:
         check_finite(received, f"the global model of round {server_round}")
         into_module(network, received, f"the global model of round {server_round}")
         scores = utility(network, held_out, run.population.victim_classes, federation.device)
-        save_round(run, world, server_round, received, scores, remembered(strategy))
+        over = Round(run, world, server_round, received, scores, remembered(strategy))
+        for callback in callbacks:
+            callback(over)
         shown = {key: scores[key] for key in ("accuracy", "victim-accuracy") if scores[key] is not None}
         return MetricRecord(shown)
 

@@ -9,38 +9,31 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from fedinverse.disk import check_room
 from fedinverse.errors import IntegrityError
 from fedinverse.layout import World
+from fedinverse.rounds import Round
 from fedinverse.run import Run
 from fedinverse.storage import append_jsonl, load_weights, save_weights
-from fedinverse.thinning import thin
 
 Weights = dict[str, NDArray[Any]]
 
 
-def save_round(
-    run: Run, world: World, server_round: int, weights: Weights, utility: dict[str, Any], state: Weights
-) -> None:
-    """Store the model after ``server_round`` (0: before training), the strategy's ``state``, then the round's line.
-
-    Only then, models that ``storage.checkpoints`` does not keep are deleted.
-    """
+def save_round(over: Round) -> None:
+    """Store a round's model, what the strategy remembers, then the round's line: a callback."""
+    run, files, world, number = over.run, over.run.files.server, over.world, over.number
     metadata = {
-        "model-round": server_round,
+        "model-round": number,
         "model": run.model.name,
         "width": run.model.width,
         "classes": len(run.class_names),
-        "accuracy": utility["accuracy"],
+        "accuracy": over.utility["accuracy"],
     }
-    check_room(run.path, sum(array.nbytes for array in (*weights.values(), *state.values())))
-    line = {"round": server_round, **utility}
-    if state:
-        line["strategy-sha256"] = save_weights(run.files.server.strategy_state(world, server_round), state)
-    line["sha256"] = save_weights(run.files.server.checkpoint(world, server_round), weights, metadata)
-    append_jsonl(run.files.server.rounds(world), line)
-    run.files.server.strategy_state(world, server_round - 1).unlink(missing_ok=True)
-    thin(run, world)
+    line = {"round": number, **over.utility}
+    if over.state:
+        line["strategy-sha256"] = save_weights(files.strategy_state(world, number), over.state)
+    line["sha256"] = save_weights(files.checkpoint(world, number), over.weights, metadata)
+    append_jsonl(files.rounds(world), line)
+    files.strategy_state(world, number - 1).unlink(missing_ok=True)
 
 
 def latest_round(run: Run, world: World) -> tuple[int, Weights, Weights] | None:

@@ -4,15 +4,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from fedinverse.disk import check_room, in_words, limited, size_of
+from fedinverse.disk import Budget, in_words, size_of
 from fedinverse.errors import ConfigError, StageError
 from fedinverse.layout import WORLDS, World
 from fedinverse.models import build
+from fedinverse.rounds import Round
 from fedinverse.run import Run, prepare
 from fedinverse.storage import read_jsonl, save_weights, to_weights
-from fedinverse.thinning import kept_checkpoint
+from fedinverse.thinning import Thinning, kept_checkpoint
 from pipeline import disk
 from pipeline.disk import needed
 from pipeline.experiment import resolved
@@ -20,7 +22,6 @@ from pipeline.stages.all_stages import run_all
 from pipeline.stages.federate import federate
 from pipeline.stages.inversions import finished
 from pipeline.stages.needed import InvertedRounds
-from server import app
 from server.checkpoints import save_round
 
 Load = Callable[..., Any]
@@ -65,13 +66,15 @@ def test_a_budget_passed_while_running_stops_the_run_which_goes_on_with_a_larger
     assert held.recorded_rounds("with_victim") == whole.recorded_rounds("with_victim")
 
 
-def test_the_limit_ends_with_its_block(tmp_path: Path) -> None:
+def test_a_round_without_room_is_refused_before_it_is_stored(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x" * 900)
-    with limited(tmp_path, 1000):
-        check_room(tmp_path, 100)
-        with pytest.raises(StageError, match=r"900 B.*101 B.*1 KB"):
-            check_room(tmp_path, 101)
-    check_room(tmp_path, 10**9)
+
+    def of(size: int) -> Round:
+        return Round(Run(tmp_path), "with_victim", 1, {"w": np.zeros(size, np.uint8)}, {})
+
+    Budget(1000)(of(100))
+    with pytest.raises(StageError, match=r"900 B.*101 B.*1 KB"):
+        Budget(1000)(of(101))
 
 
 def names(run: Run, world: World) -> list[str]:
@@ -99,14 +102,18 @@ def test_only_needed_checkpoints_are_kept_and_a_stopped_run_ends_with_the_same_h
     held: list[list[str]] = []
     for stop in (("with_victim", 3), ("without_victim", 3)):
 
-        def stopped(run: Run, world: World, number: int, *rest: Any, stop: tuple[str, int] = stop) -> None:
-            if (world, number) == stop:
+        def stopped(over: Round, stop: tuple[str, int] = stop) -> None:
+            if (over.world, over.number) == stop:
                 raise StageError("stopped")
-            save_round(run, world, number, *rest)
-            held.append(names(run, world))
+            save_round(over)
+
+        def thinned_out(self: Thinning, over: Round) -> None:
+            self.thin(over.run, over.world)
+            held.append(names(over.run, over.world))
 
         with monkeypatch.context() as patch:
-            patch.setattr(app, "save_round", stopped)
+            patch.setattr("pipeline.stages.federate.save_round", stopped)
+            patch.setattr(Thinning, "__call__", thinned_out)
             with pytest.raises(StageError, match="stopped"):
                 run_all(thinned, resume=bool(held))
     assert max(map(len, held)) == 4  # the first, the attacked, the last, and what the strategy remembers

@@ -10,6 +10,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 
 from fedinverse.errors import IntegrityError
 from fedinverse.messages import ARRAYS, CLIENT, METRICS, to_record
+from fedinverse.rounds import Round
 from fedinverse.run import Run, prepare
 from fedinverse.storage import load_weights, read_jsonl
 from pipeline.engines import run_federation
@@ -97,10 +98,10 @@ def test_a_run_stopped_after_any_round_resumes_to_the_same_hashes(
 
     save = server_app.save_round
 
-    def stop(run: Run, world: Any, server_round: int, *rest: Any) -> None:
-        if server_round == broken_after + 1:
+    def stop(over: Round) -> None:
+        if over.number == broken_after + 1:
             raise KeyboardInterrupt
-        save(run, world, server_round, *rest)
+        save(over)
 
     monkeypatch.setattr(server_app, "save_round", stop)
     with pytest.raises(KeyboardInterrupt):

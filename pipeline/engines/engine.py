@@ -3,7 +3,7 @@
 import logging
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -12,15 +12,23 @@ from fedinverse.errors import ConfigError
 from fedinverse.flower import DEVICE, RUN_DIR, WORLD
 from fedinverse.layout import World
 from fedinverse.registry import search_path
+from fedinverse.rounds import AfterRound
 from fedinverse.run import Run
 from pipeline.engines.settings import Engine
 
 
-def run_federation(run: Run, world: World, engine: Engine, profiles: Path | None = None) -> None:
+def run_federation(
+    run: Run,
+    world: World,
+    engine: Engine,
+    profiles: Path | None = None,
+    after_round: Sequence[AfterRound] | None = None,
+) -> None:
     """Run (or resume) the federation of ``run`` in ``world`` on ``engine``.
 
-    With ``profiles``, the ``ray`` engine's actors run under cProfile and leave their rows in that directory; the other
-    engines have no processes of their own making.
+    Every round goes to the callbacks ``after_round``; None: it is stored, nothing else. With ``profiles``, the ``ray``
+    engine's actors run under cProfile and leave their rows in that directory; the other engines have no processes of
+    their own making.
 
     Raises:
         ConfigError: clients are to train on a GPU and there is none; of a cluster elsewhere, Ray says what it has.
@@ -37,18 +45,21 @@ def run_federation(run: Run, world: World, engine: Engine, profiles: Path | None
     os.environ.update(quiet(os.environ))
     if engine.kind != "flower":  # the stages show rounds themselves
         logging.getLogger("flwr").setLevel(logging.WARNING)
+    from server.app import server_app  # Flower reads the environment when it is imported
+
+    server = server_app(after_round)
     if engine.kind == "local":
         from pipeline.engines.local import run_local
 
-        run_local(run, world, engine)
+        run_local(run, world, engine, server)
     elif engine.kind == "ray":
         from pipeline.engines.ray import run_on_ray
 
-        run_on_ray(run, world, engine, profiles)
+        run_on_ray(run, world, engine, server, profiles)
     else:
         from pipeline.engines.flower import run_on_flower
 
-        run_on_flower(run, engine)
+        run_on_flower(run, engine, server)
 
 
 def quiet(environment: Mapping[str, str]) -> dict[str, str]:

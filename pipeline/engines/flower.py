@@ -6,19 +6,20 @@ because Flower leaves ``run_config`` empty on this path.
 
 import os
 
+from flwr.serverapp import ServerApp
+
 from clients.app import app as client_app
 from fedinverse.flower_compat import run_simulation
 from fedinverse.run import Run
 from pipeline.engines.settings import Engine
-from server.app import app as server_app
 
 
-def run_on_flower(run: Run, engine: Engine) -> None:
+def run_on_flower(run: Run, engine: Engine, server: ServerApp) -> None:
     """Run the federation on Flower's Ray backend."""
     # Flower's backend has no way to pass the token on to its actors' processes on every version: private host only.
     resources = {"num_cpus": engine.client_cpus, "num_gpus": engine.client_gpus}
     run_simulation(
-        server_app=server_app,
+        server_app=server,
         client_app=client_app,
         num_supernodes=run.population.clients,
         backend_config={

@@ -6,6 +6,7 @@ import time
 
 import torch
 from flwr.app import Message
+from flwr.serverapp import ServerApp
 
 from clients.app import app as client_app
 from fedinverse.flower_compat import ErrorCode
@@ -13,7 +14,6 @@ from fedinverse.layout import World
 from fedinverse.run import Run
 from pipeline.engines.settings import Engine
 from pipeline.engines.simulated import SimulatedGrid, error_reply, explain, server_context
-from server.app import app as server_app
 
 log = logging.getLogger("fedinverse.engine")
 
@@ -43,11 +43,11 @@ class LocalGrid(SimulatedGrid):
             return error_reply(message, ErrorCode.CLIENT_APP_RAISED_EXCEPTION, explain(error))
 
 
-def run_local(run: Run, world: World, engine: Engine) -> None:
+def run_local(run: Run, world: World, engine: Engine, server: ServerApp) -> None:
     """Run the federation in this process, on one thread: sums depend on the number of threads, actors have one."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        server_app(LocalGrid(run, world, engine.device), server_context())
+        server(LocalGrid(run, world, engine.device), server_context())
     finally:
         torch.set_num_threads(threads)

@@ -17,6 +17,7 @@ from typing import Any
 
 import ray
 from flwr.app import ArrayRecord, Context, Message, RecordDict
+from flwr.serverapp import ServerApp
 
 from fedinverse.errors import ConfigError
 from fedinverse.flower_compat import ErrorCode
@@ -27,7 +28,6 @@ from fedinverse.run import Run
 from fedinverse.split import holdings
 from pipeline.engines.settings import Engine
 from pipeline.engines.simulated import SimulatedGrid, error_reply, explain, server_context
-from server.app import app as server_app
 
 log = logging.getLogger("fedinverse.engine")
 _TRIES = 3  # a message whose actor died is sent again: the client's work is deterministic and has no side effect
@@ -190,7 +190,7 @@ class RayGrid(SimulatedGrid):
         log.warning("no reply in time from clients %s; the round goes on without them", late)
 
 
-def run_on_ray(run: Run, world: World, engine: Engine, profiles: Path | None = None) -> None:
+def run_on_ray(run: Run, world: World, engine: Engine, server: ServerApp, profiles: Path | None = None) -> None:
     """Start Ray (or join ``engine.address``), run the federation, and leave nothing running.
 
     With ``profiles``, the actors run under cProfile and leave their rows there at the end.
@@ -214,7 +214,7 @@ def run_on_ray(run: Run, world: World, engine: Engine, profiles: Path | None = N
         fit = engine.fitting(ray.cluster_resources())
         count = engine.actors or fit
         grid = RayGrid(run, world, engine, count, profile=profiles is not None)
-        server_app(grid, server_context())
+        server(grid, server_context())
         if profiles is not None:
             grid.leave_profiles(profiles.resolve())
     finally:

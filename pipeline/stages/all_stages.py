@@ -7,13 +7,14 @@ from pathlib import Path
 from rich.markup import escape
 
 from auditor.verdict import read_verdict
-from fedinverse.disk import limited
+from fedinverse.disk import Budget
 from fedinverse.errors import ConfigError, FedInverseError
 from fedinverse.layout import RunFiles, is_run
 from fedinverse.lock import only_here
+from fedinverse.rounds import AfterRound
 from fedinverse.run import Run, prepare
 from fedinverse.storage import read_json
-from fedinverse.thinning import keeping
+from fedinverse.thinning import Thinning
 from pipeline.disk import check_disk
 from pipeline.experiment import Experiment, resolved, worlds_of
 from pipeline.log import event, logging_to
@@ -73,8 +74,7 @@ def stages_in(path: Path, experiment: Experiment, *, profile: bool = False) -> P
         run = ready(experiment, path)
         write_partition(run)
         note_start(run)
-    needed = InvertedRounds(run) if experiment.storage.checkpoints == "needed" else None
-    with logging_to(path, flat(run.table)), limited(path, experiment.storage.budget), keeping(run, needed):
+    with logging_to(path, flat(run.table)):
         show_threat_model(run)
         trackers = Trackers(run, experiment.tracking)
         words: dict[str, str] = {}
@@ -124,9 +124,17 @@ def ready(experiment: Experiment, path: Path) -> Run:
 def _stages(run: Run, experiment: Experiment, stages: Stages, trackers: Trackers) -> Path:
     worlds = worlds_of(experiment)
     ahead = experiment.attacks and not all(is_federated(run, world) for world in worlds)
+    storage = experiment.storage
+    before = [Budget(storage.budget)] if storage.budget is not None else []
+    after: list[AfterRound] = [trackers.after_round]
+    if storage.checkpoints == "needed":
+        thinning = Thinning(InvertedRounds(run))
+        for world in run.worlds:  # what an earlier process, or a deployed server, has left behind goes first
+            thinning.thin(run, world)
+        after.insert(0, thinning)
     with stages.stage("federate"), Meanwhile(run, stages.processes) if ahead else nullcontext():
         for world in worlds:
-            federate(run, world, experiment.engine, trackers.round, stages.processes)
+            federate(run, world, experiment.engine, stages.processes, before, after)
     if experiment.attacks:
         with stages.stage("controls"):
             targets = controls(run)

@@ -17,7 +17,7 @@ from fedinverse.run import Run
 
 @dataclass(frozen=True)
 class InvertedRounds:
-    """The rule for ``fedinverse.thinning.keeping``."""
+    """The rule for ``fedinverse.thinning.Thinning``."""
 
     run: Run
 

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from fedinverse.layout import World
+from fedinverse.rounds import Round
 from fedinverse.run import Run
 from pipeline.tracking.settings import TrackerName, Tracking
 from pipeline.tracking.tracker import Tracker
@@ -34,6 +35,10 @@ class Trackers:
         """Pass on the figures of one line of ``rounds.jsonl``."""
         values = {key: float(value) for key, value in line.items() if key != "round" and _is_number(value)}
         self.scalars(int(line["round"]), {f"{world}/{key}": value for key, value in values.items()})
+
+    def after_round(self, over: Round) -> None:
+        """Pass on the figures of a round that is over: a callback."""
+        self.round(over.world, {"round": over.number, **over.utility})
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Pass on figures of round ``step``."""
