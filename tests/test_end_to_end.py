@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from conftest import run_in
+from markupsafe import escape
 
 from attacker.inversion import RECONSTRUCTIONS
 from auditor.metrics.names import METRICS, WHOLE_SET
@@ -75,7 +76,7 @@ def test_from_config_to_report(tiny: Load) -> None:
     html = page.read_text()
     assert "data:image/png;base64," in html
     assert not re.findall(r"""(?:src|href)=["']https?:""", html)  # nothing is fetched
-    assert verdict.sentence in html
+    assert str(escape(verdict.sentence)) in html
 
 
 def test_again_without_resume_is_refused_and_with_resume_does_nothing_twice(again: Run, tiny: Load) -> None:
