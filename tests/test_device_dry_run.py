@@ -18,9 +18,8 @@ from attacker.attacks.case import Case
 from attacker.losses.objective import Loss
 from attacker.reconstructions import Reconstructions
 from attacker.target import PublicSet, Target
-from auditor.evaluators import evaluator
 from auditor.evaluators.embedding import describe
-from auditor.evaluators.evaluator import Judge
+from auditor.evaluators.evaluator import Judge, Vault, fit
 from auditor.settings import Evaluator
 from clients.defences import defence_names, make_defence
 from clients.training import Training, train
@@ -135,7 +134,7 @@ def test_judges_and_what_they_say() -> None:
     """E1's training and reading, E2's description: what scores A, every B arm and CEIL."""
     with pretended() as guard:
         network = build("scnn", 3, 0.1, seed=0).to(DEVICE)
-        evaluator._fit(network, shard_for("scnn"), Evaluator(epochs=1, batch_size=4), generator(0, "e1"), DEVICE)
+        fit(network, Vault(shard_for("scnn")), Evaluator(epochs=1, batch_size=4), generator(0, "e1"), DEVICE)
         logits, features = Judge(for_inference(network, DEVICE), 0.0, DEVICE).read(torch.rand(5, 1, 32, 32))
         assert logits.device.type == features.device.type == "cpu"
         for channels in (1, 3):
