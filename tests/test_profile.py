@@ -24,7 +24,9 @@ def test_a_profile_adds_up_and_names_functions_rounds_and_inversions(
     experiment = tiny(attacker={"processes": 1})
     run = Run(run_all(experiment, resume=False, profile=True).parent)
     found = read_json(run.files.profile)
-    assert [stage["stage"] for stage in found["stages"]] == ["prepare", "federate", "invert", "audit", "report"]
+    assert [stage["stage"] for stage in found["stages"]] == [
+        "prepare", "federate", "controls", "invert", "audit", "report",
+    ]  # fmt: skip
     for stage in found["stages"]:
         own = sum(entry["own_seconds"] for entry in stage["functions"])
         assert 0 < own <= stage["seconds"] + 0.1
@@ -87,4 +89,4 @@ def test_without_it_only_the_stages_are_timed(tiny: Load) -> None:
     times = read_json(run.files.times)
     assert set(times) == {"prepare", "federate", "report"}
     run_all(tiny(attacks=None, population={"malicious": 0}), resume=True)
-    assert all(read_json(run.files.times)[stage] >= seconds for stage, seconds in times.items())
+    assert read_json(run.files.times)["federate"] >= times["federate"]  # the others are done anew: their last time

@@ -43,7 +43,7 @@ def facts(verdict: Verdict) -> list[tuple[str, str, str]]:
     if isinstance(when, Missing):
         handful.append(("–", "time to leak", when.omitted))
     else:
-        known = {(each.attack, each.round): each.gate for each in verdict.points}[point.attack, when]
+        known = {(each.attack, each.round): each.gate for each in verdict.points}.get((point.attack, when))
         early = isinstance(known, GateReport) and not known.learned
         remark = "before the model itself knows the classes" if early else ""
         handful.append((f"round {when}", "from then on it leaks", remark))
