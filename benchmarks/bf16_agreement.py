@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from ablation import ATTACKS, CPU, SHARED, public_set
 
-from attacker.acceleration.precision import agreement
+from attacker.acceleration.passes import Steps
+from attacker.acceleration.precision import agreement_of
 from attacker.attacks.registry import make_attack
 from attacker.losses.identity import IdentityName
 from attacker.target import open_target
@@ -38,7 +39,7 @@ def main() -> None:
         path = run.files.server.checkpoint(world, number)
         if path.exists():
             target = open_target(path, run.model.name, len(run.class_names), run.model.width, CPU)
-            found = {loss: agreement("bf16", target, prior, labels, loss) for loss in LOSSES}
+            found = {loss: agreement_of("bf16", Steps(target, prior), labels, loss) for loss in LOSSES}
             print(f"{world} round {number}:", ", ".join(f"{loss} {value:.4f}" for loss, value in found.items()))
 
 

@@ -24,8 +24,9 @@ from tables import markdown, publish
 from torch import Tensor, nn
 
 from attacker.priors.dcgan import LATENT, Critic, Generator, gan_adam
-from attacker.priors.kplus1 import Discriminator, KPlus1Settings, discriminator_loss, generator_loss, kplus1_prior
-from attacker.priors.wgan_gp import WganGpSettings, gradient_penalty, wgan_gp_prior
+from attacker.priors.kplus1 import Discriminator, KPlus1, KPlus1Settings, discriminator_loss, generator_loss
+from attacker.priors.prior import trained_prior
+from attacker.priors.wgan_gp import WganGp, WganGpSettings, gradient_penalty
 from attacker.target import PublicSet, Target
 from fedinverse.data.source import unit
 from fedinverse.models import build, for_inference
@@ -52,10 +53,10 @@ def ours(kind: str, size: int) -> Turn:
 
     def turn() -> list[float]:
         ticks = Ticks(TITLES[kind])
-        if kind == "kplus1":
-            kplus1_prior(KPlus1Settings(steps=STEPS + 1), target, public, seed=next(seeds), progress=ticks)
-        else:
-            wgan_gp_prior(WganGpSettings(steps=STEPS + 1), public, next(seeds), CPU, ticks)
+        trainer = (
+            KPlus1(KPlus1Settings(steps=STEPS + 1)) if kind == "kplus1" else WganGp(WganGpSettings(steps=STEPS + 1))
+        )
+        trained_prior(trainer, target, public, next(seeds), CPU, ticks)
         return ticks.steps
 
     return turn
