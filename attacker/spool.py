@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from flwr.app import Context, Message
 
+from fedinverse.errors import IntegrityError
 from fedinverse.layout import receipts_of, round_file
 from fedinverse.received import arrays_in, is_training, model_round, weights_in
 from fedinverse.storage import (
@@ -58,13 +59,20 @@ class Spool:
         return typed(Spool, read_json(path), path)
 
     def keep(self, message: Message) -> None:
-        """Write the weights of ``message``, unless they lie there, and note the receipt. Without arrays, do nothing."""
+        """Write the weights of ``message``, unless they lie there, and note the receipt. Without arrays, do nothing.
+
+        Raises:
+            IntegrityError: a file of the spool is damaged. With damaged receipts the weights are kept before.
+        """
         record = arrays_in(message.content, self.record)
         if record is None:
             return
         kind, directory = message.metadata.message_type, Path(self.path)
-        receipts = receipts_of(directory)
-        noted = read_jsonl(receipts)
+        receipts, damage = receipts_of(directory), None
+        try:
+            noted = read_jsonl(receipts)
+        except IntegrityError as error:  # the model is kept all the same; that it came cannot be noted
+            noted, damage = [], error
         weights = weights_in(record, self.names)
         sha = weights_sha256(weights)
         number = model_round(message, list(dict.fromkeys(line["sha256"] for line in noted)), sha)
@@ -74,6 +82,8 @@ class Spool:
             path = path.with_stem(f"{path.stem}-{sha[:8]}")
         if not path.exists():
             save_weights(path, weights, {"model-round": number, **self.about})
+        if damage is not None:
+            raise damage
         receipt = {
             "round": number + 1 if is_training(kind) else number,
             "model-round": number,
