@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from attacker.samples import COUNT
 from attacker.settings import Attacker
 from fedinverse.config import Population
 from fedinverse.data import open_source
@@ -49,7 +50,8 @@ def needed(experiment: Experiment) -> dict[str, int]:
 
     Every model of every world is a checkpoint, unless ``storage.checkpoints`` keeps fewer; every one that a malicious
     client is sent is also a capture (all of them, with Flower's ``fraction_evaluate`` of 1). Reconstructions and
-    prior-only samples are float32 images.
+    prior-only samples are float32 images; the samples that teach the evaluators "none of these" are bytes, as many for
+    each attack and for the Type-I test.
     """
     shape = spec_of(experiment.model.name).input_shape
     classes = len(open_source(requests_of(experiment.data, shape, experiment.seed)["private"]).class_names)
@@ -80,8 +82,9 @@ def _images(attacker: Attacker, experiment: Experiment, classes: int, shape: tup
     attacked = len(attacker.rounds) if isinstance(attacker.rounds, tuple) else {"last": 1}.get(attacker.rounds, rounds)
     targets = attacked * worlds + 2 if experiment.attacks else 0  # and the untrained and the own-shard model
     wanted = len(attacker.classes) or _not_held(experiment.population, classes)
-    image = 4 * shape[0] * shape[1] * shape[2]
-    return targets * len(experiment.attacks) * wanted * attacker.restarts * 2 * image
+    pixels = shape[0] * shape[1] * shape[2]
+    samples = (len(experiment.attacks) + 1) * COUNT * pixels if experiment.attacks else 0
+    return targets * len(experiment.attacks) * wanted * attacker.restarts * 2 * 4 * pixels + samples
 
 
 def _not_held(population: Population, classes: int) -> int:

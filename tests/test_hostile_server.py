@@ -182,7 +182,7 @@ def test_the_local_engine_and_flowers_give_clients_the_configured_device(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     seen: list[Any] = []
-    monkeypatch.setattr("pipeline.engines.local.server_app", lambda grid, _: seen.append(grid))
+    monkeypatch.setattr("server.app.server_app", lambda _: lambda grid, _: seen.append(grid))
     federated(tiny(engine={"client_gpus": 1.0}), tmp_path / "run")
     assert {node_of(context).device for context in seen[0].contexts.values()} == {"cuda"}
     context = Context(1, 7, {"partition-id": 0}, RecordDict(), {})  # as Flower's runtime gives it
