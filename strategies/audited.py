@@ -47,6 +47,7 @@ from strategies.outliers import far_off
 from strategies.participation import Selection
 
 log = logging.getLogger("fedinverse.server")
+flower_log = logging.getLogger("flwr")  # a client that fails is named where Flower reports the round
 EQUAL_WEIGHT = "equal-weight"  # the metric that unweighted averages weigh by: 1 for everyone
 T = TypeVar("T")
 
@@ -189,7 +190,11 @@ class Audited:
             try:
                 values[partition] = read(reply, partition)
             except RefusedReplyError as error:
-                refused[partition] = str(error) if reply.has_error() else self._refuse(current, partition, str(error))
+                if reply.has_error():
+                    flower_log.info("round %d: client %d failed: %s", current, partition, error)
+                    refused[partition] = str(error)
+                else:
+                    refused[partition] = self._refuse(current, partition, str(error))
             except Exception as error:  # the schema foresaw everything but this: still one client, by name
                 reason = f"it cannot be read ({plain(f'{type(error).__name__}: {error}')})"
                 refused[partition] = self._refuse(current, partition, reason)

@@ -165,7 +165,7 @@ def test_a_killed_node_rejoins(story: Story) -> None:
 
 def test_a_full_disk_at_the_attacker_loses_its_capture_and_nothing_else(story: Story) -> None:
     assert 3 in story.deployment.trained(1)  # it answered
-    assert "a train message could not be captured: [Errno 27] File too large" in log_of(story, 3)
+    assert "a train message could not be captured: OSError: [Errno 27] File too large" in log_of(story, 3)
     assert story.receipts["after round 1"] == []
     assert {line["round"] for line in story.receipts["at the end"]} == {2, 3}
 
