@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from attacker.attacks.attack import PublicSet, open_target
 from attacker.attacks.registry import make_attack
 from attacker.losses.students import DistillationSettings, distilled
+from attacker.target import PublicSet, open_target
 from fedinverse.errors import ConfigError
 from fedinverse.models import build, for_inference, spec_of
 from fedinverse.models.declared import Declaration, DeclaredClassifier
