@@ -34,7 +34,7 @@ fedinverse run --resume                             continue after a stop
 fedinverse run --set engine.kind=local              all in one process
 fedinverse run mine.toml --dry-run                  check all, then stop
 
-Keys are documented in quickstart.toml; a wrong key names the nearest right one.
+quickstart.toml documents every key; a wrong key names the nearest one.
 """
 
 
