@@ -1,5 +1,6 @@
 """The federation on every engine: same seed, same hashes; captures equal the ledger; killed runs resume."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from fedinverse.errors import IntegrityError
+from fedinverse.flower import DEVICE, RUN_DIR, WORLD
 from fedinverse.messages import ARRAYS, CLIENT, METRICS, to_record
 from fedinverse.rounds import Round
 from fedinverse.run import Run, prepare
@@ -47,6 +49,14 @@ def test_ray_gives_the_same_models_as_local(actors: int, reference: Run, tiny: L
 def test_flower_runtime_gives_the_same_models_as_local(reference: Run, tiny: Load, tmp_path: Path) -> None:
     run = federated(tiny(engine={"kind": "flower", "actors": 2}), tmp_path / "flower")
     assert hashes(run) == hashes(reference)
+
+
+def test_a_federation_leaves_nothing_in_the_environment(tiny: Load, tmp_path: Path) -> None:
+    """A later ``flwr run`` of the same process would otherwise put its clients into this run."""
+    names = (RUN_DIR, WORLD, DEVICE, "PYTHONPATH")
+    before = {name: os.environ.get(name) for name in names}
+    federated(tiny(federation={"rounds": 1}), tmp_path / "local")
+    assert {name: os.environ.get(name) for name in names} == before
 
 
 def test_another_seed_gives_other_models(reference: Run, tiny: Load, tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 import logging
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -38,28 +39,49 @@ def run_federation(
             f"engine.client_gpus is {engine.client_gpus:g}, but this machine has no GPU that PyTorch can use; "
             "set it to 0, or engine.address to a cluster that has some"
         )
-    # Where a client has no node config of its own (Flower's runtime), it reads these; children inherit them.
-    os.environ[RUN_DIR], os.environ[WORLD] = str(run.path.resolve()), world
-    os.environ["PYTHONPATH"] = search_path()  # Ray hands on the script's directory alone
-    os.environ[DEVICE] = engine.device
     os.environ.update(quiet(os.environ))
     if engine.kind != "flower":  # the stages show rounds themselves
         logging.getLogger("flwr").setLevel(logging.WARNING)
     from server.app import server_app  # Flower reads the environment when it is imported
 
     server = server_app(after_round)
-    if engine.kind == "local":
-        from pipeline.engines.local import run_local
+    with _client_environment(run, world, engine):
+        if engine.kind == "local":
+            from pipeline.engines.local import run_local
 
-        run_local(run, world, engine, server)
-    elif engine.kind == "ray":
-        from pipeline.engines.ray import run_on_ray
+            run_local(run, world, engine, server)
+        elif engine.kind == "ray":
+            from pipeline.engines.ray import run_on_ray
 
-        run_on_ray(run, world, engine, server, profiles)
-    else:
-        from pipeline.engines.flower import run_on_flower
+            run_on_ray(run, world, engine, server, profiles)
+        else:
+            from pipeline.engines.flower import run_on_flower
 
-        run_on_flower(run, engine, server)
+            run_on_flower(run, engine, server)
+
+
+@contextmanager
+def _client_environment(run: Run, world: World, engine: Engine) -> Iterator[None]:
+    """Set what a client without a node config of its own (Flower's runtime) reads, and take it back at the end.
+
+    Children inherit it; whatever this process starts afterwards must not take part in this run.
+    """
+    settings = {
+        RUN_DIR: str(run.path.resolve()),
+        WORLD: world,
+        DEVICE: engine.device,
+        "PYTHONPATH": search_path(),  # Ray hands on the script's directory alone
+    }
+    before = {key: os.environ.get(key) for key in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value
 
 
 def quiet(environment: Mapping[str, str]) -> dict[str, str]:
