@@ -31,5 +31,5 @@ def capture(message: Message, context: Context, call_next: Any) -> Message:
 
 def spool_of(context: Context) -> Path:
     """Return the spool of this node: its own ``spool`` setting, or the run directory's in a simulation."""
-    own = context.node_config.get("spool")
-    return Path(str(own)) if own else RunFiles(client_directory(context)).attacker.spool(world_of(context))
+    spool = context.node_config.get("spool")
+    return Path(str(spool)) if spool else RunFiles(client_directory(context)).attacker.spool(world_of(context))

@@ -104,11 +104,11 @@ def invert(
     """
     prior = attack.prior(target, public, seed, target.device, progress)
     # The stream does not depend on the target, so that every target starts from the same latents: paired figures.
-    made = attack.invert(target, prior, public, labels, generator(seed, "attack", attack.name), progress)
+    reconstructions = attack.invert(target, prior, public, labels, generator(seed, "attack", attack.name), progress)
     plain = prior.sample(len(labels), generator(seed, "attack", attack.name), target.device, labels)
     samples = keep_samples(where.path.parent, prior, seed, target.device)
     shutil.rmtree(where.path, ignore_errors=True)
-    save_weights(where.path / RECONSTRUCTIONS, _arrays(made))
+    save_weights(where.path / RECONSTRUCTIONS, _arrays(reconstructions))
     save_weights(where.path / PRIOR_ONLY, _arrays(_as_reconstructions(target, plain.cpu(), labels)))
     write_json(
         where.path / ABOUT,
@@ -124,21 +124,21 @@ def invert(
             "prior": prior.key,
             "samples": samples,
             "prior-seconds": round(prior.seconds, 3),
-            "cost": asdict(made.cost),
-            "notes": list(made.notes),
-            "failed": int(made.failed.sum()),
-            "diversity": _diversity(target, made),
+            "cost": asdict(reconstructions.cost),
+            "notes": list(reconstructions.notes),
+            "failed": int(reconstructions.failed.sum()),
+            "diversity": _diversity(target, reconstructions),
         },
     )
 
 
 @torch.inference_mode()
-def _diversity(target: Target, made: Reconstructions) -> dict[str, dict[str, float]]:
+def _diversity(target: Target, reconstructions: Reconstructions) -> dict[str, dict[str, float]]:
     """Return the measured diversity by class, on the target's features."""
-    parts = made.images.to(target.device).split(256)
+    parts = reconstructions.images.to(target.device).split(256)
     features = torch.cat([target.model.features(part).penultimate for part in parts]).cpu()
-    measured = measured_diversity(made.images, features, made.labels, made.failed)
-    return {str(label): asdict(found) for label, found in measured.items()}
+    measured = measured_diversity(reconstructions.images, features, reconstructions.labels, reconstructions.failed)
+    return {str(label): asdict(diversity) for label, diversity in measured.items()}
 
 
 @torch.inference_mode()
@@ -151,6 +151,6 @@ def _as_reconstructions(target: Target, images: Tensor, labels: Tensor) -> Recon
     )
 
 
-def _arrays(made: Reconstructions) -> dict[str, Any]:
+def _arrays(reconstructions: Reconstructions) -> dict[str, Any]:
     names = ("images", "labels", "latent", "identity_loss", "confidence", "failed")
-    return {name: getattr(made, name).numpy() for name in names}
+    return {name: getattr(reconstructions, name).numpy() for name in names}

@@ -20,13 +20,13 @@ def captured(spool: Path) -> dict[int, Path]:
     Raises:
         IntegrityError: a file is damaged or does not say its round; names it.
     """
-    found: dict[int, Path] = {}
+    captures: dict[int, Path] = {}
     for path in sorted(spool.glob(ROUND_FILES), key=lambda path: path.stat().st_mtime_ns):
         about = read_metadata(path)
         if not about.get("model-round", "").isdigit():
             raise IntegrityError(f"{path}: its metadata does not say which round's model it is; not a capture")
-        found[int(about["model-round"])] = path
-    return dict(sorted(found.items()))
+        captures[int(about["model-round"])] = path
+    return dict(sorted(captures.items()))
 
 
 def due(spool: Path, settings: Attacker, shard: Shard, *, over: bool = True) -> dict[int, Path]:

@@ -241,10 +241,10 @@ class Bench:
 
 def distinct(jobs: Iterable[Job]) -> list[Job]:
     """Return the first of the ``jobs`` in every place."""
-    found: dict[Path, Job] = {}
+    jobs_by_place: dict[Path, Job] = {}
     for job in jobs:
-        found.setdefault(job.where.path, job)
-    return list(found.values())
+        jobs_by_place.setdefault(job.where.path, job)
+    return list(jobs_by_place.values())
 
 
 def labels_of(settings: Attacker, classes: int, shard: Shard) -> Tensor:

@@ -60,8 +60,8 @@ def open_bench(run: Run, judge: Judge, evaluators: OpenEvaluators, device: str |
     embedding = fit_embedding(part_of(run, "vault").images)
     train, reserve = part_of(run, "train", victim_only=True), part_of(run, "reserve")
     public = run.pools["public"].tensor()
-    own = [shard_of(run, client, "with_victim").images for client in run.population.attackers]
-    known = torch.cat([public, *own])
+    shards = [shard_of(run, client, "with_victim").images for client in run.population.attackers]
+    known = torch.cat([public, *shards])
 
     def described(images: Tensor) -> Tensor:
         return torch.cat([embedding(unit(part, device)).cpu() for part in images.split(CHUNK)])
@@ -97,7 +97,7 @@ class Inspected:
     """An exhibit as the evaluators see it.
 
     Attributes:
-        shown: the exhibit.
+        exhibit: what the attacker shows.
         ahead: int64 [N], how many other classes E1 finds at least as likely as the intended one; K where the
             reconstruction failed, which is never a success.
         answers: int64 [N, 2], of the open evaluators; -1 where the reconstruction failed.
@@ -105,7 +105,7 @@ class Inspected:
         features: E2's [N, G].
     """
 
-    shown: Exhibit
+    exhibit: Exhibit
     ahead: Tensor
     answers: Tensor
     seen: Tensor
@@ -114,13 +114,13 @@ class Inspected:
     @property
     def sound(self) -> Tensor:
         """bool [N]: what did not fail."""
-        return self.shown.failed.logical_not()
+        return self.exhibit.failed.logical_not()
 
 
-def inspect(shown: Exhibit, bench: Bench) -> Inspected:
+def inspect(exhibit: Exhibit, bench: Bench) -> Inspected:
     """Show an exhibit to all evaluators, a part at a time: of images times classes nothing is kept."""
     ahead, answers, seen, features = [], [], [], []
-    for images, labels in zip(shown.images.split(CHUNK), shown.labels.split(CHUNK), strict=True):
+    for images, labels in zip(exhibit.images.split(CHUNK), exhibit.labels.split(CHUNK), strict=True):
         part = images.nan_to_num(0.0)
         logits, penultimate = bench.judge.read(part)
         ahead.append(others_ahead(logits, labels))
@@ -128,9 +128,9 @@ def inspect(shown: Exhibit, bench: Bench) -> Inspected:
         answers.append(bench.open.read(part))
         features.append(bench.embedding(part.to(bench.judge.device)).cpu())
     return Inspected(
-        shown,
-        torch.cat(ahead).masked_fill(shown.failed, bench.judge.model.classes),
-        torch.cat(answers).masked_fill(shown.failed[:, None], FAILED),
+        exhibit,
+        torch.cat(ahead).masked_fill(exhibit.failed, bench.judge.model.classes),
+        torch.cat(answers).masked_fill(exhibit.failed[:, None], FAILED),
         torch.cat(seen),
         torch.cat(features),
     )

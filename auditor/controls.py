@@ -13,14 +13,14 @@ from fedinverse.models import Classifier
 _CHUNK = 256  # known images shown to a target at once
 
 
-def permuted(shown: Exhibit) -> Exhibit:
+def permuted(exhibit: Exhibit) -> Exhibit:
     """Return arm B5: the same reconstructions, each labelled with the next of the attacked classes.
 
     What it scores cannot be there: above chance, the instrument is broken.
     """
-    classes = torch.unique(shown.labels)
-    place = torch.searchsorted(classes, shown.labels)
-    return replace(shown, arm="B5", labels=classes[(place + 1) % len(classes)])
+    classes = torch.unique(exhibit.labels)
+    place = torch.searchsorted(classes, exhibit.labels)
+    return replace(exhibit, arm="B5", labels=classes[(place + 1) % len(classes)])
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def surest_known(target: Classifier, known: Tensor, labels: Tensor, device: str 
     )
 
 
-def nearest_known(shown: Exhibit, surest: KnownImages, known: Tensor, arm: str = "B4") -> Exhibit:
+def nearest_known(exhibit: Exhibit, surest: KnownImages, known: Tensor, arm: str = "B4") -> Exhibit:
     """Return arm B4 or B4W: no attack, the images the attacker holds that a target is surest show the class.
 
     Args:
@@ -76,13 +76,13 @@ def nearest_known(shown: Exhibit, surest: KnownImages, known: Tensor, arm: str =
         known: the public images and the attacker's own, uint8 [M, C, H, W].
         arm: B4 for the model with the victim, B4W for the one without.
     """
-    rows, sure = torch.empty(len(shown.labels), dtype=torch.int64), torch.empty(len(shown.labels))
+    rows, sure = torch.empty(len(exhibit.labels), dtype=torch.int64), torch.empty(len(exhibit.labels))
     for label, best in surest.rows.items():
-        mine = shown.labels == label
+        mine = exhibit.labels == label
         again = torch.arange(int(mine.sum())) % len(best)
         rows[mine], sure[mine] = best[again], surest.sure[label][again]
     return replace(
-        shown,
+        exhibit,
         arm=arm,
         images=unit(known[rows]),
         confidence=sure,

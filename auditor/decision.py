@@ -290,27 +290,27 @@ def _contradicted(case: Case, decision: Decision) -> Decision:
 
 def _more(case: Case, unclear: Estimate | None = None) -> tuple[str, ...]:
     """Return what would make the interval of ``unclear`` (the leakage) narrow enough."""
-    found = unclear or case.leakage
-    if found.seeds > 1:
-        return (f"about {_seeds(found, case.primary.resolution)} seeds at this spread ({found.seeds} now)",)
+    measure = unclear or case.leakage
+    if measure.seeds > 1:
+        return (f"about {_seeds(measure, case.primary.resolution)} seeds at this spread ({measure.seeds} now)",)
     ways = [f"{WANTED_SEEDS} seeds or more (fedinverse sweep)"]
-    if case.main.between.worlds < FEWEST_WORLDS and len(found.errors) > 1:
+    if case.main.between.worlds < FEWEST_WORLDS and len(measure.errors) > 1:
         ways.append(
             f"several control worlds (audit.control_worlds = {WANTED_WORLDS}): without them one run is assumed to "
             f"differ from the next by {case.main.between.deviation:.0%} (audit.primary.between_runs)"
         )
-    if found.classes < FEWEST_CLASSES:
+    if measure.classes < FEWEST_CLASSES:
         least = math.ceil(math.log(1 - LEVEL) / math.log(1 - case.primary.resolution))
-        ways.append(f"more victim classes: {found.classes} now, {least} or more where none shows")
+        ways.append(f"more victim classes: {measure.classes} now, {least} or more where none shows")
     return tuple(ways)
 
 
-def _seeds(found: Estimate, resolution: float) -> int:
+def _seeds(estimate: Estimate, resolution: float) -> int:
     """Return with how many seeds the interval would leave 0 or the resolution, if value and spread stayed."""
-    spread = found.errors[0].deviation * math.sqrt(found.seeds)
-    room = max(found.value if found.value >= resolution else resolution - found.value, 0.05)
-    for seeds in range(found.seeds + 1, MOST_SEEDS):
-        error = replace(found.errors[0], deviation=spread / math.sqrt(seeds), freedom=seeds - 1)
+    spread = estimate.errors[0].deviation * math.sqrt(estimate.seeds)
+    room = max(estimate.value if estimate.value >= resolution else resolution - estimate.value, 0.05)
+    for seeds in range(estimate.seeds + 1, MOST_SEEDS):
+        error = replace(estimate.errors[0], deviation=spread / math.sqrt(seeds), freedom=seeds - 1)
         if error.half_width((1 + LEVEL) / 2) < room:
             return seeds
     return MOST_SEEDS
@@ -346,6 +346,6 @@ def sentence(decision: Decision, case: Case, attacks: list[str]) -> str:
             )
 
 
-def show(found: Estimate) -> str:
+def show(estimate: Estimate) -> str:
     """Return a share with its interval as text."""
-    return f"{found.value:.0%} [{found.low:.0%}, {found.high:.0%}]"
+    return f"{estimate.value:.0%} [{estimate.low:.0%}, {estimate.high:.0%}]"

@@ -14,23 +14,25 @@ from fedinverse.shard import Shard
 from fedinverse.storage import atomic_write
 
 
-def best_first(shown: Exhibit, label: int, count: int) -> Tensor:
+def best_first(exhibit: Exhibit, label: int, count: int) -> Tensor:
     """Return the ``count`` reconstructions of ``label`` the attacker would keep: highest target confidence first."""
-    rows = (shown.labels == label).nonzero().flatten()
-    order = shown.confidence[rows].argsort(descending=True, stable=True)
-    return shown.images[rows[order[:count]]]
+    rows = (exhibit.labels == label).nonzero().flatten()
+    order = exhibit.confidence[rows].argsort(descending=True, stable=True)
+    return exhibit.images[rows[order[:count]]]
 
 
 def nearest(images: Tensor, label: int, among: Shard, seen: Tensor, judge: Judge) -> Tensor:
     """Return, for each of ``images``, the image of class ``label`` in ``among`` nearest in E1's features (``seen``)."""
-    own = among.labels == label
-    distance = torch.cdist(judge.features(images), seen[own])
-    return unit(among.images[own][distance.argmin(1)])
+    of_class = among.labels == label
+    distance = torch.cdist(judge.features(images), seen[of_class])
+    return unit(among.images[of_class][distance.argmin(1)])
 
 
-def row_of(shown: Exhibit, label: int, private: Shard, seen: Tensor, judge: Judge, count: int) -> tuple[Tensor, Tensor]:
+def row_of(
+    exhibit: Exhibit, label: int, private: Shard, seen: Tensor, judge: Judge, count: int
+) -> tuple[Tensor, Tensor]:
     """Return (reconstructions, nearest private images) of ``label``, ``count`` each; ``seen``: these' features."""
-    images = best_first(shown, label, count)
+    images = best_first(exhibit, label, count)
     return images, nearest(images, label, private, seen, judge)
 
 
@@ -63,8 +65,8 @@ def _captioned(picture: Image.Image, caption: str) -> Image.Image:
 def save_grid(path: Path, rows: list[tuple[Tensor, Tensor]], zoom: int = 3, caption: str = "") -> None:
     """Write a grid: one row per class, reconstructions left, a gap, their nearest private images right."""
     lines = []
-    for made, real in rows:
-        gap = torch.ones(1, made.shape[1], made.shape[2], made.shape[3] // 4)
-        lines.append(torch.cat([torch.cat(list(made), 2), gap[0], torch.cat(list(real), 2)], 2))
+    for reconstructed, real in rows:
+        gap = torch.ones(1, reconstructed.shape[1], reconstructed.shape[2], reconstructed.shape[3] // 4)
+        lines.append(torch.cat([torch.cat(list(reconstructed), 2), gap[0], torch.cat(list(real), 2)], 2))
     sheet = torch.cat(lines, 1)[None]
     atomic_write(path, png(sheet, zoom, caption))

@@ -122,13 +122,13 @@ def _primary(scores: pd.DataFrame, primary: Primary) -> tuple[str, int]:
     return attack, server_round
 
 
-def _adjusted(found: Mapping[tuple[str, int], Leakage]) -> dict[tuple[str, int], float]:
+def _adjusted(leakages: Mapping[tuple[str, int], Leakage]) -> dict[tuple[str, int], float]:
     """Return Holm's adjustment within each attack over its rounds."""
     adjusted: dict[tuple[str, int], float] = {}
-    for name in {attack for attack, _ in found}:
+    for name in {attack for attack, _ in leakages}:
         p = {
             key: leakage.leakage.p
-            for key, leakage in found.items()
+            for key, leakage in leakages.items()
             if key[0] == name and isinstance(leakage.leakage, Estimate)
         }
         adjusted |= dict(zip(p, holm(list(p.values())), strict=True))
@@ -159,10 +159,10 @@ def _point(case: Case, p_holm: float | None) -> Point:
     )
 
 
-def _interval(found: Estimate | Omitted) -> Interval | Missing:
-    if isinstance(found, Omitted):
-        return Missing(omitted=found.reason)
-    return Interval(value=found.value, low=found.low, high=found.high, marks=found.marks)
+def _interval(estimate: Estimate | Omitted) -> Interval | Missing:
+    if isinstance(estimate, Omitted):
+        return Missing(omitted=estimate.reason)
+    return Interval(value=estimate.value, low=estimate.low, high=estimate.high, marks=estimate.marks)
 
 
 def _between(main: Leakage, seeds: int) -> RunDeviation | Missing:

@@ -173,18 +173,18 @@ def _corrected(held: dict[str, Cells | Omitted], between: BetweenRuns) -> Estima
 
 
 def _normalised(held: dict[str, Cells | Omitted], between: BetweenRuns) -> Estimate | Omitted:
-    found = _together(held, ("A", "CEIL", *PRIORS))
-    if isinstance(found, Omitted):
-        return found
-    best = max(PRIORS, key=lambda arm: found[arm].mean)
-    attack, ceiling, control = (found[arm].mean for arm in ("A", "CEIL", best))
+    shared = _together(held, ("A", "CEIL", *PRIORS))
+    if isinstance(shared, Omitted):
+        return shared
+    best = max(PRIORS, key=lambda arm: shared[arm].mean)
+    attack, ceiling, control = (shared[arm].mean for arm in ("A", "CEIL", best))
     room = ceiling - control
     if room <= 0:
         return Omitted("the ceiling on real images does not exceed the controls")
     share = (attack - control) / room
     weights = {"A": 1 / room, "CEIL": -share / room, best: (share - 1) / room}
     runs = weights["A"] ** 2 + (weights[best] ** 2 if best in OTHER_MODELS else 0)
-    return combine([found[arm] for arm in weights], list(weights.values()), between.error(runs), value=share)
+    return combine([shared[arm] for arm in weights], list(weights.values()), between.error(runs), value=share)
 
 
 def _together(held: dict[str, Cells | Omitted], names: tuple[str, ...]) -> dict[str, Cells] | Omitted:

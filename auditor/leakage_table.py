@@ -21,15 +21,15 @@ def leakage_table(verdict: Verdict) -> pd.DataFrame:
         for name in OF_POINT
     ]
     rows += [
-        {"attack": attack, "round": -1, "figure": "time-to-leak"} | _cells(found)
-        for attack, found in verdict.time_to_leak.items()
+        {"attack": attack, "round": -1, "figure": "time-to-leak"} | _cells(first_round)
+        for attack, first_round in verdict.time_to_leak.items()
     ]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _cells(found: Interval | Missing | float) -> dict[str, Any]:
-    if isinstance(found, Missing):
-        return {"omitted": found.omitted}
-    if isinstance(found, Interval):
-        return {"value": found.value, "low": found.low, "high": found.high, "omitted": ""}
-    return {"value": float(found), "omitted": ""}
+def _cells(figure: Interval | Missing | float) -> dict[str, Any]:
+    if isinstance(figure, Missing):
+        return {"omitted": figure.omitted}
+    if isinstance(figure, Interval):
+        return {"value": figure.value, "low": figure.low, "high": figure.high, "omitted": ""}
+    return {"value": float(figure), "omitted": ""}

@@ -34,11 +34,11 @@ def score(exhibits: Iterable[Exhibit], bench: Bench, seed: int) -> Scored:
     """Judge every exhibit, class by class and as a whole."""
     rows: list[dict[str, Any]] = []
     missing: dict[tuple[str, str], list[str]] = {}
-    for shown in exhibits:
-        where = {"seed": seed, "world": shown.world, "round": shown.round, "arm": shown.arm, "attack": shown.attack}
-        for each in figures_of(shown, bench):
+    for exhibit in exhibits:
+        where = {"seed": seed} | {key: getattr(exhibit, key) for key in ("world", "round", "arm", "attack")}
+        for each in figures_of(exhibit, bench):
             if isinstance(each.value, Omitted):
-                missing.setdefault((each.metric, each.value.reason), []).append(shown.arm)
+                missing.setdefault((each.metric, each.value.reason), []).append(exhibit.arm)
             else:
                 rows.append(
                     where | {"label": each.label, "metric": each.metric, "value": each.value, "count": each.count}
@@ -50,8 +50,8 @@ def score(exhibits: Iterable[Exhibit], bench: Bench, seed: int) -> Scored:
     return Scored(pd.DataFrame(rows, columns=list(COLUMNS)), omitted)
 
 
-def figures_of(shown: Exhibit, bench: Bench) -> Iterator[Figure]:
+def figures_of(exhibit: Exhibit, bench: Bench) -> Iterator[Figure]:
     """Yield everything that is said of one exhibit."""
-    seen = inspect(shown, bench)
+    seen = inspect(exhibit, bench)
     yield from class_figures(seen, bench)
     yield from set_figures(seen, bench)

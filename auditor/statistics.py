@@ -190,11 +190,11 @@ def contrast(arms: Sequence[Cells], weights: Sequence[int], between: Error | Non
     """
     shared = list(aligned({f"arm {number}": arm for number, arm in enumerate(arms, 1)}).values())
     most = float(weights.count(1))
-    found = combine(shared, weights, between, bounds=(-most, most))
-    if found.seeds > 1 or found.classes >= FEWEST_CLASSES:
-        return found
+    estimate = combine(shared, weights, between, bounds=(-most, most))
+    if estimate.seeds > 1 or estimate.classes >= FEWEST_CLASSES:
+        return estimate
     apart = np.tensordot(weights, np.stack([arm.values[0] for arm in shared]), 1)
-    return replace(found, p=max(found.p, sign_flip_p(apart)), marks=(*found.marks, FEW_CLASSES))
+    return replace(estimate, p=max(estimate.p, sign_flip_p(apart)), marks=(*estimate.marks, FEW_CLASSES))
 
 
 def combine(
@@ -226,21 +226,21 @@ def combine(
     if value is None:
         value = float(np.nanmean(cells, 1).mean())
     marks = ((ONE_RUN,) if seeds == 1 else ()) + ((FLOORED,) if floored else ())
-    found = Estimate(value, value, value, 1.0, seeds, classes, tuple(errors), marks)
-    half = found.half_width()
-    return replace(found, low=max(value - half, bounds[0]), high=min(value + half, bounds[1]), p=_p(found))
+    estimate = Estimate(value, value, value, 1.0, seeds, classes, tuple(errors), marks)
+    half = estimate.half_width()
+    return replace(estimate, low=max(value - half, bounds[0]), high=min(value + half, bounds[1]), p=_p(estimate))
 
 
-def _p(found: Estimate) -> float:
+def _p(estimate: Estimate) -> float:
     """Return the level at which the interval just reaches 0."""
-    if found.value == 0:
+    if estimate.value == 0:
         return 1.0
-    if len(found.errors) == 1:
-        error = found.errors[0]
-        return 2 * float(special.stdtr(error.freedom, -abs(found.value) / error.deviation))
+    if len(estimate.errors) == 1:
+        error = estimate.errors[0]
+        return 2 * float(special.stdtr(error.freedom, -abs(estimate.value) / error.deviation))
 
     def beyond(log_tail: float) -> float:
-        return found.half_width(1 - math.exp(log_tail)) - abs(found.value)
+        return estimate.half_width(1 - math.exp(log_tail)) - abs(estimate.value)
 
     smallest = math.log(1e-12)
     if beyond(smallest) <= 0:
@@ -254,11 +254,11 @@ def consistent(first: Cells, second: Cells) -> bool:
     Raises:
         ValueError: they share no cell.
     """
-    found = difference(first, second)
-    if found.seeds > 1 or found.classes >= FEWEST_CLASSES:
-        return found.above_zero
+    gap = difference(first, second)
+    if gap.seeds > 1 or gap.classes >= FEWEST_CLASSES:
+        return gap.above_zero
     both = aligned({"first": first, "second": second})
-    return found.value > 0 and sign_flip_p(both["first"].values[0] - both["second"].values[0]) <= 2 * (1 - LEVEL)
+    return gap.value > 0 and sign_flip_p(both["first"].values[0] - both["second"].values[0]) <= 2 * (1 - LEVEL)
 
 
 def sign_flip_p(apart: Floats) -> float:
@@ -296,14 +296,14 @@ def holm(p: Sequence[float]) -> tuple[float, ...]:
     return tuple(adjusted)
 
 
-def minimum_detectable_effect(found: Estimate, power: float = POWER) -> float:
+def minimum_detectable_effect(estimate: Estimate, power: float = POWER) -> float:
     """Return the smallest mean difference that would have been shown with probability ``power``.
 
     The larger of two: the interval's half-width and that of the quantile ``power`` (Bloom 1995); and what ``unseen``
     says of as many cells. At most 1, the largest a share can differ by.
     """
-    detectable = found.half_width() + found.half_width(power)
-    return min(1.0, max(unseen(found.seeds * found.classes, power), detectable))
+    detectable = estimate.half_width() + estimate.half_width(power)
+    return min(1.0, max(unseen(estimate.seeds * estimate.classes, power), detectable))
 
 
 def unseen(cells: int, power: float = LEVEL) -> float:

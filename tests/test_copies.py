@@ -17,19 +17,19 @@ def test_planted_copies_are_found_with_their_originals() -> None:
     # Fails if the null sample is not of the same kind, if p-values stop at 1 / R, or if pairs are mixed up.
     train, reserve = normal(0, 300), normal(1, 200)
     planted = train[[5, 17, 17, 200]] + 0.01 * normal(2, 4)
-    found = copies(torch.cat([planted, normal(3, 46)]), train, reserve)
-    assert isinstance(found, Copies)
-    assert found.found[:4].all()
-    assert found.found[4:].sum() <= 1
-    assert found.original[:4].tolist() == [5, 17, 17, 200]
-    assert found.originals >= 3
-    assert found.expected_false == pytest.approx(RATE * int(found.found.sum()))
+    copied = copies(torch.cat([planted, normal(3, 46)]), train, reserve)
+    assert isinstance(copied, Copies)
+    assert copied.called[:4].all()
+    assert copied.called[4:].sum() <= 1
+    assert copied.original[:4].tolist() == [5, 17, 17, 200]
+    assert copied.originals >= 3
+    assert copied.expected_false == pytest.approx(RATE * int(copied.called.sum()))
 
 
 def test_without_copying_hardly_anything_is_called_a_copy() -> None:
     # The rate of false discoveries under the null is the chance of calling anything: at most 5 %, give or take.
     called = [copies(normal(10 + s, 50), normal(500 + s, 300), normal(1000 + s, 200)) for s in range(40)]
-    assert sum(bool(each.found.any()) for each in called if isinstance(each, Copies)) <= 4
+    assert sum(bool(each.called.any()) for each in called if isinstance(each, Copies)) <= 4
 
 
 def test_the_tail_is_as_the_distribution_and_never_zero() -> None:

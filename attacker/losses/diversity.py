@@ -125,8 +125,8 @@ class Diversity:
             return imq(distances)
         sigma: Sigma = self.settings.sigma or "median_paper"
         scales = [
-            torch.as_tensor(bandwidth(own, batches[0, 0].numel(), sigma), dtype=own.dtype, device=own.device)
-            for own in distances
+            torch.as_tensor(bandwidth(each, batches[0, 0].numel(), sigma), dtype=each.dtype, device=each.device)
+            for each in distances
         ]
         return gaussian(distances, torch.stack(scales)[:, None, None])
 
@@ -251,10 +251,10 @@ def measured_diversity(images: Tensor, features: Tensor, labels: Tensor, failed:
         rows = torch.nonzero((labels == label) & ~failed).flatten()
         if len(rows) < 2:
             continue
-        own, seen = images[rows].flatten(1), features[rows].flatten(1)
+        pixels, seen = images[rows].flatten(1), features[rows].flatten(1)
         measured[label] = ClassDiversity(
             len(rows),
-            _mean_distance(own / own.shape[1] ** 0.5),
+            _mean_distance(pixels / pixels.shape[1] ** 0.5),
             _mean_distance(seen),
             vendi_score(seen),
         )

@@ -137,8 +137,8 @@ def checked(generator: nn.Module, latent: int, name: str) -> tuple[int, int, int
     except (RuntimeError, ValueError, TypeError) as error:
         raise ConfigError(f"generator '{name}' fails on z [4, {latent}]: {error}") from error
     if not isinstance(images, torch.Tensor) or images.dim() != 4 or len(images) != 4:
-        made = tuple(images.shape) if isinstance(images, torch.Tensor) else type(images).__name__
-        raise ConfigError(f"generator '{name}' makes {made} of 4 latents; images (4, C, H, W) are needed")
+        shape = tuple(images.shape) if isinstance(images, torch.Tensor) else type(images).__name__
+        raise ConfigError(f"generator '{name}' makes {shape} of 4 latents; images (4, C, H, W) are needed")
     if not torch.isfinite(images).all() or images.min() < -1e-4 or images.max() > 1 + 1e-4:
         raise ConfigError(
             f"generator '{name}' makes values from {float(images.min()):.3g} to {float(images.max()):.3g}; "

@@ -120,8 +120,8 @@ class Realness(nn.Module):
 
 def discriminator_loss(labelled: Tensor, soft: Tensor, unlabelled: Tensor, fake: Tensor) -> Tensor:
     """Return L_D of logits [B, K] of the three kinds of images; ``soft`` [B, K] are the target's probabilities."""
-    real, made = torch.logsumexp(unlabelled, 1), torch.logsumexp(fake, 1)
-    unsupervised = 0.5 * (F.softplus(real).mean() - real.mean() + F.softplus(made).mean())
+    real, generated = torch.logsumexp(unlabelled, 1), torch.logsumexp(fake, 1)
+    unsupervised = 0.5 * (F.softplus(real).mean() - real.mean() + F.softplus(generated).mean())
     return F.cross_entropy(labelled, soft) + unsupervised
 
 
@@ -178,8 +178,8 @@ class KPlus1(PriorTrainer):
                 fakes = G(data.noise(n * B, LATENT)).split(B)
             for fake, row in zip(fakes, data.rows(n, 2 * B), strict=True):
                 _, logits = D(torch.cat([data.real(row), fake]), kinds=3)
-                labelled, unlabelled, made = logits.split(B)
-                loss_D = discriminator_loss(labelled, soft[row[:B]], unlabelled, made)  # eq. 2-3
+                labelled, unlabelled, generated = logits.split(B)
+                loss_D = discriminator_loss(labelled, soft[row[:B]], unlabelled, generated)  # eq. 2-3
                 step_D.zero_grad(set_to_none=True)
                 loss_D.backward()
                 step_D.step()
@@ -187,8 +187,8 @@ class KPlus1(PriorTrainer):
             D.requires_grad_(False)
             with torch.no_grad():
                 real, _ = D(data.real(data.rows(B)))
-            made, logits = D(G(data.noise(B, LATENT)))
-            loss_G = generator_loss(made, real, logits)  # eq. 4
+            generated, logits = D(G(data.noise(B, LATENT)))
+            loss_G = generator_loss(generated, real, logits)  # eq. 4
             step_G.zero_grad(set_to_none=True)
             loss_G.backward()
             step_G.step()

@@ -65,8 +65,8 @@ class Prior:
 
     def images(self, z: Tensor, labels: Tensor) -> Tensor:
         """Return the images [N, C, H, W] in [0, 1] of ``z`` [N, latent], of the classes ``labels`` [N] where it can."""
-        made: Tensor = self.generator(z, labels) if self.conditional else self.generator(z)
-        return made
+        images: Tensor = self.generator(z, labels) if self.conditional else self.generator(z)
+        return images
 
     def sample(self, count: int, random: torch.Generator, device: torch.device, labels: Tensor | None = None) -> Tensor:
         """Return ``count`` unoptimised images [count, C, H, W] in [0, 1].
@@ -239,8 +239,8 @@ def trained_prior(
                 into_module(_part(nets, trainer.kept), load_weights(path)[0], str(path))
             images = public.images.to(device)
             data = Training(images, target, public, device, random, progress, bool(start), checkpoint)
-            told = trainer.train(nets, data) or {}
-            return {"seconds": f"{checkpoint.seconds:.3f}", "target": against, **told}
+            figures = trainer.train(nets, data) or {}
+            return {"seconds": f"{checkpoint.seconds:.3f}", "target": against, **figures}
 
         about = {"seconds": "0"}
         if trainer.kept:

@@ -52,12 +52,12 @@ def calibrate(gallery: Tensor, gallery_labels: Tensor, probes: Tensor, probe_lab
     classes = torch.unique(gallery_labels)
     apart = euclidean(probes, gallery)
     nearest = torch.stack([apart[:, gallery_labels == label].amin(1) for label in classes], 1)
-    own = probe_labels[:, None] == classes
-    impostors = nearest[~own].sort().values
-    if len(impostors) < FEWEST_IMPOSTORS or not bool(own.any()):
+    same_class = probe_labels[:, None] == classes
+    impostors = nearest[~same_class].sort().values
+    if len(impostors) < FEWEST_IMPOSTORS or not bool(same_class.any()):
         return Omitted(
             f"{FALSE_ACCEPTS:.0%} false accepts need {FEWEST_IMPOSTORS} natural impostors and one genuine "
-            f"image, got {len(impostors)} and {int(own.sum())}"
+            f"image, got {len(impostors)} and {int(same_class.sum())}"
         )
     # The largest distance that accepts no more than 1 %: just below the first impostor that must stay out.
     first_refused = impostors[int(FALSE_ACCEPTS * len(impostors))]
@@ -65,6 +65,6 @@ def calibrate(gallery: Tensor, gallery_labels: Tensor, probes: Tensor, probe_lab
     return Threshold(
         float(distance),
         float((impostors <= distance).double().mean()),
-        float((nearest[own] <= distance).double().mean()),
+        float((nearest[same_class] <= distance).double().mean()),
         len(impostors),
     )

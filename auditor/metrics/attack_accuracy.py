@@ -48,8 +48,8 @@ def others_ahead(logits: Tensor, labels: Tensor) -> Tensor:
     """
     if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= logits.shape[1]):
         raise ValueError(f"labels must lie in [0, {logits.shape[1]}), the evaluator's classes")
-    own = logits.gather(1, labels[:, None])
-    return (~(logits < own)).sum(1) - 1
+    label_logit = logits.gather(1, labels[:, None])
+    return (~(logits < label_logit)).sum(1) - 1
 
 
 def attack_accuracy(ahead: Tensor, labels: Tensor, restarts: Tensor, known: int) -> AttackAccuracy:

@@ -52,9 +52,9 @@ class Figure:
 
 def class_figures(seen: Inspected, bench: Bench) -> Iterator[Figure]:
     """Yield every per-class metric of an exhibit, by metric and class."""
-    shown = seen.shown
-    accuracy = attack_accuracy(seen.ahead, shown.labels, restarts_of(shown.labels), bench.judge.model.classes)
-    groups = {label: (shown.labels == label).nonzero().flatten() for label in accuracy.labels.tolist()}
+    exhibit = seen.exhibit
+    accuracy = attack_accuracy(seen.ahead, exhibit.labels, restarts_of(exhibit.labels), bench.judge.model.classes)
+    groups = {label: (exhibit.labels == label).nonzero().flatten() for label in accuracy.labels.tolist()}
 
     def shares(metric: str, hits: Tensor) -> Iterator[Figure]:
         for label, rows in groups.items():
@@ -62,13 +62,13 @@ def class_figures(seen: Inspected, bench: Bench) -> Iterator[Figure]:
 
     yield from _accuracy_figures(accuracy)
     for label, rows in groups.items():
-        best = rows[shown.confidence[rows].argmax()]
+        best = rows[exhibit.confidence[rows].argmax()]
         yield Figure(BEST, label, len(rows), float(seen.ahead[best] == 0))
     first, second = seen.answers.unbind(1)
-    yield from shares(OPEN, (first == shown.labels) & (second == shown.labels))
+    yield from shares(OPEN, (first == exhibit.labels) & (second == exhibit.labels))
     yield from shares(DISAGREEMENT, first != second)
     yield from shares(NONE, (first == bench.open.none) & (second == bench.open.none))
-    yield from shares(CONFIDENCE, shown.confidence)
+    yield from shares(CONFIDENCE, exhibit.confidence)
     yield from _resemblance_figures(seen, bench, shares)
     guard = copy_guard(seen.features, bench.train_features, bench.known_features)
     yield from shares(COPY_GUARD, guard.passed & seen.sound)
@@ -78,25 +78,25 @@ def class_figures(seen: Inspected, bench: Bench) -> Iterator[Figure]:
         (KNN, KNN_SQUARED, knn_distance),
         (FEATURE, FEATURE_SQUARED, feature_distance),
     ):
-        apart = distance(seen.seen, shown.labels, *real)
+        apart = distance(seen.seen, exhibit.labels, *real)
         for label, rows in sound.items():
             yield Figure(metric, label, len(rows), _mean(apart[rows]))
             yield Figure(squared, label, len(rows), _mean(apart[rows].square()))
     for metric, spread in ((VENDI, effective_number), (PAIRWISE, mean_pairwise_distance)):
         for label, rows in sound.items():
             yield Figure(metric, label, len(rows), spread(seen.features[rows]))
-    if shown.arm == "A":
+    if exhibit.arm == "A":
         yield from _member_figures(seen, bench)
 
 
 def _accuracy_figures(accuracy: AttackAccuracy) -> Iterator[Figure]:
-    found = list(zip(accuracy.labels.tolist(), accuracy.count.tolist(), strict=True))
-    for (label, count), share in zip(found, accuracy.top1.tolist(), strict=True):
+    restarts = list(zip(accuracy.labels.tolist(), accuracy.count.tolist(), strict=True))
+    for (label, count), share in zip(restarts, accuracy.top1.tolist(), strict=True):
         yield Figure(ACCURACY, label, count, share)
     if isinstance(accuracy.top5, Omitted):
         yield Figure(TOP5, WHOLE_SET, int(accuracy.count.sum()), accuracy.top5)
         return
-    for (label, count), share in zip(found, accuracy.top5.tolist(), strict=True):
+    for (label, count), share in zip(restarts, accuracy.top5.tolist(), strict=True):
         yield Figure(TOP5, label, count, share)
 
 
@@ -104,10 +104,10 @@ def _resemblance_figures(
     seen: Inspected, bench: Bench, shares: Callable[[str, Tensor], Iterator[Figure]]
 ) -> Iterator[Figure]:
     if isinstance(bench.threshold, Threshold):
-        accepted = bench.threshold.accepts(seen.features, seen.shown.labels, bench.train_features, bench.train.labels)
+        accepted = bench.threshold.accepts(seen.features, seen.exhibit.labels, bench.train_features, bench.train.labels)
         yield from shares(RESEMBLANCE, accepted & seen.sound)
     else:
-        yield Figure(RESEMBLANCE, WHOLE_SET, len(seen.shown.labels), bench.threshold)
+        yield Figure(RESEMBLANCE, WHOLE_SET, len(seen.exhibit.labels), bench.threshold)
 
 
 def _mean(distance: Tensor) -> float | Omitted:
@@ -121,7 +121,7 @@ def _mean(distance: Tensor) -> float | Omitted:
 def _member_figures(seen: Inspected, bench: Bench) -> Iterator[Figure]:
     lift = member_lift(
         seen.features[seen.sound],
-        seen.shown.labels[seen.sound],
+        seen.exhibit.labels[seen.sound],
         train=bench.train_features,
         train_labels=bench.train.labels,
         reserve=bench.reserve_features,

@@ -35,14 +35,14 @@ class Copies:
     """Reconstructions that are nearer to a training image than chance allows.
 
     Attributes:
-        found: bool [N], which are called copies.
+        called: bool [N], which are called copies.
         original: int64 [N], row of the nearest training image; -1 where there is none.
         p: float64 [N], chance that an image nobody copied is as near.
         originals: how many different training images the copies show.
         expected_false: copies that are expected to be false, ``RATE`` of those called so.
     """
 
-    found: Tensor
+    called: Tensor
     original: Tensor
     p: Tensor
     originals: int

@@ -72,20 +72,20 @@ def member_lift(
         reserve: [R, F] of images of the same classes that nobody trained on.
         reserve_labels: int64 [R].
     """
-    found, shares, counts = [], [], []
+    attacked, shares, counts = [], [], []
     for label in torch.unique(labels).tolist():
         mine = features[labels == label]
         members, others = train[train_labels == label], reserve[reserve_labels == label]
         if min(len(members), len(others)) > 0:
-            found.append(label)
+            attacked.append(label)
             shares.append(_win_probability(mine, members, others).mean())
             counts.append(len(mine))
-    if not found:
+    if not attacked:
         return Omitted("no class has a reconstruction, a training image and a reserve image")
     share = torch.stack(shares)
     value = float(share.mean())
     return MemberLift(
-        torch.tensor(found), share.cpu(), torch.tensor(counts), value, wilson(value * len(found), len(found))
+        torch.tensor(attacked), share.cpu(), torch.tensor(counts), value, wilson(value * len(attacked), len(attacked))
     )
 
 

@@ -32,7 +32,7 @@ RESTARTED = ("A", "B0", "B1", "B2", "B3")
 
 def set_figures(seen: Inspected, bench: Bench) -> Iterator[Figure]:
     """Yield every whole-set metric of an exhibit."""
-    victims = torch.isin(seen.shown.labels, bench.train.labels.unique())
+    victims = torch.isin(seen.exhibit.labels, bench.train.labels.unique())
     sound = victims & seen.sound
     features, count = scaled(seen.features[sound]), int(sound.sum())
     for metric, distance, real in (
@@ -44,11 +44,12 @@ def set_figures(seen: Inspected, bench: Bench) -> Iterator[Figure]:
         yield Figure(metric, WHOLE_SET, count, distance(features, real))
     for metric, value in _manifold_values(manifolds(features, bench.of_victim)).items():
         yield Figure(metric, WHOLE_SET, count, value)
-    found = copies(seen.features[sound], bench.train_features, _reserve_of_victim(bench))
+    copied = copies(seen.features[sound], bench.train_features, _reserve_of_victim(bench))
     for metric, number in ((COPIES, "originals"), (COPIES_FALSE, "expected_false")):
-        yield Figure(metric, WHOLE_SET, count, found if isinstance(found, Omitted) else float(getattr(found, number)))
-    if seen.shown.arm in RESTARTED:
-        labels = seen.shown.labels[victims]
+        value = copied if isinstance(copied, Omitted) else float(getattr(copied, number))
+        yield Figure(metric, WHOLE_SET, count, value)
+    if seen.exhibit.arm in RESTARTED:
+        labels = seen.exhibit.labels[victims]
         yield Figure(
             DEVIATION, WHOLE_SET, len(labels), _deviation(seen.ahead[victims], labels, bench.judge.model.classes)
         )
@@ -58,14 +59,14 @@ def _reserve_of_victim(bench: Bench) -> Tensor:
     return bench.reserve_features[torch.isin(bench.reserve.labels, bench.train.labels.unique())]
 
 
-def _manifold_values(found: Manifolds | Omitted) -> dict[str, float | Omitted]:
-    if isinstance(found, Omitted):
-        return dict.fromkeys((PRECISION, RECALL, DENSITY, COVERAGE), found)
+def _manifold_values(measured: Manifolds | Omitted) -> dict[str, float | Omitted]:
+    if isinstance(measured, Omitted):
+        return dict.fromkeys((PRECISION, RECALL, DENSITY, COVERAGE), measured)
     return {
-        PRECISION: found.precision,
-        RECALL: found.recall,
-        DENSITY: found.density,
-        COVERAGE: found.coverage,
+        PRECISION: measured.precision,
+        RECALL: measured.recall,
+        DENSITY: measured.density,
+        COVERAGE: measured.coverage,
     }
 
 
