@@ -1,5 +1,6 @@
 """What must stand beside everything that is shown of a run, whatever came out of it."""
 
+from auditor.questions import SECTIONS, Question
 from fedinverse.config import Data
 from fedinverse.run import Run
 from fedinverse.storage import read_jsonl
@@ -23,6 +24,14 @@ def amended(run: Run) -> tuple[str, ...]:
 
 
 def marks_of_run(run: Run) -> tuple[str, ...]:
-    """Return the marks of ``run``; empty: there are none."""
-    changed = AMENDED.format(", ".join(amended(run))) if amended(run) else ""
-    return tuple(filter(None, (OVERLAP if overlaps(run) else "", changed)))
+    """Return the marks of ``run``; empty: there are none. What only a further question reads marks its own answer."""
+    changed = [key for key in amended(run) if key.split(".")[0] not in SECTIONS[1:]]
+    return tuple(
+        filter(None, (OVERLAP if overlaps(run) else "", AMENDED.format(", ".join(changed)) if changed else ""))
+    )
+
+
+def marks_of_question(run: Run, question: Question) -> tuple[str, ...]:
+    """Return the marks of the answer to ``question``: what was changed of its section after the federation began."""
+    changed = [key for key in amended(run) if key.split(".")[0] == question.section]
+    return (AMENDED.format(", ".join(changed)),) if changed else ()

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from auditor.arms import ARMS
 from auditor.decision import Outcome
+from auditor.questions import Answer
 from fedinverse.errors import IntegrityError
 from fedinverse.storage import read_object
 
@@ -124,6 +125,7 @@ class Verdict(_Part):
     attacks: tuple[str, ...] = Field(description="the attacks this verdict is relative to")
     omitted: tuple[Omission, ...] = Field((), description="what the score table lacks, and why")
     marks: tuple[str, ...] = Field((), description="what must be shown wherever the verdict is; empty: nothing")
+    answers: tuple[Answer, ...] = Field((), description="the four questions of a participant's seat, and their answers")
 
     @property
     def main(self) -> Point:

@@ -158,6 +158,10 @@ class AuditorFiles:
         """What the audit was made of; written last."""
         return self.root / "summary.json"
 
+    def answer(self, question: str) -> Path:
+        """The answer to one of the questions beside the verdict's own."""
+        return self.root / "answers" / f"{question}.json"
+
     def grid(self, attack: str, arm: str, server_round: int, world: World = WITH_VICTIM) -> Path:
         """Picture of one arm's reconstructions beside the nearest private images."""
         further = "" if world in WORLDS else f"-{world}"

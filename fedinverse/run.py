@@ -138,7 +138,8 @@ class Run:
         return network
 
 
-LATER = ("attacks", "attacker", "audit")  # sections of stages after the federation, whose products are keyed by them
+# Sections of stages after the federation, whose products are keyed by them.
+LATER = ("attacks", "attacker", "audit", "updates", "membership")
 
 
 def prepare(path: Path, table: Table) -> Run:

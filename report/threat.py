@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from auditor.questions import QUESTIONS
 from fedinverse.config import Data
 from fedinverse.run import Run
 from fedinverse.split import holdings, remarks
@@ -37,6 +38,7 @@ def threat_model(run: Run) -> list[tuple[str, str]]:
                 f"client {', '.join(_name(run, client) for client in population.attackers)}: trains honestly, keeps "
                 "every model it is sent in train and evaluate messages, inverts offline",
             ),
+            ("Actively", "it does nothing: what it sends is an honest client's update"),
             (
                 "It sees",
                 f"the weights, its own shard, the class list, {public['count']} public images ({public['source']}); "
@@ -51,6 +53,8 @@ def threat_model(run: Run) -> list[tuple[str, str]]:
             f"{int(others.min())} to {int(others.max())} images each{shared}{all_but}; defences: {defences or 'none'}",
         ),
         *attacker,
+        ("Asked", _asked(run)),
+        ("Server sees", _seen_by_server(run, federation)),
         (
             "Auditor",
             f"{int((split['part'] == 'vault').sum())} vault images and {int((split['part'] == 'reserve').sum())} in "
@@ -66,6 +70,19 @@ def threat_model(run: Run) -> list[tuple[str, str]]:
     if run.section("data", Data).allow_overlap:
         lines.append(("Overlap", "public and victim classes may overlap: allowed by data.allow_overlap"))
     return lines
+
+
+def _asked(run: Run) -> str:
+    """Return which of the four questions this run asks."""
+    asked = [question.text for question in QUESTIONS if question.asked(run.table)]
+    return f"{len(asked)} of {len(QUESTIONS)} questions: {' '.join(asked)}" if asked else "nothing: no attack is run"
+
+
+def _seen_by_server(run: Run, federation: Federation) -> str:
+    """Return what the server could see, of the clients and of the attacker."""
+    hidden = "app" not in run.table and federation.secure_aggregation.enabled
+    seen = "sums of updates, never one client's own" if hidden else "every update, with the number of images behind it"
+    return f"{seen}; nothing tells it an attacker that only keeps what it is sent" if run.population.attackers else seen
 
 
 def _of_ours(run: Run, federation: Federation) -> list[tuple[str, str]]:

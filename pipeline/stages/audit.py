@@ -39,6 +39,7 @@ from fedinverse.storage import (
     read_object,
     write_json,
 )
+from pipeline.stages.answers import gather, show_answers
 from pipeline.stages.inversions import Finished, finished
 from report.console import console, table
 from report.text import percent
@@ -60,6 +61,7 @@ def audit(run: Run) -> pd.DataFrame:
     done = run.files.auditor.summary
     if _is_current(run, stamp):
         console.print("Auditing: the scores are up to date")
+        gather(run)
         return pd.read_parquet(run.files.auditor.scores)
     for pool in run.pools.values():
         pool.verify()
@@ -81,6 +83,7 @@ def audit(run: Run) -> pd.DataFrame:
     products = {path.name: file_sha256(path) for path in _products(run)}
     ceilings = {"ceiling": bench.judge.ceiling, "open-ceiling": bench.open.ceiling}
     write_json(done, {"inputs": stamp, **ceilings, "products": products})
+    gather(run)
     return scored.table
 
 
@@ -247,3 +250,4 @@ def show(run: Run, scores: pd.DataFrame) -> None:
         console.print("To settle it:")
     for way in verdict.settle:
         console.print(f"  - {way}", soft_wrap=True)
+    show_answers(run)

@@ -18,6 +18,7 @@ from fedinverse.split import holdings
 from fedinverse.storage import atomic_write, check_regular
 from pipeline.profile import stored_times
 from pipeline.provenance import provenance
+from pipeline.stages.answers import answers_of
 from pipeline.stages.audit import known_by_round
 from pipeline.stages.gallery import galleries
 from pipeline.stages.inversions import finished
@@ -87,6 +88,7 @@ def _common(run: Run, marks: Sequence[str] = ()) -> dict[str, Any]:
         "clients": clients_table(run),
         "cohorts": cohorts_table(run),
         "threat": threat_model(run),
+        "answers": answers_of(run),
         "times": [(stage, f"{s:.0f} s") for stage, s in stored_times(times).items()],
         "config": tomli_w.dumps(_without_none(run.table)),
     }

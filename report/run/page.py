@@ -1,11 +1,13 @@
 """Fills the page's template. Everything it shows is computed before; it draws no conclusion of its own."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from auditor.decision import Outcome
+from auditor.questions import Answer
 from report.run.curve import Canvas, Chart
 from report.run.gallery import Gallery, data_uri
 from report.run.nearest import KINDS
@@ -73,6 +75,7 @@ class Figures:
         threat: (who, what) pairs.
         times: (stage, seconds as text) pairs.
         config: the resolved configuration as text.
+        answers: the four questions and what this run says to each.
     """
 
     name: str
@@ -94,6 +97,7 @@ class Figures:
     cohorts: Table | None
     threat: list[tuple[str, str]]
     config: str
+    answers: Sequence[Answer] = ()
     times: list[tuple[str, str]] = field(default_factory=list)
 
 

@@ -1,0 +1,98 @@
+"""The four questions that a participant's seat lets him ask, and where the answers stand.
+
+| question | asked by | answered by |
+|---|---|---|
+| What do the victim's classes look like? | ``[attacks.LABEL]`` | the verdict itself |
+| What was in somebody's last batches? | ``[updates]`` | ``audit/answers/updates.json`` |
+| Was this record used for training? | ``[membership]`` | ``audit/answers/membership.json`` |
+| Can it make the others leak more? | ``[active]`` | ``audit/answers/active.json`` |
+
+Whoever answers one writes it with ``write_answer``; the verdict and the report take them from ``further_answers``.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fedinverse.errors import IntegrityError
+from fedinverse.run import Run
+from fedinverse.storage import read_object, write_json
+
+Key = Literal["classes", "updates", "membership", "active"]
+Said = Literal["yes", "in part", "no", "inconclusive", "not asked"]
+
+
+@dataclass(frozen=True)
+class Question:
+    """One of the four.
+
+    Attributes:
+        key: names its answer's file.
+        text: the question as a reader sees it.
+        section: of the configuration, which asks it.
+    """
+
+    key: Key
+    text: str
+    section: str
+
+    def asked(self, table: dict[str, Any]) -> bool:
+        """Return whether the configuration ``table`` asks it."""
+        return bool(table.get(self.section))
+
+
+QUESTIONS = (
+    Question("classes", "What do the victim's classes look like?", "attacks"),
+    Question("updates", "What was in somebody's last batches?", "updates"),
+    Question("membership", "Was this record used for training?", "membership"),
+    Question("active", "Can it make the others leak more?", "active"),
+)
+SECTIONS = tuple(question.section for question in QUESTIONS)
+
+
+class Answer(BaseModel):
+    """What a run says to one question."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    question: Key
+    text: str = Field(description="the question")
+    outcome: Said
+    sentence: str = Field(description="the answer in one sentence")
+    figures: dict[str, float | None] = Field(
+        default_factory=dict, description="what it rests on, by name; null: it could not be had"
+    )
+    marks: tuple[str, ...] = Field((), description="what must be read with it; empty: nothing")
+    inputs: str = Field("", description="hash of what it follows from; empty: of the verdict")
+
+
+def write_answer(run: Run, answer: Answer) -> None:
+    """Write ``answer`` to the audit of ``run``."""
+    write_json(run.files.auditor.answer(answer.question), answer.model_dump(mode="json"))
+
+
+def answer_of(run: Run, question: Question) -> Answer:
+    """Return the answer to ``question`` that was written, or that it was not asked, or not answered yet.
+
+    Raises:
+        IntegrityError: the file is damaged.
+    """
+    path = run.files.auditor.answer(question.key)
+    if not question.asked(run.table):
+        return Answer(question=question.key, text=question.text, outcome="not asked", sentence="This run does not ask.")
+    if not path.exists():
+        sentence = "Asked, and not answered yet."
+        return Answer(question=question.key, text=question.text, outcome="inconclusive", sentence=sentence)
+    try:
+        return Answer.model_validate_json(json.dumps(read_object(path)))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(map(str, problem["loc"]))
+        raise IntegrityError(f"{path}: '{place}': {problem['msg']}; audit the run again") from None
+
+
+def further_answers(run: Run) -> tuple[Answer, ...]:
+    """Return the answers to the questions beside the verdict's own, in their order."""
+    return tuple(answer_of(run, question) for question in QUESTIONS[1:])

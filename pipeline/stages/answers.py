@@ -1,0 +1,52 @@
+"""The four questions and their answers, gathered: into the verdict, onto the terminal, for the report."""
+
+from auditor.decision import Outcome
+from auditor.questions import QUESTIONS, Answer, Said, further_answers
+from auditor.verdict import read_verdict
+from fedinverse.run import Run
+from fedinverse.storage import file_sha256, read_object, write_json
+from report.console import console
+
+_SAID: dict[Outcome, Said] = {
+    "leak": "yes",
+    "selected": "in part",
+    "recognised only": "in part",
+    "below resolution": "in part",
+    "no leak detected": "no",
+    "inconclusive": "inconclusive",
+}
+
+
+def answers_of(run: Run) -> tuple[Answer, ...]:
+    """Return the answer to every question; the first is the verdict's, which may be absent."""
+    first, path = QUESTIONS[0], run.files.verdict
+    if not path.exists():
+        classes = Answer(question=first.key, text=first.text, outcome="not asked", sentence="No attack was run.")
+    else:
+        verdict = read_verdict(path)
+        said = _SAID[verdict.outcome]
+        classes = Answer(question=first.key, text=first.text, outcome=said, sentence=verdict.sentence)
+    return classes, *further_answers(run)
+
+
+def gather(run: Run) -> None:
+    """Write the answers into the verdict, where there is one that lacks them, and into the audit's account of it."""
+    path, summary = run.files.verdict, run.files.auditor.summary
+    if not (path.exists() and summary.exists()):
+        return
+    verdict, answers = read_verdict(path), answers_of(run)
+    if verdict.answers == answers:
+        return
+    write_json(path, verdict.model_copy(update={"answers": answers}).model_dump(mode="json"))
+    account = read_object(summary, "inputs", "products")
+    account["products"][path.name] = file_sha256(path)
+    write_json(summary, account)
+
+
+def show_answers(run: Run) -> None:
+    """Print the questions that this run asks beside the verdict's own, and their answers."""
+    for answer in further_answers(run):
+        if answer.outcome != "not asked":
+            console.print(f"[b]{answer.text}[/b] {answer.outcome}. {answer.sentence}", soft_wrap=True)
+            for mark in answer.marks:
+                console.print(f"  - {mark}", soft_wrap=True, style="yellow", markup=False)
