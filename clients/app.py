@@ -49,14 +49,15 @@ def _receive(message: Message, node: Node) -> tuple[Classifier, Instructions]:
 
     Sizes are held against the operator's limits, and shapes against the network's, before either takes up memory.
     """
-    told = read_instructions(message.content, Training.model_fields)
-    node.limits.check_model(told.model)
+    instructions = read_instructions(message.content, Training.model_fields)
+    node.limits.check_model(instructions.model)
     weights = read_model(message.content.get(ARRAYS), node.limits.model_bytes)
     check_finite(weights, "the received global model")
-    _check_shapes(told.model, told.classes, told.width, tuple((name, array.shape) for name, array in weights.items()))
-    network = _network(told.model, told.classes, told.width)
+    model = instructions.model, instructions.classes, instructions.width
+    _check_shapes(*model, tuple((name, array.shape) for name, array in weights.items()))
+    network = _network(*model)
     into_module(network, weights, "the received global model")
-    return network, told
+    return network, instructions
 
 
 @lru_cache(maxsize=2)
@@ -83,16 +84,17 @@ def who(message: Message, context: Context) -> Message:
 def train_round(message: Message, context: Context) -> Message:
     """Train the received model on this node's shard and send it back with its example count."""
     node = node_of(context)
-    network, told = _receive(message, node)
-    settings = parse(Training, told.training, "training", "train message")
+    network, instructions = _receive(message, node)
+    settings = parse(Training, instructions.training, "training", "train message")
     if settings.epochs > node.limits.epochs:
         raise ConfigError(
             f"the server asks for {settings.epochs} epochs, more than this node's operator allows "
             f"({node.limits.epochs}; 'max-epochs' in the node config)"
         )
-    random = generator(node.seed, "training", told.server_round)
+    random = generator(node.seed, "training", instructions.server_round)
     defence = node.defence()
-    result = train(network.to(node.device), node.shard, settings, defence, random, node.device, told.proximal_mu)
+    pull = instructions.proximal_mu
+    result = train(network.to(node.device), node.shard, settings, defence, random, node.device, pull)
     metrics = {"num-examples": result.examples, "train-loss": result.loss, "train-accuracy": result.accuracy}
     report: dict[str, str | float] = {"defence": defence.name, **defence.report()}
     return _reply(message, node, MetricRecord(metrics), network, report)
@@ -102,8 +104,8 @@ def train_round(message: Message, context: Context) -> Message:
 def evaluate_round(message: Message, context: Context) -> Message:
     """Evaluate the received model on this node's shard."""
     node = node_of(context)
-    network, told = _receive(message, node)
-    with seeded(derive(node.seed, "evaluation", told.server_round), node.device):
+    network, instructions = _receive(message, node)
+    with seeded(derive(node.seed, "evaluation", instructions.server_round), node.device):
         loss, accuracy = evaluate(network.to(node.device), node.shard, node.device)
     metrics = {"num-examples": len(node.shard), "eval-loss": loss, "eval-accuracy": accuracy}
     return _reply(message, node, MetricRecord(metrics))

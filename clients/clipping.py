@@ -22,8 +22,8 @@ def clipping(message: Message, context: Context, call_next: Any) -> Message:
     buffers = _buffers(config["model"], config["width"])
     past: dict[str, Any] = {}
 
-    def whole(_: Message, own: Context) -> Message:
-        reply = cast(Message, call_next(message, own))
+    def whole(_: Message, node_context: Context) -> Message:
+        reply = cast(Message, call_next(message, node_context))
         if not reply.has_error():
             arrays = reply.content[ARRAYS]
             past.update({name: array for name, array in arrays.items() if name in buffers})

@@ -99,31 +99,31 @@ def node_of(context: Context) -> Node:
     Raises:
         ConfigError: no partition id, or an unknown role, defence or setting of one.
     """
-    own = context.node_config
-    if "partition-id" not in own:
+    config = context.node_config
+    if "partition-id" not in config:
         raise ConfigError(
             "node config has no 'partition-id'; start the SuperNode with --node-config 'partition-id=0 …'"
         )
-    partition = _whole(own, "partition-id", 0)
-    role = str(own.get("role", "honest"))
+    partition = _whole(config, "partition-id", 0)
+    role = str(config.get("role", "honest"))
     if role not in ROLES:
         raise ConfigError(f"node config: role '{role}' is unknown; use one of {', '.join(ROLES)}")
-    device = str(own.get("device") or os.environ.get(DEVICE) or "cpu")
-    if "data-path" in own:
-        defence = str(own.get("defence", UNDEFENDED[0]))
+    device = str(config.get("device") or os.environ.get(DEVICE) or "cpu")
+    if "data-path" in config:
+        defence = str(config.get("defence", UNDEFENDED[0]))
         settings = tuple(
             (key.removeprefix(DEFENCE_SETTINGS), value)
-            for key, value in own.items()
+            for key, value in config.items()
             if key.startswith(DEFENCE_SETTINGS)
         )
         # Without a seed of its own a node draws one for every process: nothing it does can then be repeated.
-        seed = _whole(own, "seed", _drawn())
+        seed = _whole(config, "seed", _drawn())
         limits = Limits(
-            _whole(own, "max-model-mb", Limits.model_bytes // 10**6) * 10**6,
-            _whole(own, "max-epochs", Limits.epochs),
-            str(own.get("model", "")),
+            _whole(config, "max-model-mb", Limits.model_bytes // 10**6) * 10**6,
+            _whole(config, "max-epochs", Limits.epochs),
+            str(config.get("model", "")),
         )
-        return _own_data(partition, Path(str(own["data-path"])), role, device, defence, settings, seed, limits)
+        return _own_data(partition, Path(str(config["data-path"])), role, device, defence, settings, seed, limits)
     return _simulated(partition, client_directory(context), world_of(context), device)
 
 
@@ -137,8 +137,8 @@ def client_seed(run_seed: int, partition: int) -> int:
     return derive(run_seed, "client", partition) >> 1
 
 
-def _whole(own: Mapping[str, Any], key: str, default: int) -> int:
-    value = own.get(key, default)
+def _whole(config: Mapping[str, Any], key: str, default: int) -> int:
+    value = config.get(key, default)
     if type(value) is not int or value < 0:
         raise ConfigError(f"node config: '{key}' is {value!r}; it must be a whole number, at least 0")
     return value

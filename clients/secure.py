@@ -26,12 +26,12 @@ def secure_aggregation(message: Message, context: Context, call_next: Any) -> Me
         return cast(Message, call_next(message, context))
     from fedinverse.flower_compat import secaggplus_mod
 
-    def honest(inner: Message, own: Context) -> Message:
+    def honest(inner: Message, node_context: Context) -> Message:
         content = {key: value for key, value in inner.content.items() if key not in (RECORD_KEY_CONFIGS, SECURE)}
-        reply = cast(Message, call_next(Message(RecordDict(content), metadata=inner.metadata), own))
+        reply = cast(Message, call_next(Message(RecordDict(content), metadata=inner.metadata), node_context))
         if reply.has_error():
             raise FedInverseError(reply.error.reason)
-        seed = derive(node_of(own).seed, "secure aggregation", int(inner.content[CONFIG][ROUND]))
+        seed = derive(node_of(node_context).seed, "secure aggregation", int(inner.content[CONFIG][ROUND]))
         np.random.seed(seed % 2**32)
         return _as_fit_result(reply, list(inner.content[ARRAYS]), inner.content[SECURE])
 

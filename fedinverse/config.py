@@ -189,8 +189,8 @@ def names_numbered(table: Table, known: Sequence[str]) -> Table:
                 f"(0 to {len(known) - 1})"
             )
         if part.get(names):
-            found = [_number_of(name, known, f"{section}.{numbers}") for name in part[names]]
-            result[section] = part | {numbers: sorted({*part[numbers], *found}), names: []}
+            numbered = [_number_of(name, known, f"{section}.{numbers}") for name in part[names]]
+            result[section] = part | {numbers: sorted({*part[numbers], *numbered}), names: []}
     return result
 
 
@@ -247,8 +247,8 @@ def _explain(section: type[BaseModel], problem: Any, where: str, origin: str) ->
     if problem["type"] == "missing":
         return f"{origin}: key '{key}' is required"
     value = problem["input"]
-    shown = f" (got {json.dumps(value)})" if isinstance(value, str | int | float | bool | list) else ""
-    return f"{origin}: '{key}': {message}{shown}"
+    got = f" (got {json.dumps(value)})" if isinstance(value, str | int | float | bool | list) else ""
+    return f"{origin}: '{key}': {message}{got}"
 
 
 def _fields_at(section: type[BaseModel], location: list[str]) -> list[str]:

@@ -100,10 +100,10 @@ def capture() -> Any:
 
 
 def _is_malicious(context: Context) -> bool:
-    own, wanted = context.node_config, os.environ.get(ATTACKER, "")
+    config, wanted = context.node_config, os.environ.get(ATTACKER, "")
     if wanted == "last":
-        wanted = str(int(own.get("num-partitions", 0)) - 1)
-    return own.get("role") == "malicious" or (wanted != "" and wanted == str(own.get("partition-id", "")))
+        wanted = str(int(config.get("num-partitions", 0)) - 1)
+    return config.get("role") == "malicious" or (wanted != "" and wanted == str(config.get("partition-id", "")))
 
 
 def record(strategy: S) -> S:

@@ -24,7 +24,7 @@ def only_here(directory: Path) -> Iterator[None]:
         StageError: another process holds it; the message has its id, its command and how long it has.
     """
     directory = directory.resolve()
-    made = _made_parents(directory.parent)
+    parents = _made_parents(directory.parent)
     path = directory.parent / f".{directory.name}.lock"
     handle = _taken(path, directory)
     try:
@@ -35,7 +35,7 @@ def only_here(directory: Path) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)
         os.close(handle)
-        for parent in made:  # nothing was written: not even where it would have been
+        for parent in parents:  # nothing was written: not even where it would have been
             with suppress(OSError):
                 parent.rmdir()
 

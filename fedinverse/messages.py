@@ -199,9 +199,9 @@ def _received(array: Array, name: str) -> NDArray[Any]:
 
 def read_partition(reply: Message, clients: int) -> int:
     """Return the partition that a node says it is, in [0, ``clients``)."""
-    told = _records(reply, {CLIENT: ConfigRecord})[CLIENT]
-    _keys(told, {PARTITION}, (), "who it is")
-    partition = _integer(told[PARTITION], "partition")
+    record = _records(reply, {CLIENT: ConfigRecord})[CLIENT]
+    _keys(record, {PARTITION}, (), "who it is")
+    partition = _integer(record[PARTITION], "partition")
     if not 0 <= partition < clients:
         raise RefusedReplyError(f"it says it is partition {partition}; they run from 0 to {clients - 1}")
     return partition
@@ -278,13 +278,13 @@ def read_report(record: ConfigRecord, partition: int) -> dict[str, str | int | f
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise RefusedReplyError("the name of its defence is not 1 to 100 letters, digits and . : / + - _")
         report["defence"] = name
-    told = [key for key in _PRIVACY if key in record]
-    if told and len(told) < len(_PRIVACY):
+    privacy = [key for key in _PRIVACY if key in record]
+    if privacy and len(privacy) < len(_PRIVACY):
         missing = next(key for key in _PRIVACY if key not in record)
         raise RefusedReplyError(f"its report on differential privacy lacks '{missing}'")
-    for key in told:
+    for key in privacy:
         report[key] = _number(record[key], key, *_PRIVACY[key])
-    if told and float(report["dp_steps"]) != int(report["dp_steps"]):
+    if privacy and float(report["dp_steps"]) != int(report["dp_steps"]):
         raise RefusedReplyError(f"dp_steps is {report['dp_steps']:g}; it must be a whole number")
     if _SPENT in record:  # infinite without noise
         spent = record[_SPENT]
@@ -388,9 +388,9 @@ def _keys(record: Collection[Any], needed: set[str], allowed: Collection[str], w
         raise RefusedReplyError(f"{what} holds '{plain(extra[0], 60)}'{more}, which nobody asked for")
 
 
-def _own_partition(told: object, partition: int) -> None:
-    if _integer(told, PARTITION) != partition:
-        raise RefusedReplyError(f"it says it is client {plain(told, 40)}")
+def _own_partition(claimed: object, partition: int) -> None:
+    if _integer(claimed, PARTITION) != partition:
+        raise RefusedReplyError(f"it says it is client {plain(claimed, 40)}")
 
 
 def _integer(value: object, what: str) -> int:

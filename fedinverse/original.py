@@ -53,21 +53,21 @@ class OriginalName:
     @classmethod
     def parse(cls, name: str) -> "OriginalName":
         """Return what ``name`` says, whatever its suffix; ``ConfigError`` for a name of another form."""
-        found = _NAME.fullmatch(name)
-        if found is None:
+        match = _NAME.fullmatch(name)
+        if match is None:
             raise ConfigError(
                 f"'{name}' is no checkpoint name of the original FedInverse, like "
                 "'mnist_MCNN_idd[1]_R[1]_C[0.1]_E[1]_B[10]_Acc[83.34].tar'"
             )
-        percent = float(found["accuracy"])
+        percent = float(match["accuracy"])
         return cls(
-            found["data"],
-            found["network"],
-            found["iid"] == "1",
-            int(found["round"]),
-            float(found["fraction"]),
-            int(found["epochs"]),
-            int(found["batch"]),
+            match["data"],
+            match["network"],
+            match["iid"] == "1",
+            int(match["round"]),
+            float(match["fraction"]),
+            int(match["epochs"]),
+            int(match["batch"]),
             percent / (10_000 if percent > 100 else 100),
         )
 

@@ -49,10 +49,10 @@ def check_disjoint(private: Pool, public: Pool, population: Population, *, allow
     rows = np.flatnonzero(np.isin(private.labels, population.victim_classes))
     pairs = shared_pictures(private.images, rows, public.images)
     if pairs:
-        own, other = pairs[0]
+        row, other = pairs[0]
         raise ConfigError(
             f"data.public holds {len({public for _, public in pairs})} pictures of the victim, the same or nearly: its "
-            f"image {other} is image {own} of data.private, class {private.class_names[private.labels[own]]}. {instead}"
+            f"image {other} is image {row} of data.private, class {private.class_names[private.labels[row]]}. {instead}"
         )
 
 
@@ -66,16 +66,16 @@ def shared_pictures(
     known = {hashlib.sha256(private[row].tobytes()).digest(): int(row) for row in rows}
     pairs = {}
     for number, image in enumerate(public):
-        own = known.get(hashlib.sha256(image.tobytes()).digest())
-        if own is not None:
-            pairs[number] = own
+        private_row = known.get(hashlib.sha256(image.tobytes()).digest())
+        if private_row is not None:
+            pairs[number] = private_row
     victims = torch.cat([part for _, part in _sketches(private, rows)])
     mirrored = victims.view(-1, _SIDE, _SIDE).flip(2).flatten(1)
     for start, part in _sketches(public, np.arange(len(public))):
         closeness, nearest = torch.maximum(part @ victims.T, part @ mirrored.T).max(1)
         for place in torch.nonzero(closeness >= ALIKE).flatten().tolist():
             pairs.setdefault(start + place, int(rows[int(nearest[place])]))
-    return [(own, number) for number, own in sorted(pairs.items())]
+    return [(private_row, number) for number, private_row in sorted(pairs.items())]
 
 
 def _sketches(images: NDArray[np.uint8], rows: NDArray[np.int64]) -> Iterator[tuple[int, Tensor]]:

@@ -102,10 +102,10 @@ def borrowed(holder: NDArray[np.int64], population: Population, seed: int) -> ND
     random = np.random.default_rng(derive(seed, "overlap"))
     copies = np.zeros((len(holder), population.clients), np.bool_)
     for owner in range(population.clients):
-        own = np.flatnonzero(holder == owner)
+        images = np.flatnonzero(holder == owner)
         for borrower in range(population.clients):
             if borrower != owner:
-                copies[random.permutation(own)[: int(len(own) * population.overlap)], borrower] = True
+                copies[random.permutation(images)[: int(len(images) * population.overlap)], borrower] = True
     return copies
 
 

@@ -45,20 +45,20 @@ def rows_of(profiler: cProfile.Profile) -> list[Row]:
             "function": name,
             "where": f"{_short(file)}:{line}" if line else "built in",
             "calls": calls,
-            "own_seconds": own,
+            "own_seconds": alone,
             "with_callees_seconds": whole,
         }
-        for (file, line, name), (_, calls, own, whole, _) in stats.items()
+        for (file, line, name), (_, calls, alone, whole, _) in stats.items()
     ]
 
 
 def added(processes: Iterable[list[Row]]) -> list[Row]:
     """Return the rows of several processes as one list, each function once."""
-    found: dict[tuple[str, str], Row] = {}
+    rows_by_function: dict[tuple[str, str], Row] = {}
     for row in (row for rows in processes for row in rows):
-        known = found.setdefault((row["where"], row["function"]), row | dict.fromkeys(_SUMS, 0))
+        known = rows_by_function.setdefault((row["where"], row["function"]), row | dict.fromkeys(_SUMS, 0))
         known |= {key: known[key] + row[key] for key in _SUMS}
-    return list(found.values())
+    return list(rows_by_function.values())
 
 
 def hottest(rows: list[Row], count: int) -> list[Row]:

@@ -93,12 +93,12 @@ class Registry(Generic[T]):
         loaded = _module(module, who)
         if attribute in self._entries and _is_within(self._homes[attribute], module):
             return self._entries[attribute]
-        found = getattr(loaded, attribute, None)
-        if found is None:
+        imported = getattr(loaded, attribute, None)
+        if imported is None:
             registered = [name for name, home in self._homes.items() if _is_within(home, module)]
             near = nearest(attribute, [*registered, *(name for name in vars(loaded) if not name.startswith("_"))])
             raise ConfigError(f"{who}: module '{module}' has no '{attribute}'{near}")
-        entry = self._adopt(found)
+        entry = self._adopt(imported)
         if entry is None:
             raise ConfigError(f"{who}: '{attribute}' of module '{module}' is not {self._expected}")
         return entry
@@ -110,12 +110,12 @@ def subclass_of(base: type[Any]) -> Callable[[Any], Any]:
     One that was registered under no name is called by its module and its own name.
     """
 
-    def adopt(found: Any) -> Any:
-        if not isinstance(found, type) or not issubclass(found, base) or inspect.isabstract(found):
+    def adopt(imported: Any) -> Any:
+        if not isinstance(imported, type) or not issubclass(imported, base) or inspect.isabstract(imported):
             return None
-        if "name" not in vars(found):
-            found.name = f"{found.__module__}:{found.__qualname__}"  # type: ignore[attr-defined]
-        return found
+        if "name" not in vars(imported):
+            imported.name = f"{imported.__module__}:{imported.__qualname__}"  # type: ignore[attr-defined]
+        return imported
 
     return adopt
 

@@ -216,12 +216,12 @@ def check_trainable(model: Model, population: Population, manifest: pd.DataFrame
 
 def differences(old: Table, new: Table, prefix: str = "") -> list[str]:
     """Return the dotted keys in which two configurations differ."""
-    found: list[str] = []
+    keys: list[str] = []
     for key in sorted(old.keys() | new.keys()):
         a: Any = old.get(key)
         b: Any = new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            found += differences(a, b, f"{prefix}{key}.")
+            keys += differences(a, b, f"{prefix}{key}.")
         elif content_sha256(a) != content_sha256(b):
-            found.append(f"{prefix}{key}")
-    return found
+            keys.append(f"{prefix}{key}")
+    return keys

@@ -97,11 +97,11 @@ def remarks(manifest: pd.DataFrame, class_names: tuple[str, ...]) -> list[str]:
 
 def held_by(manifest: pd.DataFrame, client: int) -> NDArray[np.bool_]:
     """Return which rows of the manifest ``client`` holds, its own and borrowed ones: bool [N]."""
-    own = (manifest["client"] == client).to_numpy(np.bool_)
+    dealt = (manifest["client"] == client).to_numpy(np.bool_)
     if "borrowers" not in manifest:
-        return own
+        return dealt
     packed = np.frombuffer(b"".join(manifest["borrowers"]), np.uint8).reshape(len(manifest), -1)
-    return own | (packed[:, client // 8] >> (7 - client % 8) & 1).astype(np.bool_)
+    return dealt | (packed[:, client // 8] >> (7 - client % 8) & 1).astype(np.bool_)
 
 
 def holdings(manifest: pd.DataFrame, clients: int, classes: int) -> NDArray[np.int64]:

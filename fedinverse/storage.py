@@ -179,12 +179,12 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     *lines, last = path.read_bytes().split(b"\n")
     del last  # text after the last newline: empty, or torn
     try:
-        found = [json.loads(line) for line in lines]
+        records = [json.loads(line) for line in lines]
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise IntegrityError(f"{path}: a line is not valid JSON ({error})") from error
-    if not all(isinstance(line, dict) for line in found):
+    if not all(isinstance(line, dict) for line in records):
         raise IntegrityError(f"{path}: a line is no JSON object")
-    return found
+    return records
 
 
 def file_sha256(path: Path) -> str:
@@ -225,13 +225,13 @@ def read_metadata(path: Path) -> dict[str, str]:
     check_regular(path)
     try:
         with safe_open(path, framework="numpy") as file:
-            found = dict(file.metadata() or {})
+            metadata = dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
         raise IntegrityError(f"{path}: not a readable safetensors file ({error})") from error
-    stored = found.pop(_ABOUT_SHA, None)
-    if stored is not None and stored != content_sha256(found):
+    stored = metadata.pop(_ABOUT_SHA, None)
+    if stored is not None and stored != content_sha256(metadata):
         raise IntegrityError(f"{path}: its metadata does not match its hash; the file was altered, delete it")
-    return found
+    return metadata
 
 
 def load_weights(path: Path, *, finite: bool = True) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:

@@ -12,9 +12,9 @@ def plain(text: object, limit: int = TEXT) -> str:
     Control characters, line ends and marks that reorder text become ``\\x1b``-like escapes; what is cut off is counted.
     """
     words = str(text[: limit + 1] if isinstance(text, str) else text)
-    shown = "".join(c if _is_printable(c) else c.encode("unicode_escape").decode() for c in words[:limit])
+    printable = "".join(c if _is_printable(c) else c.encode("unicode_escape").decode() for c in words[:limit])
     whole = len(text) if isinstance(text, str) else len(words)
-    return shown if whole <= limit else f"{shown}… ({whole - limit} more characters)"
+    return printable if whole <= limit else f"{printable}… ({whole - limit} more characters)"
 
 
 def _is_printable(character: str) -> bool:

@@ -80,13 +80,13 @@ def say(head: str, text: str = "") -> None:
 
 def table(title: str, header: list[str], rows: list[list[str]]) -> None:
     """Print a table, numbers to the right; on a terminal too narrow for it, row by row."""
-    shown = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
+    grid = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
     for number, name in enumerate(header):
-        shown.add_column(escape(name), justify="left" if number == 0 else "right")
+        grid.add_column(escape(name), justify="left" if number == 0 else "right")
     for row in rows:
-        shown.add_row(*map(escape, row))
-    if Measurement.get(console, console.options, shown).maximum <= console.width:
-        console.print(shown)
+        grid.add_row(*map(escape, row))
+    if Measurement.get(console, console.options, grid).maximum <= console.width:
+        console.print(grid)
         return
     say(title)
     for first, *cells in rows:

@@ -27,13 +27,13 @@ def clients_table(run: Run) -> Table:
     population = run.population
     counts = holdings(run.split, population.clients, len(run.class_names))
     reports = run.files.server.client_reports("with_victim")
-    told: dict[int, list[dict[str, Any]]] = {client: [] for client in range(population.clients)}
+    by_client: dict[int, list[dict[str, Any]]] = {client: [] for client in range(population.clients)}
     for line in read_jsonl(reports) if reports.exists() else []:
-        told[line["partition"]].append(line)
-    extra = sorted({key for lines in told.values() for line in lines for key in line.keys() - COMMON})
+        by_client[line["partition"]].append(line)
+    extra = sorted({key for lines in by_client.values() for line in lines for key in line.keys() - COMMON})
     defences = _defences(run)
     rows = []
-    for client, lines in told.items():
+    for client, lines in by_client.items():
         last = lines[-1] if lines else {}
         rows.append([
             f"client {client}",

@@ -39,7 +39,7 @@ def _picture(counts: NDArray[np.int64], roles: Sequence[str], classes: tuple[str
     figure = Figure(figsize=(8, min(9.0, 2.0 + 0.22 * clients)), layout="constrained")
     grid, bars = figure.subplots(1, 2, sharey=True, width_ratios=(4, 1))
     # By the root: a client with 12 images of a class stays visible beside a victim with 250.
-    shown = grid.imshow(np.sqrt(counts), aspect="auto", cmap="Greys", interpolation="nearest", vmin=0)
+    mesh = grid.imshow(np.sqrt(counts), aspect="auto", cmap="Greys", interpolation="nearest", vmin=0)
     colours = {"honest": "0.6", "victim": "#c23b22", "attacker": "#1f5fa8"}
     bars.barh(np.arange(clients), counts.sum(1), color=[colours[role] for role in roles])
     grid.set_xlabel("class")
@@ -50,7 +50,7 @@ def _picture(counts: NDArray[np.int64], roles: Sequence[str], classes: tuple[str
         grid.set_yticks(np.arange(clients))
     if len(classes) <= NAMED:
         grid.set_xticks(np.arange(len(classes)), classes, rotation=90 if max(map(len, classes)) > 2 else 0)
-    scale = figure.colorbar(shown, ax=bars, label="images of the class")
+    scale = figure.colorbar(mesh, ax=bars, label="images of the class")
     ticks = np.unique(np.linspace(0, int(np.sqrt(counts.max())), 5).round() ** 2)
     scale.set_ticks(np.sqrt(ticks).tolist(), labels=[f"{tick:.0f}" for tick in ticks])
     file = io.BytesIO()

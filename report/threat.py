@@ -112,9 +112,9 @@ def _of_app(run: Run) -> list[tuple[str, str]]:
 
 def _listed(names: list[str]) -> str:
     """Return ``names`` with commas; of many, the first ones and how many more."""
-    shown = [plain(name, 60) for name in names[:NAMES]]
-    more = len(names) - len(shown)
-    return ", ".join(shown) + (f" and {more} more" if more else "")
+    listed = [plain(name, 60) for name in names[:NAMES]]
+    more = len(names) - len(listed)
+    return ", ".join(listed) + (f" and {more} more" if more else "")
 
 
 def _name(run: Run, client: int) -> str:

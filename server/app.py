@@ -37,13 +37,13 @@ _OVERRIDES = {
 
 def server_app(after_round: Sequence[AfterRound] | None = None) -> ServerApp:
     """Return a ServerApp that hands every round to the callbacks ``after_round``, in order; None: it is stored."""
-    made = ServerApp()
+    app = ServerApp()
 
-    @made.main()
+    @app.main()
     def main(grid: Grid, context: Context) -> None:
         _federate(grid, context, (save_round,) if after_round is None else after_round)
 
-    return made
+    return app
 
 
 app = server_app()  # as Flower finds it
@@ -80,8 +80,8 @@ def _federate(grid: Grid, context: Context, callbacks: Sequence[AfterRound]) -> 
         over = Round(run, world, server_round, received, scores, remembered(strategy))
         for callback in callbacks:
             callback(over)
-        shown = {key: scores[key] for key in ("accuracy", "victim-accuracy") if scores[key] is not None}
-        return MetricRecord(shown)
+        metrics = {key: scores[key] for key in ("accuracy", "victim-accuracy") if scores[key] is not None}
+        return MetricRecord(metrics)
 
     partitions = roll_call(grid, run.population.clients, federation.timeout, known_nodes(run.path))
     selection = Selection(federation, run.seed_of(world), partitions)

@@ -57,12 +57,12 @@ def roll_call(grid: Grid, expected: int, timeout: float, known: Mapping[int, int
     Raises:
         StageError: too few nodes are there in time, two that nothing is known of claim one partition, or none is left.
     """
-    told: dict[int, int] = {}
+    partitions: dict[int, int] = {}
     refused: dict[int, str] = {}
     failed: dict[int, int] = {}
     deadline = time.monotonic() + timeout
-    while len(told) + len(refused) < expected:
-        asked = [node for node in grid.get_node_ids() if node not in told and node not in refused]
+    while len(partitions) + len(refused) < expected:
+        asked = [node for node in grid.get_node_ids() if node not in partitions and node not in refused]
         questions = [Message(RecordDict(), node, WHO_QUERY) for node in asked]
         left = max(deadline - time.monotonic(), 1.0)
         for reply in grid.send_and_receive(questions, timeout=left) if questions else ():
@@ -74,21 +74,21 @@ def roll_call(grid: Grid, expected: int, timeout: float, known: Mapping[int, int
                     refused[node] = "it answered with errors only"
                 continue
             try:
-                told[node] = _checked(reply, node, expected, known)
+                partitions[node] = _checked(reply, node, expected, known)
             except RefusedReplyError as error:
                 refused[node] = str(error)
-        if len(told) + len(refused) < expected:
+        if len(partitions) + len(refused) < expected:
             if time.monotonic() > deadline:
-                _fill_up(grid, told, refused, expected, timeout)
+                _fill_up(grid, partitions, refused, expected, timeout)
                 break
             time.sleep(_PAUSE)
     for node, reason in refused.items():
         noted = {"event": "refused node", "fields": {"node": str(node), "reason": reason}}
         log.warning("node %d takes no part: %s", node, reason, extra=noted)
-    _check_once_each(told)
-    if not told:
+    _check_once_each(partitions)
+    if not partitions:
         raise StageError("no node said which partition it is; the warnings name the reason of each")
-    return told
+    return partitions
 
 
 def _checked(reply: Message, node: int, expected: int, known: Mapping[int, int]) -> int:
@@ -104,20 +104,20 @@ def _checked(reply: Message, node: int, expected: int, known: Mapping[int, int])
     return partition
 
 
-def _fill_up(grid: Grid, told: dict[int, int], refused: dict[int, str], expected: int, timeout: float) -> None:
+def _fill_up(grid: Grid, partitions: dict[int, int], refused: dict[int, str], expected: int, timeout: float) -> None:
     """At the deadline: connected nodes that said nothing are refused; too few connected nodes end the run."""
-    silent = [node for node in grid.get_node_ids() if node not in told and node not in refused]
-    if len(told) + len(refused) + len(silent) < expected or not told:
+    silent = [node for node in grid.get_node_ids() if node not in partitions and node not in refused]
+    if len(partitions) + len(refused) + len(silent) < expected or not partitions:
         raise StageError(
-            f"{len(told)} of {expected} nodes answered within {timeout:g} s; start the missing ones "
+            f"{len(partitions)} of {expected} nodes answered within {timeout:g} s; start the missing ones "
             "or lower population.clients"
         )
     refused |= dict.fromkeys(silent, f"it did not say who it is within {timeout:g} s")
 
 
-def _check_once_each(told: Mapping[int, int]) -> None:
+def _check_once_each(partitions: Mapping[int, int]) -> None:
     claims: dict[int, list[int]] = {}
-    for node, partition in told.items():
+    for node, partition in partitions.items():
         claims.setdefault(partition, []).append(node)
     for partition, nodes in claims.items():
         if len(nodes) > 1:

@@ -96,8 +96,8 @@ class Audited:
         current = server_round + self._offset
         self._before = from_record(arrays)
         chosen = ChosenNodes(grid, self._selection.train(current))
-        shown, _ = self._parted(self._before)
-        messages = list(super().configure_train(current, unencoded(shown), config, chosen))  # type: ignore[misc]
+        aggregated, _ = self._parted(self._before)
+        messages = list(super().configure_train(current, unencoded(aggregated), config, chosen))  # type: ignore[misc]
         for message in messages:
             message.content[ARRAYS] = arrays
             self._adaptive = message.content[CONFIG].get(CLIPPING) == "adaptive"
@@ -111,8 +111,8 @@ class Audited:
         nodes = self._selection.evaluate(current)
         if not nodes:
             return []
-        made = super().configure_evaluate(current, arrays, config, ChosenNodes(grid, nodes))  # type: ignore[misc]
-        return self._note(current, made)
+        messages = super().configure_evaluate(current, arrays, config, ChosenNodes(grid, nodes))  # type: ignore[misc]
+        return self._note(current, messages)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -165,13 +165,13 @@ class Audited:
     def _aggregate(
         self, current: int, replies: Mapping[int, Message], updates: Mapping[int, Update]
     ) -> tuple[Weights, MetricRecord | None]:
-        shown, kept = [], []
+        passed, kept = [], []
         for partition, update in updates.items():
             through, past = self._parted(update.weights)
             metrics = MetricRecord(dict(update.metrics))
-            shown.append(self._weighed(replies[partition], RecordDict({ARRAYS: unencoded(through), METRICS: metrics})))
+            passed.append(self._weighed(replies[partition], RecordDict({ARRAYS: unencoded(through), METRICS: metrics})))
             kept.append(RecordDict({ARRAYS: unencoded(past), METRICS: metrics}))
-        arrays, metrics = super().aggregate_train(current, shown)  # type: ignore[misc]
+        arrays, metrics = super().aggregate_train(current, passed)  # type: ignore[misc]
         if arrays is None:
             raise RefusedReplyError("the strategy needs more of them")
         both = {**arrays, **aggregate_arrayrecords(kept, self.weighted_by)}

@@ -26,13 +26,13 @@ class Rule:
     averages: bool
 
 
-def _rule(found: Any) -> Rule | None:
+def _rule(imported: Any) -> Rule | None:
     """Return the rule that an imported object stands for; a class not known here may look at single updates."""
-    if isinstance(found, Rule):
-        return found
-    if not isinstance(found, type) or not issubclass(found, flower.FedAvg):
+    if isinstance(imported, Rule):
+        return imported
+    if not isinstance(imported, type) or not issubclass(imported, flower.FedAvg):
         return None
-    return next((rule for rule in STRATEGIES.entries() if rule.strategy is found), Rule(found, averages=False))
+    return next((rule for rule in STRATEGIES.entries() if rule.strategy is imported), Rule(imported, averages=False))
 
 
 STRATEGIES: Registry[Rule] = Registry(

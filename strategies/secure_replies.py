@@ -74,8 +74,8 @@ class SecureReplies:
         return self._addressed(content, SecAggKey.NODE_ID_LIST, SecAggKey.SHARE_LIST, _SHARE)
 
     def _addressed(self, content: RecordDict, nodes_key: str, bytes_key: str, limit: int) -> RecordDict:
-        told = _protocol(content)
-        nodes, parts = told[nodes_key], told[bytes_key]
+        protocol = _protocol(content)
+        nodes, parts = protocol[nodes_key], protocol[bytes_key]
         if not isinstance(nodes, list) or not isinstance(parts, list) or len(nodes) != len(parts):
             raise RefusedReplyError(f"'{nodes_key}' and '{bytes_key}' are not lists of one length")
         if len(set(nodes)) != len(nodes) or not self._nodes.issuperset(nodes):

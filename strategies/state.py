@@ -29,9 +29,10 @@ def remembered(strategy: Any) -> dict[str, NDArray[Any]]:
 def remind(strategy: Any, state: Mapping[str, NDArray[Any]]) -> None:
     """Give ``strategy`` back what ``remembered`` returned of one like it."""
     for attribute in _BY_NAME:
-        own = {name.removeprefix(f"{attribute}."): a for name, a in state.items() if name.startswith(f"{attribute}.")}
-        if own:
-            setattr(strategy, attribute, own)
+        prefix = f"{attribute}."
+        arrays = {name.removeprefix(prefix): array for name, array in state.items() if name.startswith(prefix)}
+        if arrays:
+            setattr(strategy, attribute, arrays)
     vector = [state[name] for name in sorted(state) if name.startswith(f"{_IN_ORDER}.")]
     if vector:
         setattr(strategy, _IN_ORDER, vector)

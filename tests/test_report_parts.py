@@ -11,7 +11,7 @@ from auditor.evidence import Exhibit
 from auditor.verdict import Interval, Missing, Point
 from report.run.curve import Canvas, chart
 from report.run.gallery import LOSSLESS_BYTES, encoded, gallery
-from report.run.nearest import KINDS, Found, best_per_class
+from report.run.nearest import KINDS, BestReconstruction, best_per_class
 from report.run.page import Figures, Leakage, render
 from report.run.partition import partition
 from report.run.tables import controls
@@ -30,9 +30,9 @@ def test_the_attacker_keeps_the_surest_sound_reconstruction() -> None:
     assert best_per_class(shown).tolist() == [2, 3]
 
 
-def found_class(label: int, train: float, public: float) -> Found:
+def found_class(label: int, train: float, public: float) -> BestReconstruction:
     images = {kind: torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8) for kind in KINDS}
-    return Found(label, images, {"train": train, "reserve": 1.0, "public": public})
+    return BestReconstruction(label, images, {"train": train, "reserve": 1.0, "public": public})
 
 
 def test_classes_are_ranked_by_success_the_victims_first_and_failures_say_so() -> None:
@@ -67,8 +67,8 @@ def test_an_arm_that_was_not_run_has_no_line_and_says_why() -> None:
     points = [point(A=Interval(value=0.5, low=0.2, high=0.8, marks=()))]
     drawn = chart(points, "gmi", 2, {0: 0.1, 1: 0.4, 2: 0.9}, 0.5)
     lines = {line.arm: line for line in drawn.series}
-    assert lines["A"].shown
-    assert not lines["B2"].shown
+    assert lines["A"].checked
+    assert not lines["B2"].checked
     assert lines["B2"].reason == "not asked for"
     assert drawn.unlearned == (0, 1)
     assert {arm: figure for arm, _, _, figure in controls(points[0])}["B2"] == "not run: not asked for"
@@ -97,7 +97,9 @@ def test_the_partition_draws_every_cell_that_holds_an_image_once() -> None:
 def test_a_thousand_classes_are_folded_and_the_page_stays_small() -> None:
     smooth = torch.nn.functional.interpolate(torch.rand(4, 3, 4, 4), size=(64, 64), mode="bicubic").clamp(0, 1)
     pictures = dict(zip(KINDS, smooth.mul(255).to(torch.uint8), strict=True))
-    found = [Found(label, pictures, {"train": 0.5, "reserve": 0.6, "public": 0.7}) for label in range(1000)]
+    found = [
+        BestReconstruction(label, pictures, {"train": 0.5, "reserve": 0.6, "public": 0.7}) for label in range(1000)
+    ]
     uris = encoded(found)
     assert sum(len(uri) for each in uris[0] for uri in each.values()) * 3 / 4 < LOSSLESS_BYTES * 1.2
     assert not uris[1]

@@ -81,10 +81,10 @@ def _front(settings: TlSettings, model: Classifier) -> dict[str, torch.Tensor]:
         if kind != "blocks" or int(rest.partition(".")[0]) >= settings.frozen_blocks:
             continue
         if name not in weights or weights[name].shape != tuple(tensor.shape):
-            found = tuple(weights[name].shape) if name in weights else "none"
+            shape = tuple(weights[name].shape) if name in weights else "none"
             raise ConfigError(
                 f"defence tl: checkpoint '{path}' does not fit {type(model).__name__}: array '{name}' "
-                f"must be {tuple(tensor.shape)}, found {found}; train it with the same model and width"
+                f"must be {tuple(tensor.shape)}, found {shape}; train it with the same model and width"
             )
         front[name] = torch.from_numpy(weights[name])
     return front

@@ -34,8 +34,8 @@ _PICTURES = ("img_align_celeba", "Img/img_align_celeba", "img_align_celeba/img_a
 def _listing(request: Request) -> Path:
     """Return the identity list, wherever below the root the known layouts have it."""
     root = Path(request.root)
-    found = [root / folder / "identity_CelebA.txt" for folder in _LISTS] if request.root else []
-    listing = next((path for path in found if path.is_file()), None)
+    candidates = [root / folder / "identity_CelebA.txt" for folder in _LISTS] if request.root else []
+    listing = next((path for path in candidates if path.is_file()), None)
     if listing is None:
         where = f"under '{request.root}' (looked in {', '.join(filter(None, _LISTS))} too)" if request.root else ""
         raise DataError(

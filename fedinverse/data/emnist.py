@@ -24,14 +24,14 @@ def load(request: Request) -> Images:
     root = Path(request.root)
     folders = [root, root / "gzip", root / "raw", root / "EMNIST" / "raw", root / "EMNIST" / "raw" / "gzip"]
     pairs = [read_pair(folders, f"emnist-letters-{split}") for split in ("train", "test")] if request.root else []
-    found = [pair for pair in pairs if pair is not None]
-    if not found:
+    parts = [pair for pair in pairs if pair is not None]
+    if not parts:
         where = f"under '{request.root}'" if request.root else "because no root is set"
         raise DataError(f"emnist: no emnist-letters-train-images-idx3-ubyte(.gz) {where}; {OBTAIN}")
-    images = np.concatenate([pair[0] for pair in found]).swapaxes(1, 2)
-    labels = np.concatenate([pair[1] for pair in found]).astype(np.int64) - 1  # the files count from 1
+    images = np.concatenate([pair[0] for pair in parts]).swapaxes(1, 2)
+    labels = np.concatenate([pair[1] for pair in parts]).astype(np.int64) - 1  # the files count from 1
     if images.shape[1:] != (28, 28) or labels.min() < 0 or labels.max() >= len(LETTERS):
         raise DataError(f"emnist: {root} does not hold 28x28 letters with labels 1 to 26; download it again")
     licence = "public domain (NIST Special Database 19)"
-    origin = f"{root} ({len(found)} of 2 splits)"
+    origin = f"{root} ({len(parts)} of 2 splits)"
     return Images(fit_gray(images, request), labels, LETTERS, licence, origin)

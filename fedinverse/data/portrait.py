@@ -218,11 +218,11 @@ class _Portrait:
     def _ears(self) -> None:
         n = self.n
         for side in (-1.0, 1.0):
-            shown = (1 + 1.3 * side * n["yaw"]).clamp(0.25, 1.2)  # the ear turned away hides behind the cheek
+            width = (1 + 1.3 * side * n["yaw"]).clamp(0.25, 1.2)  # the ear turned away hides behind the cheek
             x = self.x * side - n["face_width"] * (0.94 - 0.1 * side * n["yaw"])
             y = self.y + 0.02 - 0.25 * n["pitch"]
             size = n["ear"]
-            outline = 1 - ((x / (0.55 * size * shown)) ** 2 + (y / size) ** 2).sqrt()
+            outline = 1 - ((x / (0.55 * size * width)) ** 2 + (y / size) ** 2).sqrt()
             mask = self.step(outline * 0.5 * size)
             self.paint(mask, self.skin * torch.tensor([0.97, 0.86, 0.84]).view(3, 1, 1))
             self.darken(mask * 0.3 * self.bump(x, y, 0.22 * size, 0.5 * size))

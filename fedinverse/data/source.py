@@ -103,10 +103,10 @@ class Pool:
     def about(self) -> dict[str, Any]:
         """Source, licence, origin, class names and file hashes."""
         path = self.path / "pool.json"
-        found = read_object(path, "class_names", "files")
-        if not isinstance(found["class_names"], list) or not isinstance(found["files"], dict):
+        about = read_object(path, "class_names", "files")
+        if not isinstance(about["class_names"], list) or not isinstance(about["files"], dict):
             raise DataError(f"{path}: altered since it was prepared; delete {self.path}")
-        return found
+        return about
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -146,10 +146,10 @@ class Source:
     load: Callable[[Request], Images]
 
 
-def _source(found: object) -> Source | None:
-    if isinstance(found, Source):
-        return found
-    return next((source for source in SOURCES.entries() if source.load is found), None)
+def _source(imported: object) -> Source | None:
+    if isinstance(imported, Source):
+        return imported
+    return next((source for source in SOURCES.entries() if source.load is imported), None)
 
 
 SOURCES: Registry[Source] = Registry(

@@ -78,14 +78,14 @@ class ModelSpec:
     construct: Callable[[int, float], Classifier]
 
 
-def _spec(found: object) -> ModelSpec | None:
+def _spec(imported: object) -> ModelSpec | None:
     """Return the network that an imported object stands for: a spec, a registered constructor, a class of its own."""
-    if isinstance(found, ModelSpec):
-        return found
-    registered = next((spec for spec in MODELS.entries() if spec.construct is found), None)
-    if registered is None and isinstance(found, type) and issubclass(found, Classifier):
-        shape = getattr(found, "input_shape", None)
-        return ModelSpec(found.__name__, shape, found.__module__, found) if shape else None
+    if isinstance(imported, ModelSpec):
+        return imported
+    registered = next((spec for spec in MODELS.entries() if spec.construct is imported), None)
+    if registered is None and isinstance(imported, type) and issubclass(imported, Classifier):
+        shape = getattr(imported, "input_shape", None)
+        return ModelSpec(imported.__name__, shape, imported.__module__, imported) if shape else None
     return registered
 
 

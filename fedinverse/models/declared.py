@@ -266,8 +266,8 @@ def _constructed(declaration: Declaration, classes: int, width: float) -> nn.Mod
     try:
         network = make(**given)
     except Exception as error:
-        shown = ", ".join(f"{key}={value!r}" for key, value in given.items())
-        raise TheirError(f"model '{declaration.call}({shown})' could not be made", error) from error
+        arguments = ", ".join(f"{key}={value!r}" for key, value in given.items())
+        raise TheirError(f"model '{declaration.call}({arguments})' could not be made", error) from error
     if not isinstance(network, nn.Module):
         raise ConfigError(f"model '{declaration.call}' makes a {type(network).__name__}, not a torch.nn.Module")
     return network

@@ -68,14 +68,14 @@ def _resnet18() -> Names:
 
 def _face(units: tuple[int, ...]) -> Callable[[], Names]:
     def names() -> Names:
-        found = {f"input_layer.{index}": f"blocks.0.{index}" for index in range(3)}
+        renamed = {f"input_layer.{index}": f"blocks.0.{index}" for index in range(3)}
         places = [(stage, unit) for stage, count in enumerate(units) for unit in range(count)]
         for index, (stage, unit) in enumerate(places):
             here = f"blocks.{stage}.{unit + 3 if stage == 0 else unit}"
-            found |= {f"body.{index}.res_layer": f"{here}.residual"}
-            found |= {f"body.{index}.shortcut_layer.{layer}": f"{here}.shortcut.{layer + 1}" for layer in range(2)}
-        found |= {"output_layer": "pool", "fc_layer": "head"}
-        return found | {f"feature.{theirs}": ours for theirs, ours in found.items()}
+            renamed |= {f"body.{index}.res_layer": f"{here}.residual"}
+            renamed |= {f"body.{index}.shortcut_layer.{layer}": f"{here}.shortcut.{layer + 1}" for layer in range(2)}
+        renamed |= {"output_layer": "pool", "fc_layer": "head"}
+        return renamed | {f"feature.{theirs}": ours for theirs, ours in renamed.items()}
 
     return names
 

@@ -18,7 +18,7 @@ from fedinverse.run import Run
 from fedinverse.shard import Shard
 from pipeline.stages.inversions import finished
 from report.run.gallery import Gallery, encoded, gallery
-from report.run.nearest import Featured, Found, find
+from report.run.nearest import BestReconstruction, Featured, find
 
 
 def galleries(run: Run, scores: pd.DataFrame, rounds: dict[str, int]) -> list[Gallery]:
@@ -40,7 +40,7 @@ def galleries(run: Run, scores: pd.DataFrame, rounds: dict[str, int]) -> list[Ga
     return shown
 
 
-def nearest_images(run: Run, rounds: dict[str, int]) -> list[list[Found]]:
+def nearest_images(run: Run, rounds: dict[str, int]) -> list[list[BestReconstruction]]:
     """Return, for every attack (label -> round), its best reconstruction of each class with the images nearest to it.
 
     Raises:

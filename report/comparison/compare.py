@@ -9,7 +9,7 @@ from report.comparison.differences import differences
 from report.comparison.figures import baseline_of, figures_of
 from report.comparison.findings import findings_of
 from report.comparison.groups import Group, grouped, marks_of_groups
-from report.comparison.labels import told
+from report.comparison.labels import key_and_value
 from report.comparison.page import Page
 from report.comparison.pictures import curves_svg, plane_svg
 from report.comparison.records import Record
@@ -61,5 +61,5 @@ def compare(records: Sequence[Record], title: str, by: Sequence[str] = (), basel
 
 
 def _values(group: Group) -> str:
-    values = "; ".join(told(key, value) for key, value in group.values.items())
+    values = "; ".join(key_and_value(key, value) for key, value in group.values.items())
     return values or f"nothing but the seeds: {', '.join(map(str, group.seeds))}"

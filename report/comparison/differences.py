@@ -23,7 +23,7 @@ class Difference:
     Attributes:
         group: label of the group.
         quantity: ``leakage`` or ``attack-accuracy`` (the primary score of arm A).
-        found: the paired difference with its 95 % interval and unadjusted p.
+        estimate: the paired difference with its 95 % interval and unadjusted p.
         p_holm: p adjusted over the groups compared; None where there is none.
         accuracy: difference of the models' accuracies over the paired seeds.
         seeds: paired seeds.
@@ -31,7 +31,7 @@ class Difference:
 
     group: str
     quantity: str
-    found: Estimate | Omitted
+    estimate: Estimate | Omitted
     p_holm: float | None
     accuracy: float
     seeds: int
@@ -45,16 +45,16 @@ class Difference:
 def differences(figures: Sequence[GroupFigures], baseline: GroupFigures) -> tuple[Difference, ...]:
     """Return every other group's differences from ``baseline``, leakage first."""
     others = [each for each in figures if each is not baseline]
-    made: list[Difference] = []
+    results: list[Difference] = []
     for quantity, arms in (("leakage", ("A", "B2")), ("attack-accuracy", ("A",))):
-        found = [_difference(each, baseline, arms) for each in others]
-        p = {number: each.p for number, each in enumerate(found) if isinstance(each, Estimate)}
+        estimates = [_difference(each, baseline, arms) for each in others]
+        p = {number: each.p for number, each in enumerate(estimates) if isinstance(each, Estimate)}
         adjusted = dict(zip(p, holm(list(p.values())), strict=True))
         for number, each in enumerate(others):
             accuracy, seeds = _accuracies(each, baseline)
             label = each.group.label
-            made.append(Difference(label, quantity, found[number], adjusted.get(number), accuracy, seeds))
-    return tuple(made)
+            results.append(Difference(label, quantity, estimates[number], adjusted.get(number), accuracy, seeds))
+    return tuple(results)
 
 
 def _difference(one: GroupFigures, base: GroupFigures, arms: tuple[str, ...]) -> Estimate | Omitted:
@@ -63,10 +63,10 @@ def _difference(one: GroupFigures, base: GroupFigures, arms: tuple[str, ...]) ->
     for figures in (one, base):
         primary = figures.verdict.primary
         for arm in arms:
-            found = cells(figures.scores, arm, primary.attack, primary.round, primary.metric)
-            if isinstance(found, Omitted):
-                return found
-            held.append(found)
+            arm_cells = cells(figures.scores, arm, primary.attack, primary.round, primary.metric)
+            if isinstance(arm_cells, Omitted):
+                return arm_cells
+            held.append(arm_cells)
     weights = [1, -1] if len(arms) == 1 else [1, -1, -1, 1]
     deviation = one.group.records[0].primary.between_runs
     try:

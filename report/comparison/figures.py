@@ -94,10 +94,10 @@ def _pooled(records: Sequence[Record]) -> tuple[pd.DataFrame, Primary]:
 
 
 def _only_primary(record: Record, called: int) -> pd.DataFrame:
-    scores, own = record.scores, record.primary
-    mine = scores[scores["attack"].isin([own.attack, ""])]
+    scores, primary = record.scores, record.primary
+    mine = scores[scores["attack"].isin([primary.attack, ""])]
     roundless = mine["arm"].isin(ONCE)
-    return mine[roundless | (mine["round"] == own.round)].assign(round=called)
+    return mine[roundless | (mine["round"] == primary.round)].assign(round=called)
 
 
 def time_to_leak(figures: GroupFigures) -> int | Omitted:

@@ -21,8 +21,8 @@ def _alone(figures: GroupFigures) -> str:
     main = figures.main
     accuracy = f"at {percent(figures.accuracy.value)} accuracy"
     if isinstance(main.leakage, Missing):
-        shown = main.arms["A"]
-        score = "–" if isinstance(shown, Missing) else interval(shown)
+        attack = main.arms["A"]
+        score = "–" if isinstance(attack, Missing) else interval(attack)
         return f"{_group(figures)}: attack accuracy {score} {accuracy}; leakage omitted: {main.leakage.omitted}."
     return f"{_group(figures)}: leakage {interval(main.leakage)} {accuracy}."
 
@@ -34,14 +34,15 @@ def _group(figures: GroupFigures) -> str:
 
 def _against(figures: GroupFigures, differences: Sequence[Difference], baseline: GroupFigures) -> str:
     mine = {each.quantity: each for each in differences if each.group == figures.group.label}
-    told = mine["leakage"] if not isinstance(mine["leakage"].found, Omitted) else mine["attack-accuracy"]
-    what = told.quantity.replace("-", " ")
-    if isinstance(told.found, Omitted):
-        return f"{_alone(figures)[:-1]}; no difference from “{baseline.group.label}”: {told.found.reason}."
-    certain = told.p_holm is not None and told.p_holm < 1 - LEVEL
-    state = "no difference shown" if not certain else "lower" if told.found.value < 0 else "higher"
-    utility = "at matched accuracy" if told.matched else "not at matched accuracy"
+    difference = mine["leakage"] if not isinstance(mine["leakage"].estimate, Omitted) else mine["attack-accuracy"]
+    what = difference.quantity.replace("-", " ")
+    if isinstance(difference.estimate, Omitted):
+        return f"{_alone(figures)[:-1]}; no difference from “{baseline.group.label}”: {difference.estimate.reason}."
+    certain = difference.p_holm is not None and difference.p_holm < 1 - LEVEL
+    state = "no difference shown" if not certain else "lower" if difference.estimate.value < 0 else "higher"
+    value = points(difference.estimate)
+    utility = "at matched accuracy" if difference.matched else "not at matched accuracy"
     return (
-        f"{_alone(figures)[:-1]}; {what} against “{baseline.group.label}”: {state}, {points(told.found)} points "
-        f"(Holm p {probability(told.p_holm)}), {utility} ({100 * told.accuracy:+.1f} points)."
+        f"{_alone(figures)[:-1]}; {what} against “{baseline.group.label}”: {state}, {value} points "
+        f"(Holm p {probability(difference.p_holm)}), {utility} ({100 * difference.accuracy:+.1f} points)."
     )

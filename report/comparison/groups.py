@@ -75,20 +75,22 @@ def grouped(records: Sequence[Record], by: Sequence[str] = ()) -> tuple[Group, .
     for key in by:
         if not any(_within(each, key) for each in varying):
             raise ConfigError(f"--by {key} does not vary among these runs; what varies: {', '.join(varying) or '–'}")
-    shown = {key: values for key, values in varying.items() if not by or any(_within(key, each) for each in by)}
-    found: dict[str, list[int]] = {}
+    columns = {key: values for key, values in varying.items() if not by or any(_within(key, each) for each in by)}
+    rows: dict[str, list[int]] = {}
     for number in range(len(records)):
-        identity = json.dumps([values[number] for values in shown.values()], sort_keys=True)
-        found.setdefault(identity, []).append(number)
+        identity = json.dumps([values[number] for values in columns.values()], sort_keys=True)
+        rows.setdefault(identity, []).append(number)
     groups = []
-    for numbers in found.values():
-        values = {key: each[numbers[0]] for key, each in shown.items()}
+    for numbers in rows.values():
+        values = {key: each[numbers[0]] for key, each in columns.items()}
         groups.append((values, sorted((records[number] for number in numbers), key=lambda record: record.seed)))
     labels = labels_of(groups)
-    made = tuple(Group(label, values, tuple(own)) for label, (values, own) in zip(labels, groups, strict=True))
-    for group in made:
-        _check_seeds(group, [key for key in varying if key not in shown])
-    return made
+    result = tuple(
+        Group(label, values, tuple(members)) for label, (values, members) in zip(labels, groups, strict=True)
+    )
+    for group in result:
+        _check_seeds(group, [key for key in varying if key not in columns])
+    return result
 
 
 def varying_keys(records: Sequence[Record]) -> dict[str, list[Any]]:
@@ -142,9 +144,9 @@ def check_comparable(records: Sequence[Record], varying: dict[str, list[Any]]) -
             )
     first: dict[int, tuple[Record, dict[str, frozenset[str]]]] = {}
     for record in records:
-        own = _images(record)
-        one, known = first.setdefault(record.seed, (record, own))
-        differing = [part for part, images in own.items() if images != known[part]]
+        images_of_run = _images(record)
+        one, known = first.setdefault(record.seed, (record, images_of_run))
+        differing = [part for part, images in images_of_run.items() if images != known[part]]
         if differing:
             raise ConfigError(
                 f"{one.name} and {record.name} have the same seed but other images in {', '.join(differing)}: their "

@@ -16,7 +16,7 @@ def labels_of(groups: Sequence[tuple[Table, list[Record]]]) -> list[str]:
     if all(len(labels) == 1 and "" not in labels for labels in points):
         labels = [next(iter(each)) for each in points]
     elif all(len(values) <= LONGEST for values, _ in groups):
-        labels = [", ".join(told(key, value) for key, value in values.items()) for values, _ in groups]
+        labels = [", ".join(key_and_value(key, value) for key, value in values.items()) for values, _ in groups]
     else:
         names = [list(dict.fromkeys(str(record.run.table["name"]) for record in records)) for _, records in groups]
         labels = [each[0] if len(each) == 1 else f"{each[0]} … {each[-1]}" for each in names]
@@ -24,7 +24,7 @@ def labels_of(groups: Sequence[tuple[Table, list[Record]]]) -> list[str]:
     return [f"{label} ({number})" if labels.count(label) > 1 else label for number, label in enumerate(labels, 1)]
 
 
-def told(key: str, value: Any) -> str:
+def key_and_value(key: str, value: Any) -> str:
     """Return a varying key and its value for reading."""
     if key == "cohorts":
         return " + ".join(_cohort(cohort) for cohort in value or ()) or "no defence"

@@ -27,16 +27,16 @@ def plane_svg(figures: Sequence[GroupFigures]) -> str:
     leakage = _all_have_leakage(figures)
     with _axes(4.6) as (axes, written):
         for number, each in enumerate(figures):
-            found = each.main.leakage if leakage else each.main.arms["A"]
-            if isinstance(found, Missing):
+            interval = each.main.leakage if leakage else each.main.arms["A"]
+            if isinstance(interval, Missing):
                 continue
             x = each.accuracy
             colour, marker = _look(number)
             axes.errorbar(
                 x.value,
-                found.value,
+                interval.value,
                 xerr=[[x.value - x.low], [x.high - x.value]],
-                yerr=[[found.value - found.low], [found.high - found.value]],
+                yerr=[[interval.value - interval.low], [interval.high - interval.value]],
                 color=colour,
                 marker=marker,
                 ms=7,
@@ -44,7 +44,7 @@ def plane_svg(figures: Sequence[GroupFigures]) -> str:
                 capsize=3,
                 label=f"{number + 1}  {each.group.label}",
             )
-            axes.annotate(str(number + 1), (x.value, found.value), (6, 5), textcoords="offset points", color=colour)
+            axes.annotate(str(number + 1), (x.value, interval.value), (6, 5), textcoords="offset points", color=colour)
         left, right = axes.get_xlim()
         axes.set_xlim(min(left, (left + right) / 2 - NARROWEST / 2), max(right, (left + right) / 2 + NARROWEST / 2))
         axes.axhline(0, color="#999999", lw=0.8)
@@ -74,7 +74,7 @@ def curves_svg(figures: Sequence[GroupFigures]) -> str:
             colour, marker = _look(number)
             axes.plot(
                 rounds,
-                [found.value for _, found in line],
+                [interval.value for _, interval in line],
                 color=colour,
                 marker=marker,
                 ms=5,
@@ -82,7 +82,7 @@ def curves_svg(figures: Sequence[GroupFigures]) -> str:
                 ls=STYLES[number % len(STYLES)],
                 label=f"{number + 1}  {each.group.label}",
             )
-            low, high = [found.low for _, found in line], [found.high for _, found in line]
+            low, high = [interval.low for _, interval in line], [interval.high for _, interval in line]
             if len(line) > 1:
                 axes.fill_between(rounds, low, high, color=colour, alpha=0.12, lw=0)
             else:
@@ -100,10 +100,10 @@ def _bars_svg(figures: Sequence[GroupFigures], *, leakage: bool) -> str:
     """Draw the one round that was attacked: a bar per group with its interval."""
     with _axes(0.6 + 0.45 * len(figures)) as (axes, written):
         for number, each in enumerate(figures):
-            for at, found in _curve(each, leakage=leakage):
-                axes.barh(-number, found.value, 0.62, color=_look(number)[0])
-                whisker = [[found.value - found.low], [found.high - found.value]]
-                axes.errorbar(found.value, -number, xerr=whisker, color="#222222", capsize=3, lw=1.2)
+            for at, interval in _curve(each, leakage=leakage):
+                axes.barh(-number, interval.value, 0.62, color=_look(number)[0])
+                whisker = [[interval.value - interval.low], [interval.high - interval.value]]
+                axes.errorbar(interval.value, -number, xerr=whisker, color="#222222", capsize=3, lw=1.2)
                 axes.set(xlabel=f"{_name(leakage)}, round {at}")
         axes.axvline(0, color="#999999", lw=0.8)
         axes.set_yticks(
@@ -117,9 +117,9 @@ def _bars_svg(figures: Sequence[GroupFigures], *, leakage: bool) -> str:
 
 def _curve(figures: GroupFigures, *, leakage: bool) -> Iterator[tuple[int, Interval]]:
     for point in figures.verdict.points:
-        found = point.leakage if leakage else point.arms["A"]
-        if point.attack == figures.verdict.primary.attack and isinstance(found, Interval):
-            yield point.round, found
+        interval = point.leakage if leakage else point.arms["A"]
+        if point.attack == figures.verdict.primary.attack and isinstance(interval, Interval):
+            yield point.round, interval
 
 
 def _all_have_leakage(figures: Sequence[GroupFigures]) -> bool:

@@ -54,12 +54,12 @@ def _differences(differences: Sequence[Difference], baseline: str) -> Table:
         [
             each.group,
             each.quantity.replace("-", " "),
-            points(each.found),
-            probability(each.found.p if isinstance(each.found, Estimate) else None),
+            points(each.estimate),
+            probability(each.estimate.p if isinstance(each.estimate, Estimate) else None),
             probability(each.p_holm),
             f"{100 * each.accuracy:+.1f}",
             "matched" if each.matched else "not matched",
-            str(each.found.seeds if isinstance(each.found, Estimate) else each.seeds),
+            str(each.estimate.seeds if isinstance(each.estimate, Estimate) else each.seeds),
         ]
         for each in differences
     ]
@@ -68,7 +68,7 @@ def _differences(differences: Sequence[Difference], baseline: str) -> Table:
         f"Paired differences from “{baseline}”, in percentage points",
         header,
         rows,
-        notes=_reasons({f"{each.group}, {each.quantity}": each.found for each in differences}, "difference"),
+        notes=_reasons({f"{each.group}, {each.quantity}": each.estimate for each in differences}, "difference"),
     )
 
 
@@ -86,19 +86,19 @@ def _controls(figures: Sequence[GroupFigures]) -> Table:
 
 
 def _likeness(figures: Sequence[GroupFigures]) -> Table:
-    shown = (RESEMBLANCE, MEMBER, COPY_GUARD, VENDI)
+    metrics = (RESEMBLANCE, MEMBER, COPY_GUARD, VENDI)
     rows = [
         [
             _numbered(number, each),
             *(
                 spread(score_of(each, metric), 100, " %") if METRICS[metric].share else spread(score_of(each, metric))
-                for metric in shown
+                for metric in metrics
             ),
         ]
         for number, each in enumerate(figures, 1)
     ]
-    header = ["", *(metric.replace("-", " ") for metric in shown)]
-    notes = [f"{metric.replace('-', ' ')}: {METRICS[metric].meaning}" for metric in shown]
+    header = ["", *(metric.replace("-", " ") for metric in metrics)]
+    notes = [f"{metric.replace('-', ' ')}: {METRICS[metric].meaning}" for metric in metrics]
     return Table("What the attack's images are like, mean over seeds (smallest to largest)", header, rows, notes=notes)
 
 
@@ -127,30 +127,30 @@ def _numbered(number: int, figures: GroupFigures) -> str:
     return f"{number}  {figures.group.label}"
 
 
-def _reasons(found: dict[str, Any], what: str) -> list[str]:
+def _reasons(values: dict[str, Any], what: str) -> list[str]:
     """Return why figures are missing, one line per reason."""
     missing: dict[str, list[str]] = {}
-    for label, each in found.items():
+    for label, each in values.items():
         if isinstance(each, Omitted | Missing):
             missing.setdefault(each.reason if isinstance(each, Omitted) else each.omitted, []).append(label)
     return [f"no {what} of {'; '.join(labels)}: {reason}" for reason, labels in missing.items()]
 
 
-def _marks(found: Interval | Missing) -> tuple[str, ...]:
-    return found.marks if isinstance(found, Interval) else ()
+def _marks(figure: Interval | Missing) -> tuple[str, ...]:
+    return figure.marks if isinstance(figure, Interval) else ()
 
 
-def _value(found: Interval | Missing) -> float | None:
-    return found.value if isinstance(found, Interval) else None
+def _value(figure: Interval | Missing) -> float | None:
+    return figure.value if isinstance(figure, Interval) else None
 
 
-def _round(found: int | Omitted) -> str:
-    return NONE if isinstance(found, Omitted) else f"round {found}"
+def _round(number: int | Omitted) -> str:
+    return NONE if isinstance(number, Omitted) else f"round {number}"
 
 
-def spread(found: Spread | Omitted, scale: float = 1.0, unit: str = "") -> str:
+def spread(estimate: Spread | Omitted, scale: float = 1.0, unit: str = "") -> str:
     """Return a figure of runs: mean (smallest to largest)."""
-    if isinstance(found, Omitted):
+    if isinstance(estimate, Omitted):
         return NONE
-    value, low, high = (scale * each for each in (found.value, found.low, found.high))
+    value, low, high = (scale * each for each in (estimate.value, estimate.low, estimate.high))
     return f"{value:.1f}{unit}" + (f" ({low:.1f} to {high:.1f})" if low < high else "")

@@ -36,14 +36,14 @@ def tidy(figures: Sequence[GroupFigures], differences: Sequence[Difference], bas
             "time-to-leak": time_to_leak(each),
         }
         about = {"group": each.group.label, "seeds": len(each.group.seeds), "overlap": each.group.overlap}
-        rows += [{**about, "quantity": quantity, **_columns(found)} for quantity, found in named.items()]
+        rows += [{**about, "quantity": quantity, **_columns(figure)} for quantity, figure in named.items()]
     rows += [
         {
             "group": each.group,
             "seeds": each.seeds,
             "quantity": f"difference of {each.quantity}",
-            **_columns(each.found),
-            "p": each.found.p if isinstance(each.found, Estimate) else None,
+            **_columns(each.estimate),
+            "p": each.estimate.p if isinstance(each.estimate, Estimate) else None,
             "p_holm": each.p_holm,
             "baseline": baseline,
             "matched": each.matched,
@@ -57,11 +57,11 @@ def tidy(figures: Sequence[GroupFigures], differences: Sequence[Difference], bas
     return pd.DataFrame(rows, columns=names).astype(kinds)
 
 
-def _columns(found: Any) -> dict[str, Any]:
-    if isinstance(found, Omitted):
-        return {"omitted": found.reason}
-    if isinstance(found, Missing):
-        return {"omitted": found.omitted}
-    if isinstance(found, int):
-        return {"value": found}
-    return {"value": found.value, "low": found.low, "high": found.high}
+def _columns(figure: Any) -> dict[str, Any]:
+    if isinstance(figure, Omitted):
+        return {"omitted": figure.reason}
+    if isinstance(figure, Missing):
+        return {"omitted": figure.omitted}
+    if isinstance(figure, int):
+        return {"value": figure}
+    return {"value": figure.value, "low": figure.low, "high": figure.high}

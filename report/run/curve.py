@@ -58,7 +58,7 @@ class Series:
         return LINES[self.arm]
 
     @property
-    def shown(self) -> bool:
+    def checked(self) -> bool:
         """Whether it is drawn before the reader chooses."""
         return self.arm in FIRST_SHOWN and bool(self.points)
 

@@ -9,26 +9,26 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from report.run.nearest import KINDS, Found
+from report.run.nearest import KINDS, BestReconstruction
 
 LOSSLESS_BYTES = 2_000_000  # pictures of a page beyond this are stored with loss
 
 
-def encoded(found: Sequence[Found]) -> tuple[list[dict[str, str]], bool]:
+def encoded(best: Sequence[BestReconstruction]) -> tuple[list[dict[str, str]], bool]:
     """Return the pictures of every class as data URIs, and whether they are lossless.
 
     PNG while all of them stay below two megabytes; a page of a thousand faces takes WebP.
     """
-    lossless = _fits(found)
+    lossless = _fits(best)
     kind = "png" if lossless else "webp"
     return [
-        {name: data_uri(_file(image, kind), kind) for name, image in each.images.items()} for each in found
+        {name: data_uri(_file(image, kind), kind) for name, image in each.images.items()} for each in best
     ], lossless
 
 
-def _fits(found: Sequence[Found]) -> bool:
+def _fits(best: Sequence[BestReconstruction]) -> bool:
     size = 0
-    for image in (image for each in found for image in each.images.values()):
+    for image in (image for each in best for image in each.images.values()):
         size += len(_file(image, "png"))
         if size > LOSSLESS_BYTES:
             return False
@@ -81,7 +81,7 @@ class Gallery:
 def gallery(
     attack: str,
     server_round: int,
-    found: Sequence[Found],
+    best: Sequence[BestReconstruction],
     pictures: tuple[Sequence[dict[str, str]], bool],
     success: Mapping[int, float],
     names: Sequence[str],
@@ -91,13 +91,13 @@ def gallery(
 
     A class of ``success`` (class -> share) that was not found had no sound reconstruction and says so.
     """
-    shown = {each.label: (each, uris) for each, uris in zip(found, pictures[0], strict=True)}
+    pictured = {each.label: (each, uris) for each, uris in zip(best, pictures[0], strict=True)}
 
     def rank(label: int) -> tuple[float, float]:
-        return -success[label], shown[label][0].distance.get("train", torch.inf) if label in shown else torch.inf
+        return -success[label], pictured[label][0].distance.get("train", torch.inf) if label in pictured else torch.inf
 
     cells = [
-        (label, _cell(names[label], label, label in victims, success, shown)) for label in sorted(success, key=rank)
+        (label, _cell(names[label], label, label in victims, success, pictured)) for label in sorted(success, key=rank)
     ]
     return Gallery(
         attack,
@@ -113,20 +113,20 @@ def _cell(
     label: int,
     victim: bool,
     success: Mapping[int, float],
-    shown: Mapping[int, tuple[Found, dict[str, str]]],
+    pictured: Mapping[int, tuple[BestReconstruction, dict[str, str]]],
 ) -> Cell:
-    if label not in shown:
+    if label not in pictured:
         return Cell(name, victim, success[label], [], "every reconstruction failed")
-    found, uris = shown[label]
+    nearest, uris = pictured[label]
     pictures = [
         (
             caption,
             alternative.format(name),
             uris[kind],
-            f"{found.distance[kind]:.2f}" if kind in found.distance else "",
+            f"{nearest.distance[kind]:.2f}" if kind in nearest.distance else "",
         )
         for kind, (caption, alternative) in KINDS.items()
         if kind in uris
     ]
-    remark = "" if found.guarded else "nearer to an image of the attacker's"
+    remark = "" if nearest.guarded else "nearer to an image of the attacker's"
     return Cell(name, victim, success[label], pictures, remark)

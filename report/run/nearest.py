@@ -21,7 +21,7 @@ KINDS = {
 
 
 @dataclass(frozen=True)
-class Found:
+class BestReconstruction:
     """One class.
 
     Attributes:
@@ -48,19 +48,19 @@ class Featured:
     features: Tensor
 
 
-def best_per_class(shown: Exhibit) -> Tensor:
+def best_per_class(exhibit: Exhibit) -> Tensor:
     """Return the row of every class's sound reconstruction with the highest target confidence, classes ascending."""
     rows = []
-    for label in torch.unique(shown.labels).tolist():
-        mine = ((shown.labels == label) & ~shown.failed).nonzero().flatten()
+    for label in torch.unique(exhibit.labels).tolist():
+        mine = ((exhibit.labels == label) & ~exhibit.failed).nonzero().flatten()
         if len(mine):
-            rows.append(mine[shown.confidence[mine].argmax()])
+            rows.append(mine[exhibit.confidence[mine].argmax()])
     return torch.stack(rows) if rows else torch.empty(0, dtype=torch.int64)
 
 
 def find(
-    shown: Exhibit, embedding: Embedding, train: Featured, reserve: Featured, public: Sequence[Featured]
-) -> list[Found]:
+    exhibit: Exhibit, embedding: Embedding, train: Featured, reserve: Featured, public: Sequence[Featured]
+) -> list[BestReconstruction]:
     """Return every class with its nearest images by E2; a class whose reconstructions all failed is left out.
 
     Args:
@@ -70,8 +70,8 @@ def find(
         reserve: images in no training set; likewise.
         public: what the attacker holds, his shard and his public images; the nearest of any class.
     """
-    rows = best_per_class(shown)
-    labels, images = shown.labels[rows], shown.images[rows]
+    rows = best_per_class(exhibit)
+    labels, images = exhibit.labels[rows], exhibit.images[rows]
     features = embedding(images)
     near = {
         name: nearest_of_class(features, labels, among.features, among.shard.labels)
@@ -80,7 +80,7 @@ def find(
     held = torch.cat([part.shard.images for part in public])
     near["public"] = nearest(features, torch.cat([part.features for part in public]))
     pools = {"train": train.shard.images, "reserve": reserve.shard.images, "public": held}
-    found = []
+    best = []
     for place, label in enumerate(labels.tolist()):
         pictures = {"made": images[place].clamp(0, 1).mul(255).round().to(torch.uint8)}
         distance = {}
@@ -88,5 +88,5 @@ def find(
             if (row := int(hit.index[place])) >= 0:
                 pictures[name] = pools[name][row]
                 distance[name] = float(hit.distance[place])
-        found.append(Found(label, pictures, distance))
-    return found
+        best.append(BestReconstruction(label, pictures, distance))
+    return best
