@@ -87,13 +87,13 @@ class Cell:
         for arm, world in (("A", WORLDS[0]), ("B2", WORLDS[1])):
             victim = target(run, world)
             prior = attack.prior(victim, images, SHARED, CPU)
-            made = attack.invert(victim, prior, images, labels, generator(self.seed, "ablation"))
-            scores[arm] = accuracy(judge, made.images, labels, made.failed)
+            reconstructions = attack.invert(victim, prior, images, labels, generator(self.seed, "ablation"))
+            scores[arm] = accuracy(judge, reconstructions.images, labels, reconstructions.failed)
             if arm == "A":
                 plain = prior.sample(len(labels), generator(self.seed, "ablation", "B0"), CPU)
                 scores["B0"] = accuracy(judge, plain, labels, torch.zeros(len(labels), dtype=torch.bool))
-                scores["confidence"] = float(made.confidence[~made.failed].mean())
-                scores["seconds"] = made.cost.seconds
+                scores["confidence"] = float(reconstructions.confidence[~reconstructions.failed].mean())
+                scores["seconds"] = reconstructions.cost.seconds
         return {"cell": asdict(self), "settings": attack.settings.model_dump(mode="json"), **scores}
 
 
@@ -137,10 +137,10 @@ def target(run: Run, world: World) -> Target:
 
 def table_of(results: list[dict[str, Any]], seeds: int) -> str:
     """Return the Markdown table: a row per attack and loss; per public set A, and beneath the controls."""
-    found = {tuple(result["cell"].values()): result for result in results}
+    by_cell = {tuple(result["cell"].values()): result for result in results}
 
     def values(attack: str, loss: str, public: str, arm: str) -> list[float]:
-        return [found[attack, loss, public, seed][arm] for seed in range(seeds)]
+        return [by_cell[attack, loss, public, seed][arm] for seed in range(seeds)]
 
     rows = []
     for attack, loss in itertools.product(ATTACKS, LOSSES):
@@ -173,8 +173,8 @@ def main() -> int:
                 result = cell.run(out)
                 result["cpu-seconds"] = time.process_time() - started
                 write_json(cell.path(out), result)
-                told = "  ".join(f"{arm} {100 * result[arm]:3.0f} %" for arm in ("A", "B2", "B0"))
-                print(f"{number}/{len(mine)} {cell.name:<28} {told}  {result['cpu-seconds']:.0f} s", flush=True)
+                shares = "  ".join(f"{arm} {100 * result[arm]:3.0f} %" for arm in ("A", "B2", "B0"))
+                print(f"{number}/{len(mine)} {cell.name:<28} {shares}  {result['cpu-seconds']:.0f} s", flush=True)
         missing = [cell.name for cell in cells if not cell.path(out).exists()]
         if missing:
             print(f"no table yet: {len(missing)} of {len(cells)} cells are missing, the first is {missing[0]}")

@@ -39,8 +39,8 @@ def main() -> None:
         path = run.files.server.checkpoint(world, number)
         if path.exists():
             target = open_target(path, run.model.name, len(run.class_names), run.model.width, CPU)
-            found = {loss: agreement_of("bf16", Steps(target, prior), labels, loss) for loss in LOSSES}
-            print(f"{world} round {number}:", ", ".join(f"{loss} {value:.4f}" for loss, value in found.items()))
+            agreement = {loss: agreement_of("bf16", Steps(target, prior), labels, loss) for loss in LOSSES}
+            print(f"{world} round {number}:", ", ".join(f"{loss} {value:.4f}" for loss, value in agreement.items()))
 
 
 if __name__ == "__main__":

@@ -85,8 +85,8 @@ def rates(world: World, classes: int, seeds: int, worlds: int, tables: int) -> t
         effects = world.common * random.standard_normal(classes)
         leaky = LEAK[0] + effects, np.full(classes, LEAK[1])
         truth = float((expected(leaky[0]) - expected(leaky[1])).mean())
-        found = judged(world, leaky, seeds, worlds, random)
-        covered += found.low <= truth <= found.high
+        estimate = judged(world, leaky, seeds, worlds, random)
+        covered += estimate.low <= truth <= estimate.high
         none = NO_LEAK[0] + effects, NO_LEAK[1] + effects
         false += judged(world, none, seeds, worlds, random).above_zero
     return covered / tables, false / tables

@@ -58,13 +58,15 @@ def cell(out: Path, name: str, term: dict[str, Any], seed: int) -> dict[str, flo
     labels = torch.tensor(run.population.victim_classes).repeat_interleave(RESTARTS)
     attack, victim = attack_with(name, term), target(run, "with_victim")
     prior = attack.prior(victim, images, SHARED, CPU)
-    made = attack.invert(victim, prior, images, labels, generator(seed, "diversity"))
-    measured = measured_diversity(made.images, judge.features(made.images), labels, made.failed).values()
+    reconstructions = attack.invert(victim, prior, images, labels, generator(seed, "diversity"))
+    measured = measured_diversity(
+        reconstructions.images, judge.features(reconstructions.images), labels, reconstructions.failed
+    ).values()
     return {
-        "accuracy": accuracy(judge, made.images, labels, made.failed),
-        "vendi": mean(found.vendi for found in measured),
-        "feature": mean(found.feature_distance for found in measured),
-        "pixel": mean(found.pixel_distance for found in measured),
+        "accuracy": accuracy(judge, reconstructions.images, labels, reconstructions.failed),
+        "vendi": mean(diversity.vendi for diversity in measured),
+        "feature": mean(diversity.feature_distance for diversity in measured),
+        "pixel": mean(diversity.pixel_distance for diversity in measured),
     }
 
 
@@ -124,9 +126,9 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     lines = []
-    for (name, term), found in results.items():
-        share = spread([one["accuracy"] for one in found])
-        others = (spread([one[kind] for one in found], 1, 2) for kind in ("vendi", "feature", "pixel"))
+    for (name, term), measured in results.items():
+        share = spread([one["accuracy"] for one in measured])
+        others = (spread([one[kind] for one in measured], 1, 2) for kind in ("vendi", "feature", "pixel"))
         lines.append([name, term, share, *others])
     header = ["attack", "term", "accuracy, %", "Vendi of 10", "feature distance", "pixel distance"]
     publish("diversity", markdown(header, lines))

@@ -105,14 +105,14 @@ def _kill_all(process: "subprocess.Popen[str]") -> None:
 
 
 def _processes(wanted: Callable[[str, str], bool]) -> list[int]:
-    found = []
+    pids = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with suppress(OSError):
                 command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                 if wanted((entry / "stat").read_text(), command):
-                    found.append(int(entry.name))
-    return found
+                    pids.append(int(entry.name))
+    return pids
 
 
 def _session(status: str) -> int:
@@ -122,15 +122,15 @@ def _session(status: str) -> int:
 def results(path: Path) -> dict[str, str]:
     """Return a hash of everything that must not depend on what happened on the way."""
     run = Run(path)
-    made = {
+    sums = {
         f"{world} {line['round']}": line["sha256"]
         for world in WORLDS
         for line in sorted(run.recorded_rounds(world), key=lambda line: int(line["round"]))
     }
     for inversion in sorted(run.files.attacker.inversions.rglob("*.safetensors")):
-        made[str(inversion.relative_to(run.files.attacker.inversions))] = read_metadata(inversion)["sha256"]
-    made["scores"] = file_sha256(run.files.auditor.root / "scores.csv")
-    return made
+        sums[str(inversion.relative_to(run.files.attacker.inversions))] = read_metadata(inversion)["sha256"]
+    sums["scores"] = file_sha256(run.files.auditor.root / "scores.csv")
+    return sums
 
 
 class Trial:
@@ -166,8 +166,8 @@ class Trial:
 
     def compared(self, place: Place) -> str:
         """Compare a finished run; return ``same`` or what differs."""
-        found = results(place.run)
-        differing = [key for key in self.expected.keys() | found.keys() if self.expected.get(key) != found.get(key)]
+        sums = results(place.run)
+        differing = [key for key in self.expected.keys() | sums.keys() if self.expected.get(key) != sums.get(key)]
         shutil.rmtree(place.directory, ignore_errors=True)
         return f"differs: {', '.join(sorted(differing)[:4])}" if differing else "same"
 
@@ -250,12 +250,12 @@ def worker(trial: Trial, number: int) -> tuple[str, str]:
 def disk(trial: Trial, number: int) -> tuple[str, str]:
     """Fill the disk of the run while the federation runs."""
     mount = Path(tempfile.mkdtemp(prefix="faults-disk-"))
-    made = subprocess.run(
+    mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(mount)], capture_output=True, check=False
     )
-    if made.returncode:
+    if mounted.returncode:
         mount.rmdir()
-        return "not run", f"a tmpfs needs root: {made.stderr.decode().strip()}"
+        return "not run", f"a tmpfs needs root: {mounted.stderr.decode().strip()}"
     try:
         place = trial.place(f"disk-{number}", mount / "place")
         process = place.start("local")

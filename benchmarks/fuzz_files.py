@@ -123,13 +123,13 @@ def _weights(path: Path) -> str:
 
 def _told(path: Path) -> list[str | None]:
     """Return what the program uses of a file's metadata; a hash whose own key is damaged counts as none."""
-    found = read_metadata(path)
-    return [found.get(key) for key in ("model", "width", "classes", "model-round", "sha256")]
+    metadata = read_metadata(path)
+    return [metadata.get(key) for key in ("model", "width", "classes", "model-round", "sha256")]
 
 
 def _resumed(run: Path) -> str:
-    found = latest_round(Run(run), "with_victim")
-    return weights_sha256(found[1]) if found else ""
+    latest = latest_round(Run(run), "with_victim")
+    return weights_sha256(latest[1]) if latest else ""
 
 
 def _jobs(path: Path) -> int:
@@ -137,8 +137,8 @@ def _jobs(path: Path) -> int:
 
 
 def _sum(inversion: Inversion) -> str:
-    made = inversion.load()
-    return content_sha256([made.labels.tolist(), np.asarray(made.images).tobytes().hex()])
+    reconstructions = inversion.load()
+    return content_sha256([reconstructions.labels.tolist(), np.asarray(reconstructions.images).tobytes().hex()])
 
 
 def _read_run(path: Path) -> Any:
@@ -151,8 +151,8 @@ def file_case(name: str, target: Target, number: int, seed: int) -> bytes:
     """Return the mutated bytes of case ``number``."""
     chance = random.Random(f"{seed}/{name}/{number}")
     raw = target.path.read_bytes()
-    made = mutated_json(raw, chance) if target.structured and chance.random() < 0.5 else mutated_bytes(raw, chance)
-    return made if made != raw else made + b"\x00"
+    mutated = mutated_json(raw, chance) if target.structured and chance.random() < 0.5 else mutated_bytes(raw, chance)
+    return mutated if mutated != raw else mutated + b"\x00"
 
 
 def check_file(target: Target, damaged: bytes, meant: Any) -> str:
@@ -160,12 +160,12 @@ def check_file(target: Target, damaged: bytes, meant: Any) -> str:
     raw = target.path.read_bytes()
     try:
         target.path.write_bytes(damaged)
-        found = target.read(target.path)
+        content = target.read(target.path)
     except FedInverseError:
         return "refused"
     finally:
         target.path.write_bytes(raw)
-    if found == meant:
+    if content == meant:
         return "same"
     assert not target.hashed, "a damaged file was read as if it were whole"
     return "other"

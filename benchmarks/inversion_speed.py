@@ -73,7 +73,7 @@ class Case:
 
     def ours(self, lowered: bool) -> Turn:
         """Return a turn of our loop."""
-        made = make_attack({"kind": self.attack, "iterations": STEPS + 1}, "attacks.speed", "benchmark")
+        attack = make_attack({"kind": self.attack, "iterations": STEPS + 1}, "attacks.speed", "benchmark")
         labels, target, prior = torch.arange(self.batch), self.target, self.prior
         if lowered:
             assert prior.critic is not None
@@ -82,16 +82,16 @@ class Case:
 
         def turn() -> list[float]:
             ticks = Ticks(TITLES[self.attack])
-            made.invert(target, prior, self.public, labels, torch.Generator().manual_seed(0), ticks)
+            attack.invert(target, prior, self.public, labels, torch.Generator().manual_seed(0), ticks)
             return [seconds / len(labels) for seconds in ticks.steps]
 
         return turn
 
     def plain(self) -> Turn:
         """Return a turn of the plain loop; seconds per image and step."""
-        for own in self.D.modules():
-            if isinstance(own, Discriminator) and own.compare is not None:
-                own.compare = Broadcast(len(own.compare.project))
+        for module in self.D.modules():
+            if isinstance(module, Discriminator) and module.compare is not None:
+                module.compare = Broadcast(len(module.compare.project))
         for net in (self.T, self.G, self.D):
             plain_network(net).eval().requires_grad_(True)
         steps = self._plain_gmi() if self.attack == "gmi" else self._plain_kedmi()

@@ -162,8 +162,8 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     rows = []
     for seed in range(chosen.seeds):
-        own = ours(seed, out)
-        rows += [{"who": "ours", **figures(own)}, {"who": "theirs", **figures(theirs(own, seed, out))}]
+        run = ours(seed, out)
+        rows += [{"who": "ours", **figures(run)}, {"who": "theirs", **figures(theirs(run, seed, out))}]
     table = pd.DataFrame(rows).set_index("who")
     mean, error = table.groupby("who").mean(), table.groupby("who").std() / chosen.seeds**0.5
     print(f"| figure, mean of {chosen.seeds} seeds (standard error) | our apps | audit-app | difference / its error |")

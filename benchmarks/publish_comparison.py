@@ -26,20 +26,20 @@ def main(
     known = sections(comparison.read_text())
     chosen = []
     for wanted in tables:
-        found = [text for title, text in known.items() if title.startswith(wanted)]
-        if len(found) != 1:
-            raise ConfigError(f"'{wanted}' begins {len(found)} titles of {comparison}; titles: {'; '.join(known)}")
-        chosen += found
+        matching = [text for title, text in known.items() if title.startswith(wanted)]
+        if len(matching) != 1:
+            raise ConfigError(f"'{wanted}' begins {len(matching)} titles of {comparison}; titles: {'; '.join(known)}")
+        chosen += matching
     publish(MARKER, "\n\n".join(chosen), document)
 
 
 def sections(text: str) -> dict[str, str]:
     """Return the tables of a ``compare.md`` by title, each with its notes."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for part in text.split("\n**")[1:]:
         title, _, rest = part.partition("**\n")
-        found[title] = f"**{title}**\n{rest.rstrip()}"
-    return found
+        texts[title] = f"**{title}**\n{rest.rstrip()}"
+    return texts
 
 
 if __name__ == "__main__":

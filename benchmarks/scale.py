@@ -36,14 +36,14 @@ def private_memory(process: int) -> int:
 
 def actors_of(session: int) -> list[int]:
     """Return the Ray actors of that session."""
-    found = []
+    pids = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with suppress(OSError):
                 mine = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[3]) == session
                 if mine and b"ray::ClientActor" in (entry / "cmdline").read_bytes():
-                    found.append(int(entry.name))
-    return found
+                    pids.append(int(entry.name))
+    return pids
 
 
 def measure(model: str, clients: int, rounds: int) -> dict[str, float]:
@@ -56,9 +56,9 @@ def measure(model: str, clients: int, rounds: int) -> dict[str, float]:
         program = subprocess.Popen(
             command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
-        actor, own = 0, 0
+        actor, program_memory = 0, 0
         while program.poll() is None:
-            own = max(own, private_memory(program.pid))
+            program_memory = max(program_memory, private_memory(program.pid))
             actor = max([actor, *map(private_memory, actors_of(program.pid))])
             time.sleep(0.2)
         if program.returncode:
@@ -70,7 +70,7 @@ def measure(model: str, clients: int, rounds: int) -> dict[str, float]:
             "round s": median,
             "per message s": median / SAMPLED,
             "actor MB": actor,
-            "program MB": own,
+            "program MB": program_memory,
         }
 
 
@@ -86,8 +86,8 @@ def main() -> None:
     for model in chosen.models:
         for clients in chosen.clients:
             row = measured[f"{model} {clients}"] = measure(model, clients, chosen.rounds)
-            shown = ", ".join(f"{name} {value:.3g}" for name, value in row.items())
-            print(f"{model}, {clients} clients: {shown}; load {os.getloadavg()[0]:.1f}", flush=True)
+            figures = ", ".join(f"{name} {value:.3g}" for name, value in row.items())
+            print(f"{model}, {clients} clients: {figures}; load {os.getloadavg()[0]:.1f}", flush=True)
             if chosen.json:
                 write_json(chosen.json, {"rounds": chosen.rounds, "sampled": SAMPLED, "measured": measured})
 

@@ -33,14 +33,14 @@ def main() -> None:
 
     run = Run(options.run)
     (attacked,) = nearest_images(run, {options.attack: options.round})
-    found = [each for each in attacked if each.label in run.population.victim_classes]
-    people = [torch.cat([_unit(each.images[kind]) for kind in KINDS], 2) for each in found]
+    victims = [each for each in attacked if each.label in run.population.victim_classes]
+    people = [torch.cat([_unit(each.images[kind]) for kind in KINDS], 2) for each in victims]
     gap = torch.ones(*people[0].shape[:2], 6)
     people = [torch.cat([person, gap], 2) for person in people]
     rows = [torch.stack(people[start : start + PER_LINE]) for start in range(0, len(people), PER_LINE)]
     save_sheet(options.picture, rows, zoom=1)
-    nearer = sum(each.guarded for each in found)
-    print(f"{len(found)} people; the victim's image is nearer than every public one for {nearer} of them")
+    nearer = sum(each.guarded for each in victims)
+    print(f"{len(victims)} people; the victim's image is nearer than every public one for {nearer} of them")
 
 
 def _unit(image: Tensor) -> Tensor:

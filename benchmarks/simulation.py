@@ -136,9 +136,9 @@ def main() -> None:
             rows = measured[f"{model} {batch}"] = cell(model, batch, chosen, variants)
             print(f"{model}, B = {batch}: load {os.getloadavg()[0]:.1f}")
             for name, row in sorted(rows.items(), key=lambda item: item[1]["round"]):
-                shown = f"round {row['round']:.3f} s, x floor {row['x floor']:.2f}"
+                figures = f"round {row['round']:.3f} s, x floor {row['x floor']:.2f}"
                 print(
-                    f"  {name:<8}{shown}, first round after {row['first']:.1f} s, whole {row['whole']:.1f} s",
+                    f"  {name:<8}{figures}, first round after {row['first']:.1f} s, whole {row['whole']:.1f} s",
                     flush=True,
                 )
             if chosen.json:

@@ -29,8 +29,8 @@ def publish(name: str, text: str, document: Path = DOCUMENT) -> None:
         ConfigError: the document lacks a marker.
     """
     opening, closing = f"<!-- {name} -->\n", f"<!-- /{name} -->"
-    before, found, rest = document.read_text().partition(opening)
+    before, begun, rest = document.read_text().partition(opening)
     _, ended, after = rest.partition(closing)
-    if not found or not ended:
+    if not begun or not ended:
         raise ConfigError(f"{document} has no lines '{opening.strip()}' and '{closing}' to write the table between")
     atomic_write(document, f"{before}{opening}\n{text}\n{closing}{after}")

@@ -187,15 +187,15 @@ class Attacked:
     @property
     def table(self) -> pd.DataFrame:
         """One row per class of the last model: the target's own mean confidence, in [0, 1], and failed images."""
-        made = self.reconstructions
+        reconstructions = self.reconstructions
         rows = [
             {
                 "class": label,
-                "images": int((made.labels == label).sum()),
-                "confidence": float(made.confidence[made.labels == label].nan_to_num(0.0).mean()),
-                "failed": int(made.failed[made.labels == label].sum()),
+                "images": int((reconstructions.labels == label).sum()),
+                "confidence": float(reconstructions.confidence[reconstructions.labels == label].nan_to_num(0.0).mean()),
+                "failed": int(reconstructions.failed[reconstructions.labels == label].sum()),
             }
-            for label in torch.unique(made.labels).tolist()
+            for label in torch.unique(reconstructions.labels).tolist()
         ]
         return pd.DataFrame(rows)
 
@@ -218,8 +218,8 @@ class Audited:
     @cached_property
     def verdict(self) -> dict[str, Any]:
         """What ``verdict.json`` says: outcome, sentence, reasons, figures."""
-        found: dict[str, Any] = read_json(self.run.files.verdict)
-        return found
+        verdict: dict[str, Any] = read_json(self.run.files.verdict)
+        return verdict
 
     @cached_property
     def scores(self) -> pd.DataFrame:
@@ -264,10 +264,10 @@ def _inline(value: Any) -> str:
 
 def _page(title: str, table: pd.DataFrame, pictures: list[Path]) -> str:
     """Return a title, a table and pictures as HTML that needs nothing else."""
-    shown = [
+    images = [
         f'<img alt="reconstructions" style="max-width:100%" src="data:image/png;base64,'
         f'{base64.b64encode(path.read_bytes()).decode()}">'
         for path in pictures
     ]
     body = table.to_html(index=False, border=0, float_format=lambda value: f"{value:.2f}", na_rep="–")
-    return "\n".join([f"<p><b>{html.escape(title)}</b></p>", body, *shown])
+    return "\n".join([f"<p><b>{html.escape(title)}</b></p>", body, *images])

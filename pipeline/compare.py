@@ -24,12 +24,12 @@ def compare_runs(paths: Sequence[Path], out: Path, by: Sequence[str] = (), basel
     records = [record for path in paths for record in _records(path)]
     if not baseline and not by and len(paths) == 1:
         baseline = _own_baseline(paths[0], records)
-    made = compare(records, " · ".join(path.resolve().name for path in paths[:4]), by, baseline)
-    atomic_write(out / COMPARISON_TABLE, made.table.to_parquet(index=False))
-    atomic_write((out / COMPARISON_TABLE).with_suffix(".csv"), made.table.to_csv(index=False))
-    atomic_write(out / "compare.md", markdown(made.page))
-    atomic_write(out / COMPARISON_PAGE, render(made.page))  # last
-    _show(made)
+    comparison = compare(records, " · ".join(path.resolve().name for path in paths[:4]), by, baseline)
+    atomic_write(out / COMPARISON_TABLE, comparison.table.to_parquet(index=False))
+    atomic_write((out / COMPARISON_TABLE).with_suffix(".csv"), comparison.table.to_csv(index=False))
+    atomic_write(out / "compare.md", markdown(comparison.page))
+    atomic_write(out / COMPARISON_PAGE, render(comparison.page))  # last
+    _show(comparison)
     return out / COMPARISON_PAGE
 
 
@@ -54,12 +54,12 @@ def _own_baseline(path: Path, records: Sequence[Record]) -> str:
     return named if any(record.label == named for record in records) else ""
 
 
-def _show(made: Comparison) -> None:
-    for finding in made.page.findings:
+def _show(comparison: Comparison) -> None:
+    for finding in comparison.page.findings:
         console.print(finding, soft_wrap=True, markup=False)
-    for mark in made.page.marks:
+    for mark in comparison.page.marks:
         console.print(f"  - {mark}", soft_wrap=True, markup=False)
-    for each in made.page.tables:
+    for each in comparison.page.tables:
         table(each.caption, each.header, each.rows)
         for note in each.notes:
             console.print(f"  - {note}", soft_wrap=True, markup=False, style="dim")

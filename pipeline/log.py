@@ -43,11 +43,11 @@ def logging_to(directory: Path, keys: Mapping[str, Any]) -> Iterator[None]:
     """
     file = RotatingFileHandler(directory / FILE, maxBytes=LIMIT, backupCount=KEPT, encoding="utf-8")
     file.setFormatter(JsonLines())
-    shown = _Console(logging.WARNING)
+    warnings = _Console(logging.WARNING)
     level = _root.level
     _root.setLevel(logging.INFO)
     _root.addHandler(file)
-    _root.addHandler(shown)
+    _root.addHandler(warnings)
     try:
         yield
     except BaseException as error:
@@ -55,7 +55,7 @@ def logging_to(directory: Path, keys: Mapping[str, Any]) -> Iterator[None]:
         raise
     finally:
         _root.removeHandler(file)
-        _root.removeHandler(shown)
+        _root.removeHandler(warnings)
         _root.setLevel(level)
         file.close()
 

@@ -192,7 +192,7 @@ def _check_attacks(run: Run, experiment: Experiment, network: Classifier, steps:
         )
     some = labels[torch.isin(labels, labels.unique()[:CLASSES])]
     public = run.pools["public"]
-    shown = PublicSet(public.tensor(), public.path.name)
+    images = PublicSet(public.tensor(), public.path.name)
     device = torch.device(settings.device)
     target = Target(for_inference(network, device), "0" * 64, 0, device)
     targets = _targets(experiment) / (settings.processes or torch.get_num_threads())
@@ -201,7 +201,7 @@ def _check_attacks(run: Run, experiment: Experiment, network: Classifier, steps:
         attack = make_attack(table, f"attacks.{label}", "config")
         with TemporaryDirectory() as scratch:
             try:
-                rates = rehearse(attack, target, shown, some, run.seed, Path(scratch), steps)
+                rates = rehearse(attack, target, images, some, run.seed, Path(scratch), steps)
             except FedInverseError as error:
                 raise ConfigError(f"'attacks.{label}': {error}") from error
         for what, (step, total) in rates.items():

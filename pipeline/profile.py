@@ -89,7 +89,7 @@ class Stages:
         """Write ``profile.json`` and show it, if the stages were profiled."""
         if self.processes is None:
             return
-        found = {
+        profile = {
             "stages": [
                 {"stage": name, "seconds": seconds, "functions": self._hot.get(name, [])}
                 for name, seconds in self._times.items()
@@ -98,9 +98,9 @@ class Stages:
             "rounds": {world: round_seconds(run, world) for world in run.worlds},
             "inversions": _inversions(run),
         }
-        write_json(run.files.profile, found)
+        write_json(run.files.profile, profile)
         shutil.rmtree(self.processes, ignore_errors=True)
-        _show(found)
+        _show(profile)
         say("Profile", f"{run.path / 'profile.json'}")
 
 
@@ -140,21 +140,23 @@ def _role(directory: Path, role: str) -> dict[str, Any]:
     return {"processes": len(processes), "seconds": busy, "functions": hottest(rows, KEPT)}
 
 
-def _show(found: dict[str, Any]) -> None:
+def _show(profile: dict[str, Any]) -> None:
     rows = []
-    for stage in found["stages"]:
+    for stage in profile["stages"]:
         rows.append([stage["stage"], f"{stage['seconds']:.1f}", ""])
         rows += _lines(stage["functions"])
-    for role, told in found["roles"].items():
-        if told["processes"]:
-            rows.append([f"{role}, in {told['processes']} processes", f"{told['seconds']:.1f}", ""])
-            rows += _lines(told["functions"])
-    for world, rounds in found["rounds"].items():
+    for role, totals in profile["roles"].items():
+        if totals["processes"]:
+            rows.append([f"{role}, in {totals['processes']} processes", f"{totals['seconds']:.1f}", ""])
+            rows += _lines(totals["functions"])
+    for world, rounds in profile["rounds"].items():
         if rounds:
             seconds = sorted(rounds.values())
             rows.append([f"rounds, {world}: median", f"{seconds[len(seconds) // 2]:.2f}", str(len(seconds))])
-    for made in found["inversions"]:
-        rows.append([f"{made['attack']} on {made['target']}", f"{made['seconds']:.1f}", str(made["steps"])])
+    for inversion in profile["inversions"]:
+        rows.append(
+            [f"{inversion['attack']} on {inversion['target']}", f"{inversion['seconds']:.1f}", str(inversion["steps"])]
+        )
     table("Where the time went", ["", "seconds", "calls, rounds, steps"], rows)
 
 

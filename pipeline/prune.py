@@ -52,7 +52,7 @@ def removable(run: Run, keep: Collection[str] = ()) -> list[Removable]:
     if stage != REPORTED:
         raise StageError(f"{run.path} is not finished ({stage}); continue it with --resume before it is pruned")
     used = _used(run)
-    found = {
+    candidates = {
         "checkpoints": (
             path for world in run.worlds for path in _between(run.files.server.checkpoint(world, 0).parent)
         ),
@@ -65,7 +65,7 @@ def removable(run: Run, keep: Collection[str] = ()) -> list[Removable]:
         Removable(kind, path, path.stat().st_size)
         for kind in KINDS
         if kind not in keep
-        for path in found[kind]
+        for path in candidates[kind]
         if path.resolve() not in used
     ]
 
@@ -88,7 +88,7 @@ def _between(checkpoints: Path) -> list[Path]:
 
 def _own_priors(run: Run) -> Iterator[Path]:
     """Yield cached priors that were trained for one captured model of this run."""
-    own = {
+    keys = {
         about["prior"]
         for path in run.files.attacker.inversions.glob(f"*/*/{ABOUT}")
         for about in [read_json(path)]
@@ -101,5 +101,5 @@ def _own_priors(run: Run) -> Iterator[Path]:
         if other.path.resolve() != run.path.resolve()
         for path in other.files.attacker.inversions.glob(f"*/*/{ABOUT}")
     }
-    for key in sorted(own - others):
+    for key in sorted(keys - others):
         yield from sorted((cache_directory() / "priors").glob(f"*-{key[:16]}.safetensors"))

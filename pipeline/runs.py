@@ -38,9 +38,9 @@ def stage_of(path: Path) -> str:
         return REPORTED
     if run.files.verdict.exists():
         return "audited"
-    made = len(list(run.files.attacker.inversions.glob("*/*/about.json")))
-    if made:
-        return f"{made} inverted"
+    inversions = len(list(run.files.attacker.inversions.glob("*/*/about.json")))
+    if inversions:
+        return f"{inversions} inverted"
     with suppress(IntegrityError, OSError):
         rounds = run.section("federation", Federation).rounds
         for world in reversed(run.worlds):
@@ -69,12 +69,12 @@ def times_of(path: Path) -> dict[str, float]:
 
 def files_of(path: Path) -> list[tuple[Path, int]]:
     """Return the run's files with their sizes in bytes, the largest first."""
-    found = []
+    files = []
     for file in path.rglob("*"):
         with suppress(FileNotFoundError):  # a running stage replaced it
             if file.is_file() and not file.is_symlink():
-                found.append((file, file.stat().st_size))
-    return sorted(found, key=lambda each: (-each[1], each[0]))
+                files.append((file, file.stat().st_size))
+    return sorted(files, key=lambda each: (-each[1], each[0]))
 
 
 def date_of(path: Path) -> str:

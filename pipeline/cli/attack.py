@@ -76,19 +76,21 @@ def attack(
     lines = []
     for path, victim in targets(paths, network, where, chosen.attack.settings.captures):
         others = [each.sha256 for each in victim.earlier]
-        found = place(out, chosen.label, chosen.attack, chosen.table, victim.sha256, labels, seed, images.key, others)
+        inversion = place(
+            out, chosen.label, chosen.attack, chosen.table, victim.sha256, labels, seed, images.key, others
+        )
         name = name_of(victim, path)
-        if found.done:
+        if inversion.done:
             console.print(f"{name}: {chosen.label} inverted it already", soft_wrap=True)
         else:
             say("Inverting", f"{name} with {chosen.label}: {len(labels)} images on {device}")
             with progress_bar() as bar:
-                invert(chosen.attack, found, victim, images, labels, seed, Shown(bar), shared)
-        draw(found)
-        for note in found.about.get("notes", ()):
+                invert(chosen.attack, inversion, victim, images, labels, seed, Shown(bar), shared)
+        draw(inversion)
+        for note in inversion.about.get("notes", ()):
             console.print(f"  {note}", soft_wrap=True, markup=False, style="yellow")
-        lines.append(line_of(name, found))
-        console.print(f"  {found.path}", soft_wrap=True, markup=False)
+        lines.append(line_of(name, inversion))
+        console.print(f"  {inversion.path}", soft_wrap=True, markup=False)
     table("Inversions", HEADER, lines)
     if shared:
         console.print(overlap_mark(shared), soft_wrap=True, style="yellow")

@@ -30,21 +30,21 @@ def convert(
 
     if out.suffix != ".safetensors":
         raise ConfigError(f"--out {out}: name a .safetensors file")
-    found = converted(read_pickle(file), model, width, str(file), backbone=backbone)
-    weights = to_weights(found.network)
+    conversion = converted(read_pickle(file), model, width, str(file), backbone=backbone)
+    weights = to_weights(conversion.network)
     about: dict[str, str | int | float] = {"model": model, "width": width, "origin": file.name}
     if backbone:
         weights = {name: value for name, value in weights.items() if name.startswith("blocks.")}
         about["part"] = BACKBONE
     else:
-        about["classes"] = found.network.classes
+        about["classes"] = conversion.network.classes
     if OriginalName.matches(file.name):
         named = OriginalName.parse(file.name)
         about |= {"model-round": named.round, "accuracy": named.accuracy}
     save_weights(out, weights, about)
     say(model, f"{len(weights)} arrays in {out}")
-    if found.left_out:
-        console.print(f"  left out: {', '.join(found.left_out)}", soft_wrap=True, markup=False)
+    if conversion.left_out:
+        console.print(f"  left out: {', '.join(conversion.left_out)}", soft_wrap=True, markup=False)
 
 
 def export(

@@ -85,13 +85,13 @@ def chosen_schedule(rounds: str, classes: str, restarts: int, device: str) -> At
 
 def numbers(text: str, option: str) -> list[int]:
     """Return ``"0,3,5-7"`` as [0, 3, 5, 6, 7], ascending and each once; ``ConfigError`` names ``option``."""
-    found: set[int] = set()
+    chosen: set[int] = set()
     for part in text.split(","):
         first, _, last = part.strip().partition("-")
         if not first.isdecimal() or not (last or first).isdecimal() or int(last or first) < int(first):
             raise ConfigError(f"{option} '{text}': '{part}' is no number and no range; write it like 0,3,5-9")
-        found.update(range(int(first), int(last or first) + 1))
-    return sorted(found)
+        chosen.update(range(int(first), int(last or first) + 1))
+    return sorted(chosen)
 
 
 def public_set(source: str, shape: tuple[int, int, int], root: str, limit: int, seed: int) -> PublicSet:

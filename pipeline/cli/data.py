@@ -27,18 +27,18 @@ def list_() -> None:
     from pipeline.cli.pools import prepared
     from report.console import console
 
-    shown = Table(box=None, pad_edge=False, header_style="dim")
-    shown.add_column("source", no_wrap=True, style="bold")
-    shown.add_column("channels", justify="right")
-    shown.add_column("prepared", justify="right")
-    shown.add_column("how to obtain it", overflow="fold")
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("source", no_wrap=True, style="bold")
+    table.add_column("channels", justify="right")
+    table.add_column("prepared", justify="right")
+    table.add_column("how to obtain it", overflow="fold")
     for name in source_names():
         source = source_of(name)
         base = name.removesuffix("_public")
         same = name != base and source.obtain == source_of(base).obtain
         obtain = f"as {base}; other people" if same else source.obtain
-        shown.add_row(name, str(source.channels), str(len(prepared(name)) or "–"), escape(obtain))
-    console.print(shown)
+        table.add_row(name, str(source.channels), str(len(prepared(name)) or "–"), escape(obtain))
+    console.print(table)
 
 
 @app.command()
@@ -49,15 +49,15 @@ def check(name: NameArgument, root: RootOption = "", shape: ShapeOption = "", se
 
     request = request_of(name, shape, root, TRIED, seed)
     with console.status(f"reading {name}"):
-        found, pools = tried(request), prepared(name)
+        loaded, pools = tried(request), prepared(name)
         for pool in pools:
             pool.verify()
         stale = outdated(pools, request)
-    say(name, f"is there: {found.origin}; {found.licence}")
+    say(name, f"is there: {loaded.origin}; {loaded.licence}")
     console.print(
-        f"  {len(found.images)} images of {len(found.class_names)} classes read ('prepare' reads all there are)"
+        f"  {len(loaded.images)} images of {len(loaded.class_names)} classes read ('prepare' reads all there are)"
     )
-    for line in found.left_out:
+    for line in loaded.left_out:
         console.print(f"  left out: {line}", soft_wrap=True, markup=False)
     console.print(f"  {len(pools)} prepared pool(s), every byte as it was made")
     for pool in stale:

@@ -73,10 +73,10 @@ def keys(
     from pipeline.deploy.keys import make_keys
     from report.console import console
 
-    made = make_keys(directory, nodes, host or (), days)
+    paths = make_keys(directory, nodes, host or (), days)
     console.print(
-        f"{made.directory}: ca.pem goes to every node, server.pem and server.key to the SuperLink, each node-XX.key to "
-        "its node alone; ca.key stays with you",
+        f"{paths.directory}: ca.pem goes to every node, server.pem and server.key to the SuperLink, each node-XX.key "
+        "to its node alone; ca.key stays with you",
         soft_wrap=True,
         markup=False,
     )

@@ -20,15 +20,16 @@ def name_of(target: Target, path: Path) -> str:
     return f"round {target.round}" if target.round >= 0 else escape(path.name)
 
 
-def draw(found: Inversion) -> None:
+def draw(inversion: Inversion) -> None:
     """Write the picture: a row per class, highest confidence first, as an attacker would look at them."""
-    made = found.load()
+    reconstructions = inversion.load()
     rows = []
-    for label in made.labels.unique():
-        own = (made.labels == label).nonzero().flatten()
-        rows.append(made.images[own[made.confidence[own].argsort(descending=True, stable=True)]])
-    shared = found.about["shared-classes"]
-    save_sheet(found.path / PICTURE, rows, caption=f"overlap: {', '.join(shared)}" if shared else "")
+    for label in reconstructions.labels.unique():
+        of_class = (reconstructions.labels == label).nonzero().flatten()
+        surest = reconstructions.confidence[of_class].argsort(descending=True, stable=True)
+        rows.append(reconstructions.images[of_class[surest]])
+    shared = inversion.about["shared-classes"]
+    save_sheet(inversion.path / PICTURE, rows, caption=f"overlap: {', '.join(shared)}" if shared else "")
 
 
 def overlap_mark(shared: Sequence[str]) -> str:
@@ -36,20 +37,20 @@ def overlap_mark(shared: Sequence[str]) -> str:
     return f"Overlap: the public images show the classes {', '.join(shared)} too; what came out could be theirs."
 
 
-def line_of(name: str, found: Inversion) -> list[str]:
+def line_of(name: str, inversion: Inversion) -> list[str]:
     """Return the line of ``HEADER`` for an inversion; means are over the reconstructions that did not fail.
 
     The Vendi score (effective number of different images, on the target's features) is the mean over classes.
     """
-    diversity = [measured["vendi"] for measured in found.about["diversity"].values()]
-    made, plain = found.load(), found.load(PRIOR_ONLY)
-    kept = made.confidence[~made.failed]
+    diversity = [measured["vendi"] for measured in inversion.about["diversity"].values()]
+    reconstructions, plain = inversion.load(), inversion.load(PRIOR_ONLY)
+    kept = reconstructions.confidence[~reconstructions.failed]
     return [
         name,
-        str(len(made.labels)),
+        str(len(reconstructions.labels)),
         percent(float(kept.mean()) if len(kept) else None),
         percent(float(plain.confidence.mean())),
         f"{mean(diversity):.1f}" if diversity else "–",
-        str(int(made.failed.sum())),
-        f"{made.cost.seconds:.1f}",
+        str(int(reconstructions.failed.sum())),
+        f"{reconstructions.cost.seconds:.1f}",
     ]

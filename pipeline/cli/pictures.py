@@ -17,10 +17,10 @@ _SHAPE = re.compile(r"(\d+)x(\d+)x(\d+)")
 
 def shape_of(text: str) -> tuple[int, int, int]:
     """Return ``"3x64x64"`` as (channels, height, width); ``ConfigError`` for what reads otherwise."""
-    found = _SHAPE.fullmatch(text)
-    if found is None or "0" in found.groups():
+    match = _SHAPE.fullmatch(text)
+    if match is None or "0" in match.groups():
         raise ConfigError(f"shape '{text}' is not CHANNELSxHEIGHTxWIDTH; write it like 1x32x32 or 3x64x64")
-    channels, height, width = map(int, found.groups())
+    channels, height, width = map(int, match.groups())
     return channels, height, width
 
 
@@ -34,8 +34,8 @@ def save_sheet(path: Path, rows: Sequence[Tensor], zoom: int = 2, caption: str =
 
     A row with fewer images than the longest ends in white. A ``caption`` stands above the images.
     """
-    shown = [row[:COLUMNS] for row in rows[:ROWS]]
-    longest = max(map(len, shown))
-    full = [torch.cat([row, torch.ones(longest - len(row), *row.shape[1:])]) for row in shown]
+    cropped = [row[:COLUMNS] for row in rows[:ROWS]]
+    longest = max(map(len, cropped))
+    full = [torch.cat([row, torch.ones(longest - len(row), *row.shape[1:])]) for row in cropped]
     sheet = torch.cat([torch.cat(list(row), 2) for row in full], 1)
     atomic_write(path, png(sheet[None], zoom, caption))

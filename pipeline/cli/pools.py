@@ -38,10 +38,10 @@ def tried(request: Request) -> Images:
         DataError: absent, damaged or empty; the message says how to obtain it.
     """
     source = source_of(request.source)
-    found = source.load(request)
-    if len(found.images) == 0:
-        raise DataError(f"{source.name}: {found.origin} holds no image; {source.obtain}")
-    return found
+    loaded = source.load(request)
+    if len(loaded.images) == 0:
+        raise DataError(f"{source.name}: {loaded.origin} holds no image; {source.obtain}")
+    return loaded
 
 
 def prepared(name: str) -> list[Pool]:

@@ -67,9 +67,9 @@ def train(
         raise ConfigError(f"'{chosen.attack.name}' trains its prior against the captured model; give it with --target")
     images = public_set(public, size, public_root, public_limit, seed)
     with progress_bar() as bar:
-        made = chosen.attack.prior(victim, images, seed, where, Shown(bar))
-    entry = describe(made, chosen.attack, images, seed, where)
-    say("Prior", f"{entry.name} {entry.key}: trained in {made.seconds:.3f} s, now or before")
+        prior = chosen.attack.prior(victim, images, seed, where, Shown(bar))
+    entry = describe(prior, chosen.attack, images, seed, where)
+    say("Prior", f"{entry.name} {entry.key}: trained in {prior.seconds:.3f} s, now or before")
     console.print(f"  {entry.path}\n  {entry.picture}", soft_wrap=True, markup=False)
 
 

@@ -54,21 +54,21 @@ class CachedPrior:
         return self.path.with_suffix(".json")
 
     @property
-    def told(self) -> dict[str, Any]:
+    def about(self) -> dict[str, Any]:
         """Attack, settings, public images, shape and seed; empty if not stored."""
         return read_json(self.description) if self.description.exists() else {}
 
     @property
     def line(self) -> list[str]:
         """Its line under ``HEADER``."""
-        told, seconds = self.told, read_metadata(self.path).get("seconds")
+        about, seconds = self.about, read_metadata(self.path).get("seconds")
         return [
             self.name,
             self.key,
             f"{self.path.stat().st_size / 2**20:.1f} MiB",
             self._when,
             "–" if seconds is None else f"{float(seconds):.1f}",
-            _summary(told) if told else "–",
+            _summary(about) if about else "–",
         ]
 
     @property
@@ -79,7 +79,7 @@ class CachedPrior:
             "file": self.path,
             "when": self._when,
             **read_metadata(self.path),
-            **(self.told or {"settings": without}),
+            **(self.about or {"settings": without}),
             "picture": self.picture if self.picture.exists() else without,
         }
 
@@ -96,18 +96,18 @@ def cached_priors() -> list[CachedPrior]:
 
 def cached_prior(key: str) -> CachedPrior:
     """Return the prior whose key begins with ``key``; ``ConfigError`` if none or several do."""
-    found = [entry for entry in cached_priors() if key and (key.startswith(entry.key) or entry.key.startswith(key))]
-    if len(found) != 1:
-        matches = ", ".join(entry.key for entry in found) or "none does"
+    matching = [entry for entry in cached_priors() if key and (key.startswith(entry.key) or entry.key.startswith(key))]
+    if len(matching) != 1:
+        matches = ", ".join(entry.key for entry in matching) or "none does"
         raise ConfigError(f"'{key}' must begin the key of one cached prior ({matches}); see 'fedinverse prior list'")
-    return found[0]
+    return matching[0]
 
 
 def shipped_line(entry: Shipped) -> list[str]:
     """Return a shipped prior's line under ``SHIPPED_HEADER``."""
     size = f"{entry.path.stat().st_size / 2**20:.1f} MiB" if entry.path.exists() else "missing"
-    made = f"{entry.prior} on {entry.recipe} {shape_text(entry.shape)}"
-    return [entry.name, entry.key[:16], size, f"{entry.kid:.0f}e-6", made, entry.licence]
+    recipe = f"{entry.prior} on {entry.recipe} {shape_text(entry.shape)}"
+    return [entry.name, entry.key[:16], size, f"{entry.kid:.0f}e-6", recipe, entry.licence]
 
 
 def all_about(key: str) -> dict[str, Any]:
@@ -157,6 +157,7 @@ def _write(prior: Prior, about: dict[str, Any], device: torch.device) -> CachedP
     return entry
 
 
-def _summary(told: dict[str, Any]) -> str:
-    made = told["architecture"] if "architecture" in told else f"{told['attack']} on {told['public'].partition('-')[0]}"
-    return f"{made} {told['shape']}"
+def _summary(about: dict[str, Any]) -> str:
+    public = about.get("public", "").partition("-")[0]
+    origin = about["architecture"] if "architecture" in about else f"{about['attack']} on {public}"
+    return f"{origin} {about['shape']}"

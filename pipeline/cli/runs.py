@@ -82,12 +82,12 @@ def prune(
 
     chosen = zip(KINDS, (keep_checkpoints, keep_captures, keep_priors), strict=True)
     keep = [kind for kind, kept in chosen if kept]
-    found = [(directory, removable(_opened(directory), keep)) for directory in directories]
+    removed = [(directory, removable(_opened(directory), keep)) for directory in directories]
     rows = []
-    for directory, files in found:
+    for directory, files in removed:
         sizes = {kind: [each.size for each in files if each.kind == kind] for kind in KINDS}
-        told = [f"{len(each)}, {in_words(sum(each))}" if each else "–" for each in sizes.values()]
-        rows.append([str(directory), *told, in_words(sum(each.size for each in files))])
+        columns = [f"{len(each)}, {in_words(sum(each))}" if each else "–" for each in sizes.values()]
+        rows.append([str(directory), *columns, in_words(sum(each.size for each in files))])
     table("Removed" if delete else "Would be removed", ["run", *KINDS, "together"], rows)
     console.print(
         "Report, audit, comparison and resume stay possible; inverting a round whose model is gone does not.",
@@ -96,7 +96,7 @@ def prune(
     if not delete:
         console.print("Nothing was removed; add --delete to do it.")
         return
-    for _, files in found:
+    for _, files in removed:
         remove(files)
 
 

@@ -154,9 +154,9 @@ def network_of(path: Path, model: str | None, width: float | None, classes: int 
 
 def network_of_all(paths: list[Path], model: str | None, width: float | None, classes: int | None) -> Network:
     """Return the one network that all of ``paths`` belong to; as ``network_of``, and refuses a mixture."""
-    found = {path: network_of(path, model, width, classes) for path in paths}
-    network = found[paths[0]]
-    for path, other in found.items():
+    networks = {path: network_of(path, model, width, classes) for path in paths}
+    network = networks[paths[0]]
+    for path, other in networks.items():
         if other != network:
             raise ConfigError(
                 f"{paths[0]} and {path} are of different networks ({network.model}, {other.model}); "

@@ -73,11 +73,11 @@ class Fleet:
 
     def start_node(self, processes: Processes, number: int, node: commands.NodeConfig) -> Owned:
         """Start SuperNode ``number`` with the node config ``node``."""
-        own = self.directory / f"node-{number:02d}"
+        directory = self.directory / f"node-{number:02d}"
         key, port = self.keys.node(number), self.node_ports[number]
         command = commands.supernode(self.keys.authority, key, self.fleet, port, node)
         return processes.start(
-            f"SuperNode {number:02d}", command, commands.environment(own / "flwr"), own / "supernode.log"
+            f"SuperNode {number:02d}", command, commands.environment(directory / "flwr"), directory / "supernode.log"
         )
 
 

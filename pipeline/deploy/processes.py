@@ -99,12 +99,12 @@ class Processes:
     def running(self) -> list[int]:
         """Return the ids of all living processes that were started here, or by one that was, detached or not."""
         mark = f"{_MARK}={self._mark}".encode()
-        found = []
+        pids = []
         for directory in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):  # it ended meanwhile, or is another user's
                 if mark in (directory / "environ").read_bytes().split(b"\0"):
-                    found.append(int(directory.name))
-        return sorted(found)
+                    pids.append(int(directory.name))
+        return sorted(pids)
 
     def stop(self) -> None:
         """End everything, gracefully first; return when nothing is left.

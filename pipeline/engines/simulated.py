@@ -24,9 +24,9 @@ class NodesGrid(Grid):
         self._pending: dict[str, Message] = {}
         self.contexts = {
             node: Context(
-                run_id=1, node_id=node, node_config=dict(own), state=RecordDict(), run_config=dict(run_config or {})
+                run_id=1, node_id=node, node_config=dict(config), state=RecordDict(), run_config=dict(run_config or {})
             )
-            for node, own in enumerate(node_configs, 1)
+            for node, config in enumerate(node_configs, 1)
         }
 
     @abstractmethod

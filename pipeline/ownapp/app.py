@@ -77,10 +77,10 @@ class FlowerApp:
 
 def flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return ``table`` as Flower hands it to apps: the keys of nested tables joined with dots."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, value in table.items():
         if isinstance(value, dict):
-            found |= flat(value, f"{prefix}{key}.")
+            values |= flat(value, f"{prefix}{key}.")
         else:
-            found[f"{prefix}{key}"] = value
-    return found
+            values[f"{prefix}{key}"] = value
+    return values

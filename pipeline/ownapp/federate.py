@@ -180,10 +180,10 @@ def check_fit(weights: Weights, network: Classifier, who: str) -> None:
     else:
         fix = "correct model (and model_arguments, classes), or record if the message has several array records"
         both = list(dict.fromkeys([*wanted, *given]))
-        shown = [(name in wanted, name in given, name) for name in both if wanted.get(name) != given.get(name)]
+        differing = [(name in wanted, name in given, name) for name in both if wanted.get(name) != given.get(name)]
         rows += [
             (f"{name} {list(wanted[name])}" if a else "-", f"{name} {list(given[name])}" if b else "-")
-            for a, b, name in shown
+            for a, b, name in differing
         ]
     listed = "\n".join(f"  {a:<{width}}  {b}" for a, b in rows[:25])
     raise IntegrityError(f"{who} does not fit the model of audit.toml; {fix}\n{listed}")

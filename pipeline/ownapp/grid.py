@@ -119,13 +119,13 @@ class WatchedGrid(PassingGrid):
 
     def get_node_ids(self) -> list[int]:
         """Return the nodes that are shown; a strategy that only ever asks for them is stopped."""
-        shown = [node for node in self._grid.get_node_ids() if node not in self._hidden]
+        nodes = [node for node in self._grid.get_node_ids() if node not in self._hidden]
         self._polls += 1
         waited = time.monotonic() - self._started
         if not self._sent and self._polls > _POLLS and waited > self._plan.patience:
-            write_json(Path(self._plan.directory) / FAILED, {"kind": "stalled", "nodes": len(shown), "seconds": waited})
+            write_json(Path(self._plan.directory) / FAILED, {"kind": "stalled", "nodes": len(nodes), "seconds": waited})
             os._exit(STALLED)  # the waiting thread is theirs and may be any; the parent says why
-        return shown
+        return nodes
 
     def get_nodes(self) -> Any:
         """Return the information of the nodes that are shown."""

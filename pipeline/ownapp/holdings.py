@@ -215,8 +215,8 @@ def _victim_classes(settings: AppAudit, table: pd.DataFrame, names: tuple[str, .
 
 
 def _few(only: dict[int, list[str]]) -> str:
-    shown = [f"client {client}: {', '.join(names[:5])}" for client, names in list(only.items())[:5]]
-    return "; ".join(shown)
+    examples = [f"client {client}: {', '.join(names[:5])}" for client, names in list(only.items())[:5]]
+    return "; ".join(examples)
 
 
 def _check_parts(table: pd.DataFrame, names: tuple[str, ...], settings: AppAudit) -> None:

@@ -140,13 +140,13 @@ def images_and_labels(
 
 def _pair(item: Any, who: str) -> tuple[Any, Any]:
     if isinstance(item, Mapping):
-        found = [next((item[key] for key in keys if key in item), None) for keys in (_IMAGE_KEYS, _LABEL_KEYS)]
-        if found[0] is None or found[1] is None:
+        pair = [next((item[key] for key in keys if key in item), None) for keys in (_IMAGE_KEYS, _LABEL_KEYS)]
+        if pair[0] is None or pair[1] is None:
             raise DataError(
                 f"{who} gave a row with the keys {sorted(map(str, item))}; an image ({', '.join(_IMAGE_KEYS)}) and a "
                 f"label ({', '.join(_LABEL_KEYS)}) are looked for: name a function in data that renames them"
             )
-        return found[0], found[1]
+        return pair[0], pair[1]
     if isinstance(item, tuple | list) and len(item) >= 2:
         return item[0], item[1]
     raise DataError(f"{who} gave a {type(item).__name__}; (image, label) or a table with these keys is needed")

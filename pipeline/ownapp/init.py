@@ -49,15 +49,15 @@ def init(path: Path) -> Path:
 
 def text_for(app: FlowerApp) -> str:
     """Return the text of the file for ``app``."""
-    found = _guesses(app)
+    guesses = _guesses(app)
     lines = [f"# What FedInverse needs to know of the app '{app.name}'. Lines with a leading # are defaults.", ""]
     for name, field in AppAudit.model_fields.items():
         if name in ("inputs", "run_config", *_ELSEWHERE):
             continue
-        lines += _explained(name, field.description or "", found, field.default)
+        lines += _explained(name, field.description or "", guesses, field.default)
     lines += ["[inputs]"]
     for name, field in Inputs.model_fields.items():
-        lines += _explained(name, field.description or "", found, field.default)
+        lines += _explained(name, field.description or "", guesses, field.default)
     lines += ["[run_config]", "# The app's own [tool.flwr.app.config]; take the # off a line to override it."]
     lines += [f"# {_line(key, value)}" for key, value in app.config.items()]
     lines += [
@@ -72,11 +72,11 @@ def text_for(app: FlowerApp) -> str:
     return "\n".join(lines)
 
 
-def _explained(name: str, description: str, found: dict[str, Any], default: Any) -> list[str]:
+def _explained(name: str, description: str, guesses: dict[str, Any], default: Any) -> list[str]:
     """Return the comment and the line of one key: what was found, else its default behind a #, else a place to fill."""
     comment = [f"# {line}" for line in textwrap.wrap(description, _WIDTH)]
-    if name in found:
-        return [*comment, f"{_line(name, found[name])}  # found in the app; check it", ""]
+    if name in guesses:
+        return [*comment, f"{_line(name, guesses[name])}  # found in the app; check it", ""]
     if default is not PydanticUndefined:
         return [*comment, f"# {_line(name, list(default) if isinstance(default, tuple) else default)}", ""]
     return [*comment, f"{_line(name, _MISSING.get(name, 1))}  # to be filled in", ""]
@@ -90,25 +90,25 @@ def _line(name: str, value: Any) -> str:
 
 def _guesses(app: FlowerApp) -> dict[str, Any]:
     """Return what could be found, by key."""
-    found: dict[str, Any] = {}
+    guesses: dict[str, Any] = {}
     for module, tree in _modules(app):
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef):
                 bases = {ast.unparse(base).split(".")[-1] for base in node.bases}
                 if "Module" in bases:
-                    found["model"] = f"{module}:{node.name}"  # the last one is usually made of those before it
+                    guesses["model"] = f"{module}:{node.name}"  # the last one is usually made of those before it
                 if "NumPyClient" in bases:
-                    found["state"] = "list"
+                    guesses["state"] = "list"
             elif isinstance(node, ast.FunctionDef) and _loads_data(node):
-                found.setdefault("data", f"{module}:{node.name}")
+                guesses.setdefault("data", f"{module}:{node.name}")
             elif isinstance(node, ast.Call):
-                found |= _from_call(node, found)
+                guesses |= _from_call(node, guesses)
     clients = _clients(app)
     if clients is not None:
-        found["clients"] = clients
-    count = found.get("clients", _MISSING["clients"])
-    public = {"public": "imagefolder"} if found.get("shape", [1])[0] == 3 else {}
-    return {"attacker": count - 1, **public, **found}
+        guesses["clients"] = clients
+    count = guesses.get("clients", _MISSING["clients"])
+    public = {"public": "imagefolder"} if guesses.get("shape", [1])[0] == 3 else {}
+    return {"attacker": count - 1, **public, **guesses}
 
 
 def _loads_data(node: ast.FunctionDef) -> bool:
@@ -116,7 +116,7 @@ def _loads_data(node: ast.FunctionDef) -> bool:
     return len(names) >= 2 and "partition" in names[0] and ("num" in names[1] or "partitions" in names[1])
 
 
-def _from_call(node: ast.Call, found: dict[str, Any]) -> dict[str, Any]:
+def _from_call(node: ast.Call, guesses: dict[str, Any]) -> dict[str, Any]:
     """Return what a call of Normalize, Linear or Conv2d shows."""
     name = ast.unparse(node.func).split(".")[-1]
     values = [_constant(argument) for argument in node.args]
@@ -124,7 +124,7 @@ def _from_call(node: ast.Call, found: dict[str, Any]) -> dict[str, Any]:
         return {key: list(map(float, value)) for key, value in zip(("mean", "std"), values, strict=False)}
     if name == "Linear" and len(values) >= 2 and isinstance(values[1], int):
         return {"classes": values[1]}
-    if name == "Conv2d" and "shape" not in found and values and values[0] in (1, 3):
+    if name == "Conv2d" and "shape" not in guesses and values and values[0] in (1, 3):
         return {"shape": [values[0], *((28, 28) if values[0] == 1 else (32, 32))]}
     return {}
 

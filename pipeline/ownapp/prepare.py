@@ -39,8 +39,8 @@ class Prepared:
     @property
     def rows(self) -> dict[str, dict[str, list[int]]]:
         """By world, which rows of the data hook's training part every client gets; empty: all."""
-        found: dict[str, dict[str, list[int]]] = read_json(self.run.path / ROWS)
-        return found
+        rows: dict[str, dict[str, list[int]]] = read_json(self.run.path / ROWS)
+        return rows
 
     def rows_in(self, world: World) -> dict[str, list[int]]:
         """Return which rows of the data hook's training part every client gets in ``world``; empty: all."""

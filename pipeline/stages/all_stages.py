@@ -144,9 +144,9 @@ def _stages(run: Run, experiment: Experiment, stages: Stages, trackers: Trackers
             scores = audit(run)
         for line in summary_of(run, scores):
             shares = {"recognised": line.recognised, "resembling": line.resembling, **line.controls}
-            found = {f"{line.attack}/{name}": share for name, share in shares.items() if share is not None}
+            accuracies = {f"{line.attack}/{name}": share for name, share in shares.items() if share is not None}
             event("scores", f"{line.attack}, round {line.round}", attack=line.attack, round=line.round, **shares)
-            trackers.scalars(line.round, found)
+            trackers.scalars(line.round, accuracies)
     with stages.stage("report"):
         page = report(run)
     if experiment.attacks:  # the page is written by now, whatever becomes of the terminal

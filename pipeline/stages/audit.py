@@ -139,17 +139,17 @@ def exhibits_of(run: Run, inversions: list[Finished], bench: Bench) -> Iterator[
     for each in inversions:
         target = each.target
         where = target.world, target.round, each.attack
-        shown = read_exhibit(each.inversion.path / RECONSTRUCTIONS, target.arm, *where)
-        yield shown
+        exhibit = read_exhibit(each.inversion.path / RECONSTRUCTIONS, target.arm, *where)
+        yield exhibit
         if target.arm == "A":
             yield read_exhibit(each.inversion.path / PRIOR_ONLY, "B0", *where)
-            yield permuted(shown)
+            yield permuted(exhibit)
         chosen = {"A": "B4", "B2": "B4W"}.get(target.arm)
         if chosen is not None:
             if target.sha256 not in surest:
                 network = _network(run, each.weights, bench.judge.device)
-                surest = {target.sha256: surest_known(network, bench.known, shown.labels, bench.judge.device)}
-            yield nearest_known(shown, surest[target.sha256], bench.known, chosen)
+                surest = {target.sha256: surest_known(network, bench.known, exhibit.labels, bench.judge.device)}
+            yield nearest_known(exhibit, surest[target.sha256], bench.known, chosen)
     yield reserve_exhibit(bench, run.population.victim_classes, max(each.target.round for each in inversions))
 
 
@@ -197,13 +197,13 @@ def costs_of(inversions: list[Finished], primary_round: int) -> dict[str, Attack
 def drawn(run: Run, exhibits: Iterable[Exhibit], bench: Bench) -> Iterator[Exhibit]:
     """Yield ``exhibits`` as they are, after drawing a grid of each: its images beside the nearest of the victim's."""
     caption = OVERLAP_CAPTION if overlaps(run) else ""
-    for shown in exhibits:
-        labels = [label for label in run.population.victim_classes if (shown.labels == label).any()][:GRID_CLASSES]
-        rows = [row_of(shown, label, bench.train, bench.train_seen, bench.judge, GRID_IMAGES) for label in labels]
-        if rows and shown.arm != "CEIL":
-            path = run.files.auditor.grid(shown.attack, shown.arm, shown.round, shown.world)
+    for exhibit in exhibits:
+        labels = [label for label in run.population.victim_classes if (exhibit.labels == label).any()][:GRID_CLASSES]
+        rows = [row_of(exhibit, label, bench.train, bench.train_seen, bench.judge, GRID_IMAGES) for label in labels]
+        if rows and exhibit.arm != "CEIL":
+            path = run.files.auditor.grid(exhibit.attack, exhibit.arm, exhibit.round, exhibit.world)
             save_grid(path, rows, caption=caption)
-        yield shown
+        yield exhibit
 
 
 def known_by_round(run: Run) -> dict[int, float]:

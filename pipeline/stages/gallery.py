@@ -27,17 +27,17 @@ def galleries(run: Run, scores: pd.DataFrame, rounds: dict[str, int]) -> list[Ga
     Raises:
         StageError: the reconstructions of one of them are not there.
     """
-    found = nearest_images(run, rounds)
+    nearest = nearest_images(run, rounds)
     metric = run.section("audit", Audit).primary.metric
-    uris, lossless = encoded([each for one in found for each in one])
-    shown = []
-    for (attack, number), one in zip(rounds.items(), found, strict=True):
+    uris, lossless = encoded([each for one in nearest for each in one])
+    result = []
+    for (attack, number), one in zip(rounds.items(), nearest, strict=True):
         mine, uris = uris[: len(one)], uris[len(one) :]
         success = _success(scores[scores["metric"] == metric], attack, number)
-        shown.append(
+        result.append(
             gallery(attack, number, one, (mine, lossless), success, run.class_names, run.population.victim_classes)
         )
-    return shown
+    return result
 
 
 def nearest_images(run: Run, rounds: dict[str, int]) -> list[list[BestReconstruction]]:
@@ -47,7 +47,7 @@ def nearest_images(run: Run, rounds: dict[str, int]) -> list[list[BestReconstruc
         StageError: the reconstructions of one of them are not there.
     """
     exhibits = [_exhibit(run, attack, number) for attack, number in rounds.items()]
-    classes = torch.cat([shown.labels for shown in exhibits]).unique()
+    classes = torch.cat([exhibit.labels for exhibit in exhibits]).unique()
     embedding = fit_embedding(part_of(run, "vault").images)
 
     def featured(shard: Shard) -> Featured:
@@ -57,7 +57,7 @@ def nearest_images(run: Run, rounds: dict[str, int]) -> list[list[BestReconstruc
     public = run.pools["public"]
     pool = Shard(public.tensor(), torch.from_numpy(public.labels))
     held = [featured(shard) for shard in (pool, *_shards(run)) if len(shard)]
-    return [find(shown, embedding, train, reserve, held) for shown in exhibits]
+    return [find(exhibit, embedding, train, reserve, held) for exhibit in exhibits]
 
 
 def _exhibit(run: Run, attack: str, server_round: int) -> Exhibit:

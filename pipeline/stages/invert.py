@@ -201,9 +201,9 @@ def _show(worker: "subprocess.Popen[str]", bar: Progress, arms: dict[str, str]) 
     task = bar.add_task("starting a worker", total=None)
     assert worker.stdout is not None
     for line in worker.stdout:
-        told = json.loads(line)
-        what = ", ".join(filter(None, (told["job"], arms.get(told["weights"])))) + f": {told['what']}"
-        bar.update(task, completed=told["done"], total=told["total"], description=escape(what))
-        if told["done"] == told["total"]:
-            bar.console.print(f"  {what}, {counted(told['total'], 'step')}", markup=False, soft_wrap=True)
+        progress = json.loads(line)
+        what = ", ".join(filter(None, (progress["job"], arms.get(progress["weights"])))) + f": {progress['what']}"
+        bar.update(task, completed=progress["done"], total=progress["total"], description=escape(what))
+        if progress["done"] == progress["total"]:
+            bar.console.print(f"  {what}, {counted(progress['total'], 'step')}", markup=False, soft_wrap=True)
     bar.remove_task(task)

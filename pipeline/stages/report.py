@@ -120,7 +120,7 @@ def _attacked(run: Run, scores: pd.DataFrame) -> Figures:
     rounds = {attack: _shown_round(points, attack, primary.round) for attack in _first(first, verdict.attacks)}
     victims = [run.class_names[label] for label in run.population.victim_classes]
     by_class = {line["round"]: line["class-accuracy"] for line in run.recorded_rounds("with_victim")}
-    found = Leakage(
+    measured = Leakage(
         charts=[chart(points, attack, number, known, gate) for attack, number in rounds.items()],
         galleries=galleries(run, scores, rounds),
         sheets=_sheets(run, first, primary.round),
@@ -150,7 +150,7 @@ def _attacked(run: Run, scores: pd.DataFrame) -> Figures:
         finding=finding(verdict.main, victims, primary.metric),
         notes=[_as_sentence(reason) for reason in verdict.reasons],
         facts=facts(verdict),
-        leakage=found,
+        leakage=measured,
         **_common(run, verdict.marks),
     )
 
@@ -170,12 +170,12 @@ def _shown_round(points: Sequence[Point], attack: str, wanted: int) -> int:
 
 
 def _sheets(run: Run, attack: str, server_round: int) -> list[tuple[str, str, bytes]]:
-    shown = []
+    sheets = []
     for arm, caption in SHEETS.items():
         path = run.files.auditor.grid(attack, arm, server_round)
         if path.exists() and path.stat().st_size <= SHEET_BYTES:
-            shown.append((f"{arm}. {caption}.", f"{caption}, one row per victim class", path.read_bytes()))
-    return shown
+            sheets.append((f"{arm}. {caption}.", f"{caption}, one row per victim class", path.read_bytes()))
+    return sheets
 
 
 def _cost(run: Run) -> Table:

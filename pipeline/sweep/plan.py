@@ -100,7 +100,7 @@ def _variations(shared: Table, sweep: Sweep, origin: str) -> Iterator[tuple[str,
     for key in [*axes, *(key for variant in sweep.variants.values() for key in variant)]:
         if key.split(".")[0] in RESERVED:
             raise ConfigError(f"{origin}: 'sweep' cannot vary '{key}': {RESERVED[key.split('.')[0]]}")
-    found: set[str] = set()
+    labels: set[str] = set()
     for variant, changes in (sweep.variants or {"": {}}).items():
         for chosen in itertools.product(*(enumerate(values) for values in axes.values())):
             table = laid_over(shared, changes)
@@ -109,9 +109,9 @@ def _variations(shared: Table, sweep: Sweep, origin: str) -> Iterator[tuple[str,
                 table = with_value(table, key.split("."), value, f"{origin}: 'sweep.grid.{key}'")
                 parts.append(f"{_short(key, axes)}-{_text(value, values, number)}")
             label = "-".join(parts)
-            if label in found:
+            if label in labels:
                 raise ConfigError(f"{origin}: two points of the sweep are called '{label}'; make their values differ")
-            found.add(label)
+            labels.add(label)
             yield label, table
 
 

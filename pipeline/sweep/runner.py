@@ -121,9 +121,9 @@ class _Running:
         with self.owned.log.open("rb") as file:
             file.seek(self.printed)
             lines = file.read().decode(errors="replace").splitlines()
-        told = [line.removeprefix("error ").strip() for line in lines if line.startswith("error ")]
+        errors = [line.removeprefix("error ").strip() for line in lines if line.startswith("error ")]
         last = next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
-        return Outcome(self.point, "; ".join(told) or f"ended with code {code}: {last}; see {self.owned.log}")
+        return Outcome(self.point, "; ".join(errors) or f"ended with code {code}: {last}; see {self.owned.log}")
 
 
 def _start(point: Point, directory: Path, jobs: int, processes: Processes) -> _Running:

@@ -19,7 +19,7 @@ class Tracker(ABC):
 
 def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return a configuration's tables as one, keyed by dotted path."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, value in table.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found
+        values |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return values
