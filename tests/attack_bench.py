@@ -69,14 +69,14 @@ def inverted(
     seed: int = 7,
     of: Target | None = None,
 ) -> Reconstructions:
-    made, victim = attack(name, table), of or target()
-    prior = made.prior(victim, public(), 0, CPU)
+    tested, victim = attack(name, table), of or target()
+    prior = tested.prior(victim, public(), 0, CPU)
     for network in (victim.model, victim.captured, prior.generator, prior.critic):
         if network is not None:
             network.to(DTYPE)
     torch.set_default_dtype(DTYPE)
     try:
-        return made.invert(victim, prior, public(), torch.tensor(labels), torch.Generator().manual_seed(seed))
+        return tested.invert(victim, prior, public(), torch.tensor(labels), torch.Generator().manual_seed(seed))
     finally:
         torch.set_default_dtype(torch.float32)
 

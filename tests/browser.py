@@ -90,10 +90,10 @@ class Browser:
 
     def ask(self, expression: str) -> Any:
         """Return the value of a JavaScript expression on the page."""
-        found = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        if "exceptionDetails" in found:
-            raise RuntimeError(found["exceptionDetails"]["exception"].get("description", "exception"))
-        return found["result"].get("value")
+        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        if "exceptionDetails" in answer:
+            raise RuntimeError(answer["exceptionDetails"]["exception"].get("description", "exception"))
+        return answer["result"].get("value")
 
     def press(self, key: str, code: int = 0, text: str = "") -> None:
         """Press and release a key on what has the focus."""

@@ -22,12 +22,12 @@ WAIT = 150.0  # seconds: what is waited for takes 5 to 20 on a quiet machine
 
 def processes_of(directory: Path) -> list[int]:
     """Return the ids of living processes whose environment names ``directory``: each has its Flower home there."""
-    found = []
+    pids = []
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             if str(directory).encode() in (process / "environ").read_bytes():
-                found.append(int(process.name))
-    return found
+                pids.append(int(process.name))
+    return pids
 
 
 def until(what: str, ready: Callable[[], bool], seconds: float = WAIT) -> None:
@@ -108,12 +108,12 @@ class Deployment:
 
     def client_apps(self, number: int) -> list[int]:
         """Return the ids of the ClientApp processes that work for a node just now."""
-        found = []
+        pids = []
         for pid in self.running(f"SuperNode {number:02d}"):
             with suppress(OSError):
                 if b"flwr-clientapp" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                    found.append(pid)
-        return found
+                    pids.append(pid)
+        return pids
 
     def rounds(self) -> list[int]:
         """Return the recorded rounds, as they were written."""

@@ -84,7 +84,7 @@ class Namespaces(ExitStack):
 
     def wire(self) -> dict[str, bytes]:
         """Return the TCP payload that each node's address sent to the fleet port or was sent by it."""
-        found: dict[str, bytearray] = {address: bytearray() for address in self.addresses}
+        received: dict[str, bytearray] = {address: bytearray() for address in self.addresses}
         content, at = self._file.read_bytes(), 0
         while at < len(content):
             size = int.from_bytes(content[at : at + 4], "big")
@@ -94,9 +94,9 @@ class Namespaces(ExitStack):
             head = (packet[0] & 15) * 4
             ports = {int.from_bytes(packet[head + place : head + place + 2], "big") for place in (0, 2)}
             ends = {socket.inet_ntoa(packet[place : place + 4]) for place in (12, 16)} - {self.server}
-            if PORT in ports and ends and (node := ends.pop()) in found:
-                found[node] += packet[head + (packet[head + 12] >> 4) * 4 : int.from_bytes(packet[2:4], "big")]
-        return {node: bytes(payload) for node, payload in found.items()}
+            if PORT in ports and ends and (node := ends.pop()) in received:
+                received[node] += packet[head + (packet[head + 12] >> 4) * 4 : int.from_bytes(packet[2:4], "big")]
+        return {node: bytes(payload) for node, payload in received.items()}
 
 
 class Relays(ExitStack):

@@ -134,9 +134,9 @@ class _Generator(torch.Generator):
     """A generator of the device, as far as anybody asks; its numbers are never computed."""
 
     def __new__(cls, device: torch.device | str = "cpu") -> Any:
-        made = super().__new__(cls)
-        made.place = torch.device(device)
-        return made
+        instance = super().__new__(cls)
+        instance.place = torch.device(device)
+        return instance
 
 
 def _enter(self: Any) -> None:

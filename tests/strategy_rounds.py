@@ -43,10 +43,10 @@ def model_after(run: Run, server_round: int) -> dict[str, Any]:
 
 def assert_equal_up_to_rounding(secure: Run, plain: Run) -> None:
     """After one round: at most four clients, each off by one step of 16 / 2^22, over the sum of their weights."""
-    expected, found = model_after(plain, 1), model_after(secure, 1)
+    expected, actual = model_after(plain, 1), model_after(secure, 1)
     for name, array in expected.items():
         if np.issubdtype(array.dtype, np.floating):
-            np.testing.assert_allclose(found[name], array, rtol=1e-6, atol=4 * 16 / 2**22)
+            np.testing.assert_allclose(actual[name], array, rtol=1e-6, atol=4 * 16 / 2**22)
 
 
 class Nodes(LocalGrid):
@@ -86,8 +86,8 @@ def one_round(strategy: Any, server_round: int = 1, model: dict[str, Any] | None
         metrics = MetricRecord({"num-examples": examples(client), "train-loss": 1.0, "train-accuracy": 0.5})
         if message.content[CONFIG].get("clipping") == "adaptive":
             metrics["norm_bit"] = client % 2
-        told = ConfigRecord({"partition": client, "defence": "none"})
-        content = {ARRAYS: to_record(update(client, server_round)), METRICS: metrics, CLIENT: told}
+        report = ConfigRecord({"partition": client, "defence": "none"})
+        content = {ARRAYS: to_record(update(client, server_round)), METRICS: metrics, CLIENT: report}
         replies.append(Message(RecordDict(content), reply_to=message))
     arrays, _ = strategy.aggregate_train(server_round, replies)
     return from_record(arrays)

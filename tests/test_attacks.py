@@ -115,23 +115,23 @@ def test_no_steps_give_unoptimised_samples(name: str) -> None:
 
 @pytest.mark.parametrize("name", attack_names())
 def test_misfits_are_refused(name: str) -> None:
-    made = attack(name)
+    tested = attack(name)
     with pytest.raises(ConfigError, match="empty"):
         inverted(name, [])
     with pytest.raises(ConfigError, match="class 5 cannot"):
         inverted(name, [0, 5])
-    prior = made.prior(target(), public(), 0, CPU)
+    prior = tested.prior(target(), public(), 0, CPU)
     other = for_inference(build("resnet18_32", 5, width=0.1, seed=0))
     faces = Target(other, "0", 1, CPU)
     with pytest.raises(ConfigError, match="prior"):
-        made.invert(faces, prior, public(), torch.tensor([0]), torch.Generator())
-    if made.needs.critic:
+        tested.invert(faces, prior, public(), torch.tensor([0]), torch.Generator())
+    if tested.needs.critic:
         bare = Prior("bare", prior.generator, None, prior.latent, prior.shape, "key")
         with pytest.raises(ConfigError, match="critic"):
-            made.invert(target(), bare, public(), torch.tensor([0]), torch.Generator())
-    if made.needs.target_at_prior:
+            tested.invert(target(), bare, public(), torch.tensor([0]), torch.Generator())
+    if tested.needs.target_at_prior:
         with pytest.raises(ConfigError, match="target"):
-            made.prior(None, public(), 0, CPU)
+            tested.prior(None, public(), 0, CPU)
     with pytest.raises(ConfigError, match="identity_loss"):
         attack(name, {"identity_los": "ce"})
 
@@ -171,10 +171,10 @@ def test_candidates_in_colour_are_asked_twice() -> None:
 
 
 def test_a_conditional_prior_alone_is_asked_for_the_classes_it_is_judged_on(tmp_path: Path) -> None:
-    made, victim, labels = attack("plgmi"), target(), torch.tensor([4, 4, 1])
-    invert(made, Inversion(tmp_path / "one"), victim, public(), labels, 0)
+    plgmi, victim, labels = attack("plgmi"), target(), torch.tensor([4, 4, 1])
+    invert(plgmi, Inversion(tmp_path / "one"), victim, public(), labels, 0)
     plain = Inversion(tmp_path / "one").load(PRIOR_ONLY)
-    prior = made.prior(victim, public(), 0, CPU)
+    prior = plgmi.prior(victim, public(), 0, CPU)
     z = torch.randn(3, prior.latent, generator=generator(0, "attack", "plgmi"))
     with torch.no_grad():
         torch.testing.assert_close(plain.images, prior.generator(z, labels))
@@ -182,11 +182,11 @@ def test_a_conditional_prior_alone_is_asked_for_the_classes_it_is_judged_on(tmp_
 
 
 def test_inversions_of_another_version_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = attack("gmi")
-    kind: type[Attack] = type(made)
+    gmi = attack("gmi")
+    kind: type[Attack] = type(gmi)
 
     def where() -> Path:
-        return place(tmp_path, "gmi", made, {"kind": "gmi"}, "0" * 64, torch.tensor([0]), 0, "public").path
+        return place(tmp_path, "gmi", gmi, {"kind": "gmi"}, "0" * 64, torch.tensor([0]), 0, "public").path
 
     before = where()
     assert where() == before

@@ -48,8 +48,8 @@ def test_a_deployed_attackers_directory_is_audited(tiny: Callable[..., Any], tmp
     assert isinstance(verdict.points[0].leakage, Missing)
     left_out = pd.read_csv(run.files.auditor.root / "leakage.csv").set_index("figure")["omitted"]
     assert "B2" in left_out["corrected"]
-    shown = CliRunner().invoke(app, ["audit", str(run.path)])
-    assert shown.exit_code == 0, shown.output
+    result = CliRunner().invoke(app, ["audit", str(run.path)])
+    assert result.exit_code == 0, result.output
     assert (run.files.auditor.scores).exists()
 
 
@@ -58,15 +58,17 @@ def test_the_best_known_image_may_be_the_attackers_own() -> None:
     known = torch.randint(256, (6, 1, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     labels = torch.tensor([2, 2, 1] + [3] * 8)
     nothing = torch.zeros(len(labels))
-    shown = Exhibit("A", "with_victim", 1, "gmi", torch.zeros(len(labels), 1, 32, 32), labels, nothing, nothing.bool())
-    found = nearest_known(shown, surest_known(target, known, labels), known)
+    exhibit = Exhibit(
+        "A", "with_victim", 1, "gmi", torch.zeros(len(labels), 1, 32, 32), labels, nothing, nothing.bool()
+    )
+    nearest = nearest_known(exhibit, surest_known(target, known, labels), known)
     with torch.inference_mode():
         sure = target(unit(known)).softmax(1)
     order = sure.argsort(0, descending=True)
-    assert found.arm == "B4"
-    assert torch.equal(found.images[:3], unit(known[torch.stack([order[0, 2], order[1, 2], order[0, 1]])]))
-    assert torch.equal(found.images[3:], unit(known[order[:, 3]].repeat(2, 1, 1, 1)[:8]))  # too few: they come again
-    torch.testing.assert_close(found.confidence[:2], sure[order[:2, 2], 2])
+    assert nearest.arm == "B4"
+    assert torch.equal(nearest.images[:3], unit(known[torch.stack([order[0, 2], order[1, 2], order[0, 1]])]))
+    assert torch.equal(nearest.images[3:], unit(known[order[:, 3]].repeat(2, 1, 1, 1)[:8]))  # too few: they come again
+    torch.testing.assert_close(nearest.confidence[:2], sure[order[:2, 2], 2])
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 100])
@@ -81,10 +83,10 @@ def test_the_surest_known_images_do_not_depend_on_chunks_and_ties_go_to_the_firs
     with torch.inference_mode():
         sure = target(unit(known[:5])).softmax(1)
     monkeypatch.setattr("auditor.controls._CHUNK", chunk)
-    found = surest_known(target, known, labels)
+    surest = surest_known(target, known, labels)
     best = sure[:, 0].argsort(descending=True)
-    assert found.rows[0].tolist() == [int(best[0]), int(best[0]) + 5, int(best[1])]
-    assert found.rows[3].tolist() == [int(sure[:, 3].argmax())]
+    assert surest.rows[0].tolist() == [int(best[0]), int(best[0]) + 5, int(best[1])]
+    assert surest.rows[3].tolist() == [int(sure[:, 3].argmax())]
 
 
 def test_the_cost_is_the_primary_rounds(attacked_run: Run) -> None:
@@ -131,11 +133,11 @@ def test_a_newer_attack_makes_its_inversions_again(attacked_run: Run, monkeypatc
 
 def test_the_type_i_test_has_no_prior_and_is_done_once(attacked_run: Run) -> None:
     # Fails if its images come from a generator, if it is run on another model, or for every attack.
-    (made,) = [each for each in finished(attacked_run) if each.target.arm == "T1"]
-    about = made.inversion.about
+    (only,) = [each for each in finished(attacked_run) if each.target.arm == "T1"]
+    about = only.inversion.about
     assert about["attack"] == "deepinversion"
     assert [about["settings"][name] for name in ("bn", "tv", "l2", "shift", "iterations")] == [0, 0, 0, 0, 2]
-    assert (made.target.round, made.target.world) == (3, "with_victim")
+    assert (only.target.round, only.target.world) == (3, "with_victim")
     scored = pd.read_parquet(attacked_run.files.auditor.scores)
     assert set(scored.loc[scored["arm"] == "T1", "attack"]) == {""}
     verdict = read_verdict(attacked_run.files.verdict)

@@ -96,8 +96,8 @@ def test_while_the_federation_runs_what_is_due_is_the_beginning_of_what_will_be(
 
 
 def test_the_role_comes_from_the_nodes_own_configuration(tmp_path: Path) -> None:
-    def node(**own: Any) -> Any:
-        return node_of(Context(1, 5, {"partition-id": 4, "data-path": str(tmp_path), **own}, RecordDict(), {}))
+    def node(**config: Any) -> Any:
+        return node_of(Context(1, 5, {"partition-id": 4, "data-path": str(tmp_path), **config}, RecordDict(), {}))
 
     assert node().role == "honest"
     assert node(role="malicious").role == "malicious"

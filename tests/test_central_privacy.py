@@ -89,9 +89,9 @@ def test_a_failed_client_costs_the_round_nothing_but_its_update(tiny: Load, tmp_
         "privacy": {"kind": "server_fixed", "noise_multiplier": 0.0},
     }
     run = federated(tiny(cohorts=[cohort], federation=federation), tmp_path / "run")
-    told = {line["partition"]: line for line in read_jsonl(run.files.server.client_reports("with_victim"))}
-    assert "defence 'bido_hsic' diverged" in told[1]["error"]
-    assert all("error" not in told[partition] for partition in (0, 2, 3))
+    reports = {line["partition"]: line for line in read_jsonl(run.files.server.client_reports("with_victim"))}
+    assert "defence 'bido_hsic' diverged" in reports[1]["error"]
+    assert all("error" not in reports[partition] for partition in (0, 2, 3))
     (said,) = what_clients_said(run, "with_victim")
     assert "client 1 failed in round 1" in said
     assert "diverged" in said
@@ -139,16 +139,16 @@ def test_epsilons_add_up_over_the_rounds_a_client_took_part_in(tiny: Load, tmp_p
     assert "spent by 2 clients by their own noise" in own_noise
     assert "spent by 4 clients by noise on the average" in average
     for partition in range(4):
-        own = [line for line in lines if line["partition"] == partition]
+        mine = [line for line in lines if line["partition"] == partition]
         entry = summary[str(partition)]
-        assert entry["rounds"] == len(own)
-        assert entry["central_epsilon"] == own[-1]["central_epsilon"]
-        assert entry["central_epsilon"] == pytest.approx(composed_epsilon([(1.5, 1.0, len(own))], 1e-5))
+        assert entry["rounds"] == len(mine)
+        assert entry["central_epsilon"] == mine[-1]["central_epsilon"]
+        assert entry["central_epsilon"] == pytest.approx(composed_epsilon([(1.5, 1.0, len(mine))], 1e-5))
         assert ("epsilon" in entry) == (partition in (0, 1))
         if "epsilon" in entry:
-            steps = [(2.0, line["dp_sample_rate"], int(line["dp_steps"])) for line in own]
-            assert entry["epsilon"] == own[-1]["epsilon"] == pytest.approx(composed_epsilon(steps, 1e-5))
-            assert [line["epsilon"] for line in own] == sorted(line["epsilon"] for line in own)
+            steps = [(2.0, line["dp_sample_rate"], int(line["dp_steps"])) for line in mine]
+            assert entry["epsilon"] == mine[-1]["epsilon"] == pytest.approx(composed_epsilon(steps, 1e-5))
+            assert [line["epsilon"] for line in mine] == sorted(line["epsilon"] for line in mine)
 
 
 def test_nothing_is_claimed_where_batch_norm_goes_along_without_noise(tiny: Load, tmp_path: Path) -> None:

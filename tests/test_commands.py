@@ -81,10 +81,10 @@ def test_attack_inverts_the_rounds_of_a_spool_once(spool: Path, tmp_path: Path) 
     done = finished(tmp_path / "out")
     assert {inversion.about["model-round"] for inversion in done} == {1, 5}
     for inversion in done:
-        made = inversion.load()
-        assert made.images.shape == (6, 1, 32, 32)
-        assert made.labels.tolist() == [0, 0, 2, 2, 3, 3]
-        assert inversion.load(PRIOR_ONLY).labels.tolist() == made.labels.tolist()
+        reconstructions = inversion.load()
+        assert reconstructions.images.shape == (6, 1, 32, 32)
+        assert reconstructions.labels.tolist() == [0, 0, 2, 2, 3, 3]
+        assert inversion.load(PRIOR_ONLY).labels.tolist() == reconstructions.labels.tolist()
         assert Image.open(inversion.path / "reconstructions.png").size == (2 * 32 * 2, 3 * 32 * 2)
         assert str(inversion.path) in said
     written = {inversion.path: (inversion.path / "about.json").stat().st_mtime_ns for inversion in done}
@@ -243,9 +243,9 @@ def test_prior_is_trained_listed_and_shown(own_cache: Path) -> None:
     listed = run("prior", "list")
     for word in ("wgan-gp", key, "MiB", "gmi on glyphs 1x32x32"):
         assert word in listed
-    shown = run("prior", "show", key[:6])
+    output = run("prior", "show", key[:6])
     for word in ("'steps': 1", load_weights(path)[1]["key"], str(path.with_suffix(".png"))):
-        assert word in shown
+        assert word in output
 
 
 def test_a_run_s_prior_has_no_picture_until_it_is_asked_for(own_cache: Path) -> None:

@@ -96,8 +96,8 @@ def make(tiny: Callable[..., Any], tmp_path: Path) -> Make:
     return build
 
 
-def value(made: Comparison, group: str, quantity: str, column: str = "value") -> Any:
-    rows = made.table[(made.table["group"] == group) & (made.table["quantity"] == quantity)]
+def value(comparison: Comparison, group: str, quantity: str, column: str = "value") -> Any:
+    rows = comparison.table[(comparison.table["group"] == group) & (comparison.table["quantity"] == quantity)]
     assert len(rows) == 1, (group, quantity)
     return rows[column].iloc[0]
 
@@ -110,30 +110,30 @@ def test_seeds_are_pooled_and_differences_paired_by_seed_and_class(make: Make) -
         make("c", 0, weaker, 0.795, **BIDO),
         make("d", 1, weaker | {"A": (0.4, 0.2)}, 0.795, **BIDO),
     ]
-    made = compare(runs, "test")
+    comparison = compare(runs, "test")
     plain, defended = "no defence", "bido_hsic on 100%"
-    assert list(dict.fromkeys(made.table["group"])) == [plain, defended]
-    assert value(made, plain, "A") == pytest.approx(0.75)
-    assert value(made, plain, "leakage") == pytest.approx((0.8 + 0.6) / 2 - 0.05 + 0.0)
-    assert value(made, defended, "leakage") == pytest.approx(0.3)
-    assert value(made, defended, "difference of leakage") == pytest.approx(0.3 - 0.65)
-    assert value(made, defended, "difference of attack-accuracy") == pytest.approx(0.4 - 0.75)
-    assert value(made, defended, "difference of leakage", "matched")
-    assert value(made, defended, "difference of leakage", "seeds") == 2
-    low, high = (value(made, defended, "difference of leakage", end) for end in ("low", "high"))
+    assert list(dict.fromkeys(comparison.table["group"])) == [plain, defended]
+    assert value(comparison, plain, "A") == pytest.approx(0.75)
+    assert value(comparison, plain, "leakage") == pytest.approx((0.8 + 0.6) / 2 - 0.05 + 0.0)
+    assert value(comparison, defended, "leakage") == pytest.approx(0.3)
+    assert value(comparison, defended, "difference of leakage") == pytest.approx(0.3 - 0.65)
+    assert value(comparison, defended, "difference of attack-accuracy") == pytest.approx(0.4 - 0.75)
+    assert value(comparison, defended, "difference of leakage", "matched")
+    assert value(comparison, defended, "difference of leakage", "seeds") == 2
+    low, high = (value(comparison, defended, "difference of leakage", end) for end in ("low", "high"))
     assert low < -0.35 < high
-    assert value(made, plain, "seconds-per-round") == pytest.approx(4.0)
-    assert "matched accuracy (-0.5 points)" in made.page.findings[1]
-    assert made.page.findings[0].startswith("Group “")  # a group may be called "none"
-    assert ", round 3" in made.page.curves  # one round: bars, one per group
+    assert value(comparison, plain, "seconds-per-round") == pytest.approx(4.0)
+    assert "matched accuracy (-0.5 points)" in comparison.page.findings[1]
+    assert comparison.page.findings[0].startswith("Group “")  # a group may be called "none"
+    assert ", round 3" in comparison.page.curves  # one round: bars, one per group
 
 
 def test_only_seeds_of_both_groups_are_paired(make: Make) -> None:
     lower = SCORES | {"A": (0.6, 0.3)}
     runs = [make("a", 0), make("b", 1), make("c", 1, lower, **BIDO), make("d", 2, SCORES | {"A": (0.1, 0.1)}, **BIDO)]
-    made = compare(runs, "test")
-    assert value(made, "bido_hsic on 100%", "difference of attack-accuracy") == pytest.approx(-0.35)
-    assert value(made, "bido_hsic on 100%", "difference of attack-accuracy", "seeds") == 1
+    comparison = compare(runs, "test")
+    assert value(comparison, "bido_hsic on 100%", "difference of attack-accuracy") == pytest.approx(-0.35)
+    assert value(comparison, "bido_hsic on 100%", "difference of attack-accuracy", "seeds") == 1
     alone = compare([runs[0], runs[3]], "test")
     assert "no seed and class in common" in value(alone, "bido_hsic on 100%", "difference of leakage", "omitted")
 
@@ -151,52 +151,52 @@ def test_holm_is_over_the_groups_compared(make: Make) -> None:
 
 
 def test_not_at_matched_accuracy_is_said(make: Make) -> None:
-    made = compare([make("a"), make("c", 0, accuracy=0.78, **BIDO)], "test")
-    assert not value(made, "bido_hsic on 100%", "difference of leakage", "matched")
-    assert "not at matched accuracy (-2.0 points)" in made.page.findings[1]
+    comparison = compare([make("a"), make("c", 0, accuracy=0.78, **BIDO)], "test")
+    assert not value(comparison, "bido_hsic on 100%", "difference of leakage", "matched")
+    assert "not at matched accuracy (-2.0 points)" in comparison.page.findings[1]
 
 
 def test_without_the_control_world_leakage_is_omitted_with_its_reason(make: Make) -> None:
     scores = {arm: shares for arm, shares in SCORES.items() if arm != "B2"}
-    made = compare([make("a"), make("c", 0, scores | {"A": (0.7, 0.2)}, **BIDO)], "test")
+    comparison = compare([make("a"), make("c", 0, scores | {"A": (0.7, 0.2)}, **BIDO)], "test")
     for quantity in ("leakage", "difference of leakage", "B2"):
-        assert "arm B2 has no attack-accuracy" in value(made, "bido_hsic on 100%", quantity, "omitted")
-        assert np.isnan(value(made, "bido_hsic on 100%", quantity))
-    assert value(made, "bido_hsic on 100%", "difference of attack-accuracy") == pytest.approx(0.45 - 0.8)
-    assert "leakage omitted: arm B2" in made.page.findings[1]
-    assert "attack accuracy (no leakage" in made.page.plane
+        assert "arm B2 has no attack-accuracy" in value(comparison, "bido_hsic on 100%", quantity, "omitted")
+        assert np.isnan(value(comparison, "bido_hsic on 100%", quantity))
+    assert value(comparison, "bido_hsic on 100%", "difference of attack-accuracy") == pytest.approx(0.45 - 0.8)
+    assert "leakage omitted: arm B2" in comparison.page.findings[1]
+    assert "attack accuracy (no leakage" in comparison.page.plane
 
 
 def test_other_attacks_and_rounds_are_compared_and_marked(make: Make) -> None:
     other = make("k", 0, attack="kedmi", rounds=(2,), attacks={"kedmi": {"kind": "kedmi"}, "gmi": None})
-    made = compare([make("a"), other], "test")
-    assert "the primary attacks differ: gmi, kedmi" in made.page.marks
-    assert "the primary rounds differ: 2, 3" in made.page.marks
-    assert len(set(made.table["group"])) == 2
-    assert value(made, made.table["group"].iloc[-1], "difference of leakage") == pytest.approx(0.0)
+    comparison = compare([make("a"), other], "test")
+    assert "the primary attacks differ: gmi, kedmi" in comparison.page.marks
+    assert "the primary rounds differ: 2, 3" in comparison.page.marks
+    assert len(set(comparison.table["group"])) == 2
+    assert value(comparison, comparison.table["group"].iloc[-1], "difference of leakage") == pytest.approx(0.0)
 
 
 def test_an_evaluator_that_differs_is_marked(make: Make) -> None:
-    made = compare([make("a"), make("c", 0, audit={"evaluator": {"epochs": 2}})], "test")
-    assert made.page.marks == ["the evaluators differ: a difference may be theirs"]
+    comparison = compare([make("a"), make("c", 0, audit={"evaluator": {"epochs": 2}})], "test")
+    assert comparison.page.marks == ["the evaluators differ: a difference may be theirs"]
 
 
 def test_seeds_whose_last_capture_was_another_round_are_pooled_at_it(make: Make) -> None:
-    made = compare([make("a", 0, rounds=(2, 3)), make("b", 1, SCORES | {"A": (0.5, 0.3)}, rounds=(2,))], "test")
-    assert value(made, "all runs", "A") == pytest.approx(0.6)
-    assert value(made, "all runs", "CEIL") == pytest.approx(0.95)
-    assert "the primary rounds differ: 2, 3" in made.page.marks
+    comparison = compare([make("a", 0, rounds=(2, 3)), make("b", 1, SCORES | {"A": (0.5, 0.3)}, rounds=(2,))], "test")
+    assert value(comparison, "all runs", "A") == pytest.approx(0.6)
+    assert value(comparison, "all runs", "CEIL") == pytest.approx(0.95)
+    assert "the primary rounds differ: 2, 3" in comparison.page.marks
 
 
 def test_epsilon_is_the_largest_total_of_any_client(make: Make) -> None:
     record = make("a")
     reports = record.run.files.server.client_reports("with_victim")
     lines = [(1, 0, 1.0), (1, 1, 2.5), (2, 0, 1.5), (2, 2, None)]
-    told = [{"round": r, "partition": p} | ({} if e is None else {"epsilon": e}) for r, p, e in lines]
-    append_jsonl(reports, *told)
-    made = compare([record], "test")
-    assert value(made, "all runs", "epsilon") == 2.5
-    assert "no client's training has accounted noise" in value(made, "all runs", "central-epsilon", "omitted")
+    printed = [{"round": r, "partition": p} | ({} if e is None else {"epsilon": e}) for r, p, e in lines]
+    append_jsonl(reports, *printed)
+    comparison = compare([record], "test")
+    assert value(comparison, "all runs", "epsilon") == 2.5
+    assert "no client's training has accounted noise" in value(comparison, "all runs", "central-epsilon", "omitted")
     append_jsonl(reports, {"round": 3, "partition": 0, "epsilon": "inf"})
     assert value(compare([record], "test"), "all runs", "epsilon") == np.inf
 
@@ -241,9 +241,9 @@ def test_by_groups_by_one_key_and_the_baseline_is_chosen_by_name(make: Make) -> 
         make("c", 0, **BIDO),
         make("d", 1, **merged(BIDO, {"training": {"lr": 0.2}})),
     ]
-    made = compare(runs, "test", by=["cohorts"], baseline="bido_hsic on 100%")
-    assert made.page.tables[0].rows[0][:2] == ["1  no defence", "2"]
-    assert set(made.table["baseline"].dropna()) == {"bido_hsic on 100%"}
+    comparison = compare(runs, "test", by=["cohorts"], baseline="bido_hsic on 100%")
+    assert comparison.page.tables[0].rows[0][:2] == ["1  no defence", "2"]
+    assert set(comparison.table["baseline"].dropna()) == {"bido_hsic on 100%"}
     with pytest.raises(ConfigError, match=r"--by cohorts\.x does not vary"):
         compare(runs, "test", by=["cohorts.x"])
     with pytest.raises(ConfigError, match=r"they differ in training\.lr: name one with --by"):

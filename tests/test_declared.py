@@ -64,9 +64,9 @@ def test_a_strangers_network_is_inverted(kind: str, tmp_path: Path, public: Publ
     exact = network.eval()(images)
     assert torch.allclose(target.model(images), exact, atol=1e-3)  # the same numbers after reading and folding
     assert target.model.features(images).penultimate.shape[0] == 4
-    made = make_attack(GMI, "attacks.gmi", "test")
-    prior = made.prior(target, public, 0, target.device)
-    inverted = made.invert(target, prior, public, torch.tensor([0, 1]), torch.Generator().manual_seed(0))
+    gmi = make_attack(GMI, "attacks.gmi", "test")
+    prior = gmi.prior(target, public, 0, target.device)
+    inverted = gmi.invert(target, prior, public, torch.tensor([0, 1]), torch.Generator().manual_seed(0))
     assert not inverted.failed.any()
     z = images.requires_grad_(True)
     slope = torch.autograd.grad(target.model(z)[:, 0].sum(), z)[0]

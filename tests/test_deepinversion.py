@@ -30,13 +30,13 @@ class Linear(Classifier):
 def test_a_step_on_a_linear_target_without_any_prior_is_the_closed_form() -> None:
     """The gradient of CE by x is W^T (p - onehot); Adam's first step is its sign times the rate."""
     linear, labels = Linear(), torch.tensor([0, 2])
-    made = attack("deepinversion", {"bn": 0, "tv": 0, "l2": 0, "shift": 0, "iterations": 1, "lr": 0.01})
+    tested = attack("deepinversion", {"bn": 0, "tv": 0, "l2": 0, "shift": 0, "iterations": 1, "lr": 0.01})
     images = public()
     small = replace(images, images=images.images[:, :, :4, :4])
     victim = Target(linear, "0", 1, CPU)
-    prior = made.prior(victim, small, 0, CPU)
+    prior = tested.prior(victim, small, 0, CPU)
     start = attack("deepinversion", {"iterations": 0}).invert(victim, prior, small, labels, torch.Generator())
-    after = made.invert(victim, prior, small, labels, torch.Generator())
+    after = tested.invert(victim, prior, small, labels, torch.Generator())
     x = start.images.flatten(1)
     slope = ((x @ linear.weight.T).softmax(1) - F.one_hot(labels, 3)) @ linear.weight * x * (1 - x)
     torch.testing.assert_close(after.latent, start.latent - 0.01 * slope.sign(), rtol=0, atol=1e-5)
@@ -94,18 +94,18 @@ def test_statistics_bring_images_near_the_captured_ones() -> None:
 
 def test_a_target_without_batchnorm_is_said() -> None:
     victim = target("lenet5")
-    told, silent = (inverted("deepinversion", [0], {"bn": bn}, of=victim) for bn in (10.0, 0.0))
-    assert "no BatchNorm layers" in told.notes[0]
-    assert len(told.notes) == 1
+    noted, silent = (inverted("deepinversion", [0], {"bn": bn}, of=victim) for bn in (10.0, 0.0))
+    assert "no BatchNorm layers" in noted.notes[0]
+    assert len(noted.notes) == 1
     assert silent.notes == ()
-    assert torch.equal(told.images, silent.images)
+    assert torch.equal(noted.images, silent.images)
 
 
 def test_no_public_image_is_looked_at() -> None:
     other = replace(public(), images=public().images.flip(0), key="other")
-    victim, made = target(), attack("deepinversion")
+    victim, tested = target(), attack("deepinversion")
     one, two = (
-        made.invert(victim, made.prior(victim, images, 0, CPU), images, torch.tensor([0]), torch.Generator())
+        tested.invert(victim, tested.prior(victim, images, 0, CPU), images, torch.tensor([0]), torch.Generator())
         for images in (public(), other)
     )
     assert torch.equal(one.images, two.images)

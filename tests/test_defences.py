@@ -195,8 +195,8 @@ def test_label_smoothing_is_cross_entropy_to_smoothed_targets(alpha: float) -> N
     images = data.images / 255
     targets = (1 - alpha) * F.one_hot(data.labels, 4) + alpha / 4
     expected = -(targets * model(images).log_softmax(1)).sum(1).mean()
-    found, _ = make_defence("neg_label_smoothing", {"alpha": alpha}, "test").loss(model, images, data.labels)
-    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    loss, _ = make_defence("neg_label_smoothing", {"alpha": alpha}, "test").loss(model, images, data.labels)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 # ------------------------------------------------------------------ MID

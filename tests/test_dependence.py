@@ -249,9 +249,9 @@ def test_float32_gradient_against_float64(m: int, record_property: Callable[[str
     taps = hidden(0, m, torch.float32)
     ours = bilateral_hsic(images, labels, taps, lambda_x=2.0, lambda_y=20.0)
     assert ours.item() == pytest.approx(value.item(), rel=1e-4)  # type: ignore[union-attr]
-    found = error(list(torch.autograd.grad(ours, taps)), list(reference))
-    record_property("gradient_error", found)
-    assert found < 2e-3
+    deviation = error(list(torch.autograd.grad(ours, taps)), list(reference))
+    record_property("gradient_error", deviation)
+    assert deviation < 2e-3
 
 
 @pytest.mark.parametrize("m", [2, 16, 64])
@@ -266,9 +266,9 @@ def test_fast_penalties_are_the_plain_sums(m: int) -> None:
         ),
     ):
         taps = hidden(0, m, torch.float64)
-        expected, found = plain_sum(images, labels, taps, measure), fast(taps)
-        assert found.item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-6)
-        assert error(list(torch.autograd.grad(found, taps)), list(torch.autograd.grad(expected, taps))) < 1e-5
+        expected, actual = plain_sum(images, labels, taps, measure), fast(taps)
+        assert actual.item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-6)
+        assert error(list(torch.autograd.grad(actual, taps)), list(torch.autograd.grad(expected, taps))) < 1e-5
 
 
 @pytest.mark.parametrize("sigma", ["median", "median_paper", 3.0])
@@ -276,8 +276,8 @@ def test_penalty_takes_every_width(sigma: float | str) -> None:
     images, labels, taps = random_batch(7, 20, 1, 8, 8), one_hot(8, 20, 4), hidden(0, 20, torch.float32)
     k_x, k_y = kernel_matrix(images, sigma=sigma), kernel_matrix(labels, sigma=sigma)
     expected = sum(ridge_hsic(k_x, k) - ridge_hsic(k, k_y) for k in (kernel_matrix(tap, sigma=sigma) for tap in taps))
-    found = bilateral_hsic(images, labels, taps, lambda_x=1.0, lambda_y=1.0, sigma=sigma, label_kernel="gaussian")
-    assert found.item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-5)  # type: ignore[union-attr]
+    actual = bilateral_hsic(images, labels, taps, lambda_x=1.0, lambda_y=1.0, sigma=sigma, label_kernel="gaussian")
+    assert actual.item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-5)  # type: ignore[union-attr]
 
 
 def test_a_batch_of_one_class_or_one_image_has_a_finite_gradient() -> None:

@@ -31,12 +31,12 @@ WORLD: World = "with_victim"
 
 def processes_of(directory: Path) -> list[int]:
     """Return the ids of living processes whose environment names ``directory``: each has its Flower home there."""
-    found = []
+    pids = []
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             if str(directory).encode() in (process / "environ").read_bytes():
-                found.append(int(process.name))
-    return found
+                pids.append(int(process.name))
+    return pids
 
 
 def test_deployed_federation_is_the_simulated_one_and_the_captures_equal_the_ledger(
@@ -160,6 +160,6 @@ def test_the_servers_directory_does_not_say_who_is_malicious(tiny: Load, tmp_pat
     ],
 )
 def test_every_command_shows_the_plain_command(command: str, plain: str) -> None:
-    shown = CliRunner().invoke(app, [command, "--help"])
-    assert shown.exit_code == 0
-    assert plain in shown.stdout
+    result = CliRunner().invoke(app, [command, "--help"])
+    assert result.exit_code == 0
+    assert plain in result.stdout

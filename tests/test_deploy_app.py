@@ -84,9 +84,9 @@ def test_a_capture_that_cannot_work_leaves_their_app_alone(tmp_path: Path) -> No
         "print(app(message, Context(1, 5, {}, RecordDict(), {})), os.environ.get('OTHER'))\n"
     )
     for capture in (str(tmp_path / "absent.json"), str(tmp_path)):
-        found = environment(tmp_path / "spool") | {"FEDINVERSE_CAPTURE": capture}
-        found["PYTHONPATH"] = os.pathsep.join([found["PYTHONPATH"].split(os.pathsep)[0], str(other)])
+        variables = environment(tmp_path / "spool") | {"FEDINVERSE_CAPTURE": capture}
+        variables["PYTHONPATH"] = os.pathsep.join([variables["PYTHONPATH"].split(os.pathsep)[0], str(other)])
         with suppress(KeyError):
-            found["PATH"] = os.environ["PATH"]
-        done = subprocess.run([sys.executable, "-c", code], env=found, capture_output=True, text=True, check=False)
+            variables["PATH"] = os.environ["PATH"]
+        done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=False)
         assert done.stdout.strip() == "answered ran", done.stderr

@@ -87,9 +87,9 @@ def test_the_composed_parties_agree() -> None:
     services = yaml.safe_load(COMPOSE.read_text())["services"]
     nodes = [name for name in services if name.startswith("node-")]
     assert services["superlink"]["command"][:2] == ["deploy", "superlink"]
-    own = {name: service["volumes"][0] for name, service in services.items()}
-    assert len(set(own.values())) == len(nodes) + 1  # the worker shares its node's directory, nobody else's
-    assert own["worker-02"] == own["node-02"]
+    volumes = {name: service["volumes"][0] for name, service in services.items()}
+    assert len(set(volumes.values())) == len(nodes) + 1  # the worker shares its node's directory, nobody else's
+    assert volumes["worker-02"] == volumes["node-02"]
     for number, name in enumerate(nodes):
         words = services[name]["command"]
         assert words[words.index("--partition") + 1] == str(number)

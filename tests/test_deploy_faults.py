@@ -102,24 +102,24 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     federation = {"rounds": 3, "fraction_train": 1.0, "fraction_evaluate": 0.0, "timeout": 45.0}
     table = merged(TINY, {"federation": federation, "engine": None, "model": {"width": 0.25}})
     with Deployment(directory, table) as deployment:
-        told = Story(directory, deployment)
+        record = Story(directory, deployment)
         spool = Path(str(deployment.nodes[3]["spool"])) / "receipts.jsonl"
         deployment.nodes[1]["data-path"] = str(directory / "nowhere")
         control = deployment.start()
         control.submit(deployment.server.path)
         strike_in_training(deployment, straggler=0, victim=2)
-        told.receipts["after round 1"] = read_jsonl(spool)
+        record.receipts["after round 1"] = read_jsonl(spool)
         limit_files(deployment.running("SuperNode 03"), resource.RLIM_INFINITY)
         until("round 2 is captured", lambda: any(line["round"] == 2 for line in read_jsonl(spool)))
         deployment.kill("SuperLink")
-        told.receipts["before the restart"] = read_jsonl(spool)
+        record.receipts["before the restart"] = read_jsonl(spool)
         deployment.start_superlink()
         rejoin(deployment, 2)
         run_id = control.submit(deployment.server.path)
-        told.status = deployment.until_done(control, run_id)
-        told.receipts["at the end"] = read_jsonl(spool)
-        told.server_log = control.fetch_log(run_id).read_text()
-    return told
+        record.status = deployment.until_done(control, run_id)
+        record.receipts["at the end"] = read_jsonl(spool)
+        record.server_log = control.fetch_log(run_id).read_text()
+    return record
 
 
 def log_of(story: Story, number: int) -> str:
@@ -145,10 +145,10 @@ def test_a_straggler_past_the_timeout_costs_its_part_of_the_round(story: Story) 
 
 def test_whoever_was_asked_and_gave_no_update_is_named_with_the_reason(story: Story) -> None:
     ledger = story.deployment.server.files.server.ledger(WORLD)
-    told = {(line["round"], line["partition"]): line for line in read_jsonl(ledger.with_name("clients.jsonl"))}
-    assert told.keys() == {(line["round"], line["partition"]) for line in read_jsonl(ledger)}
-    assert told[1, 0]["error"] == "no reply within 45 s"
-    assert "error" in told[1, 2]
+    reports = {(line["round"], line["partition"]): line for line in read_jsonl(ledger.with_name("clients.jsonl"))}
+    assert reports.keys() == {(line["round"], line["partition"]) for line in read_jsonl(ledger)}
+    assert reports[1, 0]["error"] == "no reply within 45 s"
+    assert "error" in reports[1, 2]
 
 
 def test_a_client_that_fails_is_named_and_the_federation_goes_on(story: Story) -> None:

@@ -82,24 +82,24 @@ def lay_out(hosts: Hosts) -> None:
     config = hosts.path("operator") / "tiny.toml"
     config.parent.mkdir(parents=True)
     config.write_text(tomli_w.dumps(EXPERIMENT))
-    network, own = hosts.network, hosts.path("operator")
-    hosts.call("server", "fedinverse", "deploy", "prepare", str(config), "--out", str(own))
+    network, operator = hosts.network, hosts.path("operator")
+    hosts.call("server", "fedinverse", "deploy", "prepare", str(config), "--out", str(operator))
     names = [
         word
         for address in {network.server, *(link.split(":")[0] for link in network.links)}
         for word in ("--host", address)
     ]
-    hosts.call("server", "fedinverse", "deploy", "keys", str(own / "keys"), "--nodes", str(NODES), *names)
-    shutil.move(own / "tiny" / "deploy" / "server", hosts.path("server") / "run")
+    hosts.call("server", "fedinverse", "deploy", "keys", str(operator / "keys"), "--nodes", str(NODES), *names)
+    shutil.move(operator / "tiny" / "deploy" / "server", hosts.path("server") / "run")
     for name in ("ca.pem", "server.pem", "server.key", *(f"node-{number:02d}.pub" for number in range(NODES))):
-        shutil.copy(own / "keys" / name, hosts.path("server") / name)
+        shutil.copy(operator / "keys" / name, hosts.path("server") / name)
     for number in range(NODES):
         home = hosts.path(f"n{number}")
-        shutil.move(own / "tiny" / "deploy" / f"node-{number:02d}" / "data", home / "data")
+        shutil.move(operator / "tiny" / "deploy" / f"node-{number:02d}" / "data", home / "data")
         for name in ("ca.pem", f"node-{number:02d}.key"):
-            shutil.copy(own / "keys" / name, home / name)
+            shutil.copy(operator / "keys" / name, home / name)
     shutil.copy(config, hosts.path(f"n{MALICIOUS}") / "own.toml")
-    shutil.rmtree(own)
+    shutil.rmtree(operator)
 
 
 def federate(hosts: Hosts, processes: Processes) -> Run:
@@ -114,10 +114,17 @@ def federate(hosts: Hosts, processes: Processes) -> Run:
     for number in range(NODES):
         hosts.flwr("supernode", "register", str(server / f"node-{number:02d}.pub"), "deployment")
     for number in range(NODES):
-        own = hosts.path(f"n{number}")
+        directory = hosts.path(f"n{number}")
         line = ["fedinverse", "deploy", "supernode", network.links[number], "--partition", str(number)]
-        line += ["--data", str(own / "data"), "--ca", str(own / "ca.pem"), "--key", str(own / f"node-{number:02d}.key")]
-        line += ["--port", str(9094 + number), *(["--spool", str(own / "spool")] if number == MALICIOUS else [])]
+        line += [
+            "--data",
+            str(directory / "data"),
+            "--ca",
+            str(directory / "ca.pem"),
+            "--key",
+            str(directory / f"node-{number:02d}.key"),
+        ]
+        line += ["--port", str(9094 + number), *(["--spool", str(directory / "spool")] if number == MALICIOUS else [])]
         hosts.start(processes, f"n{number}", "supernode", *line)
     attacker = hosts.path(f"n{MALICIOUS}")
     line = ["fedinverse", "deploy", "attacker", str(attacker / "own.toml"), "--spool", str(attacker / "spool")]

@@ -139,9 +139,9 @@ def test_every_round_is_the_simulated_one_bit_for_bit(name: str, story: Story) -
 @pytest.mark.parametrize("name", RUNS)
 def test_clients_tell_and_spend_what_they_do_in_the_simulation(name: str, story: Story) -> None:
     over_grpc, here = (of[name].files.server.federation(WORLD) for of in (story.deployed, story.simulated))
-    told = read_jsonl(over_grpc / "clients.jsonl")
-    assert told == read_jsonl(here / "clients.jsonl")
-    assert [(line["round"], line["partition"]) for line in told if "num-examples" in line] == [
+    reports = read_jsonl(over_grpc / "clients.jsonl")
+    assert reports == read_jsonl(here / "clients.jsonl")
+    assert [(line["round"], line["partition"]) for line in reports if "num-examples" in line] == [
         (number, client) for number in range(1, ROUNDS[name] + 1) for client in range(CLIENTS)
     ]
     if name == "private":  # the other model has BatchNorm, and nothing is claimed

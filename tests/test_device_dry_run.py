@@ -81,9 +81,9 @@ def inverted(name: str, model: str, table: dict[str, Any]) -> Reconstructions:
         Target(for_inference(each, DEVICE), "0" * 64, 1, DEVICE, captured=each.to(DEVICE)) for each in networks
     )
     victim = Target(now.model, now.sha256, 1, DEVICE, (before,) if "captures" in table else (), now.captured)
-    made, public = attack(name, table), PublicSet(images, "public")
-    prior = made.prior(victim, public, 0, DEVICE)
-    result = made.invert(victim, prior, public, LABELS, torch.Generator().manual_seed(0))
+    tested, public = attack(name, table), PublicSet(images, "public")
+    prior = tested.prior(victim, public, 0, DEVICE)
+    result = tested.invert(victim, prior, public, LABELS, torch.Generator().manual_seed(0))
     alone = prior.sample(len(LABELS), torch.Generator().manual_seed(0), DEVICE, LABELS)
     assert alone.device == DEVICE
     for value in (result.images, result.labels, result.latent, result.identity_loss, result.confidence, result.failed):

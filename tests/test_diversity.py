@@ -122,10 +122,10 @@ def test_the_valid_term_falls_when_features_collapse() -> None:
     spread = torch.tensor(12.0, dtype=torch.float64)
     valid = Diversity(DiversitySettings(measure="hsic", weight=1.0), spread)
     images = torch.zeros(3, 8, 1, 4, 4)
-    told, shrunk = (float(valid(images, z, scale * z)) for scale in (1.0, 0.01))
+    apart, shrunk = (float(valid(images, z, scale * z)) for scale in (1.0, 0.01))
     shuffled = float(valid(images, z, z.flip(1)))
-    assert told > 10 * abs(shrunk)
-    assert told > shuffled
+    assert apart > 10 * abs(shrunk)
+    assert apart > shuffled
 
 
 def test_layout_orders_restarts() -> None:

@@ -37,12 +37,12 @@ CONTROL_WORLDS = {"without_victim", "without_victim-1"}
 
 def results(run: Run) -> dict[str, str]:
     """Return a hash of everything that must not depend on when or where a run was stopped."""
-    made = {"rounds": str([line["sha256"] for line in run.recorded_rounds("with_victim")])}
+    sums = {"rounds": str([line["sha256"] for line in run.recorded_rounds("with_victim")])}
     for each in finished(run):
         content = (each.inversion.path / RECONSTRUCTIONS).read_bytes()
-        made[f"{each.attack} {each.target.arm} {each.target.round}"] = hashlib.sha256(content).hexdigest()
-    made["scores"] = hashlib.sha256((run.files.auditor.root / "scores.csv").read_bytes()).hexdigest()
-    return made
+        sums[f"{each.attack} {each.target.arm} {each.target.round}"] = hashlib.sha256(content).hexdigest()
+    sums["scores"] = hashlib.sha256((run.files.auditor.root / "scores.csv").read_bytes()).hexdigest()
+    return sums
 
 
 @pytest.fixture(scope="module")

@@ -59,8 +59,8 @@ def dcgan(path: Path, critic: bool) -> Path:
 
 def images_of(network: nn.Module) -> Tensor:
     with torch.no_grad():
-        made: Tensor = network.eval()(torch.ones(3, 100))
-        return made
+        images: Tensor = network.eval()(torch.ones(3, 100))
+        return images
 
 
 def test_a_dcgan_file_is_a_prior(tmp_path: Path) -> None:
@@ -70,10 +70,10 @@ def test_a_dcgan_file_is_a_prior(tmp_path: Path) -> None:
     torch.manual_seed(1)
     torch.testing.assert_close(images_of(Generator(SHAPE, 0.1)), images_of(prior.generator))
     for name in ("gmi", "kedmi", "vmi", "ifgmi"):
-        made = attack(name, {"generator": key[:16]})
-        found = made.prior(target(), public(), 0, CPU)
-        assert found.key == key
-        result = made.invert(target(), found, public(), LABELS, torch.Generator().manual_seed(0))
+        tested = attack(name, {"generator": key[:16]})
+        loaded = tested.prior(target(), public(), 0, CPU)
+        assert loaded.key == key
+        result = tested.invert(target(), loaded, public(), LABELS, torch.Generator().manual_seed(0))
         assert result.images.shape == (4, *SHAPE)
         assert not result.failed.any()
 
@@ -91,10 +91,10 @@ def test_a_plain_state_is_a_generator_without_a_critic(tmp_path: Path) -> None:
 
 def test_a_class_of_the_users_is_a_prior(tmp_path: Path) -> None:
     key = add_external(Network("elsewhere:Small", SHAPE), None)
-    made = attack("vmi", {"generator": key})
-    prior = made.prior(None, public(), 0, CPU)
+    vmi = attack("vmi", {"generator": key})
+    prior = vmi.prior(None, public(), 0, CPU)
     assert (prior.latent, prior.shape) == (7, SHAPE)
-    result = made.invert(target(), prior, public(), LABELS, torch.Generator().manual_seed(0))
+    result = vmi.invert(target(), prior, public(), LABELS, torch.Generator().manual_seed(0))
     assert result.latent.shape == (4, 7)
     assert add_external(Network("elsewhere:Small", SHAPE), None) == key
 
@@ -147,9 +147,9 @@ def test_what_a_file_names_is_not_imported(tmp_path: Path) -> None:
 
 
 def test_images_of_another_shape_than_the_target_takes_are_refused() -> None:
-    made = attack("vmi", {"generator": add_external(Network("elsewhere:Big", SHAPE), None)})
+    vmi = attack("vmi", {"generator": add_external(Network("elsewhere:Big", SHAPE), None)})
     with pytest.raises(ConfigError, match=r"\(1, 64, 64\)"):
-        made.invert(target(), made.prior(None, public(), 0, CPU), public(), LABELS, torch.Generator())
+        vmi.invert(target(), vmi.prior(None, public(), 0, CPU), public(), LABELS, torch.Generator())
     with pytest.raises(ConfigError, match="prior add"):
         attack("vmi", {"generator": "f" * 16}).prior(None, public(), 0, CPU)
 
@@ -161,6 +161,6 @@ def test_the_command_adds_lists_and_shows(tmp_path: Path) -> None:
     assert added.exit_code == 0
     key = added.output.partition("generator=")[2].split()[0]
     assert "dcgan 1x32x32" in run(app, ["prior", "list"], catch_exceptions=False).output
-    shown = run(app, ["prior", "show", key], catch_exceptions=False).output
-    assert "with its critic" in shown
-    assert "both.safetensors" in shown
+    output = run(app, ["prior", "show", key], catch_exceptions=False).output
+    assert "with its critic" in output
+    assert "both.safetensors" in output

@@ -25,20 +25,20 @@ from pipeline.stages.invert import invert, planned
 
 def descendants(wanted: str) -> list[int]:
     """Return the processes started by this one, at any remove, whose command line has ``wanted``."""
-    parents, found = {}, []
+    parents, pids = {}, []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with suppress(OSError):
                 parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
                 if wanted.encode() in (entry / "cmdline").read_bytes().replace(b"\0", b" "):
-                    found.append(int(entry.name))
+                    pids.append(int(entry.name))
 
     def ours(process: int) -> bool:
         while process in parents and process != os.getpid():
             process = parents[process]
         return process == os.getpid()
 
-    return [process for process in found if ours(process)]
+    return [process for process in pids if ours(process)]
 
 
 class Crashes(threading.Thread):
@@ -92,11 +92,11 @@ def test_a_worker_that_crashes_is_told_of_and_its_work_is_done_on_resume(tiny: L
     assert finished()
     invert(run, controls(run))
 
-    def made(of: Run) -> dict[str, str]:
+    def reconstructions_of(of: Run) -> dict[str, str]:
         files = of.files.attacker.inversions.rglob("*.safetensors")
         return {str(path.relative_to(of.files.attacker.inversions)): read_metadata(path)["sha256"] for path in files}
 
-    assert made(run) == made(whole)
+    assert reconstructions_of(run) == reconstructions_of(whole)
 
 
 @pytest.mark.parametrize("write", [3, 8])
@@ -130,5 +130,5 @@ def test_a_jumping_clock_changes_no_model_and_drops_no_reply(
     monkeypatch.setattr("time.time", lambda: true() + jump * (round((time.monotonic() - start) / 0.02) % 2))
     run = federated(tiny(), tmp_path / "jumping")
     assert hashes(run) == hashes(whole)
-    told = read_jsonl(run.files.server.client_reports("with_victim"))
-    assert len(told) == len(read_jsonl(whole.files.server.client_reports("with_victim")))
+    reports = read_jsonl(run.files.server.client_reports("with_victim"))
+    assert len(reports) == len(read_jsonl(whole.files.server.client_reports("with_victim")))

@@ -85,14 +85,14 @@ def test_every_capture_is_what_the_ledger_says_was_sent_to_the_attacker(referenc
 def test_what_clients_tell_of_their_training_and_defence_is_kept(tiny: Load, tmp_path: Path) -> None:
     cohort = {"defence": "neg_label_smoothing", "clients": [1]}
     run = federated(tiny(cohorts=[cohort], federation={"rounds": 1, "fraction_train": 1.0}), tmp_path / "told")
-    told = {line["partition"]: line for line in read_jsonl(run.files.server.client_reports("with_victim"))}
-    assert {partition: line["defence"] for partition, line in told.items()} == {
+    reports = {line["partition"]: line for line in read_jsonl(run.files.server.client_reports("with_victim"))}
+    assert {partition: line["defence"] for partition, line in reports.items()} == {
         0: "none",
         1: "neg_label_smoothing",
         2: "none",
         3: "none",
     }
-    assert all(line["num-examples"] > 0 for line in told.values())
+    assert all(line["num-examples"] > 0 for line in reports.values())
 
 
 def test_only_the_malicious_node_captures(tiny: Load, tmp_path: Path) -> None:

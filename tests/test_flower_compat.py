@@ -14,13 +14,13 @@ PUBLIC = r"flwr\.(app|clientapp|clientapp\.mod|serverapp|serverapp\.strategy)"
 
 
 def test_nothing_else_reaches_into_flower() -> None:
-    found = []
+    reaches = []
     for room in ROOMS:
         for path in (ROOT / room).rglob("*.py"):
             for line in path.read_text().splitlines():
                 if re.match(r"\s*(from|import) flwr\b", line) and not re.match(rf"\s*from {PUBLIC} import ", line):
-                    found.append(f"{path.relative_to(ROOT)}: {line.strip()}")
-    assert not found
+                    reaches.append(f"{path.relative_to(ROOT)}: {line.strip()}")
+    assert not reaches
 
 
 @pytest.mark.parametrize("name", sorted(flower_compat._HOMES))

@@ -126,9 +126,9 @@ def test_what_is_left_out_is_said_and_linked_folders_are_read(tmp_path: Path, ti
     outside = album(tmp_path / "elsewhere", 1, 4, first=9000)
     (root / "person 1" / "more").symlink_to(outside / "person 0")
     (root / "person 1" / "loop").symlink_to(root / "person 1")
-    found = read(root)
-    assert np.bincount(found.labels).tolist() == [10, 14]
-    assert found.left_out == (
+    loaded = read(root)
+    assert np.bincount(loaded.labels).tolist() == [10, 14]
+    assert loaded.left_out == (
         "1 directories without a picture (empty)",
         "1 pictures in no directory",
         "1 files that are no pictures (1 .txt)",

@@ -30,7 +30,7 @@ def commands(group: click.Command = PROGRAM, path: tuple[str, ...] = ()) -> Iter
         yield from commands(command, (*path, name))
 
 
-def shown(words: str, width: int = 100) -> str:
+def help_of(words: str, width: int = 100) -> str:
     """Return the help that is printed for ``words``, without the frames."""
     done = CliRunner().invoke(app, [*words.split(), "-h"], env={"COLUMNS": str(width), "TERMINAL_WIDTH": str(width)})
     assert done.exit_code == 0, done.output
@@ -44,7 +44,7 @@ def squeezed(text: str) -> str:
 
 @pytest.mark.parametrize(("words", "command"), commands(), ids=lambda value: value if isinstance(value, str) else "")
 def test_every_argument_and_option_is_explained(words: str, command: click.Command) -> None:
-    text = shown(words, width=400)
+    text = help_of(words, width=400)
     for parameter in command.params:
         explained = getattr(parameter, "help", None)
         assert explained, f"{words}: {parameter.name} is not explained"
@@ -55,16 +55,16 @@ def test_every_argument_and_option_is_explained(words: str, command: click.Comma
 
 @pytest.mark.parametrize(("words", "epilog"), EPILOGS.items(), ids=lambda value: value if value in EPILOGS else "")
 def test_examples_keep_their_lines_and_brackets(words: str, epilog: str) -> None:
-    lines = [squeezed(line) for line in shown(words, width=200).splitlines()]
+    lines = [squeezed(line) for line in help_of(words, width=200).splitlines()]
     for line in epilog.replace("**", "").strip().splitlines():
         assert squeezed(line) in lines
 
 
 def test_examples_of_the_main_command_fit_a_terminal_of_80_columns() -> None:
-    lines = [squeezed(line) for line in shown("run", width=80).splitlines()]
+    lines = [squeezed(line) for line in help_of("run", width=80).splitlines()]
     for line in EXAMPLES.replace("**", "").strip().splitlines():
         assert squeezed(line) in lines
 
 
 def test_completion_is_offered() -> None:
-    assert "--install-completion" in shown("")
+    assert "--install-completion" in help_of("")

@@ -219,8 +219,8 @@ def test_extreme_noise_ends_at_once(noise: float) -> None:
 
 
 def test_words_of_others_are_one_bounded_line_without_control_characters() -> None:
-    shown = plain("a\x1b[31mb\nc\u202ed" + "x" * 1000, 20)
-    assert shown == "a\\x1b[31mb\\nc\\u202ed" + "x" * 9 + "… (991 more characters)"
+    text = plain("a\x1b[31mb\nc\u202ed" + "x" * 1000, 20)
+    assert text == "a\\x1b[31mb\\nc\\u202ed" + "x" * 9 + "… (991 more characters)"
 
 
 def test_a_plugins_own_figures_are_kept_within_bounds() -> None:

@@ -39,8 +39,8 @@ def node(tmp_path: Path) -> Context:
     data = tmp_path / "data"
     save_array(data / "images.npy", np.zeros((4, 1, 32, 32), np.uint8))
     save_array(data / "labels.npy", np.array([0, 1, 2, 3]))
-    own: dict[str, Any] = {"partition-id": 1, "data-path": str(data), "seed": 3, "max-model-mb": 50, "max-epochs": 5}
-    return Context(1, 7, own, RecordDict(), {})
+    config: dict[str, Any] = {"partition-id": 1, "data-path": str(data), "seed": 3, "max-model-mb": 50, "max-epochs": 5}
+    return Context(1, 7, config, RecordDict(), {})
 
 
 def message(kind: str = "train", weights: Any = None, **config: Any) -> Message:
@@ -118,8 +118,8 @@ def test_a_capture_of_no_round_leaves_the_spool_readable(node: Context, tmp_path
 def test_a_node_without_data_takes_nothing_from_the_servers_run_config(tmp_path: Path) -> None:
     """What a run config says reaches every node."""
     run_config: dict[str, Any] = {"run-dir": str(tmp_path), "world": "with_victim", "role": "malicious", "spool": "/s"}
-    for own in ({"partition-id": 1}, {"partition-id": 1, "num-partitions": 4}):
-        context = Context(1, 7, dict(own), RecordDict(), run_config)
+    for config in ({"partition-id": 1}, {"partition-id": 1, "num-partitions": 4}):
+        context = Context(1, 7, dict(config), RecordDict(), run_config)
         for use in (node_of, client_directory):
             with pytest.raises(ConfigError, match="data-path"):
                 use(context)

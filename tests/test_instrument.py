@@ -122,9 +122,9 @@ class Laboratory:
         labels = torch.tensor(self.victims).repeat_interleave(RESTARTS)
         target = Target(for_inference(network), "", 1, CPU)
         public = PublicSet(self.run.pools["public"].tensor(), "public")
-        made = attack.invert(target, self.prior, public, labels, generator(seed, "attack"))
+        result = attack.invert(target, self.prior, public, labels, generator(seed, "attack"))
         world: World = "without_victim" if arm == "B2" else "with_victim"
-        return Exhibit(arm, world, 1, "gmi", made.images, labels, made.confidence, made.failed)
+        return Exhibit(arm, world, 1, "gmi", result.images, labels, result.confidence, result.failed)
 
     def unoptimised(self) -> Exhibit:
         labels = torch.tensor(self.victims).repeat_interleave(RESTARTS)
@@ -136,12 +136,12 @@ class Laboratory:
         """The gate: accuracy on the victim classes' reserve images."""
         rows = torch.isin(self.bench.reserve.labels, torch.tensor(self.victims))
         with torch.inference_mode():
-            told = for_inference(network)(unit(self.bench.reserve.images[rows])).argmax(1)
-        return float((told == self.bench.reserve.labels[rows]).float().mean())
+            answers = for_inference(network)(unit(self.bench.reserve.images[rows])).argmax(1)
+        return float((answers == self.bench.reserve.labels[rows]).float().mean())
 
-    def verdict(self, shown: list[Exhibit], known: float) -> Verdict:
+    def verdict(self, exhibits: list[Exhibit], known: float) -> Verdict:
         """Score the exhibits beside the ceiling and judge."""
-        scored = score([*shown, reserve_exhibit(self.bench, self.victims, 1)], self.bench, self.run.seed)
+        scored = score([*exhibits, reserve_exhibit(self.bench, self.victims, 1)], self.bench, self.run.seed)
         mine = scored.table[scored.table["label"].isin(self.victims)]
         primary, classes = self.run.section("audit", Audit).primary, len(self.run.class_names)
         return judge(mine, primary, {1: known}, classes=classes, omitted=scored.omitted)
@@ -166,9 +166,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
 
 
 def leakage(verdict: Verdict) -> Interval:
-    found = verdict.points[0].leakage
-    assert isinstance(found, Interval)
-    return found
+    interval = verdict.points[0].leakage
+    assert isinstance(interval, Interval)
+    return interval
 
 
 def shares(exhibit: Exhibit, lab: Laboratory, metric: str = ACCURACY) -> float:
@@ -183,11 +183,11 @@ def test_a_planted_leak_is_found(lab: Laboratory) -> None:
     # Fails if the evaluator cannot read, if the arms are mixed up, or if a leak this plain is called anything else.
     network = lab.model("with_victim")
     attack = lab.attacked("A", network)
-    found = lab.verdict(
+    verdict = lab.verdict(
         [attack, lab.unoptimised(), lab.attacked("B2", lab.model("without_victim"))], lab.accuracy(network)
     )
-    assert found.outcome == "leak", found.reasons
-    assert leakage(found).low > 0
+    assert verdict.outcome == "leak", verdict.reasons
+    assert leakage(verdict).low > 0
     # The prior holds the training images themselves: they are nearer than the reserve. Half if the two are mixed up.
     assert shares(attack, lab, MEMBER) > 0.55
 
@@ -195,20 +195,20 @@ def test_a_planted_leak_is_found(lab: Laboratory) -> None:
 def test_an_untrained_target_leaks_nothing(lab: Laboratory) -> None:
     # The same prior, so single successes occur: fails if they are counted without what B2 has by the same luck.
     attack, control = lab.attacked("A", lab.untrained(1)), lab.attacked("B2", lab.untrained(2), seed=1)
-    found = lab.verdict([attack, lab.unoptimised(), control], lab.accuracy(lab.untrained(1)))
-    assert leakage(found).low <= 0 <= leakage(found).high
+    verdict = lab.verdict([attack, lab.unoptimised(), control], lab.accuracy(lab.untrained(1)))
+    assert leakage(verdict).low <= 0 <= leakage(verdict).high
     assert shares(attack, lab) > 0  # there is something to subtract
-    assert found.outcome == "inconclusive"
-    assert any("not learned yet" in reason for reason in found.reasons)
+    assert verdict.outcome == "inconclusive"
+    assert any("not learned yet" in reason for reason in verdict.reasons)
 
 
 def test_equal_worlds_leak_nothing(lab: Laboratory) -> None:
     # W1 is W0, trained again with another seed: fails if what an attack makes of any trained model counts as leakage.
     attack = lab.attacked("A", lab.model("without_victim", 1), seed=1)
     control = lab.attacked("B2", lab.model("without_victim"))
-    found = lab.verdict([attack, lab.unoptimised(), control], 1.0)
-    assert leakage(found).low <= 0 <= leakage(found).high
-    assert found.outcome != "leak"
+    verdict = lab.verdict([attack, lab.unoptimised(), control], 1.0)
+    assert leakage(verdict).low <= 0 <= leakage(verdict).high
+    assert verdict.outcome != "leak"
 
 
 def test_permuted_labels_score_at_chance_and_a_broken_control_is_noticed(lab: Laboratory) -> None:
@@ -227,18 +227,18 @@ def test_permuted_labels_score_at_chance_and_a_broken_control_is_noticed(lab: La
 
 def test_every_figure_is_documented_and_in_its_range(lab: Laboratory) -> None:
     # Fails if a metric is renamed in one place only, leaves its range, or a figure that cannot be had is filled in.
-    found = score(
+    scored = score(
         [lab.attacked("A", lab.model("with_victim")), reserve_exhibit(lab.bench, lab.victims, 1)], lab.bench, 0
     )
-    assert set(found.table["metric"]) | {each.metric for each in found.omitted} == set(METRICS)
-    assert {each.metric for each in found.omitted} == {TOP5, FID_PUBLIC, FID_VICTIM}
-    for name, rows in found.table.groupby("metric"):
+    assert set(scored.table["metric"]) | {each.metric for each in scored.omitted} == set(METRICS)
+    assert {each.metric for each in scored.omitted} == {TOP5, FID_PUBLIC, FID_VICTIM}
+    for name, rows in scored.table.groupby("metric"):
         metric = METRICS[str(name)]
         assert set(rows["label"]) <= ({WHOLE_SET} if metric.whole else set(lab.victims)), name
         assert rows["value"].notna().all(), name
         if metric.share:
             assert rows["value"].between(0, 1).all(), name
-    table = found.table.set_index(["arm", "metric"]).sort_index()["value"]
+    table = scored.table.set_index(["arm", "metric"]).sort_index()["value"]
     assert table["A", KNN].mean() < table["CEIL", KNN].mean()  # the planted images are nearer than others of the class
     assert table["CEIL", KID_VICTIM].mean() < table["A", KID_VICTIM].mean()
 
@@ -267,10 +267,10 @@ def test_an_image_counts_as_a_class_only_where_both_agree(lab: Laboratory) -> No
     real = reserve_exhibit(lab.bench, lab.victims, 1)
     answers = torch.tensor([[0, 0], [0, 1], [1, 1], [10, 10], [0, 0]])
     images, failed = real.images[:5], torch.tensor([False, False, False, False, True])
-    shown = Exhibit("A", "with_victim", 1, "gmi", images, torch.zeros(5, dtype=torch.int64), torch.ones(5), failed)
-    seen = replace(inspect(shown, lab.bench), answers=answers.masked_fill(failed[:, None], FAILED))
-    found = {each.metric: each.value for each in class_figures(seen, lab.bench)}
-    assert (found[OPEN], found[DISAGREEMENT], found[NONE]) == (0.2, 0.2, 0.2)
+    exhibit = Exhibit("A", "with_victim", 1, "gmi", images, torch.zeros(5, dtype=torch.int64), torch.ones(5), failed)
+    seen = replace(inspect(exhibit, lab.bench), answers=answers.masked_fill(failed[:, None], FAILED))
+    figures = {each.metric: each.value for each in class_figures(seen, lab.bench)}
+    assert (figures[OPEN], figures[DISAGREEMENT], figures[NONE]) == (0.2, 0.2, 0.2)
 
 
 def test_no_image_of_a_private_class_teaches_none_of_these(lab: Laboratory, tmp_path: Path) -> None:
@@ -372,7 +372,7 @@ def test_the_evaluator_comes_from_the_cache_and_does_not_depend_on_threads(
 ) -> None:
     # Fails if training takes the process's thread count, leaves it changed, or is done again in every run.
     run, settings = lab.run, lab.run.section("audit", Audit).evaluator.model_copy(update={"epochs": 1})
-    made = []
+    evaluators = []
     for threads in (1, 3):
         monkeypatch.setenv("FEDINVERSE_CACHE", str(tmp_path / f"cache-{threads}"))
         torch.set_num_threads(threads)
@@ -382,8 +382,8 @@ def test_the_evaluator_comes_from_the_cache_and_does_not_depend_on_threads(
         finally:
             torch.set_num_threads(1)
         (path,) = (tmp_path / f"run-{threads}").iterdir()
-        made.append((path.name, read_metadata(path)["sha256"]))
-    assert made[0] == made[1]
+        evaluators.append((path.name, read_metadata(path)["sha256"]))
+    assert evaluators[0] == evaluators[1]
     (stored,) = (tmp_path / "cache-1" / "evaluators").glob("*.safetensors")
     stored.write_bytes(next((tmp_path / "cache-3" / "evaluators").glob("*.safetensors")).read_bytes()[:100])
     monkeypatch.setenv("FEDINVERSE_CACHE", str(tmp_path / "cache-1"))

@@ -28,10 +28,10 @@ from fedinverse.models import Features
 
 def test_gmi_steps_as_torch_sgd() -> None:
     table = {"iterations": 5, "clamp": 1e9, "lr": 1e-2}
-    victim, made = target(), attack("gmi", table)
-    prior = made.prior(victim, public(), 0, CPU)
+    victim, gmi = target(), attack("gmi", table)
+    prior = gmi.prior(victim, public(), 0, CPU)
     labels = torch.tensor([0, 1, 4])
-    result = made.invert(victim, prior, public(), labels, torch.Generator().manual_seed(2))
+    result = gmi.invert(victim, prior, public(), labels, torch.Generator().manual_seed(2))
     seed = int(torch.randint(2**62, (), generator=torch.Generator().manual_seed(2)))
     z = Streams.of_labels(labels, seed).normal(100).requires_grad_(True)
     sgd = torch.optim.SGD([z], 1e-2, momentum=0.9, nesterov=True)
@@ -49,11 +49,11 @@ def test_several_captures_share_one_loss() -> None:
     """L_id is the mean over the captured models: checked by a step of GMI written out, lambda 100."""
     table = {"iterations": 1, "clamp": 1e9, "lr": 1e-2, "momentum": 0.0}
     now, before = target(), target(seed=4)
-    labels, made = torch.tensor([0, 4]), attack("gmi", table | {"captures": 2})
-    prior = made.prior(None, public(), 0, CPU)
+    labels, gmi = torch.tensor([0, 4]), attack("gmi", table | {"captures": 2})
+    prior = gmi.prior(None, public(), 0, CPU)
 
     def run(victim: Target) -> Reconstructions:
-        return made.invert(victim, prior, public(), labels, torch.Generator().manual_seed(2))
+        return gmi.invert(victim, prior, public(), labels, torch.Generator().manual_seed(2))
 
     joint = run(replace(now, earlier=(before,)))
     z = attack("gmi", {"iterations": 0}).invert(now, prior, public(), labels, torch.Generator().manual_seed(2)).latent

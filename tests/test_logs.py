@@ -24,19 +24,19 @@ def lines_of(directory: Path) -> list[dict[str, Any]]:
 
 def test_a_run_logs_its_stages_and_every_round(tiny: Load) -> None:
     run = Run(run_all(tiny(**HONEST), resume=False).parent)
-    found = lines_of(run.path)
-    assert [(line["event"], line["stage"]) for line in found if line["event"].startswith("stage")] == [
+    logged = lines_of(run.path)
+    assert [(line["event"], line["stage"]) for line in logged if line["event"].startswith("stage")] == [
         ("stage start", "federate"),
         ("stage end", "federate"),
         ("stage start", "report"),
         ("stage end", "report"),
     ]
-    rounds = [line for line in found if line["event"] == "round"]
+    rounds = [line for line in logged if line["event"] == "round"]
     recorded = run.recorded_rounds("with_victim")
     assert [(line["round"], line["accuracy"]) for line in rounds] == [
         (line["round"], line["accuracy"]) for line in recorded
     ]
-    assert all(line["time"].endswith("+00:00") and line["level"] for line in found)
+    assert all(line["time"].endswith("+00:00") and line["level"] for line in logged)
 
 
 def test_a_refused_update_is_an_event_with_its_client(

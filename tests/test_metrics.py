@@ -45,13 +45,13 @@ def test_accuracy_per_class_and_deviation_over_restarts() -> None:
     logits = torch.zeros(4, 10)
     logits[0, 3] = logits[1, 3] = logits[2, 7] = 1
     logits[3, 2] = 1
-    found = attack_accuracy(logits, labels, restarts)
-    assert found.labels.tolist() == [3, 7]
-    assert found.top1.tolist() == [1, 0.5]
-    assert found.count.tolist() == [2, 2]
-    assert found.mean == 0.75
+    accuracy = attack_accuracy(logits, labels, restarts)
+    assert accuracy.labels.tolist() == [3, 7]
+    assert accuracy.top1.tolist() == [1, 0.5]
+    assert accuracy.count.tolist() == [2, 2]
+    assert accuracy.mean == 0.75
     # Restart 0 takes both classes, restart 1 one of them: 1 and .5.
-    assert found.deviation == pytest.approx(0.5 / math.sqrt(2))
+    assert accuracy.deviation == pytest.approx(0.5 / math.sqrt(2))
 
 
 def test_top5_only_from_fifty_classes_on() -> None:
@@ -114,9 +114,9 @@ def test_distances_agree_with_the_definition_far_from_the_origin(seed: int, offs
 def test_nearest_of_class_by_hand() -> None:
     queries, labels = torch.tensor([[0.0], [0.0], [5.0]]), torch.tensor([0, 1, 2])
     references, reference_labels = torch.tensor([[1.0], [3.0], [-2.0]]), torch.tensor([0, 0, 1])
-    found = nearest_of_class(queries, labels, references, reference_labels)
-    assert found.distance.tolist() == [1, 2, math.inf]
-    assert found.index.tolist() == [0, 2, -1]
+    result = nearest_of_class(queries, labels, references, reference_labels)
+    assert result.distance.tolist() == [1, 2, math.inf]
+    assert result.index.tolist() == [0, 2, -1]
     assert nearest(queries, references).index.tolist() == [0, 0, 1]
     assert nearest(queries, references[:0]).index.tolist() == [-1, -1, -1]
     assert knn_distance(queries, labels, references, reference_labels).tolist() == [1, 2, math.inf]
@@ -177,10 +177,10 @@ def test_manifolds_of_equal_and_of_far_sets() -> None:
 
 def test_collapse_keeps_precision_and_loses_coverage() -> None:
     real = normal(0, 200, 2)
-    found = manifolds(real[:1].repeat(50, 1), RealSet(real))
-    assert isinstance(found, Manifolds)
-    assert found.precision == 1
-    assert found.coverage < 0.1
+    measured = manifolds(real[:1].repeat(50, 1), RealSet(real))
+    assert isinstance(measured, Manifolds)
+    assert measured.precision == 1
+    assert measured.coverage < 0.1
 
 
 # ------------------------------------------------------------------ diversity
@@ -219,7 +219,7 @@ def lift(features: Tensor, train: Tensor, reserve: Tensor, classes: int = 1) -> 
     def labels(rows: Tensor) -> Tensor:
         return torch.arange(len(rows)) % classes
 
-    found = member_lift(
+    measured = member_lift(
         features,
         labels(features),
         train=train,
@@ -227,8 +227,8 @@ def lift(features: Tensor, train: Tensor, reserve: Tensor, classes: int = 1) -> 
         reserve=reserve,
         reserve_labels=labels(reserve),
     )
-    assert isinstance(found, MemberLift)
-    return found
+    assert isinstance(measured, MemberLift)
+    return measured
 
 
 def test_member_lift_of_copies() -> None:
@@ -289,13 +289,13 @@ def test_threshold_keeps_false_accepts_at_one_percent() -> None:
     centres = 3 * normal(0, 10, 6)
     labels = torch.arange(1000) % 10
     gallery, probes = centres[labels] + normal(1, 1000, 6), centres[labels] + normal(2, 1000, 6)
-    found = calibrate(gallery, labels, probes, labels)
-    assert isinstance(found, Threshold)
-    assert found.impostors == 9000
-    assert 0.009 < found.false_accepts <= 0.01
-    accepted = found.accepts(probes, labels, gallery, labels)
-    assert float(accepted.double().mean()) == pytest.approx(found.genuine_accepts)
-    assert found.genuine_accepts > 0.5
+    threshold = calibrate(gallery, labels, probes, labels)
+    assert isinstance(threshold, Threshold)
+    assert threshold.impostors == 9000
+    assert 0.009 < threshold.false_accepts <= 0.01
+    accepted = threshold.accepts(probes, labels, gallery, labels)
+    assert float(accepted.double().mean()) == pytest.approx(threshold.genuine_accepts)
+    assert threshold.genuine_accepts > 0.5
 
 
 def test_threshold_refuses_few_impostors() -> None:

@@ -232,7 +232,7 @@ def test_folding_is_exact_for_a_generators_deconvolutions() -> None:
     from attacker.priors.dcgan import Generator
 
     torch.manual_seed(0)
-    made = Generator((1, 32, 32), 0.1)
+    generator = Generator((1, 32, 32), 0.1)
     z = torch.randn(16, 100)
-    made.train()(z)  # BatchNorm statistics that are not the initial ones
-    assert torch.allclose(for_inference(made)(z), made.eval()(z), atol=1e-5)
+    generator.train()(z)  # BatchNorm statistics that are not the initial ones
+    assert torch.allclose(for_inference(generator)(z), generator.eval()(z), atol=1e-5)

@@ -75,9 +75,9 @@ def test_a_caption_stands_above_the_pictures(tmp_path: Path) -> None:
     rows = [torch.zeros(2, 1, 32, 32)]
     save_sheet(tmp_path / "plain.png", rows)
     save_sheet(tmp_path / "told.png", rows, caption="overlap: 0")
-    plain, told = Image.open(tmp_path / "plain.png"), Image.open(tmp_path / "told.png")
-    assert told.height > plain.height
-    assert is_caption(told.crop((0, 0, told.width, told.height - plain.height)))
+    plain, captioned = Image.open(tmp_path / "plain.png"), Image.open(tmp_path / "told.png")
+    assert captioned.height > plain.height
+    assert is_caption(captioned.crop((0, 0, captioned.width, captioned.height - plain.height)))
     assert not is_caption(plain)
 
 
@@ -85,9 +85,9 @@ def test_a_run_with_overlap_says_so_in_every_output(tiny: Any, capsys: pytest.Ca
     data = {"private_limit": 400, "public_limit": 200, "public": "mnist", "allow_overlap": True}
     experiment = tiny(data=data, federation={"rounds": 1}, attacker={"processes": 1})
     run = Run(run_all(experiment, resume=False).parent)
-    told = " ".join(capsys.readouterr().out.split())
-    assert told.count(OVERLAP) == 1
-    assert "Overlap" in told.split("Federating")[0]  # the threat model, before anything starts
+    output = " ".join(capsys.readouterr().out.split())
+    assert output.count(OVERLAP) == 1
+    assert "Overlap" in output.split("Federating")[0]  # the threat model, before anything starts
     assert read_json(run.files.verdict)["marks"] == [OVERLAP]
     for name in ("scores", "leakage"):
         assert pd.read_parquet(run.files.auditor.root / f"{name}.parquet")["overlap"].all()

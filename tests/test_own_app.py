@@ -63,9 +63,11 @@ def check(run: Run, rounds: list[int], hidden: int) -> dict[str, Any]:
     ledger = read_jsonl(files.server.ledger("with_victim"))
     received = read_jsonl(files.attacker.spool("with_victim") / "receipts.jsonl")
     attacker = run.population.attackers[0]
-    told = {(line["round"], line["message-type"], line["sha256"]) for line in ledger if line["partition"] == attacker}
-    assert {(line["round"], line["message-type"], line["sha256"]) for line in received} == told
-    assert told
+    recorded = {
+        (line["round"], line["message-type"], line["sha256"]) for line in ledger if line["partition"] == attacker
+    }
+    assert {(line["round"], line["message-type"], line["sha256"]) for line in received} == recorded
+    assert recorded
     without = read_jsonl(files.server.ledger("without_victim"))
     assert hidden not in {line["partition"] for line in without}
     assert hidden in {line["partition"] for line in ledger}
@@ -342,6 +344,6 @@ def test_parts_of_data_keep_their_form() -> None:
     for form in forms:
         part = chosen(form, [1, 4])
         assert type(training_part(part)) is type(training_part(form)) or isinstance(form, TensorDataset)
-        found, kept = images_and_labels(training_part(part), (1, 32, 32), (1, 32, 32), None, "data")
+        resized, kept = images_and_labels(training_part(part), (1, 32, 32), (1, 32, 32), None, "data")
         assert kept.tolist() == [1, 4]
-        assert np.allclose(found / 255, images[[1, 4]], atol=0.003)
+        assert np.allclose(resized / 255, images[[1, 4]], atol=0.003)

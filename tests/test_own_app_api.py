@@ -29,8 +29,8 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(sys, "path", list(sys.path))
     notebook = json.loads((EXAMPLES / "audit_your_app.ipynb").read_text())
     names: dict[str, Any] = {}
-    shown = [run_cell("".join(cell["source"]), names) for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    captured, attacked, audited = shown[1:4]
+    results = [run_cell("".join(cell["source"]), names) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    captured, attacked, audited = results[1:4]
     assert list(captured.models) == [0, 1]
     assert "Client 3 kept 2 models" in captured._repr_html_()
     assert attacked.table["class"].tolist() == [0, 1]

@@ -37,14 +37,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     mere_products = shutil.ignore_patterns(".*", "runs", "build", "dist", "*.egg-info", "__pycache__")
     shutil.copytree(ROOT, source, ignore=mere_products)
     build = "from setuptools import build_meta; print(build_meta.build_{}({!r}))"
-    made = ran([sys.executable, "-c", build.format("sdist", str(place))], source)
-    assert made.returncode == 0, made.stderr
-    archive = place / made.stdout.split()[-1]
+    built = ran([sys.executable, "-c", build.format("sdist", str(place))], source)
+    assert built.returncode == 0, built.stderr
+    archive = place / built.stdout.split()[-1]
     unpacked = ran([sys.executable, "-m", "tarfile", "-e", str(archive), str(place)], place)
     assert unpacked.returncode == 0, unpacked.stderr
-    made = ran([sys.executable, "-c", build.format("wheel", str(place))], place / archive.name.removesuffix(".tar.gz"))
-    assert made.returncode == 0, made.stderr
-    return place / made.stdout.split()[-1]
+    built = ran([sys.executable, "-c", build.format("wheel", str(place))], place / archive.name.removesuffix(".tar.gz"))
+    assert built.returncode == 0, built.stderr
+    return place / built.stdout.split()[-1]
 
 
 @pytest.fixture(scope="module")

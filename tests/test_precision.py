@@ -75,9 +75,9 @@ def test_a_trained_target_passes_the_check(monkeypatch: pytest.MonkeyPatch) -> N
         assert steps.arithmetic == "bf16"
     monkeypatch.setattr(precision, "_native", lambda device: ["bf16"])
     for name in ("gmi", "vmi", "ifgmi"):
-        made = inverted(name, [0, 3], {"precision": "auto"}, of=victim)
-        assert made.images.isfinite().all()
-        assert made.cost.precision in ("bf16", "fp32")
+        result = inverted(name, [0, 3], {"precision": "auto"}, of=victim)
+        assert result.images.isfinite().all()
+        assert result.cost.precision in ("bf16", "fp32")
 
 
 def test_what_bends_gradients_is_refused_and_auto_leaves_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,9 +174,9 @@ def test_a_prior_is_trained_and_scores_are_made_without_tf32(monkeypatch: pytest
     monkeypatch.setattr(attacks, "exact_fp32", noted)
     monkeypatch.setattr(WganGp, "train", train)
     monkeypatch.setattr(attacks, "scored", judged)
-    made = attack("gmi", {"prior": {"width": 0.1, "steps": 977}})  # in no cache
+    gmi = attack("gmi", {"prior": {"width": 0.1, "steps": 977}})  # in no cache
     assert inverted("gmi", [0], {"prior": {"width": 0.1, "steps": 977}}).images.shape == (1, 1, 32, 32)
-    assert made.prior(None, public(), 0, CPU).name == "wgan-gp"
+    assert gmi.prior(None, public(), 0, CPU).name == "wgan-gp"
     assert not exact
 
 
@@ -192,10 +192,10 @@ def test_deterministic_uses_deterministic_kernels_only(monkeypatch: pytest.Monke
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     for wanted in (False, True):
         asked.clear()
-        made = inverted("gmi", [0, 3], {"deterministic": wanted, "augment": 2})
+        result = inverted("gmi", [0, 3], {"deterministic": wanted, "augment": 2})
         assert asked == [wanted] * 3
         assert not torch.are_deterministic_algorithms_enabled()
-        assert made.images.isfinite().all()
+        assert result.images.isfinite().all()
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     with pytest.raises(ConfigError, match="exclude each other on CUDA"):
         attacks.check_deterministic(attack("plgmi", {"deterministic": True}).settings, torch.device("cuda"))

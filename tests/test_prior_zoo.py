@@ -36,7 +36,7 @@ def entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shipped]:
     key = "5" * 64
     half = {name: array.astype("float16") if array.dtype == "float32" else array for name, array in weights.items()}
     save_weights(tmp_path / "tiny-32.safetensors", half, metadata | {"key": key})
-    made = Shipped(
+    listed = Shipped(
         name="tiny-32",
         prior=wgan_gp.WganGp.name,
         version=wgan_gp.WganGp.version,
@@ -50,11 +50,11 @@ def entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shipped]:
         kid=0.5,
         command="fedinverse prior train",
     )
-    (tmp_path / "zoo.json").write_text(json.dumps([asdict(made)]))
+    (tmp_path / "zoo.json").write_text(json.dumps([asdict(listed)]))
     monkeypatch.setattr(shipped, "ZOO", tmp_path)
     monkeypatch.setenv("FEDINVERSE_CACHE", str(tmp_path / "cache"))
     zoo.cache_clear()
-    yield made
+    yield listed
     zoo.cache_clear()
 
 

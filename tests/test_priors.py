@@ -200,8 +200,8 @@ def test_a_killed_training_goes_on_to_the_same_weights(monkeypatch: pytest.Monke
 
 def test_a_checkpoint_of_something_else_is_named() -> None:
     trained = attack("gmi", {"prior": TINY["gmi"]["prior"] | {"steps": 2}})
-    made = trained.prior(None, public(), 12, CPU)
-    path = prior_path(made.name, made.key)
+    prior = trained.prior(None, public(), 12, CPU)
+    path = prior_path(prior.name, prior.key)
     file = path.with_suffix(".checkpoint")
     path.rename(file)  # weights, but no training
     with pytest.raises(IntegrityError, match=re.escape(str(file))):

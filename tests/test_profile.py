@@ -23,29 +23,31 @@ def test_a_profile_adds_up_and_names_functions_rounds_and_inversions(
 ) -> None:
     experiment = tiny(attacker={"processes": 1})
     run = Run(run_all(experiment, resume=False, profile=True).parent)
-    found = read_json(run.files.profile)
-    assert [stage["stage"] for stage in found["stages"]] == [
+    profile = read_json(run.files.profile)
+    assert [stage["stage"] for stage in profile["stages"]] == [
         "prepare", "federate", "controls", "invert", "audit", "report",
     ]  # fmt: skip
-    for stage in found["stages"]:
-        own = sum(entry["own_seconds"] for entry in stage["functions"])
-        assert 0 < own <= stage["seconds"] + 0.1
+    for stage in profile["stages"]:
+        alone = sum(entry["own_seconds"] for entry in stage["functions"])
+        assert 0 < alone <= stage["seconds"] + 0.1
     assert any("clients/training.py" in entry["where"] or "backward" in entry["function"]
-               for entry in found["stages"][1]["functions"])  # fmt: skip
-    assert list(found["rounds"]["with_victim"]) == ["1", "2", "3"]
-    assert sum(found["rounds"]["with_victim"].values()) <= found["stages"][1]["seconds"]
-    attacked = [made for made in found["inversions"] if made["attack"]]  # the others test the evaluators
-    assert {made["attack"] for made in attacked} == {"gmi"}
-    assert {made["steps"] for made in attacked} == {3}
-    attacker = found["roles"]["attacker"]
+               for entry in profile["stages"][1]["functions"])  # fmt: skip
+    assert list(profile["rounds"]["with_victim"]) == ["1", "2", "3"]
+    assert sum(profile["rounds"]["with_victim"].values()) <= profile["stages"][1]["seconds"]
+    attacked = [
+        inversion for inversion in profile["inversions"] if inversion["attack"]
+    ]  # the others test the evaluators
+    assert {inversion["attack"] for inversion in attacked} == {"gmi"}
+    assert {inversion["steps"] for inversion in attacked} == {3}
+    attacker = profile["roles"]["attacker"]
     assert attacker["processes"] == 2  # trained the prior, inverted
-    assert attacker["seconds"] >= sum(made["seconds"] for made in found["inversions"])
+    assert attacker["seconds"] >= sum(inversion["seconds"] for inversion in profile["inversions"])
     assert sum(entry["own_seconds"] for entry in attacker["functions"]) <= attacker["seconds"] + 0.1
-    assert found["roles"]["clients"] == {"processes": 0, "seconds": 0, "functions": []}  # they are this process
+    assert profile["roles"]["clients"] == {"processes": 0, "seconds": 0, "functions": []}  # they are this process
     assert not (run.path / "profile").exists()
-    told = capsys.readouterr().out
-    assert "Where the time went" in told
-    assert "attacker, in 2 processes" in told
+    output = capsys.readouterr().out
+    assert "Where the time went" in output
+    assert "attacker, in 2 processes" in output
     reckoned = needed(experiment)
     held = {
         "checkpoints": used(run.files.server.federation("with_victim")),
@@ -61,8 +63,8 @@ def test_it_looks_into_the_actors_of_the_clients(tiny: Load, monkeypatch: pytest
     honest: dict[str, Any] = {"attacks": None, "population": {"malicious": 0}, "federation": {"rounds": 1}}
     experiment = tiny(engine={"kind": "ray", "actors": 2}, **honest)
     run = Run(run_all(experiment, resume=False, profile=True).parent)
-    found = read_json(run.files.profile)
-    clients, federate = found["roles"]["clients"], found["stages"][1]
+    content = read_json(run.files.profile)
+    clients, federate = content["roles"]["clients"], content["stages"][1]
     assert clients["processes"] == 2
     assert any("clients/training.py" in entry["where"] for entry in clients["functions"])
     assert 0 < clients["seconds"] <= 2 * federate["seconds"]

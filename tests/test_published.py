@@ -197,10 +197,10 @@ def face_of_kedmi(name: str) -> str:
 )
 def test_every_array_finds_its_place(model: str, rename: Callable[[str], str]) -> None:
     network, theirs = renamed(model, 1 / 16, rename)
-    found = convert(theirs, model, 1 / 16, "a file", backbone=False)
-    assert not found.left_out
+    conversion = convert(theirs, model, 1 / 16, "a file", backbone=False)
+    assert not conversion.left_out
     for name, value in network.state_dict().items():
-        assert torch.equal(found.network.state_dict()[name], value), name
+        assert torch.equal(conversion.network.state_dict()[name], value), name
 
 
 def test_imagenet_weights_of_torchvision_become_a_backbone_to_start_from(tmp_path: Path) -> None:

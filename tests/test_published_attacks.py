@@ -29,11 +29,11 @@ def test_every_convolution_of_the_kplus1_critic_is_normalised(shape: tuple[int, 
 
 def test_the_logit_loss_is_held_near_the_mean_of_public_features_in_the_target_only() -> None:
     """LOM: -l_y + mean (f - f_pub)^2 with f_pub the mean over public images; LOMMA's students: -l_y."""
-    made, victim = (
+    tested, victim = (
         attack("gmi", {"identity_loss": "logit", "students": 2, "distillation": {"width": 0.1, "steps": 2}}),
         target(),
     )
-    goal = objective(made.settings, victim, public(), seed=0)
+    goal = objective(tested.settings, victim, public(), seed=0)
     (model, identity), *students = goal.models
     assert model is victim.model
     features, _ = public_view(model, public().images, CPU)
@@ -63,10 +63,10 @@ def test_the_conditional_generator_has_no_spectral_norm_and_128_numbers() -> Non
 
 def test_the_flow_of_vmi_can_be_the_published_one() -> None:
     def flow(activation: Literal["relu", "elu"]) -> Flow:
-        made = Flow(1, 6, FlowShape(1, 1, 7, activation), torch.Generator().manual_seed(1))
-        for parameter in made.parameters():
+        network = Flow(1, 6, FlowShape(1, 1, 7, activation), torch.Generator().manual_seed(1))
+        for parameter in network.parameters():
             parameter.data = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel()))
-        return made
+        return network
 
     eps = torch.randn(1, 4, 6, generator=torch.Generator().manual_seed(2))
     step = flow("elu").steps[0]

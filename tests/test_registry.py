@@ -40,7 +40,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def test_a_name_has_one_owner() -> None:
-    letters: Registry[int] = Registry("letter", "fedinverse.letters", "a number", lambda found: None)
+    letters: Registry[int] = Registry("letter", "fedinverse.letters", "a number", lambda imported: None)
     letters.register("a", 1, "first")
     letters.register("a", 2, "first")  # the module is loaded again
     assert letters.get("a") == 2

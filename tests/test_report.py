@@ -157,20 +157,20 @@ def test_the_picture_holds_the_verdicts_figures(attacked_run: Run) -> None:
 
 
 def test_every_attacked_class_shows_the_best_reconstruction_and_the_nearest_images(attacked_run: Run) -> None:
-    shown = attacked(attacked_run, "gmi", 3)
+    exhibit = attacked(attacked_run, "gmi", 3)
     images = {
         str(attributes["alt"]): pixels(str(attributes["src"])) for attributes, _, _ in page_of(attacked_run).all("img")
     }
     embedding = fit_embedding(part_of(attacked_run, "vault").images)
     public = attacked_run.pools["public"].tensor()
     for label in (0, 1, 2):
-        mine = (shown.labels == label).nonzero().flatten()
-        best = shown.images[mine[shown.confidence[mine].argmax()]][None]
+        mine = (exhibit.labels == label).nonzero().flatten()
+        best = exhibit.images[mine[exhibit.confidence[mine].argmax()]][None]
         expected = {"made": best[0].mul(255).round().to(torch.uint8)}
         for part in ("train", "reserve"):
             among = part_of(attacked_run, part)
-            own = among.images[among.labels == label]
-            expected[part] = own[torch.cdist(embedding(best), embedding(unit(own))).argmin()]
+            of_class = among.images[among.labels == label]
+            expected[part] = of_class[torch.cdist(embedding(best), embedding(unit(of_class))).argmin()]
         attackers = [*public, *_shard_of_attacker(attacked_run)]
         distance = torch.cdist(embedding(best), embedding(unit(torch.stack(attackers))))
         expected["public"] = attackers[int(distance.argmin())]

@@ -30,10 +30,10 @@ def browser() -> Iterator[Browser]:
         yield opened
 
 
-def shown(browser: Browser, selector: str) -> bool:
+def is_visible(browser: Browser, selector: str) -> bool:
     """Return whether the first element that fits ``selector`` is drawn."""
-    found: bool = browser.ask(f"document.querySelector({json.dumps(selector)}).getClientRects().length > 0")
-    return found
+    visible: bool = browser.ask(f"document.querySelector({json.dumps(selector)}).getClientRects().length > 0")
+    return visible
 
 
 LINE = '[data-chart="0"] .plot.wide [data-arm="{}"]'
@@ -124,18 +124,18 @@ def test_a_box_switches_its_line_by_mouse_and_by_keyboard_even_without_script(
             re.sub(r"<script>.*?</script>", "", (attacked_run.path / "report.html").read_text(), flags=re.S)
         )
         browser.open(page, 1280, 900)
-    assert shown(browser, LINE.format("A"))
-    assert not shown(browser, LINE.format("B0"))
+    assert is_visible(browser, LINE.format("A"))
+    assert not is_visible(browser, LINE.format("B0"))
     browser.click(BOX.format("A"))
     browser.click(BOX.format("B0"))
-    assert not shown(browser, LINE.format("A"))
-    assert shown(browser, LINE.format("B0"))
+    assert not is_visible(browser, LINE.format("A"))
+    assert is_visible(browser, LINE.format("B0"))
     browser.press(" ", 32, " ")
-    assert not shown(browser, LINE.format("B0"))
-    assert shown(browser, '[data-chart="1"] .plot.wide [data-arm="A"]')
+    assert not is_visible(browser, LINE.format("B0"))
+    assert is_visible(browser, '[data-chart="1"] .plot.wide [data-arm="A"]')
     browser.click('[data-attack="1"]')
-    assert not shown(browser, '[data-chart="1"]')
-    assert shown(browser, '[data-chart="0"]')
+    assert not is_visible(browser, '[data-chart="1"]')
+    assert is_visible(browser, '[data-chart="0"]')
 
 
 def test_hovering_and_the_slider_read_a_rounds_figures(attacked_run: Run, browser: Browser) -> None:
@@ -197,9 +197,9 @@ def test_it_prints_with_its_folds_open_and_without_its_controls(attacked_run: Ru
     assert len(document) > 20_000
     assert 2 <= len(re.findall(rb"/Type\s*/Page\b(?!s)", document)) <= 8
     browser.call("Emulation.setEmulatedMedia", media="print")
-    assert not shown(browser, "nav")
-    assert not shown(browser, ".enlarge")
-    assert shown(browser, LINE.format("A"))
+    assert not is_visible(browser, "nav")
+    assert not is_visible(browser, ".enlarge")
+    assert is_visible(browser, LINE.format("A"))
     browser.ask("dispatchEvent(new Event('beforeprint'))")
     assert browser.ask("[...document.querySelectorAll('details:not(.more, .aside)')].every((fold) => fold.open)")
     browser.call("Emulation.setEmulatedMedia", media="screen")

@@ -18,7 +18,7 @@ from report.run.tables import controls
 from report.table import FOLD, Table
 
 
-def made(labels: list[int], confidence: list[float], failed: list[bool]) -> Exhibit:
+def exhibit_of(labels: list[int], confidence: list[float], failed: list[bool]) -> Exhibit:
     images = torch.rand(len(labels), 1, 32, 32)
     return Exhibit(
         "A", "with_victim", 1, "gmi", images, torch.tensor(labels), torch.tensor(confidence), torch.tensor(failed)
@@ -26,8 +26,8 @@ def made(labels: list[int], confidence: list[float], failed: list[bool]) -> Exhi
 
 
 def test_the_attacker_keeps_the_surest_sound_reconstruction() -> None:
-    shown = made([1, 0, 0, 1, 2], [0.2, 0.9, 0.5, 0.8, 1.0], [False, True, False, False, True])
-    assert best_per_class(shown).tolist() == [2, 3]
+    exhibit = exhibit_of([1, 0, 0, 1, 2], [0.2, 0.9, 0.5, 0.8, 1.0], [False, True, False, False, True])
+    assert best_per_class(exhibit).tolist() == [2, 3]
 
 
 def found_class(label: int, train: float, public: float) -> BestReconstruction:
@@ -36,18 +36,18 @@ def found_class(label: int, train: float, public: float) -> BestReconstruction:
 
 
 def test_classes_are_ranked_by_success_the_victims_first_and_failures_say_so() -> None:
-    found = [found_class(0, 0.9, 1.0), found_class(1, 0.5, 0.4), found_class(3, 0.2, 1.0)]
+    best = [found_class(0, 0.9, 1.0), found_class(1, 0.5, 0.4), found_class(3, 0.2, 1.0)]
     success = {0: 0.5, 1: 0.5, 2: 0.0, 3: 1.0}
-    shown = gallery("gmi", 1, found, encoded(found), success, ["a", "b", "c", "d"], [0, 1, 2])
-    assert [cell.name for cell in shown.victims] == ["b", "a", "c"]
-    assert [cell.name for cell in shown.others] == ["d"]
-    assert [cell.remark for cell in shown.victims] == [
+    ranked = gallery("gmi", 1, best, encoded(best), success, ["a", "b", "c", "d"], [0, 1, 2])
+    assert [cell.name for cell in ranked.victims] == ["b", "a", "c"]
+    assert [cell.name for cell in ranked.others] == ["d"]
+    assert [cell.remark for cell in ranked.victims] == [
         "nearer to an image of the attacker's",
         "",
         "every reconstruction failed",
     ]
-    assert shown.victims[2].pictures == []
-    assert [len(cell.pictures) for cell in shown.victims[:2]] == [4, 4]
+    assert ranked.victims[2].pictures == []
+    assert [len(cell.pictures) for cell in ranked.victims[:2]] == [4, 4]
 
 
 def point(**arms: Interval) -> Point:
@@ -97,15 +97,13 @@ def test_the_partition_draws_every_cell_that_holds_an_image_once() -> None:
 def test_a_thousand_classes_are_folded_and_the_page_stays_small() -> None:
     smooth = torch.nn.functional.interpolate(torch.rand(4, 3, 4, 4), size=(64, 64), mode="bicubic").clamp(0, 1)
     pictures = dict(zip(KINDS, smooth.mul(255).to(torch.uint8), strict=True))
-    found = [
-        BestReconstruction(label, pictures, {"train": 0.5, "reserve": 0.6, "public": 0.7}) for label in range(1000)
-    ]
-    uris = encoded(found)
+    best = [BestReconstruction(label, pictures, {"train": 0.5, "reserve": 0.6, "public": 0.7}) for label in range(1000)]
+    uris = encoded(best)
     assert sum(len(uri) for each in uris[0] for uri in each.values()) * 3 / 4 < LOSSLESS_BYTES * 1.2
     assert not uris[1]
     names = [f"person {label}" for label in range(1000)]
     table = Table("By class", ["class", "recognised"], [[name, "100 %"] for name in names])
-    shown = gallery("gmi", 1, found, uris, dict.fromkeys(range(1000), 1.0), names, range(1000))
+    folded = gallery("gmi", 1, best, uris, dict.fromkeys(range(1000), 1.0), names, range(1000))
     text = render(
         Figures(
             name="many",
@@ -120,7 +118,7 @@ def test_a_thousand_classes_are_folded_and_the_page_stays_small() -> None:
             marks=[],
             notes=[],
             facts=[],
-            leakage=Leakage([], [shown], [], [], [], table, table, None, [], [], table),
+            leakage=Leakage([], [folded], [], [], [], table, table, None, [], [], table),
             utility=table,
             partition=partition(np.ones((20, 1000), np.int64), 0, names),
             clients=table,

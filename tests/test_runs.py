@@ -51,10 +51,10 @@ def command(*arguments: object) -> str:
 def test_list_shows_every_run_below_with_its_stage(copy: Path) -> None:
     deep = copy.parent / "sweep" / "bido-seed1"
     write_json(deep / "config.json", {"seed": 1, "federation": {"rounds": 9}})
-    told = command("list", copy.parent).splitlines()
-    assert told[0].startswith("2 runs")
-    assert [part in told[2] for part in ("copy", "reported", "inconclusive", in_words(used(copy)))] == [True] * 4
-    assert [part in told[3] for part in ("sweep/bido-seed1", "started", "–", " B")] == [True] * 4
+    lines = command("list", copy.parent).splitlines()
+    assert lines[0].startswith("2 runs")
+    assert [part in lines[2] for part in ("copy", "reported", "inconclusive", in_words(used(copy)))] == [True] * 4
+    assert [part in lines[3] for part in ("sweep/bido-seed1", "started", "–", " B")] == [True] * 4
     with pytest.raises(StageError, match="holds no run"):
         command("list", copy.parent / "nothing")
 
@@ -79,9 +79,9 @@ def test_the_stage_is_told_by_what_is_there(tmp_path: Path) -> None:
 
 
 def test_show_tells_who_holds_what_the_times_and_the_largest_files(finished: Path) -> None:
-    told = command("show", finished)
+    output = command("show", finished)
     for part in ("Victim", "federate", "inconclusive", "evaluator-", "the largest"):
-        assert part in told
+        assert part in output
     with pytest.raises(StageError, match="not a run directory"):
         command("show", finished.parent)
 
@@ -99,9 +99,9 @@ def test_a_run_audited_before_says_so_and_is_audited_anew(copy: Path) -> None:
 
 def test_prune_only_lists_until_told_to_delete(copy: Path) -> None:
     before = sorted(copy.rglob("*"))
-    told = command("prune", copy)
-    assert "Would be removed" in told
-    assert "--delete" in told
+    output = command("prune", copy)
+    assert "Would be removed" in output
+    assert "--delete" in output
     assert sorted(copy.rglob("*")) == before
 
 
@@ -139,8 +139,8 @@ def test_a_prior_goes_only_if_it_was_trained_for_this_run_alone(copy: Path, tiny
     other = copy.parent / "other"
     write_json(other / "config.json", {"seed": 1})
     write_json(Run(other).files.attacker.inversions / "own" / "x" / "about.json", {"prior": "c" * 64})
-    found = [each.path for each in removable(Run(copy), ["checkpoints", "captures"])]
-    assert found == [prior_path("x", "b" * 64)]
+    removed = [each.path for each in removable(Run(copy), ["checkpoints", "captures"])]
+    assert removed == [prior_path("x", "b" * 64)]
 
 
 def test_an_unfinished_run_is_not_pruned(copy: Path) -> None:

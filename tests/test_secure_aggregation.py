@@ -71,8 +71,8 @@ def test_a_client_that_drops_out_is_left_out_of_the_sum(
     plain = federated(tiny(federation=common), tmp_path / "plain")
     secure = federated(tiny(federation={**common, **SECURE}), tmp_path / "secure")
     assert_equal_up_to_rounding(secure, plain)
-    told = {line["partition"]: line for line in read_jsonl(secure.files.server.client_reports("with_victim"))}
-    assert "out of memory" in told[0]["error"]
+    reports = {line["partition"]: line for line in read_jsonl(secure.files.server.client_reports("with_victim"))}
+    assert "out of memory" in reports[0]["error"]
 
 
 def test_too_few_to_unmask_leave_the_model_as_it_was(
@@ -97,5 +97,5 @@ def test_a_weight_beyond_the_range_is_refused_not_clipped(tiny: Load, tmp_path: 
     }
     run = federated(tiny(federation=federation), tmp_path / "run")
     assert hashes(run)[0] == hashes(run)[1]
-    told = read_jsonl(run.files.server.client_reports("with_victim"))
-    assert all("clipping_range" in line["error"] for line in told)
+    reports = read_jsonl(run.files.server.client_reports("with_victim"))
+    assert all("clipping_range" in line["error"] for line in reports)

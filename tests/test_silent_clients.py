@@ -59,7 +59,7 @@ def silenced(monkeypatch: pytest.MonkeyPatch, silent: Silence, *, spoken_for: bo
     monkeypatch.setattr(LocalGrid, "answer", fewer)
 
 
-def told(run: Run, server_round: int) -> dict[int, Any]:
+def errors_of(run: Run, server_round: int) -> dict[int, Any]:
     lines = read_jsonl(run.files.server.client_reports("with_victim"))
     return {line["partition"]: line.get("error") for line in lines if line["round"] == server_round}
 
@@ -75,9 +75,9 @@ def test_a_round_in_which_nobody_answers_names_everyone_and_changes_nothing(
     silenced(monkeypatch, silent, spoken_for=spoken_for)
     run = federated(tiny(federation={"fraction_train": 1.0, "timeout": 45.0, **federation}), tmp_path / "run")
     reason = "Node Unavailable" if spoken_for else "no reply within 45 s"
-    assert told(run, 1) == dict.fromkeys(range(4))
-    assert set(told(run, 2)) == set(range(4))
-    assert all(reason in error for error in told(run, 2).values())
+    assert errors_of(run, 1) == dict.fromkeys(range(4))
+    assert set(errors_of(run, 2)) == set(range(4))
+    assert all(reason in error for error in errors_of(run, 2).values())
     before, silent_round, after = hashes(run)[1:]
     assert before == silent_round != after
     said = what_clients_said(run, "with_victim")
@@ -98,7 +98,7 @@ def test_a_client_that_falls_silent_is_left_out_of_the_masked_sum_and_named(
     silenced(monkeypatch, silent, spoken_for=spoken_for)
     common = {"fraction_train": 1.0, "fraction_evaluate": 0.0, "rounds": 1, "timeout": 45.0}
     secure = federated(tiny(federation={**common, **SECURE}), tmp_path / "secure")
-    errors = told(secure, 1)
+    errors = errors_of(secure, 1)
     assert [partition for partition in sorted(errors) if errors[partition] is None] == [0, 1, 3]
     assert ("Node Unavailable" if spoken_for else "no reply within 45 s") in errors[2]
     assert_equal_up_to_rounding(secure, federated(tiny(federation=common), tmp_path / "plain"))

@@ -119,12 +119,12 @@ def test_overlap_gives_every_client_its_share_of_every_other(tiny: Callable[...,
     alone, shared = (
         prepare(tmp_path / f"{overlap}", resolved(tiny(population={"overlap": overlap}))) for overlap in (0.0, 0.8)
     )
-    own = holdings(alone.split, 4, 10).sum(1)
+    dealt = holdings(alone.split, 4, 10).sum(1)
     for client in range(4):
         others = [other for other in range(4) if other != client]
         exclusive = alone.split["label"].isin((0, 1)) & (alone.split["client"] == 0)
-        lent = own - np.array([int(exclusive.sum()), 0, 0, 0])
-        expected = own[client] + sum(int(0.8 * lent[other]) for other in others)
+        lent = dealt - np.array([int(exclusive.sum()), 0, 0, 0])
+        expected = dealt[client] + sum(int(0.8 * lent[other]) for other in others)
         # Copies of an image follow its first one, so a few may differ.
         assert len(shard_of(shared, client, "with_victim")) == pytest.approx(expected, abs=2)
     for attacker in shared.population.attackers:

@@ -66,10 +66,10 @@ def test_a_split_deals_every_image_once_or_refuses(case: tuple[Any, Split, Popul
     assert table.loc[held, "client"].between(0, population.clients - 1).all()
     exclusive = table["label"].isin(population.victim_classes)
     assert (table.loc[held & exclusive, "client"] == population.victim).all()
-    for _, own in table.groupby("label"):  # every class is in the vault and in reserve
-        assert {"vault", "reserve"} <= set(own["part"])
+    for _, of_class in table.groupby("label"):  # every class is in the vault and in reserve
+        assert {"vault", "reserve"} <= set(of_class["part"])
     for part in ("vault", "reserve"):
-        wanted = sum(round(len(own) * getattr(split, part)) for _, own in table.groupby("label"))
+        wanted = sum(round(len(of_class) * getattr(split, part)) for _, of_class in table.groupby("label"))
         assert (table["part"] == part).sum() == wanted
     assert make_split(pool, split, population, seed).equals(table)
 

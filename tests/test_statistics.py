@@ -73,13 +73,13 @@ def test_alignment_keeps_the_classes_that_every_seed_and_arm_holds() -> None:
 
 def test_seeds_are_the_unit_of_several_seeds() -> None:
     values = np.array([[0.9, 0.1, 0.5], [0.7, 0.0, 0.2], [0.9, 0.3, 0.9]])
-    found = estimate(cells(values, 1000))
+    result = estimate(cells(values, 1000))
     wanted = stats.ttest_1samp(values.mean(1), 0).confidence_interval(0.95)
-    assert (found.low, found.high) == pytest.approx((max(wanted.low, 0), min(wanted.high, 1)))
-    assert found.marks == ()
+    assert (result.low, result.high) == pytest.approx((max(wanted.low, 0), min(wanted.high, 1)))
+    assert result.marks == ()
     # What is common to a class in all seeds is no luck: other classes, the same seed means, the same interval.
     shifted = estimate(cells(values + np.array([[0.05, 0.0, -0.05]]), 1000))
-    assert (shifted.low, shifted.high) == pytest.approx((found.low, found.high))
+    assert (shifted.low, shifted.high) == pytest.approx((result.low, result.high))
 
 
 def test_one_run_carries_the_deviation_between_runs() -> None:
@@ -125,8 +125,8 @@ def test_estimates_do_not_depend_on_the_order(seed: int, seeds: int, classes: in
 def test_p_values_agree_with_intervals() -> None:
     for seed in range(30):
         a, b = random(seed).random((2, 1, 25))
-        found = difference(cells(a), cells(b), Error(0.05))
-        assert (found.low <= 0 <= found.high) == (found.p > 0.05)
+        gap = difference(cells(a), cells(b), Error(0.05))
+        assert (gap.low <= 0 <= gap.high) == (gap.p > 0.05)
 
 
 @pytest.mark.parametrize(
@@ -198,8 +198,8 @@ def test_pairing_removes_what_both_share() -> None:
 
 def test_a_difference_of_differences() -> None:
     arms = [cells(random(seed).random((3, 6))) for seed in range(4)]
-    found = contrast(arms, [1, -1, -1, 1])
-    assert found.value == pytest.approx(arms[0].mean - arms[1].mean - arms[2].mean + arms[3].mean)
+    estimate = contrast(arms, [1, -1, -1, 1])
+    assert estimate.value == pytest.approx(arms[0].mean - arms[1].mean - arms[2].mean + arms[3].mean)
     assert contrast([cells([[1.0] * 9]), cells([[0.0] * 9])] * 2, [1, -1, 1, -1]).high == 2
 
 
@@ -213,22 +213,22 @@ def test_holm_by_hand() -> None:
 @settings(deadline=None)
 def test_holm_keeps_the_order_and_lies_between_p_and_bonferroni(p: list[float]) -> None:
     adjusted = holm(p)
-    for own, mine in zip(p, adjusted, strict=True):
-        assert own <= mine <= 1
-        assert mine <= len(p) * own + 1e-12
-        assert all(mine <= other for value, other in zip(p, adjusted, strict=True) if value > own)
+    for raw, mine in zip(p, adjusted, strict=True):
+        assert raw <= mine <= 1
+        assert mine <= len(p) * raw + 1e-12
+        assert all(mine <= other for value, other in zip(p, adjusted, strict=True) if value > raw)
     assert holm(p[::-1]) == adjusted[::-1] or len(set(p)) < len(p)
 
 
 def test_minimum_detectable_effect_is_shown_that_often() -> None:
-    draw, shown, trials = random(0), 0, 300
+    draw, detected, trials = random(0), 0, 300
     null = difference(cells(0.5 + 0.2 * draw.standard_normal((1, 30)), 1e6), cells(np.full((1, 30), 0.5), 1e6))
     effect, deviation = minimum_detectable_effect(null), null.errors[0].deviation * math.sqrt(30)
     assert effect == pytest.approx((2.045 + 0.854) * null.errors[0].deviation, rel=0.01)
     for _ in range(trials):
         leak = 0.5 + effect + deviation * draw.standard_normal((1, 30))
-        shown += difference(cells(leak, 1e6), cells(np.full((1, 30), 0.5), 1e6)).low > 0
-    assert shown / trials == pytest.approx(0.8, abs=0.08)
+        detected += difference(cells(leak, 1e6), cells(np.full((1, 30), 0.5), 1e6)).low > 0
+    assert detected / trials == pytest.approx(0.8, abs=0.08)
 
 
 def test_what_goes_unseen_shrinks_with_cells_and_never_vanishes() -> None:

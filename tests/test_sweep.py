@@ -132,9 +132,9 @@ def test_a_sweeps_file_is_not_taken_for_one_experiment(tmp_path: Path) -> None:
 
 
 def test_a_dry_run_lists_the_points_and_writes_nothing(tmp_path: Path) -> None:
-    told = command("sweep", write(tmp_path, {"seeds": [0, 1]}), "--out", tmp_path / "runs", "--dry-run")
-    assert "seed0" in told
-    assert "not started" in told
+    output = command("sweep", write(tmp_path, {"seeds": [0, 1]}), "--out", tmp_path / "runs", "--dry-run")
+    assert "seed0" in output
+    assert "not started" in output
     assert not (tmp_path / "runs").exists()
 
 

@@ -49,12 +49,12 @@ def mlflow_points(run: Run) -> Points:
 
     client = MlflowClient(tracking_uri=f"sqlite:///{run.path.parent / 'mlflow.db'}")
     (experiment,) = [client.get_experiment_by_name("fedinverse")]
-    (made,) = client.search_runs([experiment.experiment_id])
-    assert made.info.status == "FINISHED"
-    assert made.data.params["training.lr"] == "0.05"
+    (logged,) = client.search_runs([experiment.experiment_id])
+    assert logged.info.status == "FINISHED"
+    assert logged.data.params["training.lr"] == "0.05"
     points: Points = {}
-    for name in made.data.metrics:
-        for point in client.get_metric_history(made.info.run_id, name):
+    for name in logged.data.metrics:
+        for point in client.get_metric_history(logged.info.run_id, name):
             points.setdefault((name, point.step), []).append(point.value)
     return points
 

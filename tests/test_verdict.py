@@ -83,25 +83,25 @@ def measured(table: pd.DataFrame) -> Leakage:
 
 def test_measured_leakage_is_the_difference_of_means() -> None:
     table = rows(LEAK, seeds=2)
-    found = measured(table)
+    main = measured(table)
     mean = table.groupby("arm")["value"].mean()
-    assert isinstance(found.leakage, Estimate)
-    assert found.leakage.value == pytest.approx(mean["A"] - mean["B2"])
-    assert found.leakage.low > 0
-    assert isinstance(found.corrected, Estimate)
-    assert found.corrected.value == pytest.approx((mean["A"] - mean["B2"]) / (1 - mean["B2"]))
+    assert isinstance(main.leakage, Estimate)
+    assert main.leakage.value == pytest.approx(mean["A"] - mean["B2"])
+    assert main.leakage.low > 0
+    assert isinstance(main.corrected, Estimate)
+    assert main.corrected.value == pytest.approx((mean["A"] - mean["B2"]) / (1 - mean["B2"]))
     most = max(mean["B0"], mean["B2"], mean["B3"])
-    assert isinstance(found.normalised, Estimate)
-    assert found.normalised.value == pytest.approx((mean["A"] - most) / (mean["CEIL"] - most))
-    assert found.normalised.low < found.normalised.value < found.normalised.high
+    assert isinstance(main.normalised, Estimate)
+    assert main.normalised.value == pytest.approx((mean["A"] - most) / (mean["CEIL"] - most))
+    assert main.normalised.low < main.normalised.value < main.normalised.high
 
 
 def test_what_cannot_be_computed_says_why() -> None:
-    found = measured(rows({"A": 1.0, "B2": 1.0, "B0": 1.0, "B3": 1.0, "CEIL": 0.5}))
-    assert isinstance(found.corrected, Omitted)
-    assert "always succeeds" in found.corrected.reason
-    assert isinstance(found.normalised, Omitted)
-    assert "ceiling" in found.normalised.reason
+    main = measured(rows({"A": 1.0, "B2": 1.0, "B0": 1.0, "B3": 1.0, "CEIL": 0.5}))
+    assert isinstance(main.corrected, Omitted)
+    assert "always succeeds" in main.corrected.reason
+    assert isinstance(main.normalised, Omitted)
+    assert "ceiling" in main.normalised.reason
     lacking = measured(rows({"A": 0.5}))
     assert isinstance(lacking.leakage, Omitted)
     assert "B2" in lacking.leakage.reason
@@ -363,10 +363,10 @@ def test_a_leak_names_the_control_that_was_not_run(arm: str) -> None:
 
 def test_time_to_leak_is_the_round_from_which_on_every_round_leaks() -> None:
     table = pd.concat([rows(QUIET, server_round=1), rows(LEAK, server_round=3), rows(LEAK, server_round=5, draw=1)])
-    found = verdict(table)
-    assert found.primary.round == 5
-    assert found.time_to_leak == {"gmi": 3}
-    assert [(point.round, point.outcome) for point in found.points] == [
+    result = verdict(table)
+    assert result.primary.round == 5
+    assert result.time_to_leak == {"gmi": 3}
+    assert [(point.round, point.outcome) for point in result.points] == [
         (1, "no leak detected"),
         (3, "leak"),
         (5, "leak"),
@@ -375,7 +375,7 @@ def test_time_to_leak_is_the_round_from_which_on_every_round_leaks() -> None:
     assert verdict(gap).time_to_leak == {"gmi": 5}
     ended = verdict(pd.concat([rows(LEAK, server_round=1), rows(QUIET, server_round=5)])).time_to_leak["gmi"]
     assert ended == Missing(omitted="round 5, the last attacked, is no leak")
-    for point in found.points:
+    for point in result.points:
         assert isinstance(point, Point)
         assert isinstance(point.p, float)
         assert isinstance(point.p_holm, float)
@@ -385,8 +385,8 @@ def test_time_to_leak_is_the_round_from_which_on_every_round_leaks() -> None:
 def test_cost_per_leaked_class() -> None:
     table = rows(LEAK)
     cost = AttackCost(seconds=60.0, target_queries=9000.0)
-    found = judge(table, PRIMARY, LEARNED, classes=50, costs={"gmi": cost})
-    leakage, price = found.points[0].leakage, found.cost_per_leaked_class
+    result = judge(table, PRIMARY, LEARNED, classes=50, costs={"gmi": cost})
+    leakage, price = result.points[0].leakage, result.cost_per_leaked_class
     assert isinstance(leakage, Interval)
     assert isinstance(price, LeakCost)
     assert price.classes_leaked == pytest.approx(25 * leakage.value)
@@ -470,11 +470,11 @@ def test_a_written_verdict_has_the_documented_keys() -> None:
 
 
 def test_leakage_as_a_tidy_table() -> None:
-    found = verdict(pd.concat([rows(QUIET, server_round=1), rows(LEAK | {"CEIL": 0.0}, server_round=5)]))
-    table = leakage_table(found).set_index(["round", "figure"])
-    assert isinstance(found.points[1].leakage, Interval)
-    assert table.loc[(5, "leakage"), "value"] == found.points[1].leakage.value
-    assert table.loc[(1, "p_holm"), "value"] == found.points[0].p_holm
+    result = verdict(pd.concat([rows(QUIET, server_round=1), rows(LEAK | {"CEIL": 0.0}, server_round=5)]))
+    table = leakage_table(result).set_index(["round", "figure"])
+    assert isinstance(result.points[1].leakage, Interval)
+    assert table.loc[(5, "leakage"), "value"] == result.points[1].leakage.value
+    assert table.loc[(1, "p_holm"), "value"] == result.points[0].p_holm
     assert "is no leak" in table.loc[(-1, "time-to-leak"), "omitted"]
     assert leakage_table(verdict(rows(LEAK))).set_index("figure").loc["time-to-leak", "value"] == 5
     assert math.isnan(table.loc[(5, "normalised"), "value"])

@@ -114,9 +114,9 @@ def test_a_damaged_plan_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_a_plan_that_names_an_impossible_place_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     replace(plan_at(tmp_path), spool="x" * 5000).write(tmp_path / "plan.json")
     assert main([str(tmp_path / "plan.json")]) == 2
-    told = capsys.readouterr().err
-    assert "plan.json names 'xxx" in told
-    assert "no place for files" in told
+    message = capsys.readouterr().err
+    assert "plan.json names 'xxx" in message
+    assert "no place for files" in message
 
 
 def test_warm_targets_know_the_one_before_them(tmp_path: Path) -> None:
