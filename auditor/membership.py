@@ -5,6 +5,8 @@ the auditor knows which is which; whoever scores them gets images and labels alo
 score: the world without the victim, whose models were trained on neither kind, and memberships dealt at random.
 """
 
+import hashlib
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +16,14 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from auditor.metrics.roc import Bounded, Bools, Floats, Told, permuted_area, roc, told_apart
+from auditor.metrics.roc import Bools, Bounded, Floats, Told, permuted_area, roc, told_apart
 from auditor.omitted import Omitted
 from auditor.questions import QUESTIONS, Answer, Said
 from auditor.verdict import Interval, Missing
-from fedinverse.errors import IntegrityError, StageError
+from fedinverse.errors import ConfigError, IntegrityError, StageError
 from fedinverse.run import Run
 from fedinverse.seeds import numpy_generator
+from fedinverse.shard import Shard
 from fedinverse.split import held_by
 from fedinverse.storage import read_object
 
@@ -80,9 +83,9 @@ def candidates_of(run: Run, per_class: int, *, with_vault: bool) -> Candidates:
     for label in population.victim_classes:
         kinds = [np.flatnonzero(kind & ~held & (labels == label)) for kind in (at_victim, outside)]
         count = min(len(kinds[0]), len(kinds[1]), per_class or len(labels))
-        for rows, member in zip(kinds, (True, False), strict=True):
-            chosen += [(int(row), member) for row in random.permutation(rows)[:count]]
-    members = sum(member for _, member in chosen)
+        for rows, is_member in zip(kinds, (True, False), strict=True):
+            chosen += [(int(row), is_member) for row in random.permutation(rows)[:count]]
+    members = sum(is_member for _, is_member in chosen)
     if members < FEWEST:
         raise StageError(
             f"{run.path}: {members} members and as many non-members of the victim's classes can be asked about, at "
@@ -92,9 +95,48 @@ def candidates_of(run: Run, per_class: int, *, with_vault: bool) -> Candidates:
     places = np.array([chosen[place][0] for place in order], np.int64)
     member = np.array([chosen[place][1] for place in order], bool)
     rows = manifest["row"].to_numpy(np.int64)[places]
-    return Candidates(
-        run.pools["private"].tensor(rows), torch.from_numpy(labels[places].copy()), member, rows, notes
-    )
+    return Candidates(run.pools["private"].tensor(rows), torch.from_numpy(labels[places].copy()), member, rows, notes)
+
+
+def candidates_between(members: Shard, others: Shard, own: Shard, seed: int) -> Candidates:
+    """Return as many images of ``others`` as of ``members`` of each class, in a random order.
+
+    Args:
+        members: images that were trained on.
+        others: images that nobody trained on.
+        own: the attacker's.
+        seed: of the choice and the order.
+
+    Raises:
+        ConfigError: a picture is in two of them, their shapes differ, or too few classes are common.
+    """
+    if members.images.shape[1:] != others.images.shape[1:]:
+        raise ConfigError(f"members are {tuple(members.images.shape[1:])}, others {tuple(others.images.shape[1:])}")
+    digests = [_digests(each) for each in (members, others, own)]
+    named = dict(zip(("members", "others", "the attacker's own images"), digests, strict=True))
+    for (first, one), (second, two) in itertools.combinations(named.items(), 2):
+        shared = len(one & two)
+        if shared:
+            raise ConfigError(
+                f"{first} and {second} share {shared} pictures, of which nothing can be told: take them out of one"
+            )
+    random = numpy_generator(seed, "membership candidates")
+    rows: list[list[int]] = [[], []]
+    for label in sorted(set(members.labels.tolist()) & set(others.labels.tolist())):
+        kinds = [np.flatnonzero(each.labels.numpy() == label) for each in (members, others)]
+        for place, kind in enumerate(kinds):
+            rows[place] += random.permutation(kind)[: min(map(len, kinds))].tolist()
+    count = len(rows[0])
+    if count < FEWEST:
+        raise ConfigError(f"{count} members and as many others of common classes; at least {FEWEST} are needed")
+    order = random.permutation(2 * count)
+    images = torch.cat([members.images[rows[0]], others.images[rows[1]]])[order]
+    labels = torch.cat([members.labels[rows[0]], others.labels[rows[1]]])[order]
+    return Candidates(images, labels, (np.arange(2 * count) < count)[order], np.full(2 * count, -1, np.int64))
+
+
+def _digests(shard: Shard) -> set[bytes]:
+    return {hashlib.sha256(image.tobytes()).digest() for image in shard.images.numpy()}
 
 
 class _Part(BaseModel):
@@ -235,5 +277,3 @@ def _thinned(scores: Floats, member: Bools) -> tuple[tuple[float, float], ...]:
     curve = roc(scores, member)
     places = np.unique(np.geomspace(1, len(curve.false), CURVE_POINTS).round().astype(int) - 1)
     return tuple((float(curve.false[place]), float(curve.true[place])) for place in places)
-
-

@@ -162,6 +162,16 @@ class AuditorFiles:
         """The answer to one of the questions beside the verdict's own."""
         return self.root / "answers" / f"{question}.json"
 
+    @property
+    def membership(self) -> Path:
+        """What membership scores say, with their controls."""
+        return self.root / "membership.json"
+
+    @property
+    def membership_scores(self) -> Path:
+        """Every candidate's scores, parquet."""
+        return self.root / "membership.parquet"
+
     def grid(self, attack: str, arm: str, server_round: int, world: World = WITH_VICTIM) -> Path:
         """Picture of one arm's reconstructions beside the nearest private images."""
         further = "" if world in WORLDS else f"-{world}"

@@ -27,6 +27,11 @@ class Shard:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @classmethod
+    def empty(cls) -> "Shard":
+        """Return a shard without images."""
+        return cls(torch.empty(0, dtype=torch.uint8), torch.empty(0, dtype=torch.int64))
+
 
 def save_shard(directory: Path, shard: Shard) -> None:
     """Write a shard as a node's own data directory."""

@@ -32,6 +32,8 @@ from fedinverse.errors import ConfigError
 from fedinverse.layout import WITH_VICTIM, World, control_worlds
 from fedinverse.models import build, same_network, spec_of, why_not
 from pipeline.engines import Engine
+from pipeline.stages.membership_scores import Membership
+from pipeline.stages.membership_scores import check as check_membership
 from pipeline.tracking import Tracking, check_installed
 from server.settings import Federation
 from strategies import make_strategy
@@ -56,8 +58,16 @@ class Experiment(Section):
         default_factory=dict, description="attacks by a label of your choice"
     )
     audit: Audit = Audit()
+    membership: Membership | None = Field(
+        None, description="ask whether a record was used for training; absent: not asked"
+    )
     storage: Storage = Storage()
     tracking: Tracking = Tracking()
+
+    @property
+    def asks(self) -> bool:
+        """Whether anything is asked that is held against a federation without the victim."""
+        return bool(self.attacks) or self.membership is not None
 
     @model_validator(mode="after")
     def _somebody_is_sampled(self) -> "Experiment":
@@ -77,12 +87,17 @@ class Experiment(Section):
                 "attacks are configured but population.victim_classes is empty, so that there is nobody to audit; "
                 "name the victim's classes or remove the attacks"
             )
+        if self.membership is not None and not (self.population.malicious and self.population.has_victim):
+            raise ValueError(
+                "[membership] asks of whom nobody asks, or of nobody: it needs population.malicious and "
+                "population.victim_classes; set them or remove the section"
+            )
         return self
 
 
 def worlds_of(experiment: Experiment) -> tuple[World, ...]:
     """Return the federations that the experiment runs, the one with the victim first."""
-    wanted = experiment.audit.control_worlds if experiment.audit.without_victim and experiment.attacks else 0
+    wanted = experiment.audit.control_worlds if experiment.audit.without_victim and experiment.asks else 0
     return WITH_VICTIM, *control_worlds(wanted)
 
 
@@ -134,6 +149,8 @@ def check(experiment: Experiment, origin: str) -> None:
         check_defences(defences, build(experiment.model.name, 2, experiment.model.width, seed=0), origin)
     check_installed(experiment.tracking, origin)
     _check_schedule(experiment, origin)
+    if experiment.membership is not None:
+        check_membership(experiment.membership, "membership", origin)
     _located(spec_of, experiment.audit.evaluator.model, f"{origin}: 'audit.evaluator.model'")
     if same_network(experiment.audit.evaluator.model, experiment.model.name):
         raise ConfigError(

@@ -150,7 +150,7 @@ def _step(run: Run, experiment: Experiment, shard: Shard, defence: tuple[str, di
 def _epochs(experiment: Experiment) -> float:
     """Return how many times each image is trained on, divided by the processes that do it side by side."""
     federation, engine = experiment.federation, experiment.engine
-    worlds = len(WORLDS) if experiment.audit.without_victim and experiment.attacks else 1
+    worlds = len(WORLDS) if experiment.audit.without_victim and experiment.asks else 1
     at_once = (engine.actors or torch.get_num_threads()) if engine.kind == "ray" else 1
     return federation.rounds * federation.fraction_train * experiment.training.epochs * worlds / at_once
 

@@ -83,7 +83,8 @@ def lira_offline(phi: Tensor, references: Tensor) -> Tensor:
     else:
         deviation = torch.ones(())  # one model tells no deviation; the order of the candidates needs none
     # The tail of a large z is 0 or 1 in float64 and would tie: its logarithm is what ranks, and ranks the same.
-    return torch.special.log_ndtr((phi - mean) / deviation.clamp_min(1e-12))
+    tail: Tensor = torch.special.log_ndtr((phi - mean) / deviation.clamp_min(1e-12))
+    return tail
 
 
 def rmia(phi: Tensor, references: Tensor, population: Population, gamma: float = 1.0) -> Tensor:

@@ -1,7 +1,7 @@
 """What captured models say of one candidate record: loss, confidence, gradient norms, and how its gradient lies to the
 others' update.
 
-A participant holds the global models theta_t of several rounds. Of a candidate (x, y) and a model theta_t it can compute
+A participant holds the global models theta_t of several rounds. Of a candidate (x, y) it can compute for each
 
 - the cross-entropy l(theta_t; x) and the confidence phi_t = ln(p_y / (1 - p_y)), on the scale on which Carlini et al.
   (2022) found it to be nearly normal;
@@ -132,7 +132,7 @@ def _on_one_model(
     buffers = dict(model.named_buffers())
     device = next(iter(weights.values())).device
     heads = last_layer(model)
-    step = {} if after is None else {name: weights[name] - other for name, other in after.named_parameters()}
+    step = {} if after is None else {name: weights[name] - new.detach() for name, new in after.named_parameters()}
     length = torch.stack([part.double().square().sum() for part in step.values()]).sum().sqrt() if step else None
 
     def loss(values: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:

@@ -106,7 +106,9 @@ def told_apart(scores: Floats, member: Bools, random: np.random.Generator, draws
     areas, tails = [], []
     for start in range(0, draws, _PART):
         count = min(_PART, draws - start)
-        counts = [random.multinomial(int(each.sum()), each / each.sum(), size=count) for each in base]
+        counts = [
+            random.multinomial(int(each.sum()), each / each.sum(), size=count).astype(np.float64) for each in base
+        ]
         false, true = _curves(ends, counts[0], counts[1])
         areas.append(np.trapezoid(true, false, axis=1))
         tails.append([np.where(false <= rate + 1e-12, true, 0).max(1) for rate in RATES])
@@ -121,7 +123,9 @@ def told_apart(scores: Floats, member: Bools, random: np.random.Generator, draws
     return Told(_bounded(area, np.concatenate(areas)), _balanced(scores, member, random, draws), rates, members, others)
 
 
-def permuted_area(scores: Floats, member: Bools, random: np.random.Generator, draws: int = DRAWS) -> tuple[Bounded, float]:
+def permuted_area(
+    scores: Floats, member: Bools, random: np.random.Generator, draws: int = DRAWS
+) -> tuple[Bounded, float]:
     """Return the area with memberships dealt at random, mean and 95 % of the draws, and the p-value of the real one.
 
     The p-value is the share of permutations whose area is at least the real one (one-sided, the real one counted in).
@@ -183,11 +187,14 @@ def _balanced(scores: Floats, member: Bools, random: np.random.Generator, draws:
 
 
 def _best_threshold(scores: Floats, member: Bools) -> float:
-    """Return the score from which on calling it a member is right most often, both kinds counting the same."""
+    """Return the threshold that is right most often, both kinds counting the same: half-way to the next score."""
     ends, weights = _sorted(scores, member)
     false, true = _curves(ends, weights[0][None], weights[1][None])
     best = int((true[0] - false[0]).argmax())
-    return float("inf") if best == 0 else float(np.sort(scores)[::-1][ends[best - 1]])
+    ranked = np.append(np.sort(scores)[::-1], -np.inf)
+    if best == 0 or best == len(ends):  # call none a member, or all
+        return float(np.inf if best == 0 else -np.inf)
+    return float(ranked[ends[best - 1]] + ranked[ends[best - 1] + 1]) / 2
 
 
 def _bounded(value: float, drawn: Floats) -> Bounded:

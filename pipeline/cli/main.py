@@ -4,8 +4,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib.metadata import version
 from io import TextIOWrapper
 from pathlib import Path
@@ -17,7 +16,8 @@ import typer
 from fedinverse import __version__
 from fedinverse.errors import FedInverseError
 from fedinverse.words import LONG, plain
-from pipeline.cli import attack, audit_app, checkpoints, compare, data, deploy, prior, runs, sweep
+from pipeline.cli import attack, audit_app, checkpoints, compare, data, deploy, membership, prior, runs, sweep
+from pipeline.cli.held import held
 from pipeline.cli.program import Program, StoppedError
 from pipeline.cli.run_options import ConfigArgument, DryRunOption, OutOption, ProfileOption, ResumeOption, SetOption
 
@@ -86,7 +86,7 @@ def invert(directory: RunArgument) -> None:
     from pipeline.stages.controls import controls
     from pipeline.stages.invert import invert as stage
 
-    with _held(directory) as opened:
+    with held(directory) as opened:
         stage(opened, controls(opened))
 
 
@@ -96,7 +96,7 @@ def audit(directory: RunArgument) -> None:
     from pipeline.stages.audit import audit as stage
     from pipeline.stages.audit import show
 
-    with _held(directory) as opened:
+    with held(directory) as opened:
         show(opened, stage(opened))
 
 
@@ -110,7 +110,7 @@ def report(
     from report.console import say
     from report.pdf import print_pdf
 
-    with _held(directory) as opened:
+    with held(directory) as opened:
         page = stage(opened)
     say("Report", str(page))
     if pdf:
@@ -139,6 +139,7 @@ def names() -> None:
 
 
 app.command()(attack.attack)
+app.command(epilog=membership.EXAMPLES)(membership.membership)
 app.command(epilog=audit_app.EXAMPLE)(audit_app.audit_app)
 app.command(epilog=sweep.EXAMPLE)(sweep.sweep)
 app.command()(compare.compare)
@@ -148,19 +149,6 @@ app.add_typer(prior.app, name="prior")
 app.add_typer(data.app, name="data")
 app.add_typer(deploy.app, name="deploy")
 app.add_typer(runs.app, name="runs")
-
-
-@contextmanager
-def _held(directory: Path) -> Iterator[Any]:
-    from fedinverse.lock import only_here
-    from fedinverse.run import Run
-
-    opened = Run(directory.resolve())
-    theirs = opened.table.get("app")  # refuses what is no run directory
-    if theirs:  # an audited app: its modules make the network
-        sys.path.insert(0, str(theirs["directory"]))
-    with only_here(opened.path):
-        yield opened
 
 
 def guarded(command: Callable[[], Any]) -> None:

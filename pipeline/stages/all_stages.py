@@ -22,10 +22,12 @@ from pipeline.preflight import check_before_work
 from pipeline.profile import Stages
 from pipeline.provenance import note_start
 from pipeline.runs import stage_of
+from pipeline.stages.answers import show_answers
 from pipeline.stages.audit import audit, show, summary_of
 from pipeline.stages.controls import controls
 from pipeline.stages.federate import federate, is_federated
 from pipeline.stages.invert import Meanwhile, invert
+from pipeline.stages.membership import membership
 from pipeline.stages.needed import InvertedRounds
 from pipeline.stages.report import report
 from pipeline.tracking import Trackers
@@ -140,6 +142,10 @@ def _stages(run: Run, experiment: Experiment, stages: Stages, trackers: Trackers
             targets = controls(run)
         with stages.stage("invert"):
             invert(run, targets, stages.processes)
+    if experiment.membership is not None:
+        with stages.stage("membership"):
+            membership(run)
+    if experiment.attacks:
         with stages.stage("audit"):
             scores = audit(run)
         for line in summary_of(run, scores):
@@ -151,6 +157,8 @@ def _stages(run: Run, experiment: Experiment, stages: Stages, trackers: Trackers
         page = report(run)
     if experiment.attacks:  # the page is written by now, whatever becomes of the terminal
         show(run, scores)
+    else:
+        show_answers(run)
     trackers.scalars(experiment.federation.rounds, {f"seconds/{name}": value for name, value in stages.times.items()})
     return page
 

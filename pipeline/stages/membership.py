@@ -18,13 +18,12 @@ from auditor.marks import marks_of_question
 from auditor.membership import Candidates, MembershipReport, answer_to, candidates_of, read_report
 from auditor.questions import QUESTIONS, write_answer
 from fedinverse.client_data import shard_of
-from fedinverse.errors import StageError
 from fedinverse.layout import WITH_VICTIM
 from fedinverse.models import Classifier
 from fedinverse.run import Run
 from fedinverse.seeds import derive, threads
 from fedinverse.storage import atomic_write, content_sha256, read_metadata, write_json
-from pipeline.stages.membership_scores import Membership, Seat, check, measured
+from pipeline.stages.membership_scores import Membership, Seat, check, measured, of_rounds
 from report.console import console
 
 VERSION = 1  # of scores and figures; raise it when one of them changes
@@ -40,7 +39,8 @@ def membership(run: Run) -> MembershipReport:
     """
     settings = run.section("membership", Membership)
     check(settings, "membership", str(run.files.config))
-    models = _chosen(captured(run.files.attacker.spool(WITH_VICTIM)), settings, run)
+    spool = run.files.attacker.spool(WITH_VICTIM)
+    models = of_rounds(captured(spool), settings, spool)
     beside = _control(run, models)
     key = _key(settings, models, beside, run)
     path, answered = run.files.auditor.membership, run.files.auditor.answer(QUESTION.key)
@@ -63,17 +63,6 @@ def membership(run: Run) -> MembershipReport:
     write_json(path, report.model_dump(mode="json"))
     write_answer(run, answer_to(report, marks_of_question(run, QUESTION)))
     return report
-
-
-def _chosen(models: dict[int, Path], settings: Membership, run: Run) -> dict[int, Path]:
-    """Return the captured models that are used, by round."""
-    spool = run.files.attacker.spool(WITH_VICTIM)
-    if not models:
-        raise StageError(f"{spool} holds no capture: run the federation with a malicious client first")
-    missing = sorted(set(settings.rounds) - models.keys())
-    if missing:
-        raise StageError(f"membership.rounds asks for {missing}, but captured were the rounds {sorted(models)}")
-    return {number: path for number, path in models.items() if not settings.rounds or number in settings.rounds}
 
 
 def _control(run: Run, models: dict[int, Path]) -> dict[int, Path] | str:
@@ -118,7 +107,8 @@ def _key(settings: Membership, models: dict[int, Path], beside: dict[int, Path] 
     ]
     marks = marks_of_question(run, QUESTION)
     public = run.pools["public"].path.name
-    return content_sha256([VERSION, list(SCORES), settings.model_dump(mode="json"), hashes, others, worlds, public, marks])
+    chosen = settings.model_dump(mode="json")
+    return content_sha256([VERSION, list(SCORES), chosen, hashes, others, worlds, public, marks])
 
 
 def _write_scores(run: Run, asked: Candidates, scores: dict[str, Tensor]) -> None:

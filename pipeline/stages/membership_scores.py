@@ -17,13 +17,13 @@ from attacker.membership.scores import SCORES, Population, lira_offline, rmia, s
 from attacker.membership.signals import confidences, open_models, signals
 from auditor.membership import Candidates, MembershipReport, judged
 from auditor.metrics.roc import Floats
-from auditor.verdict import Missing
-from fedinverse.config import Section
-from fedinverse.errors import ConfigError
+from fedinverse.config import Section, Table, parse
+from fedinverse.errors import ConfigError, StageError
 from fedinverse.models import Classifier
 from fedinverse.seeds import generator
 from fedinverse.storage import read_metadata
 from report.console import console, table
+from report.run.membership import table_of
 
 BOUNDS = {"lira-control": "lira-offline", "rmia-control": "rmia"}
 """The same scores with models of control worlds as references, which no participant has: an upper bound."""
@@ -194,23 +194,30 @@ def check(settings: Membership, where: str, origin: str) -> None:
         raise ConfigError(f"{origin}: '{where}.score' is '{settings.score}'; choose one of {', '.join(SCORES)}")
 
 
+def of_table(table: Table, origin: str) -> Membership:
+    """Return the section that ``table`` holds, checked; ``origin`` is where it stands, for messages."""
+    settings = parse(Membership, table, "membership", origin)
+    check(settings, "membership", origin)
+    return settings
+
+
+def of_rounds(models: Mapping[int, Path], settings: Membership, spool: Path) -> dict[int, Path]:
+    """Return those of the captured ``models`` that are used, by round.
+
+    Raises:
+        StageError: there is none, or not one of the rounds asked for.
+    """
+    if not models:
+        raise StageError(f"{spool} holds no capture: run the federation with a malicious client first")
+    missing = sorted(set(settings.rounds) - models.keys())
+    if missing:
+        raise StageError(f"membership.rounds asks for {missing}, but captured were the rounds {sorted(models)}")
+    return {number: path for number, path in models.items() if not settings.rounds or number in settings.rounds}
+
+
 def show(report: MembershipReport) -> None:
-    """Print one line per score."""
-    rows = [
-        [
-            line.score + ("" if line.by_attacker else " (auditor)"),
-            f"{line.auc.value:.3f} [{line.auc.low:.3f}, {line.auc.high:.3f}]",
-            f"{line.control.value:.3f} [{line.control.low:.3f}, {line.control.high:.3f}]"
-            if not isinstance(line.control, Missing)
-            else "–",
-            f"{line.p:.3f}",
-            f"{100 * line.balanced_accuracy.value:.1f} %",
-            *("–" if isinstance(rate, Missing) else f"{100 * rate.value:.1f} %"
-              for rate in line.true_positive_rates.values()),
-        ]
-        for line in report.scores
-    ]  # fmt: skip
-    header = ["score", "AUC", "without the victim", "p", "balanced", "TPR at 1 %", "TPR at .1 %"]
-    table(f"{report.members} members, {report.others} non-members", header, rows)
+    """Print one line per score, and what could not be had."""
+    scores = table_of(report)
+    table(scores.caption, scores.header, scores.rows)
     for name, reason in report.omitted.items():
         console.print(f"[dim]{name}: {reason}[/dim]", soft_wrap=True)

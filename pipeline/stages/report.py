@@ -9,6 +9,7 @@ import tomli_w
 
 from auditor.arms import ARMS
 from auditor.marks import marks_of_run
+from auditor.membership import read_report
 from auditor.settings import Audit
 from auditor.verdict import Point, read_verdict
 from fedinverse.errors import IntegrityError, StageError
@@ -26,6 +27,7 @@ from report.participants import clients_table, cohorts_table
 from report.run import Figures, Leakage, render
 from report.run.curve import chart
 from report.run.findings import facts, figures, finding, omitted
+from report.run.membership import MembershipFigures, membership_figures
 from report.run.partition import partition
 from report.run.plain import next_steps, qualification, sentence
 from report.run.tables import classes, controls, leakage, meanings, utility, whole_set
@@ -89,9 +91,16 @@ def _common(run: Run, marks: Sequence[str] = ()) -> dict[str, Any]:
         "cohorts": cohorts_table(run),
         "threat": threat_model(run),
         "answers": answers_of(run),
+        "membership": _membership(run),
         "times": [(stage, f"{s:.0f} s") for stage, s in stored_times(times).items()],
         "config": tomli_w.dumps(_without_none(run.table)),
     }
+
+
+def _membership(run: Run) -> MembershipFigures | None:
+    """Return what membership scores say, where that is asked and was answered."""
+    path = run.files.auditor.membership
+    return membership_figures(read_report(path)) if run.table.get("membership") and path.exists() else None
 
 
 def _unattacked(run: Run) -> Figures:

@@ -10,6 +10,7 @@ from auditor.decision import Outcome
 from auditor.questions import Answer
 from report.run.curve import Canvas, Chart
 from report.run.gallery import Gallery, data_uri
+from report.run.membership import LogCanvas, MembershipFigures
 from report.run.nearest import KINDS
 from report.run.partition import Partition
 from report.table import Table
@@ -76,6 +77,7 @@ class Figures:
         times: (stage, seconds as text) pairs.
         config: the resolved configuration as text.
         answers: the four questions and what this run says to each.
+        membership: scores and ROC curves; None: not asked.
     """
 
     name: str
@@ -98,6 +100,7 @@ class Figures:
     threat: list[tuple[str, str]]
     config: str
     answers: Sequence[Answer] = ()
+    membership: MembershipFigures | None = None
     times: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -112,6 +115,7 @@ def render(figures: Figures) -> str:
         pictured=_pictured(figures.leakage) if figures.leakage else [],
         canvases=[("wide", WIDE), ("narrow", NARROW)],
         canvas=Canvas,
+        log_canvas=LogCanvas,
         style=(here / "report.css").read_text(),
         script=(here / "report.js").read_text(),
         data=_inline_json([chart.figures() for chart in charts]),
