@@ -1,5 +1,6 @@
 """Which of the captured rounds are inverted, and which of them together."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,15 @@ from fedinverse.storage import into_module, load_weights, read_jsonl, read_metad
 from fedinverse.words import plain
 
 
-def captured(spool: Path) -> dict[int, Path]:
-    """Return the captured models by round; of several for one round, the one received last.
+def captured(*spools: Path) -> dict[int, Path]:
+    """Return the models captured in any of the spools by round; of several for one round, the one received last.
 
     Raises:
         IntegrityError: a file is damaged or does not say its round; names it.
     """
     captures: dict[int, Path] = {}
-    for path in sorted(spool.glob(ROUND_FILES), key=lambda path: path.stat().st_mtime_ns):
+    files = (path for spool in spools for path in spool.glob(ROUND_FILES))
+    for path in sorted(files, key=lambda path: path.stat().st_mtime_ns):
         about = read_metadata(path)
         if not about.get("model-round", "").isdigit():
             raise IntegrityError(f"{path}: its metadata does not say which round's model it is; not a capture")
@@ -29,7 +31,9 @@ def captured(spool: Path) -> dict[int, Path]:
     return dict(sorted(captures.items()))
 
 
-def due(spool: Path, settings: Attacker, shard: Shard, *, over: bool = True) -> dict[int, Path]:
+def due(
+    spool: Path, settings: Attacker, shard: Shard, *, over: bool = True, pooled: Sequence[Path] = ()
+) -> dict[int, Path]:
     """Return the captured models that the schedule asks for, by round.
 
     Args:
@@ -37,18 +41,20 @@ def due(spool: Path, settings: Attacker, shard: Shard, *, over: bool = True) -> 
         settings: whose ``rounds`` is the schedule.
         shard: the attacker's own images, for ``new_best``.
         over: no further capture will come. Before that, what is due already: a prefix of what will be due.
+        pooled: the spools of further malicious clients: a round is seen if any of them saw it.
 
     Raises:
         StageError: it is over and nothing was captured, or not a listed round; the message says which were.
     """
-    models = captured(spool)
+    models = captured(spool, *pooled)
     if not models:
         if not over:
             return {}
         raise StageError(f"{spool} holds no capture; run the federation first, or point to another directory")
     wanted, last = settings.rounds, max(models)
     if over:
-        _check_none_lost(spool, wanted, models)
+        for each in (spool, *pooled):
+            _check_none_lost(each, wanted, models)
     if isinstance(wanted, tuple):
         missing = sorted(set(wanted) - models.keys())
         if missing and over:

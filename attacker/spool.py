@@ -1,7 +1,8 @@
 """The spool: what a malicious node keeps of what it receives, from any Flower app.
 
-``round-0007.safetensors`` is the model after round 7, ``receipts.jsonl`` has one line per message; what is delivered
-twice (a round repeated after a restart of the server) is noted once. Inverting is another process's work
+``round-0007.safetensors`` is the model after round 7, ``receipts.jsonl`` has one line per message, ``replies/`` what
+the node itself sent back in a round that it trained in; what is delivered twice (a round repeated after a restart of
+the server) is noted once. Inverting is another process's work
 (``attacker.worker``): files survive a ClientApp that is torn down after every message.
 """
 
@@ -15,8 +16,8 @@ from typing import Any, cast
 from flwr.app import Context, Message
 
 from fedinverse.errors import IntegrityError
-from fedinverse.layout import receipts_of, round_file
-from fedinverse.received import arrays_in, is_training, model_round, weights_in
+from fedinverse.layout import receipts_of, replies_of, round_file
+from fedinverse.received import arrays_in, is_training, model_round, round_in, weights_in
 from fedinverse.storage import (
     append_jsonl,
     read_json,
@@ -95,18 +96,39 @@ class Spool:
         if not any(receipt.items() <= line.items() for line in noted):
             append_jsonl(receipts, receipt | {"time": time.time()})
 
+    def keep_reply(self, message: Message, reply: Message) -> None:
+        """Write the weights that this node sends back for a train message; it knows its own share of the next model."""
+        if reply.has_error() or not is_training(message.metadata.message_type):
+            return
+        record = arrays_in(reply.content, self.record)
+        if record is None:
+            return
+        node = str(message.metadata.dst_node_id)
+        number = round_in(message)
+        if number is None:  # of an app that names no round: that of the receipt noted just now
+            number = int(read_jsonl(receipts_of(Path(self.path)))[-1]["round"])
+        path = replies_of(Path(self.path)) / round_file(number)
+        path = path.with_stem(f"{path.stem}-{node}")
+        save_weights(path, weights_in(record, self.names), {"round": number, "node": node, **self.about})
+
 
 def captured(
     spool: Callable[[], Spool], message: Message, context: Context, call_next: Callable[[Message, Context], Message]
 ) -> Message:
     """Keep ``message`` in the spool, then let the app answer: whatever fails here, the node answers as it would."""
+    _whatever_fails(lambda: spool().keep(message), message, "message could not be captured")
+    reply = call_next(message, context)
+    _whatever_fails(lambda: spool().keep_reply(message, reply), message, "reply could not be kept")
+    return reply
+
+
+def _whatever_fails(step: Callable[[], None], message: Message, what: str) -> None:
     try:
-        spool().keep(message)
+        step()
     except Exception as error:
         # A full disk, a damaged spool, a message of an unknown make: a node that does not answer gives itself away.
         reason = plain(f"{type(error).__name__}: {error}")
-        log.warning("a %s message could not be captured: %s", plain(message.metadata.message_type, 40), reason)
-    return call_next(message, context)
+        log.warning("a %s %s: %s", plain(message.metadata.message_type, 40), what, reason)
 
 
 def capturing(spool: Spool) -> Mod:

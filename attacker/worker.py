@@ -74,6 +74,7 @@ class Plan:
         attacks: the ``[attacks]`` tables by label.
         shared_classes: names of the victim's classes that the public set shows too (``data.allow_overlap``).
         checks: further single inversions, done last.
+        pooled: the spools of further malicious clients, whose captures are his too.
     """
 
     spool: str
@@ -87,6 +88,7 @@ class Plan:
     attacks: dict[str, dict[str, Any]]
     shared_classes: tuple[str, ...] = ()
     checks: tuple[Check, ...] = ()
+    pooled: tuple[str, ...] = ()
 
     @staticmethod
     def stop(path: Path) -> Path:
@@ -107,6 +109,7 @@ class Plan:
         plan = typed(Plan, read_json(path), path)
         for where in (
             plan.spool,
+            *plan.pooled,
             plan.shard,
             plan.public,
             plan.store,
@@ -162,8 +165,9 @@ class Bench:
         ``over``: see ``due``. Equal models (a world before its victim first took part) are two jobs in one place.
         """
         plan = self.plan
-        captures = due(Path(plan.spool), self.settings, self.shard, over=over).values() if plan.spool else ()
-        models = captured(Path(plan.spool)) if plan.spool else {}
+        spools = [Path(spool) for spool in (plan.spool, *plan.pooled) if spool]
+        scheduled = due(spools[0], self.settings, self.shard, over=over, pooled=spools[1:]) if spools else {}
+        captures, models = scheduled.values(), captured(*spools)
         before: dict[tuple[str, Path], Job] = {}
         for weights in [*captures, *map(Path, plan.controls)]:
             for label in plan.attacks:
@@ -211,10 +215,10 @@ class Bench:
 
     def watch(self, stop: Path) -> None:
         """Do jobs as captures come; when ``stop`` exists, do what is left of the schedule and return."""
-        spool, seen = Path(self.plan.spool), None
+        spools, seen = [Path(spool) for spool in (self.plan.spool, *self.plan.pooled)], None
         while True:
             over = stop.exists()  # asked before the spool is looked at: no capture written before it is missed
-            there = sorted(spool.glob(ROUND_FILES))
+            there = sorted(path for spool in spools for path in spool.glob(ROUND_FILES))
             if over or there != seen:
                 self.work(over=over)
             if over:

@@ -3,10 +3,19 @@
 import numpy as np
 import torch
 
-from fedinverse.layout import World, is_control
+from fedinverse.layout import WITH_VICTIM, World, is_control
 from fedinverse.run import Run
 from fedinverse.shard import Shard
 from fedinverse.split import held_by
+
+
+def pooled_shard(run: Run) -> Shard:
+    """Return the images of all malicious clients: those who pool their captures pool these too."""
+    shards = [shard_of(run, client, WITH_VICTIM) for client in run.population.attackers]
+    if len(shards) == 1:
+        return shards[0]
+    images = torch.cat([shard.images for shard in shards]).contiguous(memory_format=torch.channels_last)
+    return Shard(images, torch.cat([shard.labels for shard in shards]))
 
 
 def shard_of(run: Run, client: int, world: World) -> Shard:

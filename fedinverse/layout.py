@@ -111,9 +111,13 @@ class AttackerFiles:
         """Where the capture mod stores what it receives."""
         return self.root / world / "captures"
 
+    def accomplice_spool(self, world: World, client: int) -> Path:
+        """Where a further malicious client of a deployment stores what it receives: it has a directory of its own."""
+        return self.root / world / f"captures-{client:02d}"
+
     @property
     def shard(self) -> ShardFiles:
-        """The attacker's own images."""
+        """The attackers' own images."""
         return ShardFiles(self.root / "shard")
 
     @property
@@ -130,6 +134,17 @@ class AttackerFiles:
     def index(self) -> Path:
         """Which inversion belongs to which attack and target."""
         return self.inversions / "index.json"
+
+
+def spools_of(files: AttackerFiles, world: World) -> tuple[Path, ...]:
+    """Return the spools that the malicious clients of ``world`` pool, the first one's first, whether it is there."""
+    first = files.spool(world)
+    return first, *sorted(path for path in first.parent.glob(f"{first.name}-*") if path.is_dir())
+
+
+def replies_of(spool: Path) -> Path:
+    """Return the directory of what the node of ``spool`` itself sent back."""
+    return spool / "replies"
 
 
 def receipts_of(spool: Path) -> Path:

@@ -22,7 +22,7 @@ from attacker.settings import Attacker
 from attacker.target import PublicSet
 from fedinverse.config import parse
 from fedinverse.errors import StageError
-from fedinverse.layout import WITH_VICTIM
+from fedinverse.layout import WITH_VICTIM, spools_of
 from fedinverse.run import Run
 from fedinverse.storage import read_json, read_metadata
 from pipeline.cli.choice import chosen_attack, chosen_device, public_set
@@ -145,7 +145,7 @@ class Captured:
     @property
     def models(self) -> dict[int, Path]:
         """The captured weights by the round after which the server had them."""
-        return captured(self.spool)
+        return captured(*spools_of(self.run.files.attacker, WITH_VICTIM))
 
     @property
     def table(self) -> pd.DataFrame:

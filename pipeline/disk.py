@@ -61,9 +61,14 @@ def needed(experiment: Experiment) -> dict[str, int]:
     every = experiment.federation.rounds + 1
     return {
         "checkpoints": sum(_kept(experiment, world) for world in worlds) * size,
-        "captures": len(worlds) * every * size if experiment.population.malicious else 0,
+        "captures": len(worlds) * (every + _replies(experiment)) * size if experiment.population.malicious else 0,
         "reconstructions": _images(experiment.attacker, experiment, classes, shape, len(worlds)),
     }
+
+
+def _replies(experiment: Experiment) -> int:
+    """Return how many models the malicious clients send back, and keep, at most."""
+    return experiment.federation.rounds * len(experiment.population.attackers)
 
 
 def _kept(experiment: Experiment, world: World) -> int:

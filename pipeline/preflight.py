@@ -22,7 +22,7 @@ from auditor.evaluators.independence import check_independent
 from clients.cohorts import assign
 from clients.defences import make_defence
 from clients.training import train
-from fedinverse.client_data import shard_of
+from fedinverse.client_data import pooled_shard, shard_of
 from fedinverse.data.source import unit
 from fedinverse.errors import ConfigError, FedInverseError
 from fedinverse.layout import WORLDS
@@ -180,7 +180,7 @@ def _check_attacks(run: Run, experiment: Experiment, network: Classifier, steps:
     beyond = [label for label in settings.classes if label >= classes]
     if beyond:
         raise ConfigError(f"'attacker.classes' names {beyond}, but the classes run from 0 to {classes - 1}")
-    labels = labels_of(settings, classes, shard_of(run, run.population.attackers[0], "with_victim"))
+    labels = labels_of(settings, classes, pooled_shard(run))
     if not len(labels):
         raise ConfigError(
             "the attacker holds images of every class, so that there is none to invert; name some in 'attacker.classes'"

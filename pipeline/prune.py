@@ -18,7 +18,7 @@ from attacker.attacks.registry import make_attack
 from attacker.inversion import ABOUT
 from fedinverse.data.source import cache_directory
 from fedinverse.errors import StageError
-from fedinverse.layout import ROUND_FILES
+from fedinverse.layout import ROUND_FILES, replies_of, spools_of
 from fedinverse.run import Run
 from fedinverse.storage import read_json
 from pipeline.runs import REPORTED, find_runs, stage_of
@@ -57,7 +57,10 @@ def removable(run: Run, keep: Collection[str] = ()) -> list[Removable]:
             path for world in run.worlds for path in _between(run.files.server.checkpoint(world, 0).parent)
         ),
         "captures": (
-            path for world in run.worlds for path in sorted(run.files.attacker.spool(world).glob(ROUND_FILES))
+            path
+            for world in run.worlds
+            for spool in spools_of(run.files.attacker, world)
+            for path in (*sorted(spool.glob(ROUND_FILES)), *sorted(replies_of(spool).glob(ROUND_FILES)))
         ),
         "priors": _own_priors(run),
     }

@@ -15,7 +15,7 @@ ROOT = Path("runs") / "one"
 def paths_of(view: Any) -> list[Path]:
     """Every path that a view gives, its methods called with a world, an attack, an arm and a round as they ask."""
     arguments = {"world": "with_victim", "server_round": 3, "attack": "gmi", "arm": "A", "key": "0f"}
-    arguments["question"] = "updates"
+    arguments |= {"question": "updates", "client": 2}
     values = []
     for name, member in inspect.getmembers(type(view)):
         if name.startswith("_"):

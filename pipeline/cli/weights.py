@@ -13,7 +13,7 @@ from attacker.settings import Attacker
 from attacker.target import PublicSet, Target, open_target
 from attacker.worker import labels_of
 from fedinverse.errors import ConfigError, IntegrityError
-from fedinverse.layout import ROUND_FILES, RunFiles, is_run
+from fedinverse.layout import ROUND_FILES, RunFiles, is_run, spools_of
 from fedinverse.models import spec_of
 from fedinverse.overlap import shared_names
 from fedinverse.run import Run
@@ -52,11 +52,11 @@ def weights_at(target: Path, settings: Attacker) -> list[Path]:
         raise ConfigError(f"{target} does not exist; give a .safetensors file, a capture directory or a run directory")
     if target.is_file():
         return [target]
-    spool = Run(target).files.attacker.spool("with_victim") if is_run(target) else target
-    for path in spool.glob(ROUND_FILES):
+    spool, *pooled = spools_of(Run(target).files.attacker, "with_victim") if is_run(target) else (target,)
+    for path in (path for each in (spool, *pooled) for path in each.glob(ROUND_FILES)):
         if "model-round" not in metadata_of(path):
             raise IntegrityError(f"{path} does not say which round it is; give that file itself instead of {target}")
-    return list(due(spool, settings, Shard(torch.empty(0), torch.empty(0))).values())
+    return list(due(spool, settings, Shard(torch.empty(0), torch.empty(0)), pooled=pooled).values())
 
 
 def targets(

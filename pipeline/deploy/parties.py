@@ -63,11 +63,11 @@ def node_configs(run: Run) -> list[dict[str, str | int]]:
 def spool_of(run: Run, number: int) -> Path:
     """Return the spool of the malicious node ``number``.
 
-    The first one's is where later stages look. All are sent the same models, so one is enough to invert.
+    Each has one of its own, as on its own host; later stages pool them (``fedinverse.layout.spools_of``).
     """
     if number == run.population.attackers[0]:
         return run.files.attacker.spool(WORLD)
-    return private_directory(run) / f"node-{number:02d}" / "spool"
+    return run.files.attacker.accomplice_spool(WORLD, number)
 
 
 def export_shards(run: Run, nodes: list[dict[str, str | int]]) -> None:

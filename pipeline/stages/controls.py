@@ -15,8 +15,8 @@ from auditor.settings import Audit
 from auditor.targets import ArmTarget, LeftOut, Targets
 from clients.defences import make_defence
 from clients.training import Training, TrainingDivergedError, train
-from fedinverse.client_data import shard_of
-from fedinverse.layout import WITH_VICTIM, World
+from fedinverse.client_data import pooled_shard
+from fedinverse.layout import WITH_VICTIM, World, spools_of
 from fedinverse.run import Run
 from fedinverse.seeds import generator
 from fedinverse.shard import Shard
@@ -34,8 +34,9 @@ def controls(run: Run) -> Targets:
     Raises:
         StageError: nothing was captured, a round that the schedule names was not, or a model was not kept.
     """
-    shard = shard_of(run, run.population.attackers[0], WITH_VICTIM)
-    captures = due(run.files.attacker.spool(WITH_VICTIM), run.section("attacker", Attacker), shard)
+    shard = pooled_shard(run)
+    spool, *others = spools_of(run.files.attacker, WITH_VICTIM)
+    captures = due(spool, run.section("attacker", Attacker), shard, pooled=others)
     models = [_target(run, "A", WITH_VICTIM, number, path) for number, path in captures.items()]
     models.append(_target(run, "B1", WITH_VICTIM, 0, kept_checkpoint(run, WITH_VICTIM, 0)))
     for world in run.control_worlds:

@@ -16,10 +16,10 @@ from attacker.worker import Bench, Check, Plan, distinct
 from auditor.arms import ARMS, TYPE_I
 from auditor.settings import Audit
 from auditor.targets import Targets, weights_of
-from fedinverse.client_data import shard_of
+from fedinverse.client_data import pooled_shard
 from fedinverse.errors import StageError
 from fedinverse.house import HOME
-from fedinverse.layout import WITH_VICTIM
+from fedinverse.layout import WITH_VICTIM, spools_of
 from fedinverse.overlap import shared_names
 from fedinverse.registry import search_path
 from fedinverse.run import Run
@@ -31,19 +31,20 @@ from report.text import counted
 
 
 def plan_of(run: Run, targets: Targets | None = None) -> Plan:
-    """Return the plan of the attacker's worker, after laying out what it may read: its shard, in its own directory.
+    """Return the plan of the attacker's worker, after laying out what it may read: its images, in its own directory.
 
     While the federation runs there are no control targets yet.
     """
-    shard = shard_of(run, run.population.attackers[0], WITH_VICTIM)
+    shard = pooled_shard(run)
     files = run.files.attacker
     if not files.shard.labels.exists():
         save_shard(files.shard.root, shard)
+    spool, *pooled = spools_of(files, WITH_VICTIM)
     models = () if targets is None else targets.models
     controls = tuple(each for each in models if each.arm not in ("A", "T1"))
     steps = run.section("audit", Audit).unaided_steps
     return Plan(
-        spool=str(run.files.attacker.spool(WITH_VICTIM)),
+        spool=str(spool),
         controls=tuple(str(weights_of(run, each)) for each in controls),
         shard=str(files.shard.root),
         public=str(run.pools["public"].path),
@@ -53,6 +54,7 @@ def plan_of(run: Run, targets: Targets | None = None) -> Plan:
         attacker=run.table.get("attacker", {}),
         attacks=run.table.get("attacks", {}),
         shared_classes=shared_classes(run),
+        pooled=tuple(map(str, pooled)),
         checks=tuple(Check(TYPE_I, unaided(steps), str(weights_of(run, each))) for each in models if each.arm == "T1"),
     )
 

@@ -10,8 +10,8 @@ from functools import cached_property
 
 from attacker.schedule import captured, due, earlier_rounds
 from attacker.settings import Attacker
-from fedinverse.client_data import shard_of
-from fedinverse.layout import World, is_control
+from fedinverse.client_data import pooled_shard
+from fedinverse.layout import World, is_control, spools_of
 from fedinverse.run import Run
 
 
@@ -38,9 +38,10 @@ class InvertedRounds:
     @cached_property
     def _due(self) -> frozenset[int]:
         """The rounds that are due, and those whose models are inverted together with them."""
-        shard = shard_of(self.run, self.run.population.attackers[0], "with_victim")
-        spool = self.run.files.attacker.spool("with_victim")
-        rounds, most, models = due(spool, self._attacker, shard), self._captures, captured(spool)
+        shard = pooled_shard(self.run)
+        first, *others = spools = spools_of(self.run.files.attacker, "with_victim")
+        rounds = due(first, self._attacker, shard, pooled=others)
+        most, models = self._captures, captured(*spools)
         return frozenset(rounds).union(*(earlier_rounds(models, number, most) for number in rounds))
 
     @property
