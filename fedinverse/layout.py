@@ -9,6 +9,7 @@ the pipeline, and the auditor.
 ``federation/<world>/``     ledger, rounds, checkpoints of one federation
 ``attacker/``               what the malicious clients have: spool of captures, reconstructions, control targets
 ``audit/``                  control targets, scores, grids;  ``verdict.json``, ``report.html``
+``judge/``                  a page for people who judge, its key, and what their answers say
 """
 
 import re
@@ -203,6 +204,33 @@ class AuditorFiles:
 
 
 @dataclass(frozen=True)
+class SheetFiles:
+    """A sheet for people to judge: a directory of its own, below the run or elsewhere."""
+
+    root: Path
+
+    @property
+    def page(self) -> Path:
+        """The page that people are given; holds no answer."""
+        return self.root / "judge.html"
+
+    @property
+    def key(self) -> Path:
+        """What each of its images is."""
+        return self.root / "key.json"
+
+    @property
+    def images(self) -> Path:
+        """The images as they are shown, for programs that judge; safetensors."""
+        return self.root / "images.safetensors"
+
+    @property
+    def reading(self) -> Path:
+        """What the answers say."""
+        return self.root / "people.json"
+
+
+@dataclass(frozen=True)
 class RunFiles:
     """A whole run directory."""
 
@@ -272,6 +300,11 @@ class RunFiles:
     def partition_table(self) -> Path:
         """Who holds which class, as a table."""
         return self.root / "partition.csv"
+
+    @property
+    def sheet(self) -> SheetFiles:
+        """What people are asked to judge."""
+        return SheetFiles(self.root / "judge")
 
     @property
     def server(self) -> ServerFiles:

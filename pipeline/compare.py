@@ -8,6 +8,7 @@ from fedinverse.layout import COMPARISON_PAGE, COMPARISON_TABLE, SWEEP, is_run
 from fedinverse.run import Run
 from fedinverse.storage import atomic_write, read_json
 from report.comparison import Comparison, Record, compare, markdown, render
+from report.comparison.records import Rank
 from report.console import console, table
 
 
@@ -40,7 +41,8 @@ def _records(path: Path) -> Iterator[Record]:
         if not finished:
             raise StageError(f"{path}: no point of this sweep is finished; continue it with --resume")
         for point in finished:
-            yield Record(Run((path / point["run"]).resolve()), point["label"])
+            rank = Rank(**point["rank"]) if point.get("rank") else None  # sweeps of earlier versions name none
+            yield Record(Run((path / point["run"]).resolve()), point["label"], rank)
     elif is_run(path):
         yield Record(Run(path.resolve()))
     else:

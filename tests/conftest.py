@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,22 @@ def attacked_run(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def unattacked_run(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Return a finished run without attackers; nobody alters it."""
     return run_in(tmp_path_factory.mktemp("unattacked"), attacks=None, population={"malicious": 0})
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Return a Chromium with one page (``tests/browser.py``); where none is installed, skip and say so."""
+    from browser import Browser
+
+    from report.pdf import BROWSERS, find_browser
+
+    executable = find_browser()
+    if executable is None:
+        reason = f"none of {', '.join(BROWSERS)} is in PATH and FEDINVERSE_CHROMIUM names no browser"
+        print(reason)
+        pytest.skip(reason)
+    with Browser(executable) as opened:
+        yield opened
 
 
 @pytest.fixture(params=["attacked_run", "unattacked_run"])

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,11 @@ from fedinverse.storage import append_jsonl, write_json
 from pipeline.cli.main import app
 from pipeline.experiment import resolved
 from report.comparison import Comparison, Record, compare
+from report.comparison.figures import figures_of
+from report.comparison.groups import grouped
+from report.comparison.matched import front, matched
+from report.comparison.pictures import plane_svg
+from report.comparison.records import Rank
 
 Make = Callable[..., Record]
 LABELS = (0, 1)
@@ -279,3 +285,69 @@ def test_the_command_writes_page_and_tables_that_agree(make: Make, tmp_path: Pat
     assert "Paired differences from “bido”" in text
     nowhere = CliRunner().invoke(app, ["compare", str(tmp_path / "nowhere")])
     assert "neither a run directory nor a sweep" in str(nowhere.exception)
+
+
+def ranked(record: Record, defence: str, strength: int, undefended: str = "none") -> Record:
+    return replace(record, rank=Rank(defence, strength, undefended))
+
+
+def smoothing(strength: float) -> dict[str, Any]:
+    return {"cohorts": [{"defence": "neg_label_smoothing", "fraction": 1.0, "settings": {"alpha": strength}}]}
+
+
+@pytest.fixture
+def searched(make: Make) -> list[Record]:
+    """Return two seeds without a defence, of one that matches at two of three strengths, and of one that never does."""
+    weak, strong = SCORES | {"A": (0.7, 0.5)}, SCORES | {"A": (0.4, 0.2)}
+    runs = []
+    for seed, apart in ((0, 0.0), (1, 0.002)):
+        runs.append(make(f"none-{seed}", seed, accuracy=0.8 + apart, label="none"))
+        for number, (accuracy, scores) in enumerate(((0.801, SCORES), (0.795 + 2 * apart, weak), (0.7, strong))):
+            record = make(
+                f"s{number}-{seed}", seed, scores, accuracy, label=f"s-{number}", **smoothing(-0.1 * number - 0.1)
+            )
+            runs.append(ranked(record, "smoothing", number))
+        record = make(f"b-{seed}", seed, strong, 0.77, label="b-0", **BIDO)
+        runs.append(ranked(record, "bido", 0))
+    return runs
+
+
+def test_a_defence_is_compared_at_its_strongest_point_of_equal_accuracy(searched: list[Record]) -> None:
+    made = compare(searched, "t", baseline="none")
+    table = next(each for each in made.page.tables if each.caption.startswith("Defences at matched accuracy"))
+    bought = {row[0]: row for row in table.rows}
+    assert bought["smoothing"][3] == "s-1"
+    assert bought["smoothing"][2] == "s-0 (+0.0); s-1 (-0.4); s-2 (-10.1)"
+    assert bought["smoothing"][5].startswith("-20 [")
+    assert bought["bido"][3:6] == ["none", "–", "–"]
+    assert any("no strength within one point of accuracy" in note for note in table.notes)
+    assert value(made, "s-1", "leakage at matched accuracy") == pytest.approx(-0.2)
+    row = made.table[made.table["quantity"] == "leakage at matched accuracy"].set_index("group")
+    assert row["matched"].tolist() == [True, False]
+    assert row.loc["s-1", "p"] == row.loc["s-1", "p_holm"]  # one comparison is adjusted for one
+    assert "no strength" in row.loc["bido", "omitted"]
+    said = " ".join(made.page.findings)
+    assert "Defence “smoothing” at matched accuracy (“s-1”" in said
+    assert "“bido” at matched accuracy: nothing can be said" in said
+    assert "the nearest is “b-0” (-3.1 points)" in said
+
+
+def test_a_match_carries_its_interval_and_the_front_is_what_nothing_beats_in_both(searched: list[Record]) -> None:
+    figures = [figures_of(group) for group in grouped(searched)]
+    rows = {row.defence: row for row in matched(figures)}
+    chosen = rows["smoothing"].chosen
+    assert chosen is not None
+    assert chosen.accuracy == pytest.approx(np.mean([-0.005, -0.003]))
+    assert chosen.half_width == pytest.approx(12.7062 * 0.001, rel=1e-4)  # t with one degree of freedom
+    assert chosen.matched
+    assert not chosen.surely
+    heights = [0.7, 0.75, 0.5, 0.2, 0.3]
+    assert [each.group.label for each in figures] == ["none", "s-0", "s-1", "s-2", "b-0"]
+    assert [figures[number].group.label for number in front(figures, heights)] == ["s-2", "b-0", "s-1", "none"]
+    assert front(figures, [None, None, 0.5, None, None]) == [2]
+    assert "Pareto front" in plane_svg(figures)
+
+
+def test_runs_of_no_search_have_no_such_table(make: Make) -> None:
+    made = compare([make("a", label="none"), make("b", label="other", **BIDO)], "t")
+    assert not any("matched accuracy," in each.caption for each in made.page.tables)

@@ -3,7 +3,6 @@
 import io
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,20 +13,9 @@ from PIL import Image
 from fedinverse.errors import StageError
 from fedinverse.run import Run
 from fedinverse.storage import read_json
-from report.pdf import BROWSERS, find_browser, print_pdf
+from report.pdf import print_pdf
 from report.run.curve import Canvas
 from report.run.page import WIDE
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    executable = find_browser()
-    if executable is None:
-        reason = f"none of {', '.join(BROWSERS)} is in PATH and FEDINVERSE_CHROMIUM names no browser"
-        print(reason)
-        pytest.skip(reason)
-    with Browser(executable) as opened:
-        yield opened
 
 
 def is_visible(browser: Browser, selector: str) -> bool:

@@ -23,7 +23,9 @@ from pipeline.experiment import load_experiment
 from pipeline.runs import stage_of
 from pipeline.sweep import Outcome, Plan, load_plan, point, run_points, runner
 from pipeline.sweep.plan import with_value
+from pipeline.sweep.runner import _write_index
 from pipeline.sweep.shared import adopt_inversions
+from report.comparison.records import Rank
 from report.console import console
 
 ROOT = Path(__file__).parent.parent
@@ -91,6 +93,51 @@ def test_a_grid_over_tables_and_into_lists(tmp_path: Path) -> None:
         with_value([1, 2], ["7"], 3, "here")
 
 
+SMOOTHING = {
+    "tables": {"cohorts": [{"defence": "neg_label_smoothing", "fraction": 1.0}]},
+    "keys": ["cohorts.0.settings.alpha"],
+    "values": [[-0.01], [-0.2]],
+}
+
+
+def test_strengths_of_a_defence_are_points_that_know_their_rank(tmp_path: Path) -> None:
+    bido = {
+        "tables": {"model": {"name": "mcnn_gn"}, **BIDO},
+        "keys": ["cohorts.0.settings.lambda_x", "cohorts.0.settings.lambda_y"],
+        "values": [[0.1, 1.0], [2.0, 20.0]],
+        "undefended": "gn",
+    }
+    variants = {"none": {}, "gn": {"model": {"name": "mcnn_gn"}}}
+    sweep = {"variants": variants, "strengths": {"bido": bido, "smoothing": SMOOTHING}, "baseline": "none"}
+    plan = plan_of(tmp_path, sweep)
+    labels = ["none", "gn", "bido-0.1-1.0", "bido-2.0-20.0", "smoothing--0.01", "smoothing--0.2"]
+    assert [each.label for each in plan.points] == labels
+    assert [each.rank for each in plan.points] == [
+        None,
+        None,
+        Rank("bido", 0, "gn"),
+        Rank("bido", 1, "gn"),
+        Rank("smoothing", 0, "none"),
+        Rank("smoothing", 1, "none"),
+    ]
+    strong = plan.points[3].experiment
+    assert (strong.model.name, strong.cohorts[0].settings) == ("mcnn_gn", {"lambda_x": 2.0, "lambda_y": 20.0})
+    assert plan.points[0].experiment.model.name == "mcnn"
+
+
+def test_the_index_keeps_the_rank_and_the_configured_search_holds_every_defence(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, {"variants": {"none": {}}, "strengths": {"smoothing": SMOOTHING}, "baseline": "none"})
+    _write_index(plan, [Outcome(each) for each in plan.points])
+    ranks = [each["rank"] for each in read_json(plan.path / "sweep.json")["points"]]
+    assert ranks[0] is None
+    assert Rank(**ranks[2]) == plan.points[2].rank
+    configured = load_plan("defences/matched", ["sweep.seeds=[0]"], tmp_path)
+    found = {each.experiment.cohorts[0].defence for each in configured.points if each.experiment.cohorts}
+    wanted = {"bido_hsic", "bido_coco", "mid", "neg_label_smoothing", "tl", "dp_sgd", "update_pruning"}
+    assert found == wanted
+    assert any(each.experiment.federation.privacy.kind != "none" for each in configured.points)
+
+
 def test_the_problems_of_all_points_come_in_one_message_and_nothing_is_written(tmp_path: Path) -> None:
     sweep = {"seeds": [0, 1], "variants": {"a": {"model": {"nam": "x"}}, "b": {}, "c": {"training": {"lr": -1.0}}}}
     path = write(tmp_path, sweep)
@@ -118,6 +165,20 @@ def test_the_problems_of_all_points_come_in_one_message_and_nothing_is_written(t
         ({"seed": [1]}, "unknown key 'sweep.seed'; did you mean 'seeds'"),
         ({"baseline": "x", "variants": {"a": {}, "b": {}}}, "'sweep.baseline' is 'x'; the points are a, b"),
         ({"grid": {"training.lr.x": [1]}}, "there is no 'x' to set"),
+        ({"strengths": {"s": SMOOTHING}}, r"held against '', which is no variant; name one of \[sweep\.variants\]"),
+        ({"strengths": {"s": SMOOTHING}, "variants": {"a": {}}, "grid": {"training.lr": [1.0]}}, "exclude each other"),
+        (
+            {"strengths": {"s": {**SMOOTHING, "values": [[1, 2]]}}, "variants": {"a": {}}, "baseline": "a"},
+            "one per key of 'keys'",
+        ),
+        (
+            {"strengths": {"s": {**SMOOTHING, "keys": ["cohorts.3.x"]}}, "variants": {"a": {}}, "baseline": "a"},
+            "there is no '3' to set",
+        ),
+        (
+            {"strengths": {"s": SMOOTHING}, "variants": {"s--0.2": {}}, "baseline": "s--0.2"},
+            r"two points of the sweep are called 's--0\.2'",
+        ),
         (None, r"has no table \[sweep\]"),
     ],
 )

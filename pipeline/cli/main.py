@@ -16,7 +16,7 @@ import typer
 from fedinverse import __version__
 from fedinverse.errors import FedInverseError
 from fedinverse.words import LONG, plain
-from pipeline.cli import attack, audit_app, checkpoints, compare, data, deploy, membership, prior, runs, sweep
+from pipeline.cli import attack, audit_app, checkpoints, compare, data, deploy, judge, membership, prior, runs, sweep
 from pipeline.cli.held import held
 from pipeline.cli.program import Program, StoppedError
 from pipeline.cli.run_options import ConfigArgument, DryRunOption, OutOption, ProfileOption, ResumeOption, SetOption
@@ -143,6 +143,7 @@ app.command(epilog=membership.EXAMPLES)(membership.membership)
 app.command(epilog=audit_app.EXAMPLE)(audit_app.audit_app)
 app.command(epilog=sweep.EXAMPLE)(sweep.sweep)
 app.command()(compare.compare)
+app.command(epilog=judge.EXAMPLE)(judge.judge)
 app.command()(checkpoints.convert)
 app.command()(checkpoints.export)
 app.add_typer(prior.app, name="prior")

@@ -13,8 +13,8 @@ from auditor.arms import CONTROLS
 from auditor.bench import Bench, open_bench, reserve_exhibit
 from auditor.controls import KnownImages, nearest_known, permuted, surest_known
 from auditor.evaluators import embedding, evaluator, open_set
-from auditor.evaluators.evaluator import THREADS, train_judge
-from auditor.evaluators.open_set import none_images, train_open_evaluators
+from auditor.evaluators.evaluator import THREADS, Judge, train_judge
+from auditor.evaluators.open_set import OpenEvaluators, none_images, train_open_evaluators
 from auditor.evidence import Exhibit, read_exhibit
 from auditor.grids import row_of, save_grid
 from auditor.judgement import AttackCost, judge
@@ -110,6 +110,12 @@ def bench_of(run: Run, inversions: list[Finished], settings: Audit) -> Bench:
     What is "none of these" is learned from the public images and from samples of the attacks' priors; of a prior that
     depends on its target, from those of the world without the victim, or of the untrained model where there is none.
     """
+    judge, both = evaluators_of(run, inversions, settings)
+    return open_bench(run, judge, both, settings.device)
+
+
+def evaluators_of(run: Run, inversions: list[Finished], settings: Audit) -> tuple[Judge, OpenEvaluators]:
+    """Return E1, and both evaluators that may say "none of these"; see ``bench_of``."""
     store, device = run.files.auditor.root, settings.device
     source = "B2" if any(each.target.arm == "B2" for each in inversions) else "B1"
     samples = {
@@ -117,7 +123,7 @@ def bench_of(run: Run, inversions: list[Finished], settings: Audit) -> Bench:
     }
     none = none_images(run, sorted(samples))
     judge = train_judge(run, settings.evaluator, store, device)
-    return open_bench(run, judge, train_open_evaluators(run, settings.evaluator, none, store, device), device)
+    return judge, train_open_evaluators(run, settings.evaluator, none, store, device)
 
 
 def stamp_of(run: Run, inversions: list[Finished]) -> str:

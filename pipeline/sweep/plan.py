@@ -11,6 +11,7 @@ from fedinverse.config import Table, find_config, laid_over, read_table
 from fedinverse.errors import ConfigError
 from pipeline.experiment import Experiment, checked
 from pipeline.sweep.settings import Sweep, axes_of, sweep_of
+from report.comparison.records import Rank
 
 RESERVED = {
     "name": "the point's name is made of what varies",
@@ -28,11 +29,13 @@ class Point:
         label: what varies, the same for every seed.
         table: its whole configuration; ``out`` is the sweep's directory, ``name`` the label and the seed.
         experiment: the same, checked.
+        rank: which strength of which defence it is; None: it is none of ``[sweep.strengths]``.
     """
 
     label: str
     table: Table
     experiment: Experiment
+    rank: Rank | None = None
 
     @property
     def path(self) -> Path:
@@ -76,9 +79,14 @@ def load_plan(name: str, assignments: Sequence[str] = (), out: Path | None = Non
     if not isinstance(title, str) or not title:
         raise ConfigError(f"{path}: key 'name' is required: the sweep's directory is <out>/<name>")
     directory = (Path(shared.get("out", Experiment.model_fields["out"].default)) / title).resolve()
+    strengths = dict(_strengths(sweep, str(path)))
+    sweep = sweep.model_copy(
+        update={"variants": sweep.variants | {label: each for label, (each, _) in strengths.items()}}
+    )
     variations = dict(_variations(shared, sweep, str(path)))
     if sweep.baseline and sweep.baseline not in variations:
         raise ConfigError(f"{path}: 'sweep.baseline' is '{sweep.baseline}'; the points are {', '.join(variations)}")
+    ranks = {label: rank for label, (_, rank) in strengths.items()}
     points, problems = [], []
     for seed in sweep.seeds or (shared.get("seed", 0),):
         for label, varied in variations.items():
@@ -86,12 +94,33 @@ def load_plan(name: str, assignments: Sequence[str] = (), out: Path | None = Non
             whole = {**varied, "seed": seed, "out": str(directory), "name": called}
             where = f"{path}, point '{label}'" if label else str(path)
             try:
-                points.append(Point(label, whole, checked(whole, where)))
+                points.append(Point(label, whole, checked(whole, where), ranks.get(label)))
             except ConfigError as error:
                 problems += str(error).splitlines()
     if problems:
         raise ConfigError("\n".join(dict.fromkeys(problems)))
     return Plan(directory, tuple(points), sweep.baseline or next(iter(variations)))
+
+
+def _strengths(sweep: Sweep, origin: str) -> Iterator[tuple[str, tuple[Table, Rank]]]:
+    """Yield (label, (tables, rank)) of every strength of every defence, weakest first."""
+    if sweep.strengths and sweep.grid:
+        raise ConfigError(f"{origin}: 'sweep.strengths' and 'sweep.grid' exclude each other; write a sweep of each")
+    for name, each in sweep.strengths.items():
+        undefended = each.undefended or sweep.baseline
+        if undefended not in sweep.variants:
+            raise ConfigError(
+                f"{origin}: 'sweep.strengths.{name}' is held against '{undefended}', which is no variant; name one of "
+                f"{', '.join(sweep.variants) or '[sweep.variants]'} in 'undefended', or as 'sweep.baseline'"
+            )
+        for number, values in enumerate(each.values):
+            table: Table = each.tables
+            for key, value in zip(each.keys, values, strict=True):
+                table = with_value(table, key.split("."), value, f"{origin}: 'sweep.strengths.{name}.keys', {key}")
+            label = "-".join([name, *(_plain(str(value)) for value in values)])
+            if label in sweep.variants:
+                raise ConfigError(f"{origin}: two points of the sweep are called '{label}'; rename a variant")
+            yield label, (table, Rank(name, number, undefended))
 
 
 def _variations(shared: Table, sweep: Sweep, origin: str) -> Iterator[tuple[str, Table]]:

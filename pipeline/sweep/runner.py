@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import tomli_w
@@ -173,6 +173,7 @@ def _write_index(plan: Plan, outcomes: Iterable[Outcome]) -> None:
                 {
                     "label": outcome.point.label,
                     "seed": outcome.point.experiment.seed,
+                    "rank": asdict(outcome.point.rank) if outcome.point.rank else None,
                     "run": outcome.point.path.name,
                     "state": "finished" if is_finished(outcome.point) else "failed" if outcome.reason else "not run",
                     "reason": outcome.reason,

@@ -4,14 +4,34 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fedinverse.config import FILE_NAME, Section, Table, parse
 from fedinverse.errors import ConfigError
 
 
+class Strengths(Section):
+    """A defence at several strengths: each is a point, and the comparison looks for those that cost no accuracy."""
+
+    tables: dict[str, Any] = Field(description="tables laid over the experiment, as a variant's are")
+    keys: tuple[str, ...] = Field(min_length=1, description="dotted keys of the settings that make the strength")
+    values: tuple[tuple[Any, ...], ...] = Field(
+        min_length=1, description="weakest first; each a list with one value per key"
+    )
+    undefended: str = Field(
+        "", description="the variant it is held against, such as its network without a defence; empty: the baseline"
+    )
+
+    @model_validator(mode="after")
+    def _one_value_per_key(self) -> "Strengths":
+        wrong = [list(each) for each in self.values if len(each) != len(self.keys)]
+        if wrong:
+            raise ValueError(f"each of 'values' needs {len(self.keys)}, one per key of 'keys'; {wrong[0]} has not")
+        return self
+
+
 class Sweep(Section):
-    """Points = variants x grid values; each is run with every seed."""
+    """Points = variants x grid values, and every strength of every defence; each is run with every seed."""
 
     seeds: tuple[int, ...] = Field((), description="seeds of every point; empty: the file's own seed")
     grid: dict[str, Any] = Field(
@@ -19,6 +39,9 @@ class Sweep(Section):
     )
     variants: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="name -> tables laid over the experiment; each is run"
+    )
+    strengths: dict[str, Strengths] = Field(
+        default_factory=dict, description="name -> a defence at several strengths, compared where accuracy is matched"
     )
     baseline: str = Field("", description="the point that others are compared with; empty: the first")
 

@@ -7,9 +7,10 @@ import pandas as pd
 
 from report.comparison.differences import differences
 from report.comparison.figures import baseline_of, figures_of
-from report.comparison.findings import findings_of
+from report.comparison.findings import findings_of, findings_of_matched
 from report.comparison.groups import Group, grouped, marks_of_groups
 from report.comparison.labels import key_and_value
+from report.comparison.matched import matched
 from report.comparison.page import Page
 from report.comparison.pictures import curves_svg, plane_svg
 from report.comparison.records import Record
@@ -47,17 +48,18 @@ def compare(records: Sequence[Record], title: str, by: Sequence[str] = (), basel
     figures = [figures_of(group) for group in groups]
     base = baseline_of(figures, baseline)
     apart = differences(figures, base)
+    equal = matched(figures)
     page = Page(
         title,
-        findings_of(figures, apart, base),
+        [*findings_of(figures, apart, base), *findings_of_matched(equal)],
         marks_of_groups(groups),
         plane_svg(figures),
         curves_svg(figures),
-        tables_of(figures, apart, base.group.label),
+        tables_of(figures, apart, base.group.label, equal),
         [(group.label, _values(group)) for group in groups],
         [(group.label, ", ".join(record.name for record in group.records)) for group in groups],
     )
-    return Comparison(page, tidy(figures, apart, base.group.label))
+    return Comparison(page, tidy(figures, apart, base.group.label, equal))
 
 
 def _values(group: Group) -> str:

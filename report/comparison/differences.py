@@ -47,7 +47,7 @@ def differences(figures: Sequence[GroupFigures], baseline: GroupFigures) -> tupl
     others = [each for each in figures if each is not baseline]
     results: list[Difference] = []
     for quantity, arms in (("leakage", ("A", "B2")), ("attack-accuracy", ("A",))):
-        estimates = [_difference(each, baseline, arms) for each in others]
+        estimates = [difference_of(each, baseline, arms) for each in others]
         p = {number: each.p for number, each in enumerate(estimates) if isinstance(each, Estimate)}
         adjusted = dict(zip(p, holm(list(p.values())), strict=True))
         for number, each in enumerate(others):
@@ -57,7 +57,7 @@ def differences(figures: Sequence[GroupFigures], baseline: GroupFigures) -> tupl
     return tuple(results)
 
 
-def _difference(one: GroupFigures, base: GroupFigures, arms: tuple[str, ...]) -> Estimate | Omitted:
+def difference_of(one: GroupFigures, base: GroupFigures, arms: tuple[str, ...]) -> Estimate | Omitted:
     """Return the difference of s(A), or of s(A) - s(B2), cell by cell."""
     held: list[Cells] = []
     for figures in (one, base):
@@ -77,11 +77,14 @@ def _difference(one: GroupFigures, base: GroupFigures, arms: tuple[str, ...]) ->
 
 def _accuracies(one: GroupFigures, base: GroupFigures) -> tuple[float, int]:
     """Return the mean difference of accuracy over the seeds both have (all, if none), and their number."""
+    apart = paired_accuracies(one, base)
+    return mean_of(apart) if apart else one.accuracy.value - base.accuracy.value, len(apart)
+
+
+def paired_accuracies(one: GroupFigures, base: GroupFigures) -> list[float]:
+    """Return the difference of the models' accuracies at the primary round, for every seed that both have."""
     mine, theirs = _by_seed(one), _by_seed(base)
-    both = sorted(mine.keys() & theirs.keys())
-    if not both:
-        return one.accuracy.value - base.accuracy.value, 0
-    return mean_of([mine[seed] - theirs[seed] for seed in both]), len(both)
+    return [mine[seed] - theirs[seed] for seed in sorted(mine.keys() & theirs.keys())]
 
 
 def _by_seed(figures: GroupFigures) -> dict[int, float]:

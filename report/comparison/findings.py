@@ -7,6 +7,7 @@ from auditor.statistics import LEVEL
 from auditor.verdict import Missing
 from report.comparison.differences import Difference
 from report.comparison.figures import GroupFigures
+from report.comparison.matched import Matched
 from report.text import interval, percent, points, probability
 
 
@@ -45,4 +46,27 @@ def _against(figures: GroupFigures, differences: Sequence[Difference], baseline:
     return (
         f"{_alone(figures)[:-1]}; {what} against “{baseline.group.label}”: {state}, {value} points "
         f"(Holm p {probability(difference.p_holm)}), {utility} ({100 * difference.accuracy:+.1f} points)."
+    )
+
+
+def findings_of_matched(rows: Sequence[Matched]) -> list[str]:
+    """Return one sentence on every defence that was searched over its strength."""
+    return [_matched(each) for each in rows]
+
+
+def _matched(row: Matched) -> str:
+    who, against = f"Defence “{row.defence}” at matched accuracy", f"“{row.undefended}”"
+    if row.chosen is None:
+        near = row.nearest
+        nearest = f"; the nearest is “{near.label}” ({100 * near.accuracy:+.1f} points)" if near else ""
+        reason = row.leakage.reason if isinstance(row.leakage, Omitted) else ""
+        return f"{who}: nothing can be said: {reason} of {against}{nearest}."
+    if isinstance(row.leakage, Omitted):
+        return f"{who}: no difference of leakage from {against}: {row.leakage.reason}."
+    certain = row.p_holm is not None and row.p_holm < 1 - LEVEL
+    state = "no difference shown" if not certain else "lower" if row.leakage.value < 0 else "higher"
+    sure = "" if row.chosen.surely else ", on average; its interval is wider than one point"
+    return (
+        f"{who} (“{row.chosen.label}”, {100 * row.chosen.accuracy:+.1f} points{sure}): leakage against {against}: "
+        f"{state}, {points(row.leakage)} points (Holm p {probability(row.p_holm)})."
     )

@@ -7,31 +7,47 @@ from typing import Any
 
 from auditor.verdict import Interval, Missing
 from report.comparison.figures import GroupFigures
+from report.comparison.matched import front, rank_of
 
 COLOURS = ("#2457a6", "#c22f2f", "#1d7a4f", "#8a4fb0", "#b06a00", "#00788a", "#555555", "#a8327d")
 MARKERS = "osD^vPX*"
 NARROWEST = 0.04  # width of the accuracy axis
 DODGE = 0.06  # rounds that groups are drawn apart, so that none hides another
 MOST_TICKS = 15
+SMALL = 12  # groups that a low picture holds
 STYLES = ("-", "--", "-.", ":")
 
 
 def plane_svg(figures: Sequence[GroupFigures]) -> str:
     """Draw every group at (accuracy, leakage), numbered, with 95 % intervals and the range of accuracy over seeds.
 
-    If any group has no leakage, all are drawn at their attack accuracy, and the axis says so.
+    The strengths of one defence have one colour and are joined; a dashed line joins the Pareto front. If any group has
+    no leakage, all are drawn at their attack accuracy, and the axis says so.
 
     Returns:
         An ``<svg>`` element.
     """
     leakage = _all_have_leakage(figures)
-    with _axes(4.6) as (axes, written):
-        for number, each in enumerate(figures):
-            interval = each.main.leakage if leakage else each.main.arms["A"]
+    intervals = [each.main.leakage if leakage else each.main.arms["A"] for each in figures]
+    heights = [None if isinstance(interval, Missing) else interval.value for interval in intervals]
+    defences = [rank.defence if (rank := rank_of(each.group)) else each.group.label for each in figures]
+    families = list(dict.fromkeys(defences))
+    with _axes(4.6 if len(figures) <= SMALL else 6.0) as (axes, written):
+        for family, name in enumerate(families):
+            joined = [
+                (each.accuracy.value, height)
+                for each, height, defence in zip(figures, heights, defences, strict=True)
+                if defence == name and height is not None
+            ]
+            axes.plot(*zip(*joined, strict=True), color=_look(family)[0], lw=0.7, alpha=0.6) if joined else None
+        best = [(figures[number].accuracy.value, heights[number]) for number in front(figures, heights)]
+        if len(best) > 1:
+            axes.plot(*zip(*best, strict=True), color="#333333", lw=1.4, ls="--", label="Pareto front", zorder=0)
+        for number, (each, interval) in enumerate(zip(figures, intervals, strict=True)):
             if isinstance(interval, Missing):
                 continue
             x = each.accuracy
-            colour, marker = _look(number)
+            colour, marker = _look(families.index(defences[number]))
             axes.errorbar(
                 x.value,
                 interval.value,
@@ -41,6 +57,7 @@ def plane_svg(figures: Sequence[GroupFigures]) -> str:
                 marker=marker,
                 ms=7,
                 lw=1.2,
+                ls="none",
                 capsize=3,
                 label=f"{number + 1}  {each.group.label}",
             )

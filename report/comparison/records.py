@@ -16,16 +16,33 @@ from fedinverse.storage import read_json, read_jsonl
 
 
 @dataclass(frozen=True)
+class Rank:
+    """Which strength of which defence a sweep's point is.
+
+    Attributes:
+        defence: what the sweep calls the defence.
+        strength: its place in the order of strengths, 0 the weakest.
+        undefended: label of the points without the defence, which it is held against.
+    """
+
+    defence: str
+    strength: int
+    undefended: str
+
+
+@dataclass(frozen=True)
 class Record:
     """An audited run.
 
     Attributes:
         run: its directory.
         label: what a sweep calls the point; empty: it is no sweep's.
+        rank: which strength of which defence it is; None: it is none of a search over strengths.
     """
 
     run: Run
     label: str = ""
+    rank: Rank | None = None
 
     @property
     def name(self) -> str:

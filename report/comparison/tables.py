@@ -12,13 +12,18 @@ from auditor.verdict import Interval, Missing
 from report.comparison.differences import Difference
 from report.comparison.figures import GroupFigures, Spread, score_of, time_to_leak
 from report.comparison.groups import overlap_marks
+from report.comparison.matched import Matched, Tried
 from report.table import Table
 from report.text import NONE, interval, percent, points, probability
 
 
-def tables_of(figures: Sequence[GroupFigures], differences: Sequence[Difference], baseline: str) -> list[Table]:
+def tables_of(
+    figures: Sequence[GroupFigures], differences: Sequence[Difference], baseline: str, equal: Sequence[Matched] = ()
+) -> list[Table]:
     """Return all tables, the most telling first."""
     tables = [_overview(figures)]
+    if equal:
+        tables.append(_matched(equal))
     if differences:
         tables.append(_differences(differences, baseline))
     tables += [_controls(figures), _likeness(figures), _costs(figures)]
@@ -70,6 +75,37 @@ def _differences(differences: Sequence[Difference], baseline: str) -> Table:
         rows,
         notes=_reasons({f"{each.group}, {each.quantity}": each.estimate for each in differences}, "difference"),
     )
+
+
+def _matched(rows: Sequence[Matched]) -> Table:
+    header = ["", "held against", "strengths tried", "strongest at matched accuracy", "accuracy [95 %]"]
+    header += ["leakage difference [95 %]", "p (Holm)", "paired seeds"]
+    lines = [
+        [
+            row.defence,
+            row.undefended,
+            "; ".join(f"{each.label} ({100 * each.accuracy:+.1f})" for each in row.tried) or NONE,
+            row.chosen.label if row.chosen else "none",
+            _apart(row.chosen),
+            points(row.leakage),
+            probability(row.p_holm),
+            str(row.chosen.seeds if row.chosen else max((each.seeds for each in row.tried), default=0)),
+        ]
+        for row in rows
+    ]
+    notes = [
+        "of every defence the strongest tried whose mean accuracy is within one point of the undefended run's over the "
+        "same seeds; leakage had no part in the choice",
+        *_reasons({row.defence: row.leakage for row in rows}, "comparison"),
+    ]
+    return Table("Defences at matched accuracy, in percentage points", header, lines, notes=notes)
+
+
+def _apart(tried: Tried | None) -> str:
+    if tried is None:
+        return NONE
+    value, half = 100 * tried.accuracy, 100 * tried.half_width
+    return f"{value:+.1f} " + (f"[{value - half:+.1f}, {value + half:+.1f}]" if tried.seeds > 1 else "(one seed)")
 
 
 def _controls(figures: Sequence[GroupFigures]) -> Table:

@@ -10,9 +10,12 @@ from auditor.statistics import Estimate
 from auditor.verdict import Missing
 from report.comparison.differences import Difference
 from report.comparison.figures import GroupFigures, time_to_leak
+from report.comparison.matched import Matched
 
 
-def tidy(figures: Sequence[GroupFigures], differences: Sequence[Difference], baseline: str) -> pd.DataFrame:
+def tidy(
+    figures: Sequence[GroupFigures], differences: Sequence[Difference], baseline: str, equal: Sequence[Matched] = ()
+) -> pd.DataFrame:
     """Return everything as one row per group x quantity.
 
     Columns: ``group``, ``quantity``, ``value``, ``low``, ``high``, ``p``, ``p_holm``, ``baseline`` (of a difference),
@@ -50,6 +53,20 @@ def tidy(figures: Sequence[GroupFigures], differences: Sequence[Difference], bas
             "overlap": overlap[each.group] or overlap[baseline],
         }
         for each in differences
+    ]
+    rows += [
+        {
+            "group": row.chosen.label if row.chosen else row.defence,
+            "seeds": row.chosen.seeds if row.chosen else 0,
+            "quantity": "leakage at matched accuracy",
+            **_columns(row.leakage),
+            "p": row.leakage.p if isinstance(row.leakage, Estimate) else None,
+            "p_holm": row.p_holm,
+            "baseline": row.undefended,
+            "matched": row.chosen is not None,
+            "overlap": any(overlap.values()),
+        }
+        for row in equal
     ]
     names = ["group", "quantity", "value", "low", "high", "p", "p_holm", "baseline", "matched", "seeds", "omitted"]
     names.append("overlap")

@@ -1,0 +1,75 @@
+"""``fedinverse judge``: a page on which people judge a run's images, and what their answers say."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EXAMPLE = """
+**Examples**  the page needs no network; give it to people, keep key.json
+
+fedinverse judge runs/quickstart                                  makes the page
+fedinverse judge runs/quickstart --read answers-ada.json answers-bo.json
+fedinverse judge runs/quickstart --with mymodels.vision:same      a program judges
+"""
+
+
+def judge(
+    directory: Annotated[Path, typer.Argument(help="an audited run, e.g. runs/quickstart", metavar="RUN")],
+    answers: Annotated[
+        list[Path] | None, typer.Argument(help="further files for --read", metavar="[ANSWERS]...")
+    ] = None,
+    read: Annotated[
+        Path | None, typer.Option("--read", help="a judge's file of answers; more may follow it", metavar="ANSWERS")
+    ] = None,
+    with_: Annotated[
+        str, typer.Option("--with", help="a function that judges, as package.module:function", metavar="PATH")
+    ] = "",
+    per_kind: Annotated[int, typer.Option("--per-kind", min=1, max=500, help="most images of each of five kinds")] = 20,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="another seed, another choice and order")] = 0,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="directory of page and key (default: judge/ in the run)")
+    ] = None,
+) -> None:
+    """Ask people whether images show the victim's classes: write a page for them, or read their answers."""
+    from auditor.people.sheet import read_key
+    from fedinverse.errors import ConfigError
+    from fedinverse.layout import SheetFiles
+    from fedinverse.lock import only_here
+    from fedinverse.run import Run
+    from pipeline.people import answer_with, make_sheet, read_sheet
+    from report.console import console, say, table
+    from report.judge.tables import sentence_of, tables_of
+    from report.text import counted
+
+    run = Run(directory.resolve())
+    files = SheetFiles(out.resolve()) if out else run.files.sheet
+    given = [*([read] if read else []), *(answers or [])]
+    if given and read is None:
+        raise ConfigError(f"{given[0]}: files of answers follow --read: fedinverse judge {directory} --read {given[0]}")
+    if given and with_:
+        raise ConfigError("--with and --read exclude each other; --with reads what the program answers")
+    if not given:
+        with only_here(run.path):
+            key = make_sheet(run, files, per_kind, seed)
+        for note in key.notes:
+            console.print(f"  - {note}", soft_wrap=True, markup=False)
+        if not with_:
+            say(
+                "Page",
+                f"{files.page}: {counted(len(key.items), 'question')}; give this file, not the directory, to people",
+            )
+            say(
+                "Key",
+                f"{files.key}: keep it; with it 'fedinverse judge {directory} --read ANSWERS...' reads what they say",
+            )
+            return
+        given = [answer_with(with_, files)]
+        say("Answers", str(given[0]))
+    reading = read_sheet(files, given)
+    console.print(sentence_of(reading), soft_wrap=True, markup=False, style="bold")
+    for each in tables_of(read_key(files.key), reading):
+        table(each.caption, each.header, each.rows)
+        for note in each.notes:
+            console.print(f"  - {note}", soft_wrap=True, markup=False, style="dim")
+    say("Figures", str(files.reading))

@@ -1,0 +1,101 @@
+"""What people's answers say, as tables of text."""
+
+from auditor.omitted import Omitted
+from auditor.people.reading import Agreement, Apart, Reading, Share
+from auditor.people.sheet import Key
+from report.table import Table
+from report.text import NONE, counted, share
+
+MEANING = {
+    "reconstruction": "what the attack made",
+    "true-positive": "real, of the class: 'yes' is right",
+    "wrong-class": "real, of another class: 'no' is right",
+    "control-world": "the attack without the victim",
+    "prior-only": "the prior's samples",
+}
+READINGS = {"closed": "E1, which must name a class", "open": "both that may say 'none of these'"}
+
+
+def tables_of(key: Key, reading: Reading) -> list[Table]:
+    """Return all tables, the most telling first."""
+    return [_kinds(reading), _figures(reading), _judges(key, reading)]
+
+
+def _kinds(reading: Reading) -> Table:
+    header = ["", "what it is", "items", "yes [95 %]", "no [95 %]", "cannot tell"]
+    rows = [
+        [
+            each.kind,
+            MEANING[each.kind],
+            str(each.yes.items),
+            _share(each.yes),
+            _share(each.no),
+            share(each.unsure.value),
+        ]
+        for each in reading.kinds
+    ]
+    notes = ["each item counts once, with the share of its judges; the interval is Wilson's over items"]
+    return Table("What people say", header, rows, notes=notes)
+
+
+def _figures(reading: Reading) -> Table:
+    rows = [
+        ["accuracy of people", _share(reading.accuracy), "true positives and wrong classes, weighing the same"],
+        [
+            "lead over the control world",
+            _apart(reading.lead),
+            "'yes' to reconstructions minus 'yes' without the victim",
+        ],
+        ["lead over the prior", _apart(reading.lead_of_prior), "'yes' to reconstructions minus 'yes' to its samples"],
+    ]
+    rows += [
+        [f"false positives, {name}", _share(found), f"{READINGS[name]}: sees the class where most people say no"]
+        for name, found in reading.false_positives.items()
+    ]
+    rows += [
+        [f"missed, {name}", _share(found), f"{READINGS[name]}: does not see it where most people say yes"]
+        for name, found in reading.missed.items()
+    ]
+    rows.append(["agreement of judges", _agreement(reading.agreement), "1: always; 0: as often as chance"])
+    found: list[object] = [reading.accuracy, reading.lead, reading.lead_of_prior, *reading.false_positives.values()]
+    found += [*reading.missed.values(), reading.agreement]
+    notes = list(dict.fromkeys(each.reason for each in found if isinstance(each, Omitted)))
+    return Table("People, and the evaluators against them", ["", "[95 %]", ""], rows, notes=notes)
+
+
+def _judges(key: Key, reading: Reading) -> Table:
+    rows = [
+        [name, f"{count} of {reading.items}", _share(reading.by_judge[name])] for name, count in reading.judges.items()
+    ]
+    return Table("Judges", ["", "answered", "accuracy [95 %]"], rows, notes=list(key.notes))
+
+
+def _share(found: Share | Omitted) -> str:
+    if isinstance(found, Omitted):
+        return NONE
+    return f"{share(found.value)} [{100 * found.low:.0f}, {100 * found.high:.0f}]"
+
+
+def _apart(found: Apart | Omitted) -> str:
+    if isinstance(found, Omitted):
+        return NONE
+    return f"{100 * found.value:+.0f} [{100 * found.low:+.0f}, {100 * found.high:+.0f}]"
+
+
+def _agreement(found: Agreement | Omitted) -> str:
+    if isinstance(found, Omitted):
+        return NONE
+    return f"{found.measure} {found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+
+
+def sentence_of(reading: Reading) -> str:
+    """Return the one sentence that a reader takes away."""
+    who = counted(len(reading.judges), "judge")
+    if isinstance(reading.accuracy, Omitted):
+        return f"{who}: nothing can be said of them: {reading.accuracy.reason}."
+    sees = f"{who}, right on {_share(reading.accuracy)} of the real images"
+    if isinstance(reading.lead, Omitted):
+        return f"{sees}; {reading.lead.reason}."
+    lead = f"{_apart(reading.lead)} points more often in reconstructions than in those made without the victim"
+    state = "" if reading.lead.low > 0 else "; that is not shown to be more than nothing"
+    return f"{sees}, see the class {lead}{state}."
