@@ -68,16 +68,16 @@ def _drawn(run: Run, per_kind: int, seed: int) -> tuple[Drawn, str, int]:
     if not run.files.verdict.exists():
         raise StageError(f"{run.path} was not audited; run 'fedinverse audit {run.path}' first")
     primary = read_verdict(run.files.verdict).primary
-    shown: dict[str, Exhibit] = {}
+    exhibits: dict[str, Exhibit] = {}
     for each in finished(run):
         target = each.target
         if each.attack != primary.attack or target.round != primary.round or target.arm not in ("A", "B2"):
             continue
         where = target.world, target.round, each.attack
-        shown.setdefault(target.arm, read_exhibit(each.inversion.path / RECONSTRUCTIONS, target.arm, *where))
+        exhibits.setdefault(target.arm, read_exhibit(each.inversion.path / RECONSTRUCTIONS, target.arm, *where))
         if target.arm == "A":
-            shown["B0"] = read_exhibit(each.inversion.path / PRIOR_ONLY, "B0", *where)
-    return draw(run, list(shown.values()), per_kind, seed), primary.attack, primary.round
+            exhibits["B0"] = read_exhibit(each.inversion.path / PRIOR_ONLY, "B0", *where)
+    return draw(run, list(exhibits.values()), per_kind, seed), primary.attack, primary.round
 
 
 def _judged(run: Run, drawn: Drawn) -> tuple[Item, ...]:
@@ -116,8 +116,8 @@ def answer_with(path: str, files: SheetFiles) -> Path:
         TheirError: it raised an exception.
     """
     key = read_key(files.key)
-    found = load_weights(files.images)[0].get("images")
-    if found is None or len(found) != len(key.items):
+    stored = load_weights(files.images)[0].get("images")
+    if stored is None or len(stored) != len(key.items):
         raise IntegrityError(
             f"{files.images}: does not hold the images of {files.key}; delete both and make them again"
         )
@@ -125,10 +125,10 @@ def answer_with(path: str, files: SheetFiles) -> Path:
     if not callable(judge):
         raise ConfigError(f"--with = '{path}' is no function (image, real images) -> 'yes', 'no' or 'unsure'")
     given = []
-    for item, images in zip(key.items, torch.from_numpy(found), strict=True):
-        shown = unit(images)
+    for item, images in zip(key.items, torch.from_numpy(stored), strict=True):
+        pixels = unit(images)
         try:
-            answer = judge(shown[0].clone(), shown[1:].clone())
+            answer = judge(pixels[0].clone(), pixels[1:].clone())
         except Exception as error:
             raise TheirError(f"--with = '{path}' failed on item {item.id}", error) from error
         if answer not in ANSWERS:

@@ -52,8 +52,8 @@ def command(*arguments: object) -> str:
 
 def key_of(*items: tuple[str, bool, bool]) -> Key:
     """Return a key of items (kind, what E1 says, what both open evaluators say)."""
-    made = tuple(Item(f"i{number}", kind, 0, closed, opened) for number, (kind, closed, opened) in enumerate(items))  # type: ignore[arg-type]
-    return Key(1, "sheet", "run", "gmi", 3, ("zero",), made, ())
+    items = tuple(Item(f"i{number}", kind, 0, closed, opened) for number, (kind, closed, opened) in enumerate(items))  # type: ignore[arg-type]
+    return Key(1, "sheet", "run", "gmi", 3, ("zero",), items, ())
 
 
 def answered(*given: Answer | None, judge: str = "ada", sheet: str = "sheet") -> Answers:
@@ -71,7 +71,6 @@ def test_every_kind_is_asked_about_and_is_what_the_key_says(sheet: SheetFiles, a
     label_of = {
         pool.images[row].tobytes(): int(label) for row, label in zip(reserve["row"], reserve["label"], strict=True)
     }
-    made = next(each for each in finished(attacked_run) if (each.attack, each.target.arm) == ("gmi", "A"))
     for item, (asked, *beside) in zip(key.items, images, strict=True):
         assert item.label in attacked_run.population.victim_classes
         assert [label_of[each.numpy().tobytes()] for each in beside] == [item.label] * 4
@@ -82,10 +81,9 @@ def test_every_kind_is_asked_about_and_is_what_the_key_says(sheet: SheetFiles, a
             assert label_of[asked.numpy().tobytes()] not in (item.label, None)
         else:
             assert asked.numpy().tobytes() not in label_of
-    assert made.target.round in (2, 3)
     assert key.round == 3
-    shown = read_exhibit(_primary(attacked_run) / RECONSTRUCTIONS, "A", "with_victim", 3, "gmi")
-    pixels = {each.mul(255).round().to(torch.uint8).numpy().tobytes() for each in shown.images}
+    exhibit = read_exhibit(_primary(attacked_run) / RECONSTRUCTIONS, "A", "with_victim", 3, "gmi")
+    pixels = {each.mul(255).round().to(torch.uint8).numpy().tobytes() for each in exhibit.images}
     asked_about = [image[0] for item, image in zip(key.items, images, strict=True) if item.kind == "reconstruction"]
     assert all(each.numpy().tobytes() in pixels for each in asked_about)
 
@@ -121,8 +119,8 @@ def test_the_same_seed_gives_the_same_page_and_another_one_does_not_replace_it(
     with pytest.raises(StageError, match=r"holds another page.*--out"):
         make_sheet(attacked_run, sheet, per_kind=4, seed=1)
     assert sheet.key.read_bytes() == before
-    shown = _exhibits(attacked_run)
-    assert draw(attacked_run, shown, 4, 0).sheet != draw(attacked_run, shown, 4, 1).sheet
+    exhibits = _exhibits(attacked_run)
+    assert draw(attacked_run, exhibits, 4, 0).sheet != draw(attacked_run, exhibits, 4, 1).sheet
 
 
 def _exhibits(run: Run) -> list[Exhibit]:
@@ -130,15 +128,15 @@ def _exhibits(run: Run) -> list[Exhibit]:
 
 
 def test_what_a_run_lacks_is_said_and_failed_images_are_not_asked_about(attacked_run: Run) -> None:
-    (shown,) = _exhibits(attacked_run)
-    failed = shown.failed.clone()
-    failed[(shown.labels == 1).nonzero().flatten()] = True
-    drawn = draw(attacked_run, [replace(shown, failed=failed)], 6, 0)
-    made = [label for kind, label in zip(drawn.kinds, drawn.labels, strict=True) if kind == "reconstruction"]
-    assert made == [0, 0]
+    (exhibit,) = _exhibits(attacked_run)
+    failed = exhibit.failed.clone()
+    failed[(exhibit.labels == 1).nonzero().flatten()] = True
+    drawn = draw(attacked_run, [replace(exhibit, failed=failed)], 6, 0)
+    labels = [label for kind, label in zip(drawn.kinds, drawn.labels, strict=True) if kind == "reconstruction"]
+    assert labels == [0, 0]
     assert [note.split(":")[0] for note in drawn.notes] == ["no control-world items", "no prior-only items"]
     with pytest.raises(StageError, match="no reconstruction"):
-        draw(attacked_run, [replace(shown, failed=torch.ones_like(failed))], 2, 0)
+        draw(attacked_run, [replace(exhibit, failed=torch.ones_like(failed))], 2, 0)
 
 
 def test_a_run_without_attack_is_told_what_to_do(unattacked_run: Run) -> None:
@@ -158,35 +156,38 @@ def test_figures_are_those_worked_out_by_hand() -> None:
         ("control-world", False, False),
         ("prior-only", False, False),
     )
-    found = read(key, {"ada": answered("yes", "unsure", "no", "no", "yes", "no", "no", "unsure", "no")})
-    assert isinstance(found.accuracy, Share)
-    assert found.accuracy.value == pytest.approx(0.75)
+    reading = read(key, {"ada": answered("yes", "unsure", "no", "no", "yes", "no", "no", "unsure", "no")})
+    assert isinstance(reading.accuracy, Share)
+    assert reading.accuracy.value == pytest.approx(0.75)
     half, whole = wilson(1, 2), wilson(2, 2)
     down = np.hypot(0.5 - half[0], 1 - whole[0]) / 2
-    assert found.accuracy.low == pytest.approx(0.75 - down)
-    shares = {each.kind: (each.yes.value, each.no.value, each.unsure.value) for each in found.kinds}
+    assert reading.accuracy.low == pytest.approx(0.75 - down)
+    shares = {each.kind: (each.yes.value, each.no.value, each.unsure.value) for each in reading.kinds}
     assert shares["true-positive"] == (0.5, 0, 0.5)
     assert shares["control-world"] == (0, 0.5, 0.5)
-    assert isinstance(found.lead, Apart)
-    assert found.lead.value == pytest.approx(0.5)
-    assert found.lead.low < 0 < found.lead.high
+    assert isinstance(reading.lead, Apart)
+    assert reading.lead.value == pytest.approx(0.5)
+    assert reading.lead.low < 0 < reading.lead.high
     # Denied: i5 (E1 sees it), i6 (E1 sees it) and i8; of what was made, the open evaluators see none of them.
-    assert (found.false_positives["closed"].value, found.false_positives["closed"].items) == (pytest.approx(2 / 3), 3)  # type: ignore[union-attr]
-    assert found.false_positives["open"].value == 0  # type: ignore[union-attr]
-    assert found.missed["closed"].value == 0  # type: ignore[union-attr]
-    assert isinstance(found.agreement, Omitted)
+    assert (reading.false_positives["closed"].value, reading.false_positives["closed"].items) == (
+        pytest.approx(2 / 3),
+        3,
+    )  # type: ignore[union-attr]
+    assert reading.false_positives["open"].value == 0  # type: ignore[union-attr]
+    assert reading.missed["closed"].value == 0  # type: ignore[union-attr]
+    assert isinstance(reading.agreement, Omitted)
 
 
 def test_several_judges_count_as_one_look_at_each_item() -> None:
     key = key_of(*[("reconstruction", True, True)] * 4, *[("true-positive", True, True), ("wrong-class", False, False)])
     one = answered("yes", "yes", "no", "no", "yes", "no")
     other = answered("yes", "no", "no", None, "yes", "no", judge="bo")
-    found = read(key, {"ada": one, "bo": other})
-    made = next(each for each in found.kinds if each.kind == "reconstruction")
-    assert made.yes.value == pytest.approx((1 + 0.5 + 0 + 0) / 4)
-    assert (made.yes.low, made.yes.high) == wilson(1.5, 4)
-    assert found.false_positives["closed"].items == 2  # type: ignore[union-attr]  # a draw is no majority
-    assert found.agreement.measure == "Cohen's kappa"  # type: ignore[union-attr]
+    reading = read(key, {"ada": one, "bo": other})
+    items = next(each for each in reading.kinds if each.kind == "reconstruction")
+    assert items.yes.value == pytest.approx((1 + 0.5 + 0 + 0) / 4)
+    assert (items.yes.low, items.yes.high) == wilson(1.5, 4)
+    assert reading.false_positives["closed"].items == 2  # type: ignore[union-attr]  # a draw is no majority
+    assert reading.agreement.measure == "Cohen's kappa"  # type: ignore[union-attr]
     three = read(key, {"ada": one, "bo": other, "cy": one})
     assert three.agreement.measure == "Krippendorff's alpha"  # type: ignore[union-attr]
     assert three.judges == {"ada": 6, "bo": 5, "cy": 6}

@@ -128,8 +128,8 @@ def test_the_downloaded_file_is_read_by_the_program_and_by_the_page(
     while not path.exists():
         assert time.monotonic() < deadline, list(tmp_path.iterdir())
         time.sleep(0.05)
-    found = read_answers(path, KEY)
-    assert (found.judge, [(each.item, each.answer) for each in found.answers]) == (
+    given = read_answers(path, KEY)
+    assert (given.judge, [(each.item, each.answer) for each in given.answers]) == (
         "Ada L.",
         [("one", "yes"), ("two", "no")],
     )

@@ -63,8 +63,8 @@ def interval(
 ) -> tuple[float, float] | Omitted:
     """Return the 95 % percentile interval of ``statistic`` over items drawn anew, all judges' answers together."""
     items = answers.shape[1]
-    found = [statistic(answers[:, random.integers(items, size=items)], categories) for _ in range(DRAWS)]
-    values = [each for each in found if not isinstance(each, Omitted)]
+    drawn = [statistic(answers[:, random.integers(items, size=items)], categories) for _ in range(DRAWS)]
+    values = [each for each in drawn if not isinstance(each, Omitted)]
     if len(values) < DRAWS / 2:
         return Omitted("too few items to say how sure the agreement is")
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])

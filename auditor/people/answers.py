@@ -52,27 +52,27 @@ def read_answers(path: Path, key: Key) -> Answers:
     if not path.is_file():
         raise ConfigError(f"{path}: there is no such file; give the file that the page downloads")
     try:
-        found = typed(Answers, read_json(path), path)
+        given = typed(Answers, read_json(path), path)
     except IntegrityError as error:
         raise ConfigError(f"{error}; it is no file of answers that the page made") from error
-    if found.version != VERSION:
-        raise ConfigError(f"{path}: answers of format {found.version}; this program reads format {VERSION}")
-    if found.sheet != key.sheet:
+    if given.version != VERSION:
+        raise ConfigError(f"{path}: answers of format {given.version}; this program reads format {VERSION}")
+    if given.sheet != key.sheet:
         raise ConfigError(
-            f"{path}: answers to another page (sheet {found.sheet[:40]}); this run's is {key.sheet}, of {key.run}"
+            f"{path}: answers to another page (sheet {given.sheet[:40]}); this run's is {key.sheet}, of {key.run}"
         )
-    if len(found.judge) > LONGEST_NAME:
+    if len(given.judge) > LONGEST_NAME:
         raise ConfigError(f"{path}: 'judge' is longer than {LONGEST_NAME} characters")
     known, seen = {item.id for item in key.items}, set[str]()
-    for each in found.answers:
+    for each in given.answers:
         if each.item not in known:
             raise ConfigError(f"{path}: item '{each.item[:40]}' is not on this page")
         if each.item in seen:
             raise ConfigError(f"{path}: item '{each.item}' is answered twice")
         seen.add(each.item)
-    if not found.answers:
+    if not given.answers:
         raise ConfigError(f"{path}: holds no answer")
-    return found
+    return given
 
 
 def named(files: list[Path], key: Key) -> dict[str, Answers]:
@@ -83,11 +83,11 @@ def named(files: list[Path], key: Key) -> dict[str, Answers]:
     """
     judges: dict[str, Answers] = {}
     for path in files:
-        found = read_answers(path, key)
-        name = found.judge.strip() or path.stem
+        given = read_answers(path, key)
+        name = given.judge.strip() or path.stem
         if name in judges:
             raise ConfigError(
                 f"{path}: a second file of judge '{name}'; give each judge's file once, or give them different names"
             )
-        judges[name] = found
+        judges[name] = given
     return judges

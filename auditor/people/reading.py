@@ -102,7 +102,7 @@ def read(key: Key, judges: Mapping[str, Answers], seed: int = 0) -> Reading:
     """Return what ``judges`` say of the items of ``key``; ``seed``: of the bootstrap."""
     table = _table(key, judges)
     kinds = {kind: _of_kind(key, table, kind) for kind in KINDS}
-    yes = {kind: found.yes for kind, found in kinds.items() if found}
+    yes = {kind: each.yes for kind, each in kinds.items() if each}
     return Reading(
         {name: len(each.answers) for name, each in judges.items()},
         len(key.items),
@@ -142,9 +142,9 @@ def _share(table: Table, answer: int) -> Share | Omitted:
 
 def _of_kind(key: Key, table: Table, kind: Kind) -> KindReading | None:
     mine = table[:, [item.kind == kind for item in key.items]]
-    found = [_share(mine, answer) for answer in (YES, NO, UNSURE)]
-    shares = [each for each in found if isinstance(each, Share)]
-    return KindReading(kind, *shares) if len(shares) == len(found) else None
+    three = [_share(mine, answer) for answer in (YES, NO, UNSURE)]
+    shares = [each for each in three if isinstance(each, Share)]
+    return KindReading(kind, *shares) if len(shares) == len(three) else None
 
 
 def _accuracy(key: Key, table: Table) -> Share | Omitted:
@@ -163,10 +163,10 @@ def _accuracy(key: Key, table: Table) -> Share | Omitted:
 def _lead(yes: Mapping[Kind, Share], control: Kind) -> Apart | Omitted:
     if "reconstruction" not in yes or control not in yes:
         return Omitted(f"nobody answered both reconstructions and {control} images")
-    made, base = yes["reconstruction"], yes[control]
-    value = made.value - base.value
-    down = float(np.hypot(made.value - made.low, base.high - base.value))
-    up = float(np.hypot(made.high - made.value, base.value - base.low))
+    attacked, base = yes["reconstruction"], yes[control]
+    value = attacked.value - base.value
+    down = float(np.hypot(attacked.value - attacked.low, base.high - base.value))
+    up = float(np.hypot(attacked.high - attacked.value, base.value - base.low))
     return Apart(value, value - down, value + up)
 
 

@@ -119,12 +119,12 @@ class Drawn:
         return tuple(f"{derive(int(self.sheet, 16), 'item', number):016x}" for number in range(len(self.kinds)))
 
 
-def draw(run: Run, shown: Sequence[Exhibit], per_kind: int, seed: int) -> Drawn:
+def draw(run: Run, exhibits: Sequence[Exhibit], per_kind: int, seed: int) -> Drawn:
     """Draw a sheet.
 
     Args:
         run: whose victim's classes are asked about.
-        shown: arms A, B2 and B0 of the primary attack and round, as far as the run has them.
+        exhibits: arms A, B2 and B0 of the primary attack and round, as far as the run has them.
         per_kind: most items of a kind.
         seed: of the draw and the order; one sheet for each.
 
@@ -132,7 +132,7 @@ def draw(run: Run, shown: Sequence[Exhibit], per_kind: int, seed: int) -> Drawn:
         StageError: no class has the five different real images that a question takes, or nothing was reconstructed.
     """
     random = numpy_generator(derive(run.seed, "people", seed), per_kind)
-    attacked: list[int] = next((each.labels.unique().tolist() for each in shown if each.arm == "A"), [])
+    attacked: list[int] = next((each.labels.unique().tolist() for each in exhibits if each.arm == "A"), [])
     real = {label: _real(run, label, random) for label in run.population.victim_classes or attacked}
     classes = [label for label, pool in real.items() if len(pool) > BESIDE]
     notes = [
@@ -146,15 +146,15 @@ def draw(run: Run, shown: Sequence[Exhibit], per_kind: int, seed: int) -> Drawn:
     if len(classes) == 1:
         notes.append("no wrong-class items: there is one class")
     for arm, kind in MADE.items():
-        exhibit = next((each for each in shown if each.arm == arm), None)
+        exhibit = next((each for each in exhibits if each.arm == arm), None)
         rows = _rows(exhibit, classes, per_kind, random) if exhibit else []
         if exhibit is None or not rows:
             notes.append(f"no {kind} items: the run has no image of that kind that did not fail")
             continue
         for row in rows:
             label = int(exhibit.labels[row])
-            made = exhibit.images[row].clamp(0, 1).mul(255).round().to(torch.uint8)
-            items.append((kind, label, made, _five(real[label], random)[1]))
+            pixels = exhibit.images[row].clamp(0, 1).mul(255).round().to(torch.uint8)
+            items.append((kind, label, pixels, _five(real[label], random)[1]))
     if not any(kind == "reconstruction" for kind, *_ in items):
         raise StageError(f"{run.path} has no reconstruction of these classes that did not fail")
     items = [items[number] for number in random.permutation(len(items))]
@@ -173,8 +173,8 @@ def _real_items(real: dict[int, Tensor], per_kind: int, random: np.random.Genera
     for number in range(per_kind):
         place = number % len(classes)
         label = classes[place]
-        own, beside = _five(real[label], random)
-        yield "true-positive", label, own, beside
+        asked, beside = _five(real[label], random)
+        yield "true-positive", label, asked, beside
         if len(classes) > 1:
             other = classes[(place + 1 + int(random.integers(len(classes) - 1))) % len(classes)]
             yield "wrong-class", label, _five(real[other], random)[0], _five(real[label], random)[1]
@@ -197,9 +197,9 @@ def _real(run: Run, label: int, random: np.random.Generator) -> Tensor:
     return run.pools["private"].tensor(random.permutation(rows)[:MOST])
 
 
-def _rows(shown: Exhibit, classes: Sequence[int], count: int, random: np.random.Generator) -> list[int]:
+def _rows(exhibit: Exhibit, classes: Sequence[int], count: int, random: np.random.Generator) -> list[int]:
     """Return rows of images that did not fail, spread over ``classes`` as evenly as ``count`` allows."""
-    good = ~shown.failed & torch.isfinite(shown.images).flatten(1).all(1)
-    by_class = [random.permutation((good & (shown.labels == label)).nonzero().flatten().numpy()) for label in classes]
-    turns = [own[turn] for turn in range(max(map(len, by_class))) for own in by_class if turn < len(own)]
+    good = ~exhibit.failed & torch.isfinite(exhibit.images).flatten(1).all(1)
+    by_class = [random.permutation((good & (exhibit.labels == label)).nonzero().flatten().numpy()) for label in classes]
+    turns = [rows[turn] for turn in range(max(map(len, by_class))) for rows in by_class if turn < len(rows)]
     return [int(row) for row in turns[:count]]

@@ -49,17 +49,17 @@ def _figures(reading: Reading) -> Table:
         ["lead over the prior", _apart(reading.lead_of_prior), "'yes' to reconstructions minus 'yes' to its samples"],
     ]
     rows += [
-        [f"false positives, {name}", _share(found), f"{READINGS[name]}: sees the class where most people say no"]
-        for name, found in reading.false_positives.items()
+        [f"false positives, {name}", _share(figure), f"{READINGS[name]}: sees the class where most people say no"]
+        for name, figure in reading.false_positives.items()
     ]
     rows += [
-        [f"missed, {name}", _share(found), f"{READINGS[name]}: does not see it where most people say yes"]
-        for name, found in reading.missed.items()
+        [f"missed, {name}", _share(figure), f"{READINGS[name]}: does not see it where most people say yes"]
+        for name, figure in reading.missed.items()
     ]
     rows.append(["agreement of judges", _agreement(reading.agreement), "1: always; 0: as often as chance"])
-    found: list[object] = [reading.accuracy, reading.lead, reading.lead_of_prior, *reading.false_positives.values()]
-    found += [*reading.missed.values(), reading.agreement]
-    notes = list(dict.fromkeys(each.reason for each in found if isinstance(each, Omitted)))
+    figures: list[object] = [reading.accuracy, reading.lead, reading.lead_of_prior, *reading.false_positives.values()]
+    figures += [*reading.missed.values(), reading.agreement]
+    notes = list(dict.fromkeys(each.reason for each in figures if isinstance(each, Omitted)))
     return Table("People, and the evaluators against them", ["", "[95 %]", ""], rows, notes=notes)
 
 
@@ -70,22 +70,22 @@ def _judges(key: Key, reading: Reading) -> Table:
     return Table("Judges", ["", "answered", "accuracy [95 %]"], rows, notes=list(key.notes))
 
 
-def _share(found: Share | Omitted) -> str:
-    if isinstance(found, Omitted):
+def _share(figure: Share | Omitted) -> str:
+    if isinstance(figure, Omitted):
         return NONE
-    return f"{share(found.value)} [{100 * found.low:.0f}, {100 * found.high:.0f}]"
+    return f"{share(figure.value)} [{100 * figure.low:.0f}, {100 * figure.high:.0f}]"
 
 
-def _apart(found: Apart | Omitted) -> str:
-    if isinstance(found, Omitted):
+def _apart(figure: Apart | Omitted) -> str:
+    if isinstance(figure, Omitted):
         return NONE
-    return f"{100 * found.value:+.0f} [{100 * found.low:+.0f}, {100 * found.high:+.0f}]"
+    return f"{100 * figure.value:+.0f} [{100 * figure.low:+.0f}, {100 * figure.high:+.0f}]"
 
 
-def _agreement(found: Agreement | Omitted) -> str:
-    if isinstance(found, Omitted):
+def _agreement(figure: Agreement | Omitted) -> str:
+    if isinstance(figure, Omitted):
         return NONE
-    return f"{found.measure} {found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+    return f"{figure.measure} {figure.value:.2f} [{figure.low:.2f}, {figure.high:.2f}]"
 
 
 def sentence_of(reading: Reading) -> str:
