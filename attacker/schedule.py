@@ -9,7 +9,7 @@ import torch
 from attacker.settings import Attacker
 from fedinverse.errors import IntegrityError, StageError
 from fedinverse.layout import ROUND_FILES, receipts_of, round_file
-from fedinverse.models import build
+from fedinverse.models import built_for, claimed
 from fedinverse.shard import Shard
 from fedinverse.storage import into_module, load_weights, read_jsonl, read_metadata
 from fedinverse.words import plain
@@ -152,7 +152,7 @@ def _new_best(models: dict[int, Path], shard: Shard) -> dict[int, Path]:
     best, chosen = -1.0, {}
     for number, path in models.items():
         weights, about = load_weights(path)
-        network = build(about["model"], int(about["classes"]), float(about["width"]), seed=0).eval()
+        network = built_for(weights, *claimed(about, str(path)), str(path)).eval()
         into_module(network, weights, str(path))
         with torch.inference_mode():
             accuracy = float((network(unit(shard.images)).argmax(1) == shard.labels).float().mean())

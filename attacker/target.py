@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedinverse.data import Pool
-from fedinverse.models import Classifier, build, for_inference
+from fedinverse.models import Classifier, built_for, for_inference
 from fedinverse.storage import into_module, load_weights
 
 Progress = Callable[[str, int, int], None]
@@ -53,10 +53,11 @@ def open_target(path: Path, model: str, classes: int, width: float, device: str 
     """Read captured weights into the network they belong to.
 
     Raises:
-        IntegrityError: damaged file, NaN, or arrays that do not fit the network; names the file.
+        IntegrityError: damaged file, NaN, or arrays that do not fit the network, which is not built then; names the
+            file.
     """
     weights, metadata = load_weights(path)
-    network = build(model, classes, width, seed=0)
+    network = built_for(weights, model, classes, width, str(path))
     into_module(network, weights, str(path))
     return Target(
         for_inference(network, device),

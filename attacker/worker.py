@@ -36,6 +36,7 @@ from fedinverse.data import Pool
 from fedinverse.errors import FedInverseError, IntegrityError
 from fedinverse.layout import ROUND_FILES
 from fedinverse.memory import keep_freed_memory
+from fedinverse.models import claimed
 from fedinverse.profiling import profiled
 from fedinverse.shard import Shard, open_shard
 from fedinverse.storage import read_json, read_metadata, typed, write_json
@@ -239,8 +240,8 @@ class Bench:
         return target if before is None else replace(target, previous=lambda: self._open(before))
 
     def _model(self, weights: Path) -> Target:
-        about = read_metadata(weights)
-        return open_target(weights, about["model"], int(about["classes"]), float(about["width"]), self.settings.device)
+        model, classes, width = claimed(read_metadata(weights), str(weights))
+        return open_target(weights, model, classes, width, self.settings.device)
 
 
 def distinct(jobs: Iterable[Job]) -> list[Job]:

@@ -117,7 +117,7 @@ def _unattributed(case: Case) -> Decision | None:
     return Decision(
         "inconclusive",
         (f"nothing can be attributed to the victim without a federation that lacks him: {missing.reason}",),
-        ("audit.without_victim = true",),
+        ("the same federation without the victim (audit.without_victim = true; fedinverse run or audit-app)",),
     )
 
 

@@ -5,6 +5,7 @@ The primary attack, round and metric are fixed in the configuration before the r
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,6 +18,7 @@ from auditor.settings import Primary
 from auditor.statistics import Estimate, estimate, holm, minimum_detectable_effect
 from auditor.table import attacks_of, cells, check_table, rounds_of
 from auditor.verdict import (
+    EVERY_METRIC,
     GateReport,
     Interval,
     LeakCost,
@@ -68,9 +70,10 @@ def judge(
     check_table(scores)
     attack, server_round = _primary(scores, primary)
     attacks = attacks_of(scores, primary.metric)
+    absent = {arm: each.reason for each in omitted if each.metric == EVERY_METRIC for arm in each.arms}
     cases = {
         (name, each): Case(
-            measure(scores, name, each, primary.metric, primary.between_runs),
+            _reasoned(measure(scores, name, each, primary.metric, primary.between_runs), absent),
             Gate(accuracy[each], primary.gate) if each in accuracy else None,
             primary,
             classes,
@@ -102,6 +105,12 @@ def judge(
         omitted=omitted,
         marks=(*marks, *([decision.mark] if decision.mark else [])),
     )
+
+
+def _reasoned(main: Leakage, absent: Mapping[str, str]) -> Leakage:
+    """Return ``main`` with the reason why there is no federation without the victim, where it is known."""
+    known = isinstance(main.leakage, Omitted) and "B2" in absent
+    return replace(main, leakage=Omitted(absent["B2"])) if known else main
 
 
 def _primary(scores: pd.DataFrame, primary: Primary) -> tuple[str, int]:

@@ -10,6 +10,10 @@ OVERLAP = (
     "attacker's own."
 )
 AMENDED = "Not fixed before the run: {} changed after the federation had begun."
+NOT_HELD_OUT = (
+    "The audited model may have been trained on the images that the evaluator learned from and is tested with (no "
+    "--held-out), so the ceiling and the model's own accuracy may be too good."
+)
 OVERLAP_CAPTION = "Overlap allowed: public images may show these classes"
 
 
@@ -26,9 +30,13 @@ def amended(run: Run) -> tuple[str, ...]:
 def marks_of_run(run: Run) -> tuple[str, ...]:
     """Return the marks of ``run``; empty: there are none. What only a further question reads marks its own answer."""
     changed = [key for key in amended(run) if key.split(".")[0] not in SECTIONS[1:]]
-    return tuple(
-        filter(None, (OVERLAP if overlaps(run) else "", AMENDED.format(", ".join(changed)) if changed else ""))
+    one_file = run.table.get("weights_file")
+    marks = (
+        OVERLAP if overlaps(run) else "",
+        AMENDED.format(", ".join(changed)) if changed else "",
+        NOT_HELD_OUT if one_file and not one_file["held_out"] else "",
     )
+    return tuple(filter(None, marks))
 
 
 def marks_of_question(run: Run, question: Question) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from fedinverse.errors import IntegrityError
 from fedinverse.storage import read_object
 
 VERSION = 2
+EVERY_METRIC = "every metric"  # what an arm lacks that was not made at all
 Claim = Literal["this run", "these classes over federations"]
 
 

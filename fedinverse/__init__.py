@@ -12,11 +12,16 @@ __version__ = "0.1.0"
 
 open_rooms()
 
-_FOR_NOTEBOOKS = ("audit", "attack", "capture")  # of pipeline.api, found by name: the kernel imports no room
+_FOR_NOTEBOOKS = (
+    "audit",
+    "audit_model",
+    "attack",
+    "capture",
+)  # of pipeline.api, found by name: the kernel imports no room
 
 
 def __getattr__(name: str) -> Any:
-    """Return ``audit``, ``attack`` or ``capture``; loaded when they are asked for."""
+    """Return one of ``_FOR_NOTEBOOKS``; loaded when it is asked for."""
     if name in _FOR_NOTEBOOKS:
         return getattr(importlib.import_module("pipeline.api"), name)
     raise AttributeError(f"module 'fedinverse' has no attribute '{name}'")

@@ -36,16 +36,9 @@ def make_split(pool: Pool, split: Split, population: Population, seed: int) -> p
     labels = np.asarray(pool.labels)
     if len(set(population.victim_classes)) == len(pool.class_names):
         raise ConfigError("population.victim_classes: the victim cannot hold every class; leave some to the others")
-    images = pool.images
-    table = pd.DataFrame(
-        {
-            "row": np.arange(len(labels)),
-            "sha256": [hashlib.sha256(image.tobytes()).hexdigest() for image in images],
-            "label": labels,
-        }
-    )
+    table = _listed(pool.images, labels)
     conflicting = in_two_classes(table)
-    table["part"] = _parts(table, conflicting, split, seed)
+    table["part"] = _parts(table, conflicting, split.vault, split.reserve, seed)
     _check_parts(table, pool.class_names)
     table["client"] = NOBODY
     train = table["part"] == "train"
@@ -72,6 +65,46 @@ def make_split(pool: Pool, split: Split, population: Population, seed: int) -> p
         names = ", ".join(pool.client_names[client] for client in without[:5])
         raise ConfigError(f"clients without a training image after the split: {names}; take them out or lower [split]")
     return table
+
+
+def manifest_of_model(
+    images: NDArray[np.uint8], labels: NDArray[np.int64], trained: NDArray[np.bool_], split: Split, seed: int
+) -> pd.DataFrame:
+    """Divide the images with which one model is audited; client 0 holds those of ``train``.
+
+    Args:
+        images: uint8 [N, C, H, W].
+        labels: int64 [N].
+        trained: bool [N], whether the model was trained on an image; these come first.
+        split: how the images of every class are divided where all are ``trained``. Otherwise those are ``train``, and
+            the others vault and reserve in its proportion.
+        seed: of the division.
+
+    Returns:
+        As ``make_split``, but one row per different image.
+    """
+    table = _listed(images, labels)
+    conflicting = in_two_classes(table)
+    kept = ~table["sha256"].duplicated().to_numpy() | conflicting
+    table, conflicting, known = table[kept].reset_index(drop=True), conflicting[kept], trained[kept]
+    if trained.all():
+        table["part"] = _parts(table, conflicting, split.vault, split.reserve, seed)
+    else:
+        vault = split.vault / (split.vault + split.reserve)
+        table["part"] = _parts(table, conflicting | known, vault, 1 - vault, seed)
+        table.loc[known & ~conflicting, "part"] = "train"
+    table["client"] = np.where(table["part"] == "train", 0, NOBODY)
+    return table
+
+
+def _listed(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "row": np.arange(len(labels)),
+            "sha256": [hashlib.sha256(image.tobytes()).hexdigest() for image in images],
+            "label": labels,
+        }
+    )
 
 
 def in_two_classes(manifest: pd.DataFrame) -> NDArray[np.bool_]:
@@ -110,15 +143,18 @@ def holdings(manifest: pd.DataFrame, clients: int, classes: int) -> NDArray[np.i
     return np.stack([np.bincount(labels[held_by(manifest, client)], minlength=classes) for client in range(clients)])
 
 
-def _parts(table: pd.DataFrame, conflicting: NDArray[np.bool_], split: Split, seed: int) -> NDArray[np.object_]:
+def _parts(
+    table: pd.DataFrame, left_out: NDArray[np.bool_], vault: float, reserve: float, seed: int
+) -> NDArray[np.object_]:
+    """Return the part of every image: those left out are unused; of each class's others, the shares say how many."""
     labels = table["label"].to_numpy()
     parts = np.full(len(labels), "train", dtype=object)
-    parts[conflicting] = "unused"
+    parts[left_out] = "unused"
     for label in np.unique(labels).tolist():
-        order = numpy_generator(seed, "split", label).permutation(np.flatnonzero((labels == label) & ~conflicting))
-        vault, reserve = round(len(order) * split.vault), round(len(order) * split.reserve)
-        parts[order[:vault]] = "vault"
-        parts[order[vault : vault + reserve]] = "reserve"
+        order = numpy_generator(seed, "split", label).permutation(np.flatnonzero((labels == label) & ~left_out))
+        first, last = round(len(order) * vault), round(len(order) * vault) + round(len(order) * reserve)
+        parts[order[:first]] = "vault"
+        parts[order[first:last]] = "reserve"
     return parts
 
 

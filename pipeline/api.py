@@ -1,6 +1,7 @@
-"""For notebooks and scripts: ``from fedinverse import audit, attack, capture``. Each result shows itself in Jupyter.
+"""For notebooks and scripts: ``from fedinverse import audit, audit_model, attack, capture``.
 
-The functions are those of the command line, ``audit-app`` and ``attack``; what they make lies on disk in the same form.
+The functions are those of the command line, ``audit-app``, ``audit-model`` and ``attack``; what they make lies on disk
+in the same form. Each result shows itself in Jupyter.
 """
 
 import base64
@@ -28,6 +29,7 @@ from fedinverse.storage import read_json, read_metadata
 from pipeline.cli.choice import chosen_attack, chosen_device, public_set
 from pipeline.cli.inversions import PICTURE, draw
 from pipeline.cli.weights import labels_to_invert, network_of_all, targets, weights_at
+from pipeline.tracking.tracker import flat
 
 
 def capture(app: str | Path, *, out: str | Path | None = None, resume: bool = False, **settings: Any) -> "Captured":
@@ -125,6 +127,63 @@ def audit(app: str | Path, *, out: str | Path | None = None, resume: bool = Fals
         return Audited(Run(Path(app).resolve()))
     where = audit_app(Path(app), _assignments(settings), None if out is None else Path(out), resume=resume)
     return Audited(Run(where))
+
+
+def audit_model(
+    file: str | Path,
+    *,
+    private: str | Path,
+    public: str | Path,
+    held_out: str | Path = "",
+    model: str = "",
+    kind: str = "gmi",
+    classes: Sequence[int] = (),
+    name: str = "",
+    seed: int = 0,
+    device: str = "cpu",
+    out: str | Path = "runs",
+    resume: bool = False,
+    **settings: dict[str, Any],
+) -> "Audited":
+    """Audit one weights file with the private images at hand, without a federation.
+
+    Args:
+        file: safetensors, or what ``torch.save`` wrote.
+        private: directory with one directory per class of the images it was trained on, or a data source.
+        public: likewise, the images that an attacker has.
+        held_out: likewise, images of the same classes that it was not trained on.
+        model: its network, where the file does not say it.
+        kind: the attack.
+        classes: those to attack; empty: all.
+        name: of the run directory; empty: the file's.
+        seed: every random number derives from it.
+        device: ``cpu``, ``cuda``, ``cuda:1``.
+        out: directory of run directories.
+        resume: go on with a run directory that is there.
+        settings: by section, e.g. ``attack={"iterations": 600}, audit={"evaluator": {"epochs": 60}}``.
+
+    Raises:
+        FedInverseError: names the option or key, what was found and what to write.
+    """
+    from pipeline.ownmodel.audit import audit_model as audited
+    from pipeline.ownmodel.settings import Said
+
+    flattened = tuple(f"{key}={_inline(value)}" for key, value in flat(settings).items())
+    said = Said(
+        Path(file),
+        str(private),
+        str(public),
+        str(held_out),
+        model,
+        None,
+        kind,
+        tuple(classes),
+        name,
+        seed,
+        str(chosen_device(device)),
+        flattened,
+    )
+    return Audited(Run(audited(said, Path(out), resume=resume)))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ NAMES = 12  # classes that are named; a threat model is read at a glance
 
 def threat_model(run: Run) -> list[tuple[str, str]]:
     """Return (who, what) pairs, for the terminal and the report."""
+    if "weights_file" in run.table:
+        return [*_of_file(run), *_left_out(run)]
     population, split, cohorts = run.population, run.split, run.table.get("cohorts", [])
     held = holdings(split, population.clients, len(run.class_names)).sum(1)
     others = np.delete(held, population.victim) if population.victim_classes else held
@@ -61,15 +63,39 @@ def threat_model(run: Run) -> list[tuple[str, str]]:
             "reserve that no client holds",
         ),
     ]
+    lines += _left_out(run)
+    if run.section("data", Data).allow_overlap:
+        lines.append(("Overlap", "public and victim classes may overlap: allowed by data.allow_overlap"))
+    return lines
+
+
+def _left_out(run: Run) -> list[tuple[str, str]]:
     left_out = [
         *(f"{name}: {line}" for name, pool in run.pools.items() for line in pool.about.get("left_out", ())),
         *(f"private: {line}" for line in remarks(run.split, run.class_names)),
     ]
-    if left_out:
-        lines.append(("Left out", plain("; ".join(left_out))))
-    if run.section("data", Data).allow_overlap:
-        lines.append(("Overlap", "public and victim classes may overlap: allowed by data.allow_overlap"))
-    return lines
+    return [("Left out", plain("; ".join(left_out)))] if left_out else []
+
+
+def _of_file(run: Run) -> list[tuple[str, str]]:
+    """Return what is said of a weights file that is audited without a federation."""
+    file, public, parts = run.table["weights_file"], run.pools["public"].about, run.split["part"]
+    victims = _listed([run.class_names[label] for label in run.population.victim_classes])
+    counts = {part: int((parts == part).sum()) for part in ("train", "vault", "reserve")}
+    trained = "that it was not trained on" if file["held_out"] else "that it may have been trained on, too"
+    return [
+        ("Model", f"{plain(file['file'])}, network {run.model.name} (width {run.model.width:g})"),
+        ("Private", f"{counts['train']} images that it was trained on; classes attacked: {victims}"),
+        (
+            "Attacker",
+            f"has the file, the class list and {public['count']} public images ({public['source']}); no private image",
+        ),
+        ("Control world", "none: no model without the victim is at hand, so that nothing can be attributed to him"),
+        (
+            "Auditor",
+            f"{counts['vault']} vault images and {counts['reserve']} in reserve {trained}",
+        ),
+    ]
 
 
 def _asked(run: Run) -> str:

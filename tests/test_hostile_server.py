@@ -181,14 +181,19 @@ def test_the_local_engine_and_flowers_give_clients_the_configured_device(
     tiny: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    seen: list[Any] = []
-    monkeypatch.setattr("server.app.server_app", lambda _: lambda grid, _: seen.append(grid))
+    devices: list[Any] = []
+
+    def look(grid: Any, _: Any) -> None:
+        flowers = Context(1, 7, {"partition-id": 0}, RecordDict(), {})  # as Flower's runtime gives it
+        devices.append({node_of(context).device for context in grid.contexts.values()})
+        devices.append(node_of(flowers).device)
+        with monkeypatch.context() as without:
+            without.delenv(DEVICE)
+            devices.append(node_of(flowers).device)
+
+    monkeypatch.setattr("server.app.server_app", lambda _: look)
     federated(tiny(engine={"client_gpus": 1.0}), tmp_path / "run")
-    assert {node_of(context).device for context in seen[0].contexts.values()} == {"cuda"}
-    context = Context(1, 7, {"partition-id": 0}, RecordDict(), {})  # as Flower's runtime gives it
-    assert node_of(context).device == "cuda"
-    monkeypatch.delenv(DEVICE)
-    assert node_of(context).device == "cpu"
+    assert devices == [{"cuda"}, "cuda", "cpu"]
 
 
 def test_clients_on_a_gpu_that_is_not_there_are_refused_at_once(tiny: Load, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from fedinverse.errors import ConfigError, FedInverseError, IntegrityError
 from fedinverse.models import build, spec_of
 from fedinverse.models.published import convert, read_pickle, start_from
+from fedinverse.models.shapes import Size, size_of
 from fedinverse.original import OriginalName
 from fedinverse.run import prepare
 from fedinverse.storage import load_weights, read_metadata, save_weights, to_weights
@@ -210,7 +211,7 @@ def test_imagenet_weights_of_torchvision_become_a_backbone_to_start_from(tmp_pat
     theirs.classifier = nn.Sequential(nn.Linear(4, 3))  # a small one stands for its 120 million weights
     old = {name: value for name, value in theirs.state_dict().items() if "num_batches" not in name}  # as in the .pth
     file = saved(tmp_path / "vgg16_bn.pth", old)
-    with pytest.raises(ConfigError, match="add --backbone"):
+    with pytest.raises(ConfigError, match="or --backbone"):
         convert(read_pickle(file), "vgg16", 1.0, str(file), backbone=False)
     out = tmp_path / "vgg16.safetensors"
     said = command("convert", file, "--model", "vgg16", "--backbone", "--out", out)
@@ -240,6 +241,33 @@ def test_a_federation_starts_from_converted_weights(tiny: Callable[..., Any], tm
     other = prepare(tmp_path / "other", resolved(tiny(model={"weights": str(out), "width": 0.2})))
     with pytest.raises(IntegrityError, match=r"start\.safetensors.*array 'blocks\.0\.0\.weight' has shape"):
         other.initial_network()
+
+
+def test_width_and_classes_are_read_from_the_file(tmp_path: Path) -> None:
+    file = saved(tmp_path / PUBLISHED, {"state_dict": published_mcnn(7).state_dict()})
+    command("convert", file, "--model", "mcnn", "--out", tmp_path / "read.safetensors")
+    about = read_metadata(tmp_path / "read.safetensors")
+    assert (about["width"], about["classes"]) == ("0.1", "7")
+    for model, width in (("mcnn_vib", 0.3), ("resnet18_32", 0.125), ("torchvision:resnet18", 1.0)):
+        shapes = {name: tuple(value.shape) for name, value in build(model, 5, width).state_dict().items()}
+        assert size_of(model, shapes, "a file") == Size(5, width)
+
+
+def test_a_users_own_network_is_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_network_to_convert.py").write_text(
+        "from torch import nn\n\n\nclass Net(nn.Sequential):\n    def __init__(self, num_classes=3):\n"
+        "        super().__init__(nn.Flatten(), nn.Linear(64, 6), nn.ReLU(), nn.Linear(6, num_classes))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    model, out = "own_network_to_convert:Net?shape=1,8,8", tmp_path / "out.safetensors"
+    theirs = build(model, 9).state_dict()
+    file = saved(tmp_path / "theirs.pth", {f"module.{name}": value for name, value in theirs.items()})
+    command("convert", file, "--model", model, "--out", out)
+    weights, about = load_weights(out)
+    assert (about["model"], about["classes"]) == (model, "9")
+    assert all(torch.equal(theirs[name], torch.from_numpy(value)) for name, value in weights.items())
+    with pytest.raises(ConfigError, match="--backbone is for our own networks"):
+        command("convert", file, "--model", model, "--backbone", "--out", out)
 
 
 def test_what_does_not_fit_is_listed_and_nothing_written(tmp_path: Path) -> None:

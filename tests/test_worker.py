@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from attack_bench import TINY
 
 from attacker.inversion import ABOUT
@@ -216,3 +217,40 @@ def test_captures_of_two_networks_are_not_mixed(tmp_path: Path) -> None:
     save_weights(Path(plan.spool) / "round-0001.safetensors", weights, about)
     with pytest.raises(IntegrityError, match="different networks"):
         list(Bench(plan).jobs())
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"width": "1e9"}, "says width 1e"),
+        ({"width": "nan"}, "says width nan"),
+        ({"width": "4.0"}, "is not 'mcnn' of width 4"),
+        ({"classes": "1000000000"}, "its largest array has"),
+        ({"classes": "-5"}, "says -5 classes"),
+        ({"classes": "many"}, "must say model, classes and width"),
+        ({"width": None}, "must say model, classes and width"),
+        ({"model": "ir152"}, "is not 'ir152'"),
+    ],
+)
+def test_a_capture_that_claims_another_network_is_refused_before_one_is_built(
+    changes: dict[str, str | None], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_at(tmp_path, rounds="last")
+    about = {"model-round": "2", "model": "mcnn", "width": "0.1", "classes": "5"} | changes
+    path = tmp_path / "captures" / "round-0002.safetensors"
+    kept = {key: value for key, value in about.items() if value is not None}
+    save_weights(path, to_weights(build("mcnn", 5, width=0.1, seed=0)), kept)
+    monkeypatch.setattr("fedinverse.models.shapes.build", on_no_memory(build))
+    with pytest.raises(IntegrityError, match=reason) as refused:
+        Bench(plan).work()
+    assert "round-0002" in str(refused.value)
+
+
+def on_no_memory(build: Callable[..., Any]) -> Callable[..., Any]:
+    """Return ``build`` for networks without memory; any other is one too many."""
+
+    def checked(*arguments: Any, **named: Any) -> Any:
+        assert str(torch.get_default_device()) == "meta"
+        return build(*arguments, **named)
+
+    return checked

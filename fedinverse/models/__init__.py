@@ -15,15 +15,20 @@ from fedinverse.models.classifier import (
     why_not,
 )
 from fedinverse.models.inference import for_inference
+from fedinverse.models.shapes import built_for, check_shapes, claimed, size_of
 
 __all__ = [
     "Classifier",
     "Features",
     "ModelSpec",
     "build",
+    "built_for",
+    "check_shapes",
+    "claimed",
     "for_inference",
     "model_names",
     "same_network",
+    "size_of",
     "spec_of",
     "why_not",
 ]

@@ -17,6 +17,7 @@ from torch import Tensor
 from fedinverse.errors import ConfigError, IntegrityError
 from fedinverse.models.classifier import Classifier, build
 from fedinverse.models.improved_resnet import IR50, IR152
+from fedinverse.models.shapes import size_of
 from fedinverse.storage import into_module, load_weights, to_weights
 
 Names = dict[str, str]  # module as published -> module here
@@ -104,7 +105,6 @@ _OTHERS: dict[str, tuple[Callable[[], Names], str]] = {
         "stride 2; give --model resnet18_32, or --backbone to start a federation from it",
     ),
 }
-_HEADS = ("head.weight", "head.decide.weight")  # one row per class
 
 
 @dataclass(frozen=True)
@@ -113,11 +113,13 @@ class Converted:
 
     Attributes:
         network: holds them.
+        width: its multiplier.
         left_out: arrays of the file that are not among them: a backbone's own classifier.
         backbone: whether ``head`` and ``pool`` are the network's own, new ones.
     """
 
     network: Classifier
+    width: float
     left_out: list[str]
     backbone: bool
 
@@ -146,21 +148,30 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
     return {_WRAPPERS.sub("", str(name)): value for name, value in loaded.items()}
 
 
-def convert(arrays: Mapping[str, Tensor], model: str, width: float, origin: str, *, backbone: bool) -> Converted:
-    """Put published arrays into our network ``model``, strictly.
+def convert(
+    arrays: Mapping[str, Tensor],
+    model: str,
+    width: float | None,
+    origin: str,
+    *,
+    backbone: bool,
+    classes: int | None = None,
+) -> Converted:
+    """Put a checkpoint's arrays into the network ``model``, strictly.
 
     BatchNorm's count of batches, which files of old do not have and FedInverse averaged, is set to 0 where absent.
 
     Args:
-        arrays: by published name, or by ours.
-        model: registered name.
-        width: multiplier of the network.
+        arrays: by published name, or by the network's own.
+        model: registered name, or the declaration of any other network (``fedinverse.models.declared``).
+        width: multiplier of the network; None: read from the arrays.
         origin: the file, for messages.
         backbone: take the blocks only, to start a federation from; the file's classifier is left out.
+        classes: number of classes; None: read from the arrays.
 
     Raises:
-        ConfigError: the file has no classifier and ``backbone`` was not asked for, or its weights belong to a network
-            that computes something else.
+        ConfigError: the file has no classifier and ``backbone`` was not asked for, the number of classes cannot be
+            read, or its weights belong to a network that computes something else.
         IntegrityError: arrays that are missing, unknown or of another shape; names every one.
     """
     if model in _OTHERS and not backbone:
@@ -169,31 +180,28 @@ def convert(arrays: Mapping[str, Tensor], model: str, width: float, origin: str,
         if theirs:
             raise ConfigError(f"{origin} holds {min(theirs)} as published: {why}")
     renamed = {_here(name, _NAMES[model]() if model in _NAMES else {}): value for name, value in arrays.items()}
-    if backbone:
-        network = build(model, 2, width, seed=0)
-    elif head := next((name for name in _HEADS if name in renamed), None):
-        network = build(model, len(renamed[head]), width, seed=0)
-    else:
-        raise ConfigError(
-            f"{origin} holds no classifier of '{model}'; if it is a backbone to start from, add --backbone"
-        )
+    if backbone and ":" in model:
+        raise ConfigError(f"--backbone is for our own networks: where the blocks of '{model}' end is not known")
+    shapes = {name: tuple(value.shape) for name, value in renamed.items()}
+    size = size_of(model, shapes, origin, 2 if backbone else classes, width)
+    network, width = build(model, size.classes, size.width, seed=0), size.width
     state = network.state_dict()
     wanted = {name for name in state if not (backbone and name.startswith(_OWN))}
     missing = sorted(name for name in wanted - renamed.keys() if not name.endswith("num_batches_tracked"))
     unknown = sorted(renamed.keys() - state.keys())
-    shapes = [
+    misfits = [
         f"{name} is {tuple(renamed[name].shape)}, '{model}' at width {width:g} has {tuple(state[name].shape)}"
         for name in sorted(wanted & renamed.keys())
         if renamed[name].shape != state[name].shape
     ]
     problems = [f"missing: {', '.join(missing)}"] if missing else []
     problems += [f"unknown: {', '.join(unknown)}"] if unknown and not backbone else []
-    if problems or shapes:
-        raise IntegrityError("\n".join([f"{origin} does not fit '{model}':", *problems, *shapes]))
+    if problems or misfits:
+        raise IntegrityError("\n".join([f"{origin} does not fit '{model}':", *problems, *misfits]))
     fitting = {name: renamed[name].to(state[name].dtype) for name in wanted & renamed.keys()}
     network.load_state_dict(state | fitting)
     left_out = sorted(name for name in renamed if name not in wanted)
-    return Converted(network, left_out, backbone)
+    return Converted(network, width, left_out, backbone)
 
 
 def _here(name: str, names: Names) -> str:

@@ -10,14 +10,22 @@ RunArgument = Annotated[Path, typer.Argument(help="a run directory, e.g. runs/pa
 
 def convert(
     file: Annotated[Path, typer.Argument(help="a checkpoint made by torch.save: .pth, .pt, .tar")],
-    model: Annotated[str, typer.Option("--model", help="our network: see 'fedinverse names'")],
+    model: Annotated[
+        str,
+        typer.Option("--model", help="see 'fedinverse names'; or your own: \"package.module:Net?shape=3,32,32\""),
+    ],
     out: Annotated[Path, typer.Option("--out", help="the .safetensors file to write")],
-    width: Annotated[float, typer.Option("--width", min=0.01, help="its width multiplier, if not 1")] = 1.0,
+    width: Annotated[
+        float | None, typer.Option("--width", min=0.01, help="its width multiplier; default: read from the file")
+    ] = None,
+    classes: Annotated[
+        int | None, typer.Option("--classes", min=2, help="number of classes; default: read from the file")
+    ] = None,
     backbone: Annotated[
         bool, typer.Option("--backbone", help="leave its classifier out: for model.weights, to start a federation from")
     ] = False,
 ) -> None:
-    """Convert a published checkpoint for one of our networks, once. No code of the file is run.
+    """Convert a checkpoint for one of our networks or for your own, once. No code of the file is run.
 
     Every array must have its place and shape; those that have not are listed and nothing is written.
     """
@@ -30,9 +38,9 @@ def convert(
 
     if out.suffix != ".safetensors":
         raise ConfigError(f"--out {out}: name a .safetensors file")
-    conversion = converted(read_pickle(file), model, width, str(file), backbone=backbone)
+    conversion = converted(read_pickle(file), model, width, str(file), backbone=backbone, classes=classes)
     weights = to_weights(conversion.network)
-    about: dict[str, str | int | float] = {"model": model, "width": width, "origin": file.name}
+    about: dict[str, str | int | float] = {"model": model, "width": conversion.width, "origin": file.name}
     if backbone:
         weights = {name: value for name, value in weights.items() if name.startswith("blocks.")}
         about["part"] = BACKBONE
@@ -42,7 +50,8 @@ def convert(
         named = OriginalName.parse(file.name)
         about |= {"model-round": named.round, "accuracy": named.accuracy}
     save_weights(out, weights, about)
-    say(model, f"{len(weights)} arrays in {out}")
+    size = f"width {conversion.width:g}" + ("" if backbone else f", {conversion.network.classes} classes")
+    say(model, f"{size}, {len(weights)} arrays in {out}")
     if conversion.left_out:
         console.print(f"  left out: {', '.join(conversion.left_out)}", soft_wrap=True, markup=False)
 

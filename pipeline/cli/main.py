@@ -16,7 +16,20 @@ import typer
 from fedinverse import __version__
 from fedinverse.errors import FedInverseError
 from fedinverse.words import LONG, plain
-from pipeline.cli import attack, audit_app, checkpoints, compare, data, deploy, judge, membership, prior, runs, sweep
+from pipeline.cli import (
+    attack,
+    audit_app,
+    audit_model,
+    checkpoints,
+    compare,
+    data,
+    deploy,
+    judge,
+    membership,
+    prior,
+    runs,
+    sweep,
+)
 from pipeline.cli.held import held
 from pipeline.cli.program import Program, StoppedError
 from pipeline.cli.run_options import ConfigArgument, DryRunOption, OutOption, ProfileOption, ResumeOption, SetOption
@@ -141,6 +154,7 @@ def names() -> None:
 app.command()(attack.attack)
 app.command(epilog=membership.EXAMPLES)(membership.membership)
 app.command(epilog=audit_app.EXAMPLE)(audit_app.audit_app)
+app.command(epilog=audit_model.EXAMPLE)(audit_model.audit_model)
 app.command(epilog=sweep.EXAMPLE)(sweep.sweep)
 app.command()(compare.compare)
 app.command(epilog=judge.EXAMPLE)(judge.judge)
@@ -189,13 +203,18 @@ def _stop(number: int, _: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
+RESUMABLE = {"run", "sweep", "local", "audit-app", "audit-model"}
+
+
 def _again() -> str:
     """Return the command that goes on where this one stopped."""
     program = Path(sys.argv[0]).name
     words = ["python -m fedinverse" if program == "__main__.py" else program, *map(shlex.quote, sys.argv[1:])]
     if program.endswith(".py") and program != "__main__.py":
         words[0] = f"python {program}"
-    resumable = program.endswith("_sim.py") or {"run", "sweep", "local"} & set(sys.argv[1:3])
+    resumable = program.endswith("_sim.py") or {"run", "sweep", "local", "audit-app", "audit-model"} & set(
+        sys.argv[1:3]
+    )
     return " ".join([*words, *(["--resume"] if resumable and "--resume" not in sys.argv else [])])
 
 

@@ -132,7 +132,7 @@ def images_and_labels(
             else 'give pixels in [0, 1]; if they are normalised as inputs.mean and inputs.std say, set pixels = "input"'
         )
         raise DataError(f"{who} gave images with values from {low:.3g} to {high:.3g}; {fix}")
-    fitted = _on_canvas(images.clamp(0, 1), (canvas[1], canvas[2]))
+    fitted = on_canvas(images.clamp(0, 1), (canvas[1], canvas[2]))
     return fitted.mul(255).round().to(torch.uint8).numpy(), np.asarray(
         [_label(label, who) for _, label in pairs], np.int64
     )
@@ -180,8 +180,8 @@ def _label(label: Any, who: str) -> int:
     return number
 
 
-def _on_canvas(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return ``images`` in the middle of a black canvas, or reduced to it."""
+def on_canvas(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return ``images`` [N, C, h, w] in the middle of a black canvas of ``size``, or reduced to it."""
     height, width = images.shape[2:]
     if (height, width) == size:
         return images

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attacker.attacks.registry import make_attack
-from auditor.settings import Audit, Evaluator
+from auditor.settings import Audit
 from fedinverse.config import Population, Table
 from fedinverse.data import Request, arrays, located, open_source, source_of
 from fedinverse.errors import ConfigError
@@ -21,11 +21,10 @@ from fedinverse.storage import read_json, read_object, save_hashed, write_json
 from fedinverse.theirs import TheirError
 from pipeline.ownapp.app import FlowerApp
 from pipeline.ownapp.holdings import Holdings, read_holdings, read_public
-from pipeline.ownapp.settings import FILE, AppAudit
+from pipeline.ownapp.settings import FILE, AppAudit, default_evaluator
 
 LABEL = "attack"
 ROWS = "client-rows.json"  # what the data hook gives to whom, by world
-_JUDGES = {(1, 32, 32): "scnn", (3, 32, 32): "resnet18_32", (3, 64, 64): "resnet18"}
 
 
 @dataclass(frozen=True)
@@ -177,8 +176,7 @@ def _table(settings: AppAudit, app: FlowerApp, network: Classifier) -> Table:
     elsewhere = {"out", "engine", "actors", "patience", "schedule", "audit", "attack"}
     said = settings.model_dump(mode="json", exclude=elsewhere)
     run_config = app.config | settings.run_config
-    judge = _JUDGES[network.input_shape]
-    chosen = settings.audit or Audit(evaluator=Evaluator(model=judge))
+    chosen = settings.audit or Audit(evaluator=default_evaluator(network.input_shape))
     table: dict[str, Any] = {
         "name": settings.name,
         "seed": settings.seed,

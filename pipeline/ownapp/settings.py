@@ -6,12 +6,14 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from attacker.settings import Attacker
-from auditor.settings import Audit
+from auditor.settings import Audit, Evaluator
 from fedinverse.config import Section, parse, read_table
 from fedinverse.errors import ConfigError
 from fedinverse.models.declared import Declaration
 
 FILE = "audit.toml"
+# Evaluators by the images they look at, the usual one first; the next is for targets of its own architecture.
+JUDGES = {(1, 32, 32): ("scnn", "mcnn"), (3, 32, 32): ("resnet18_32",), (3, 64, 64): ("resnet18", "facenet112")}
 
 
 class Inputs(Section):
@@ -128,6 +130,11 @@ def canvas_for(shape: tuple[int, int, int]) -> tuple[int, ...]:
         raise ConfigError(f"inputs.shape = {list(shape)}: images of 1 or 3 channels can be audited")
     side = 64 if channels == 3 and max(height, width) > 32 else 32
     return () if (height, width) == (side, side) else (side, side)
+
+
+def default_evaluator(shape: tuple[int, int, int]) -> Evaluator:
+    """Return the evaluator for a network that takes images of ``shape``."""
+    return Evaluator(model=JUDGES[shape][0])
 
 
 def read_settings(path: Path, assignments: list[str] | tuple[str, ...] = ()) -> AppAudit:

@@ -25,7 +25,7 @@ from auditor.scores import Scored, score
 from auditor.settings import Audit
 from auditor.summary import RoundSummary, summarise
 from auditor.targets import Targets
-from auditor.verdict import VERSION, Omission, Verdict, read_verdict
+from auditor.verdict import EVERY_METRIC, VERSION, Omission, Verdict, read_verdict
 from fedinverse.errors import IntegrityError, StageError
 from fedinverse.models import Classifier, build, for_inference
 from fedinverse.run import Run
@@ -169,7 +169,7 @@ def verdict_of(run: Run, scored: Scored, inversions: list[Finished], settings: A
     """Return the verdict over the scores of ``run``."""
     victims = run.population.victim_classes
     left_out = tuple(
-        Omission(metric="every metric", reason=each.reason, arms=(each.arm,), figures=1)
+        Omission(metric=EVERY_METRIC, reason=each.reason, arms=(each.arm,), figures=1)
         for each in Targets.read(run).left_out
     )
     return judge(

@@ -61,7 +61,9 @@ def _target(run: Run, arm: str, world: World, server_round: int, path: Path) -> 
 
 def _left_out(run: Run, alone: Path | str) -> Iterator[LeftOut]:
     if not run.control_worlds:
-        yield LeftOut("B2", "no federation without the victim was run (audit.without_victim)")
+        alone_there = "there is one weights file, and no model that was trained without the victim"
+        of_run = "no federation without the victim was run (audit.without_victim)"
+        yield LeftOut("B2", alone_there if "weights_file" in run.table else of_run)
     if isinstance(alone, str):
         yield LeftOut("B3", alone)
 
@@ -74,6 +76,8 @@ def own_shard_model(run: Run, shard: Shard) -> Path | str:
     """
     if "app" in run.table:
         return their_own_shard_model(run)
+    if "weights_file" in run.table:
+        return "whoever has the weights file is assumed to have no image of the private kind"
     training, rounds = run.section("training", Training), run.section("federation", Federation).rounds
     network = run.initial_network()
     held = weights_sha256({"images": shard.images.contiguous().numpy(), "labels": shard.labels.numpy()})

@@ -142,7 +142,7 @@ def invert(run: Run, targets: Targets, profiles: Path | None = None) -> None:
         f"attacker's own, {sharing}",
         soft_wrap=True,
     )
-    arms = {str(weights_of(run, each)): ARMS[each.arm].name for each in targets.models}
+    arms = {str(weights_of(run, each)): ARMS[each.arm].name for each in targets.models if each.arm != "T1"}
     workers = [_worker(_plan_file(run), profiles, *_child(), "--share", str(one), str(count)) for one in range(count)]
     _watch(workers, arms)
     left = [job for job in waiting if not job.where.done]
@@ -173,7 +173,8 @@ def _plan_file(run: Run) -> Path:
 def _watch(commands: list[list[str]], arms: dict[str, str]) -> None:
     """Run ``commands`` side by side, showing their JSON-lines progress; the first complaint becomes our error.
 
-    ``arms`` says of every weights file whose model it is: three arms may invert models of one round.
+    ``arms`` says of every weights file whose model it is: three arms may invert models of one round. The Type-I test
+    inverts the attack's model once more.
     """
     with progress_bar() as bar:
         workers = [
@@ -204,7 +205,8 @@ def _show(worker: "subprocess.Popen[str]", bar: Progress, arms: dict[str, str]) 
     assert worker.stdout is not None
     for line in worker.stdout:
         progress = json.loads(line)
-        what = ", ".join(filter(None, (progress["job"], arms.get(progress["weights"])))) + f": {progress['what']}"
+        arm = ARMS["T1"].name if progress["job"].startswith(TYPE_I) else arms.get(progress["weights"])
+        what = ", ".join(filter(None, (progress["job"], arm))) + f": {progress['what']}"
         bar.update(task, completed=progress["done"], total=progress["total"], description=escape(what))
         if progress["done"] == progress["total"]:
             bar.console.print(f"  {what}, {counted(progress['total'], 'step')}", markup=False, soft_wrap=True)

@@ -1,0 +1,84 @@
+"""The stages of ``fedinverse audit-model``: those of a run, without its federation."""
+
+from pathlib import Path
+
+from rich.markup import escape
+
+from fedinverse.lock import only_here
+from fedinverse.run import Run
+from pipeline.log import logging_to
+from pipeline.ownmodel.prepare import prepare_model
+from pipeline.ownmodel.settings import Said
+from pipeline.profile import Stages
+from pipeline.provenance import note_start
+from pipeline.stages.audit import audit, show
+from pipeline.stages.controls import controls
+from pipeline.stages.invert import invert
+from pipeline.stages.report import report
+from pipeline.tracking.tracker import flat
+from report.console import console, say, show_threat_model
+from report.partition_picture import write_partition
+from report.text import percent
+
+CHANCES = 3  # an accuracy below so many times chance is no accuracy of a trained model
+
+
+def audit_model(said: Said, out: Path = Path("runs"), *, resume: bool = False) -> Path:
+    """Audit one weights file; return the run directory.
+
+    Args:
+        said: file, images, attack.
+        out: directory of run directories.
+        resume: go on with a run directory that is there.
+
+    Raises:
+        FedInverseError: names the option or key, what was found and what to write.
+    """
+    path = (out / (said.name or said.file.stem)).resolve()
+    with only_here(path):
+        console.print(f"preparing data for {path}", style="dim", markup=False, soft_wrap=True)
+        run = prepare_model(said, out, resume=resume)
+        write_partition(run)
+        note_start(run)
+        stages = Stages(path, profile=False)
+        with logging_to(path, flat(run.table)):
+            show_threat_model(run)
+            _say_accuracy(run)
+            with stages.stage("controls"):
+                targets = controls(run)
+            with stages.stage("invert"):
+                invert(run, targets)
+            with stages.stage("audit"):
+                scores = audit(run)
+            with stages.stage("report"):
+                page = report(run)
+            show(run, scores)
+            console.print(stages.summary())
+            say("Report", str(page))
+    return path
+
+
+def _say_accuracy(run: Run) -> None:
+    """Say what the model itself reads of the reserve, and what is wrong if that is next to nothing."""
+    line = run.recorded_rounds("with_victim")[-1]
+    console.print(f"The model reads {percent(line['accuracy'])} of {_reserve(run)} reserve images of {_classes(run)}")
+    if line["accuracy"] < CHANCES / len(run.class_names):
+        names = ", ".join(run.class_names[:4])
+        console.print(
+            f"[yellow]note[/yellow] {escape(NOTE.format(names))}",
+            soft_wrap=True,
+        )
+
+
+NOTE = (
+    "that is near chance. Are its classes in the order of the directories' names ({}, ...), and are mean, std and "
+    "transform of --model those that it was trained with?"
+)
+
+
+def _reserve(run: Run) -> int:
+    return int((run.split["part"] == "reserve").sum())
+
+
+def _classes(run: Run) -> str:
+    return f"{len(run.class_names)} classes"

@@ -1,0 +1,103 @@
+"""What is said of a weights file to audit it, and the sections of a run that its audit has."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from attacker.attacks.registry import make_attack
+from attacker.settings import Attacker
+from auditor.settings import Audit
+from fedinverse.config import Data, Section, Split, Table, assign, parse
+from fedinverse.errors import ConfigError
+from fedinverse.models import same_network
+from pipeline.ownapp.settings import JUDGES
+
+ORIGIN = "audit-model"
+RESTARTS = 10
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the command line says.
+
+    Attributes:
+        file: the weights, safetensors or a checkpoint of ``torch.save``.
+        private: directory with one directory of pictures per class, in the order of the model's classes; or the name of
+            a data source. The images that the model was trained on.
+        public: likewise, the images that an attacker has.
+        held_out: likewise, images of the same classes that the model was not trained on; empty: some of ``private``.
+        model: network, where the file does not say it.
+        width: its multiplier; None: the file's, or read from the shapes.
+        kind: the attack.
+        classes: classes to attack; empty: all.
+        name: of the run directory; empty: the file's.
+        seed: every random number derives from it.
+        device: where inversion and evaluators compute.
+        settings: ``SECTION.KEY=VALUE``, of the sections attack, attacker, audit, data and split.
+    """
+
+    file: Path
+    private: str
+    public: str
+    held_out: str = ""
+    model: str = ""
+    width: float | None = None
+    kind: str = "gmi"
+    classes: tuple[int, ...] = ()
+    name: str = ""
+    seed: int = 0
+    device: str = "cpu"
+    settings: tuple[str, ...] = ()
+
+
+class Sections(Section):
+    """The sections of a run that the audit of one model has."""
+
+    attack: dict[str, Any] = Field(description="as a table [attacks.LABEL] of a run")
+    attacker: Attacker = Field(description="as the table [attacker] of a run")
+    audit: dict[str, Any] = Field(description="as the table [audit] of a run")
+    data: Data = Field(Data(), description="limits, fit and allow_overlap, as in [data] of a run")
+    split: Split = Field(Split(), description="how private images are divided without images that are held out")
+
+
+def sections(said: Said) -> Sections:
+    """Return the sections, with the settings of the command line over them.
+
+    Raises:
+        ConfigError: an unknown section or key, or an impossible value; names it.
+    """
+    table: Table = {
+        "attack": {"kind": said.kind},
+        "attacker": {"restarts": RESTARTS, "classes": list(said.classes), "device": said.device},
+        "audit": {"device": said.device},
+    }
+    for setting in said.settings:
+        assign(table, setting)
+    return parse(Sections, table, "", ORIGIN)
+
+
+def attacks_of(chosen: Sections) -> Table:
+    """Return the tables ``[attacks.LABEL]`` of the run: the one attack, complete."""
+    attack = make_attack(chosen.attack, "attack", ORIGIN)
+    return {attack.name.replace(":", "-"): {"kind": attack.name, **attack.settings.model_dump(mode="json")}}
+
+
+def audit_of(chosen: Sections, model: str, shape: tuple[int, int, int]) -> Audit:
+    """Return ``[audit]``, with an evaluator of another architecture than ``model`` where none was named.
+
+    Raises:
+        ConfigError: no evaluator takes such images; says what to name.
+    """
+    table = dict(chosen.audit)
+    evaluator = dict(table.get("evaluator") or {})
+    if "model" not in evaluator:
+        fitting = [name for name in JUDGES.get(shape, ()) if not same_network(name, model)]
+        if not fitting:
+            raise ConfigError(
+                f"no evaluator is known for images {shape}, the input of '{model}'; name one with --set "
+                "audit.evaluator.model=NAME, or declare the model with a canvas (docs/audit-your-app.md)"
+            )
+        evaluator["model"] = fitting[0]
+    return parse(Audit, table | {"evaluator": evaluator, "without_victim": False}, "audit", ORIGIN)

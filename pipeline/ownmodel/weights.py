@@ -1,0 +1,73 @@
+"""A weights file as it is given: safetensors, of ours or of anybody, or what ``torch.save`` wrote."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from fedinverse.errors import ConfigError
+from fedinverse.models import Classifier, spec_of
+from fedinverse.models.declared import DeclaredClassifier
+from fedinverse.models.published import convert, read_pickle
+from fedinverse.storage import load_weights, read_metadata
+
+_PICKLES = (".pth", ".pt", ".tar", ".bin", ".ckpt")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A weights file in its network.
+
+    Attributes:
+        network: holds the weights.
+        model: its name or declaration.
+        width: its multiplier.
+        round: the federation round after which a server had it, where the file says it; 1: it does not.
+    """
+
+    network: Classifier
+    model: str
+    width: float
+    round: int
+
+    @property
+    def takes(self) -> tuple[int, int, int]:
+        """(C, H, W) at which images are read: the network's own, or a canvas that is smaller."""
+        canvas = self.network.input_shape
+        own = self.network.declaration.shape if isinstance(self.network, DeclaredClassifier) else canvas
+        return own if own[1] * own[2] < canvas[1] * canvas[2] else canvas
+
+
+def load(path: Path, model: str, width: float | None) -> Loaded:
+    """Read ``path`` into its network; no code of the file is run.
+
+    Args:
+        path: the file.
+        model: name or declaration of the network; empty: the file says it.
+        width: its multiplier; None: the file's, or read from the shapes.
+
+    Raises:
+        ConfigError: nothing is there, or the network is said nowhere, or twice and differently.
+        IntegrityError: damaged, or of another network; names the arrays.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path} does not exist; give a .safetensors file, or one that torch.save wrote")
+    unsaid = f"{path} does not say of which network it is: give --model (see 'fedinverse names')"
+    if path.suffix.lower() in _PICKLES:
+        if not model:
+            raise ConfigError(unsaid)
+        found = convert(read_pickle(path), model, width, str(path), backbone=False)
+        return Loaded(found.network, model, found.width, 1)
+    about = read_metadata(path)
+    stored = about.get("model", "")
+    if model and stored and stored != model:
+        raise ConfigError(f"--model is {model}, but {path} says {stored}; leave --model out")
+    name = model or stored
+    if not name:
+        raise ConfigError(unsaid)
+    spec_of(name)
+    arrays, about = load_weights(path)
+    said = about.get("model-round", "")
+    tensors = {key: torch.from_numpy(value) for key, value in arrays.items()}
+    found = convert(tensors, name, width, str(path), backbone=False)
+    return Loaded(found.network, name, found.width, max(1, int(said)) if said.isdigit() else 1)
