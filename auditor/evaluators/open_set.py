@@ -30,7 +30,7 @@ from fedinverse.seeds import derive, generator, seeded
 from fedinverse.shard import Shard
 from fedinverse.storage import content_sha256, load_weights, weights_sha256
 
-VERSION = 3  # part of the cache key; raise it when the networks or the training change
+VERSION = 4  # part of the cache key; raise it when the networks or the training change
 FAILED = -1  # the answer to a reconstruction that failed: neither a class nor "none of these"
 
 
