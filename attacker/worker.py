@@ -11,10 +11,8 @@ ends within one step, keeping what is finished). Both end with exit code 0.
 
 import argparse
 import json
-import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -37,6 +35,7 @@ from fedinverse.errors import FedInverseError, IntegrityError
 from fedinverse.layout import ROUND_FILES
 from fedinverse.memory import keep_freed_memory
 from fedinverse.models import claimed
+from fedinverse.processes import end_with_parent
 from fedinverse.profiling import profiled
 from fedinverse.shard import Shard, open_shard
 from fedinverse.storage import read_json, read_metadata, typed, write_json
@@ -300,7 +299,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(chosen: argparse.Namespace) -> None:
     if chosen.child is not None:
-        _end_with_parent(chosen.child)
+        end_with_parent(chosen.child)
     bench = Bench(Plan.read(chosen.plan))
     torch.set_num_threads(bench.settings.threads)
     keep_freed_memory()
@@ -310,20 +309,6 @@ def _run(chosen: argparse.Namespace) -> None:
         bench.watch(Plan.stop(chosen.plan))
     elif not chosen.priors:
         bench.work(*chosen.share)
-
-
-def _end_with_parent(parent: int) -> None:
-    """End this process soon after ``parent`` has: a run that was killed leaves no worker behind.
-
-    It looks from a thread of its own, since an optimisation step may take minutes; every write is atomic.
-    """
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(_EVERY)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 if __name__ == "__main__":

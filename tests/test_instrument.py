@@ -4,7 +4,9 @@ Every test can fail, and says how: a scorer that does not subtract the false pos
 claims to be, a judge that knows the images it judges.
 """
 
+import os
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -21,6 +23,7 @@ from attacker.target import PublicSet, Target
 from auditor.arms import Key
 from auditor.bench import Bench, inspect, open_bench, reserve_exhibit
 from auditor.controls import permuted
+from auditor.evaluators import ahead as ahead_module
 from auditor.evaluators.evaluator import train_judge
 from auditor.evaluators.open_set import FAILED, none_images, train_open_evaluators
 from auditor.evidence import Exhibit
@@ -365,6 +368,24 @@ def test_an_image_in_two_parts_is_refused(lab: Laboratory, tmp_path: Path) -> No
 
     run = altered(lab, copied, tmp_path / "run")
     refused(run, run.section("audit", Audit).evaluator, "more than one part")
+
+
+def test_the_first_open_evaluator_is_trained_beside_the_others(
+    lab: Laboratory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Fails if the process trains another one than the audit would, or if the audit does not find it.
+    monkeypatch.setenv("FEDINVERSE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(ahead_module, "WORTH", 0)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    run = prepared(tmp_path)
+    with ahead_module.ahead(run, run.section("audit", Audit), []):
+        deadline = time.monotonic() + 120
+        while not list(run.files.auditor.root.glob("evaluator-*.safetensors")):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    (path,) = run.files.auditor.root.glob("evaluator-*.safetensors")
+    of_the_audit = lab.run.files.auditor.root / path.name
+    assert read_metadata(path)["sha256"] == read_metadata(of_the_audit)["sha256"]
 
 
 def test_the_evaluator_comes_from_the_cache_and_does_not_depend_on_threads(

@@ -103,27 +103,34 @@ def train_open_evaluators(
         IntegrityError: a stored one is damaged; the message names the file.
     """
     check_independent(run, settings)
+    # The second one first: the first may just be trained by another process (``auditor.evaluators.ahead``).
+    second, first = (train_open_evaluator(run, settings, number, none, store, device) for number in (1, 0))
+    models = for_inference(first, device), for_inference(second, device)
+    reserve = part_of(run, "reserve")
+    ready = OpenEvaluators(models, 0.0, device)
+    right = (ready.read(unit(reserve.images)) == reserve.labels[:, None]).all(1)
+    return OpenEvaluators(models, float(right.float().mean()), device)
+
+
+def train_open_evaluator(
+    run: Run, settings: Evaluator, number: int, none: Tensor, store: Path, device: str | torch.device = "cpu"
+) -> Classifier:
+    """Return one of the two, ``number`` 0 or 1, trained or read; see ``train_open_evaluators``."""
     classes = len(run.class_names)
     vault = run.split[run.split["part"] == "vault"]
     images = vault[["sha256", "label"]].to_numpy().tolist()  # in training order
     content = [VERSION, settings.model_dump(), classes, images, weights_sha256({"none": none.contiguous().numpy()})]
-    models = []
-    for number in (0, 1):
-        key = content_sha256([number, *content])
-        seed = int(key[:15], 16)
-        network = _network(run, settings, number, derive(seed, "weights"))
+    key = content_sha256([number, *content])
+    seed = int(key[:15], 16)
+    network = _network(run, settings, number, derive(seed, "weights"))
 
-        def train(network: Classifier = network, seed: int = seed) -> None:
-            epochs = WithNone(part_of(run, "vault"), none, settings.none_share, classes)
-            with seeded(derive(seed, "layers"), device):
-                fit(network.to(device), epochs, settings, generator(seed, "training"), device)
+    def train() -> None:
+        epochs = WithNone(part_of(run, "vault"), none, settings.none_share, classes)
+        with seeded(derive(seed, "layers"), device):
+            fit(network.to(device), epochs, settings, generator(seed, "training"), device)
 
-        kept(network, f"open-{number}", key, store, train)
-        models.append(for_inference(network, device))
-    reserve = part_of(run, "reserve")
-    ready = OpenEvaluators((models[0], models[1]), 0.0, device)
-    right = (ready.read(unit(reserve.images)) == reserve.labels[:, None]).all(1)
-    return OpenEvaluators((models[0], models[1]), float(right.float().mean()), device)
+    kept(network, f"open-{number}", key, store, train)
+    return network
 
 
 def name_of(settings: Evaluator, number: int) -> str:

@@ -13,6 +13,7 @@ from auditor.arms import CONTROLS
 from auditor.bench import Bench, open_bench, reserve_exhibit
 from auditor.controls import KnownImages, nearest_known, permuted, surest_known
 from auditor.evaluators import embedding, evaluator, open_set
+from auditor.evaluators.ahead import ahead
 from auditor.evaluators.evaluator import THREADS, Judge, train_judge
 from auditor.evaluators.open_set import OpenEvaluators, none_images, train_open_evaluators
 from auditor.evidence import Exhibit, read_exhibit
@@ -122,8 +123,9 @@ def evaluators_of(run: Run, inversions: list[Finished], settings: Audit) -> tupl
         each.inversion.path.parent / each.inversion.about["samples"] for each in inversions if each.target.arm == source
     }
     none = none_images(run, sorted(samples))
-    judge = train_judge(run, settings.evaluator, store, device)
-    return judge, train_open_evaluators(run, settings.evaluator, none, store, device)
+    with ahead(run, settings, sorted(samples)):
+        judge = train_judge(run, settings.evaluator, store, device)
+        return judge, train_open_evaluators(run, settings.evaluator, none, store, device)
 
 
 def stamp_of(run: Run, inversions: list[Finished]) -> str:
