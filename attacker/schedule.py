@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -10,8 +9,9 @@ from attacker.settings import Attacker
 from fedinverse.errors import IntegrityError, StageError
 from fedinverse.layout import ROUND_FILES, receipts_of, round_file
 from fedinverse.models import built_for, claimed
+from fedinverse.records import Receipt, read_lines
 from fedinverse.shard import Shard
-from fedinverse.storage import into_module, load_weights, read_jsonl, read_metadata
+from fedinverse.storage import into_module, load_weights, read_metadata
 from fedinverse.words import plain
 
 
@@ -128,7 +128,7 @@ def _network(path: Path) -> tuple[str, ...]:
 
 def _check_none_lost(spool: Path, wanted: object, models: dict[int, Path]) -> None:
     """Raise ``StageError`` if a model that the schedule asks for was received and is not there any more."""
-    received = {int(line["model-round"]): str(line["file"]) for line in _receipts(spool)}
+    received = {receipt.model_round: receipt.file for receipt in read_lines(Receipt, receipts_of(spool))}
     asked = {"last": {max(received, default=0)}}.get(str(wanted), set(wanted) if isinstance(wanted, tuple) else set())
     lost = sorted((asked & received.keys()) - models.keys())
     if lost:
@@ -136,14 +136,6 @@ def _check_none_lost(spool: Path, wanted: object, models: dict[int, Path]) -> No
             f"{spool} lacks {plain(received[lost[0]], 100)}, the model of round {lost[0]} that its receipts name; put "
             "it back: another round's model is not inverted in its place"
         )
-
-
-def _receipts(spool: Path) -> list[dict[str, Any]]:
-    path = receipts_of(spool)
-    lines = read_jsonl(path)
-    if not all(type(line.get("model-round")) is int and isinstance(line.get("file"), str) for line in lines):
-        raise IntegrityError(f"{path}: a line lacks its round or its file; the file was altered")
-    return lines
 
 
 def _new_best(models: dict[int, Path], shard: Shard) -> dict[int, Path]:

@@ -9,7 +9,7 @@ the server) is noted once. Inverting is another process's work
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,10 +18,9 @@ from flwr.app import Context, Message
 from fedinverse.errors import IntegrityError
 from fedinverse.layout import receipts_of, replies_of, round_file
 from fedinverse.received import arrays_in, is_training, model_round, round_in, weights_in
+from fedinverse.records import Receipt, append_lines, read_lines
 from fedinverse.storage import (
-    append_jsonl,
     read_json,
-    read_jsonl,
     read_metadata,
     save_weights,
     typed,
@@ -71,12 +70,12 @@ class Spool:
         kind, directory = message.metadata.message_type, Path(self.path)
         receipts, damage = receipts_of(directory), None
         try:
-            noted = read_jsonl(receipts)
+            noted = read_lines(Receipt, receipts)
         except IntegrityError as error:  # the model is kept all the same; that it came cannot be noted
             noted, damage = [], error
         weights = weights_in(record, self.names)
         sha = weights_sha256(weights)
-        number = model_round(message, list(dict.fromkeys(line["sha256"] for line in noted)), sha)
+        number = model_round(message, list(dict.fromkeys(line.sha256 for line in noted)), sha)
         path = directory / round_file(number)
         if path.exists() and read_metadata(path).get("sha256") != sha:
             # The server sent other weights for the same round: it was restarted, or sends each node its own.
@@ -85,16 +84,10 @@ class Spool:
             save_weights(path, weights, {"model-round": number, **self.about})
         if damage is not None:
             raise damage
-        receipt = {
-            "round": number + 1 if is_training(kind) else number,
-            "model-round": number,
-            "message-type": kind,
-            "sha256": sha,
-            "file": path.name,
-            "node": str(message.metadata.dst_node_id),  # as text: it exceeds what JSON numbers hold exactly
-        }
-        if not any(receipt.items() <= line.items() for line in noted):
-            append_jsonl(receipts, receipt | {"time": time.time()})
+        node = str(message.metadata.dst_node_id)
+        receipt = Receipt(number + is_training(kind), number, kind, sha, path.name, node, time.time())
+        if not any(replace(line, time=receipt.time) == receipt for line in noted):
+            append_lines(receipts, [receipt])
 
     def keep_reply(self, message: Message, reply: Message) -> None:
         """Write the weights that this node sends back for a train message; it knows its own share of the next model."""
@@ -106,7 +99,7 @@ class Spool:
         node = str(message.metadata.dst_node_id)
         number = round_in(message)
         if number is None:  # of an app that names no round: that of the receipt noted just now
-            number = int(read_jsonl(receipts_of(Path(self.path)))[-1]["round"])
+            number = read_lines(Receipt, receipts_of(Path(self.path)))[-1].round
         path = replies_of(Path(self.path)) / round_file(number)
         path = path.with_stem(f"{path.stem}-{node}")
         save_weights(path, weights_in(record, self.names), {"round": number, "node": node, **self.about})

@@ -26,7 +26,7 @@ def main(path: Path) -> None:
     images, labels = unit(reserve.images[order]), reserve.labels[order]
     print("round   running statistics   the batch's own")
     for line in run.recorded_rounds("with_victim"):
-        file = run.files.server.checkpoint("with_victim", line["round"])
+        file = run.files.server.checkpoint("with_victim", line.round)
         accuracies = []
         for training in (False, True):
             network = run.initial_network().train(training)

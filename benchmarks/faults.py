@@ -123,9 +123,9 @@ def results(path: Path) -> dict[str, str]:
     """Return a hash of everything that must not depend on what happened on the way."""
     run = Run(path)
     sums = {
-        f"{world} {line['round']}": line["sha256"]
+        f"{world} {line.round}": line.sha256
         for world in WORLDS
-        for line in sorted(run.recorded_rounds(world), key=lambda line: int(line["round"]))
+        for line in sorted(run.recorded_rounds(world), key=lambda line: line.round)
     }
     for inversion in sorted(run.files.attacker.inversions.rglob("*.safetensors")):
         sums[str(inversion.relative_to(run.files.attacker.inversions))] = read_metadata(inversion)["sha256"]

@@ -151,7 +151,7 @@ def figures(run: Run) -> dict[str, float]:
     scores = pd.read_parquet(run.files.auditor.scores)
     chosen = scores[(scores["metric"] == metric) & scores["label"].isin(run.population.victim_classes)]
     arms = {f"arm {arm}": float(part["value"].mean()) for arm, part in chosen.groupby("arm")}
-    known = {line["round"]: line["victim-accuracy"] for line in run.recorded_rounds(WITH_VICTIM)}
+    known = {line.round: line.victim_accuracy for line in run.recorded_rounds(WITH_VICTIM)}
     return {"model on the victim's classes": known[last], **arms}
 
 

@@ -21,8 +21,9 @@ from fedinverse.data.source import cache_directory
 from fedinverse.errors import ConfigError
 from fedinverse.layout import WITH_VICTIM, WITHOUT_VICTIM, WORLDS, World, is_control
 from fedinverse.received import arrays_in, weights_in
+from fedinverse.records import LedgerLine, append_lines
 from fedinverse.shard import Shard, open_shard
-from fedinverse.storage import append_jsonl, weights_sha256
+from fedinverse.storage import weights_sha256
 
 S = TypeVar("S")
 RUN_DIR, WORLD, DEVICE = "FEDINVERSE_RUN_DIR", "FEDINVERSE_WORLD", "FEDINVERSE_DEVICE"
@@ -127,10 +128,9 @@ def _recording(configure: Callable[..., Iterable[Message]], place: Path) -> Call
         for message in messages:
             arrays = arrays_in(message.content)
             if arrays is not None:
-                about = {"round": server_round, "message-type": message.metadata.message_type}
-                about["node"] = str(message.metadata.dst_node_id)
-                lines.append({**about, "sha256": weights_sha256(weights_in(arrays))})
-        append_jsonl(place, *lines)
+                kind, node = message.metadata.message_type, str(message.metadata.dst_node_id)
+                lines.append(LedgerLine(server_round, kind, node, weights_sha256(weights_in(arrays))))
+        append_lines(place, lines)
         return messages
 
     return configured

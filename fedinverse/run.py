@@ -17,13 +17,13 @@ from fedinverse.layout import WITH_VICTIM, WORLDS, RunFiles, World, is_control
 from fedinverse.models import Classifier, build, spec_of, why_not
 from fedinverse.models.published import start_from
 from fedinverse.overlap import check_disjoint
+from fedinverse.records import RoundLine, read_lines
 from fedinverse.seeds import derive
 from fedinverse.split import held_by, make_split
 from fedinverse.storage import (
     append_jsonl,
     content_sha256,
     read_hashed,
-    read_jsonl,
     read_object,
     save_hashed,
     typed,
@@ -115,14 +115,9 @@ class Run:
         """
         return self.seed if world in WORLDS else derive(self.seed, "world", world) % 2**31
 
-    def recorded_rounds(self, world: World) -> list[dict[str, Any]]:
+    def recorded_rounds(self, world: World) -> list[RoundLine]:
         """Return the recorded rounds in order; of a round recorded twice (a resume), the later line."""
-        lines = read_jsonl(self.files.server.rounds(world))
-        if not all(isinstance(line.get("round"), int) and isinstance(line.get("sha256"), str) for line in lines):
-            raise IntegrityError(
-                f"{self.files.server.rounds(world)}: a line lacks its round or its hash; delete its directory"
-            )
-        return list({line["round"]: line for line in lines}.values())
+        return list({line.round: line for line in read_lines(RoundLine, self.files.server.rounds(world))}.values())
 
     def initial_network(self, world: World = WITH_VICTIM) -> Classifier:
         """Return the global model of round 0: drawn with the world's seed, or started from ``model.weights``.

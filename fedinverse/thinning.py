@@ -31,7 +31,7 @@ class Thinning:
         recorded = run.recorded_rounds(world)
         for path in sorted(run.files.server.checkpoint(world, 0).parent.glob(ROUND_FILES)):
             number = int(path.stem.removeprefix("round-"))
-            if recorded and 0 < number < recorded[-1]["round"] and not self.needed(world, number):
+            if recorded and 0 < number < recorded[-1].round and not self.needed(world, number):
                 path.unlink(missing_ok=True)
 
 
@@ -46,7 +46,7 @@ def kept_checkpoint(run: Run, world: World, server_round: int) -> Path:
     if path.exists():
         return path
     kept = ", ".join(sorted(other.stem for other in path.parent.glob(ROUND_FILES))) or "none"
-    if any(line["round"] == server_round for line in run.recorded_rounds(world)):
+    if any(line.round == server_round for line in run.recorded_rounds(world)):
         raise StageError(
             f"{path} was not kept: storage.checkpoints = \"needed\", or 'fedinverse runs prune', left only {kept}; "
             'choose one of them, or run the federation again under another name with storage.checkpoints = "all"'

@@ -209,7 +209,7 @@ class Captured:
     @property
     def table(self) -> pd.DataFrame:
         """One row per captured model: round, its accuracy, the victim's classes', its hash."""
-        lines = {line["round"]: line for line in self.run.recorded_rounds(WITH_VICTIM)}
+        lines = {line.round: line.figures for line in self.run.recorded_rounds(WITH_VICTIM)}
         rows = [
             {
                 "round": number,

@@ -107,9 +107,9 @@ class Stages:
 def round_seconds(run: Run, world: Any) -> dict[int, float]:
     """Return the seconds of every round whose checkpoint and predecessor are there: the time between the two files."""
     ends = {
-        line["round"]: path.stat().st_mtime_ns
+        line.round: path.stat().st_mtime_ns
         for line in run.recorded_rounds(world)
-        if (path := run.files.server.checkpoint(world, line["round"])).exists()
+        if (path := run.files.server.checkpoint(world, line.round)).exists()
     }
     return {number: round((ends[number] - ends[number - 1]) / 1e9, 3) for number in ends if number - 1 in ends}
 

@@ -41,7 +41,7 @@ def run_hash(run: Run) -> str:
     """Return a hash of configuration, split, final model and scores: equal for equal results, 16 digits."""
     rounds = run.recorded_rounds(WITH_VICTIM)
     files = [_hash(path) for path in (run.files.split, run.files.auditor.scores)]
-    return content_sha256([run.table, rounds[-1]["sha256"] if rounds else "", *files])[:16]
+    return content_sha256([run.table, rounds[-1].sha256 if rounds else "", *files])[:16]
 
 
 def _hash(path: Path) -> str:

@@ -10,7 +10,6 @@ from auditor.verdict import VERSION, read_verdict
 from fedinverse.errors import IntegrityError
 from fedinverse.layout import RunFiles, is_control, is_run
 from fedinverse.run import Run
-from fedinverse.storage import read_jsonl
 from pipeline.profile import stored_times
 from server.settings import Federation
 
@@ -44,10 +43,10 @@ def stage_of(path: Path) -> str:
     with suppress(IntegrityError, OSError):
         rounds = run.section("federation", Federation).rounds
         for world in reversed(run.worlds):
-            lines = read_jsonl(run.files.server.rounds(world))
+            lines = run.recorded_rounds(world)
             if lines:
                 where = " without the victim" if is_control(world) else ""
-                return f"round {lines[-1]['round']} of {rounds}{where}"
+                return f"round {lines[-1].round} of {rounds}{where}"
     return "prepared" if run.files.pools.exists() else "started"
 
 

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from fedinverse.errors import IntegrityError
 from fedinverse.layout import World
+from fedinverse.records import RoundLine, append_lines
 from fedinverse.rounds import Round
 from fedinverse.run import Run
-from fedinverse.storage import append_jsonl, load_weights, save_weights
+from fedinverse.storage import load_weights, save_weights
 
 Weights = dict[str, NDArray[Any]]
 
@@ -28,11 +29,9 @@ def save_round(over: Round) -> None:
         "classes": len(run.class_names),
         "accuracy": over.utility["accuracy"],
     }
-    line = {"round": number, **over.utility}
-    if over.state:
-        line["strategy-sha256"] = save_weights(files.strategy_state(world, number), over.state)
-    line["sha256"] = save_weights(files.checkpoint(world, number), over.weights, metadata)
-    append_jsonl(files.rounds(world), line)
+    state = save_weights(files.strategy_state(world, number), over.state) if over.state else ""
+    sha = save_weights(files.checkpoint(world, number), over.weights, metadata)
+    append_lines(files.rounds(world), [RoundLine.of(number, over.utility, sha, state)])
     files.strategy_state(world, number - 1).unlink(missing_ok=True)
 
 
@@ -46,12 +45,11 @@ def latest_round(run: Run, world: World) -> tuple[int, Weights, Weights] | None:
     if not lines:
         return None
     last = lines[-1]
-    number = int(last["round"])
-    weights = _recorded(run, world, run.files.server.checkpoint(world, number), last["sha256"])
+    weights = _recorded(run, world, run.files.server.checkpoint(world, last.round), last.sha256)
     state = {}
-    if "strategy-sha256" in last:
-        state = _recorded(run, world, run.files.server.strategy_state(world, number), last["strategy-sha256"])
-    return number, weights, state
+    if last.strategy_sha256:
+        state = _recorded(run, world, run.files.server.strategy_state(world, last.round), last.strategy_sha256)
+    return last.round, weights, state
 
 
 def _recorded(run: Run, world: World, path: Path, sha256: str) -> Weights:

@@ -11,7 +11,8 @@ from pathlib import Path
 from flwr.app import Message
 
 from fedinverse.messages import ARRAYS, from_record
-from fedinverse.storage import append_jsonl, weights_sha256
+from fedinverse.records import LedgerLine, append_lines
+from fedinverse.storage import weights_sha256
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,6 @@ class Ledger:
                 hashes[id(record)] = weights_sha256(from_record(record))
             node = message.metadata.dst_node_id
             lines.append(
-                {
-                    "round": server_round,
-                    "message-type": message.metadata.message_type,
-                    "partition": partitions[node],
-                    "node": str(node),  # as text: it exceeds what JSON numbers hold exactly
-                    "sha256": hashes[id(record)],
-                }
+                LedgerLine(server_round, message.metadata.message_type, str(node), hashes[id(record)], partitions[node])
             )
-        append_jsonl(self.path, *lines)
+        append_lines(self.path, lines)

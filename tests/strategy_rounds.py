@@ -34,7 +34,7 @@ def federated(experiment: Any, path: Path) -> Run:
 
 
 def hashes(run: Run) -> list[str]:
-    return [line["sha256"] for line in run.recorded_rounds("with_victim")]
+    return [line.sha256 for line in run.recorded_rounds("with_victim")]
 
 
 def model_after(run: Run, server_round: int) -> dict[str, Any]:

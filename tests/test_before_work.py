@@ -78,7 +78,7 @@ def test_other_attacks_evaluators_and_rounds_reuse_a_finished_federation_and_are
     tiny: Load, tmp_path: Path
 ) -> None:
     run = Run(run_all(tiny(), resume=False).parent)
-    before = [line["sha256"] for line in run.recorded_rounds("with_victim")]
+    before = [line.sha256 for line in run.recorded_rounds("with_victim")]
     stamps = {path: path.stat().st_mtime_ns for path in (run.path / "federation").rglob("*.safetensors")}
     assert json.loads(run.files.verdict.read_text())["marks"] == []
     with pytest.raises(ConfigError, match=r"training\.lr.*attacks, attacker, audit"):
@@ -86,7 +86,7 @@ def test_other_attacks_evaluators_and_rounds_reuse_a_finished_federation_and_are
     changed = tiny(attacker={"rounds": [2, 3]}, attacks={"gmi": {"iterations": 2}}, audit={"evaluator": {"epochs": 2}})
     run_all(changed, resume=True)
     again = Run(run.path)
-    assert [line["sha256"] for line in again.recorded_rounds("with_victim")] == before
+    assert [line.sha256 for line in again.recorded_rounds("with_victim")] == before
     assert {path: path.stat().st_mtime_ns for path in (run.path / "federation").rglob("*.safetensors")} == stamps
     verdict = json.loads(again.files.verdict.read_text())
     assert {point["round"] for point in verdict["points"]} == {2, 3}

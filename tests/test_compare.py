@@ -90,6 +90,7 @@ def make(tiny: Callable[..., Any], tmp_path: Path) -> Make:
                 "round": n,
                 "sha256": f"{n:064}",
                 "accuracy": accuracy,
+                "loss": 0.5,
                 "victim-accuracy": 0.9,
                 "class-accuracy": [0.9] * 10,
             }

@@ -50,7 +50,7 @@ def test_deployed_federation_is_the_simulated_one_and_the_captures_equal_the_led
     assert processes_of(tmp_path) == []
 
     run_federation(simulated, WORLD, Engine(kind="local"))
-    rounds = [[line["sha256"] for line in run.recorded_rounds(WORLD)] for run in (deployed, simulated)]
+    rounds = [[line.sha256 for line in run.recorded_rounds(WORLD)] for run in (deployed, simulated)]
     assert len(rounds[0]) == 3
     assert rounds[0] == rounds[1]  # bit for bit
     clients = read_jsonl(deployed.files.server.client_reports(WORLD))

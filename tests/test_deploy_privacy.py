@@ -130,7 +130,7 @@ def flat(weights: dict[str, NDArray[Any]]) -> NDArray[Any]:
 def test_every_round_is_the_simulated_one_bit_for_bit(name: str, story: Story) -> None:
     assert story.status[name] == "finished:completed"
     over_grpc, here = (
-        [line["sha256"] for line in of[name].recorded_rounds(WORLD)] for of in (story.deployed, story.simulated)
+        [line.sha256 for line in of[name].recorded_rounds(WORLD)] for of in (story.deployed, story.simulated)
     )
     assert len(set(over_grpc)) == ROUNDS[name] + 1
     assert over_grpc == here

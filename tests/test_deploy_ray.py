@@ -78,7 +78,7 @@ def test_a_cluster_of_two_nodes_gives_the_same_models_as_local(cluster: str, tin
     done = federate(there.path, cluster, "right")
     assert done.returncode == 0, done.stderr
     run_federation(here, WORLD, Engine(kind="local"))
-    hashes = [[line["sha256"] for line in run.recorded_rounds(WORLD)] for run in (here, there)]
+    hashes = [[line.sha256 for line in run.recorded_rounds(WORLD)] for run in (here, there)]
     assert len(hashes[0]) == 3
     assert hashes[0] == hashes[1]
 

@@ -125,7 +125,7 @@ def test_only_needed_checkpoints_are_kept_and_a_stopped_run_ends_with_the_same_h
         assert run.recorded_rounds(world) == whole.recorded_rounds(world)
         assert hashes_sent(run, world) == hashes_sent(whole, world)
     targets = {each.target.sha256 for each in finished(run)}
-    assert {whole.recorded_rounds(world)[2]["sha256"] for world in WORLDS} < targets
+    assert {whole.recorded_rounds(world)[2].sha256 for world in WORLDS} < targets
     assert (run.files.verdict).exists()
     with pytest.raises(StageError, match=r'round-0003.* was not kept: storage\.checkpoints = "needed".*round-0002'):
         kept_checkpoint(run, "with_victim", 3)

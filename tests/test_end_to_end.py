@@ -37,7 +37,7 @@ CONTROL_WORLDS = {"without_victim", "without_victim-1"}
 
 def results(run: Run) -> dict[str, str]:
     """Return a hash of everything that must not depend on when or where a run was stopped."""
-    sums = {"rounds": str([line["sha256"] for line in run.recorded_rounds("with_victim")])}
+    sums = {"rounds": str([line.sha256 for line in run.recorded_rounds("with_victim")])}
     for each in finished(run):
         content = (each.inversion.path / RECONSTRUCTIONS).read_bytes()
         sums[f"{each.attack} {each.target.arm} {each.target.round}"] = hashlib.sha256(content).hexdigest()
@@ -65,9 +65,9 @@ def test_from_config_to_report(tiny: Load) -> None:
     assert set(scores["arm"]) == {"A", "B0", "B1", "B2", "B3", "B4", "B4W", "B5", "T1", "CEIL"}
     judged_in = scores[scores["arm"].isin(["B2", "B4W"])].groupby("arm")["world"].unique()
     assert {arm: set(worlds) for arm, worlds in judged_in.items()} == dict.fromkeys(["B2", "B4W"], CONTROL_WORLDS)
-    first, other = ([line["sha256"] for line in run.recorded_rounds(world)] for world in sorted(CONTROL_WORLDS))
+    first, other = ([line.sha256 for line in run.recorded_rounds(world)] for world in sorted(CONTROL_WORLDS))
     assert not set(first) & set(other)  # drawn anew from the initial weights on
-    assert first[0] == run.recorded_rounds("with_victim")[0]["sha256"]
+    assert first[0] == run.recorded_rounds("with_victim")[0].sha256
     assert set(scores.loc[scores["arm"] == "A", "label"]) == {WHOLE_SET, 0, 1}
     shares = [name for name, metric in METRICS.items() if metric.share]
     assert scores.loc[scores["metric"].isin(shares), "value"].between(0, 1).all()

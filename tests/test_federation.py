@@ -25,7 +25,7 @@ Load = Callable[..., Any]
 
 
 def hashes(run: Run) -> list[str]:
-    return [line["sha256"] for line in run.recorded_rounds("with_victim")]
+    return [line.sha256 for line in run.recorded_rounds("with_victim")]
 
 
 def federated(experiment: Any, path: Path) -> Run:
@@ -77,7 +77,7 @@ def test_every_capture_is_what_the_ledger_says_was_sent_to_the_attacker(referenc
     for line in receipts:
         assert load_weights(spool / line["file"])[1]["sha256"] == line["sha256"]
     # Flower's default fraction_evaluate of 1.0: every round's model reaches a client that never trained in it.
-    models = {line["round"]: line["sha256"] for line in reference.recorded_rounds("with_victim")}
+    models = {line.round: line.sha256 for line in reference.recorded_rounds("with_victim")}
     for number in (1, 2, 3):
         assert load_weights(spool / f"round-{number:04d}.safetensors")[1]["sha256"] == models[number]
 

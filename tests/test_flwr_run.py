@@ -74,7 +74,7 @@ def test_flwr_run_federates_and_the_malicious_node_captures(superlink: dict[str,
     assert [run["status"] for run in runs] == ["finished:completed"], done.stdout + done.stderr
     run = Run(directory)
     assert run.population.clients == 4
-    assert [line["round"] for line in run.recorded_rounds("with_victim")] == [0, 1, 2]
+    assert [line.round for line in run.recorded_rounds("with_victim")] == [0, 1, 2]
     receipts = read_jsonl(run.files.attacker.spool("with_victim") / "receipts.jsonl")
     sent = {line["sha256"] for line in read_jsonl(run.files.server.ledger("with_victim")) if line["partition"] == 3}
     assert {line["sha256"] for line in receipts} == sent

@@ -82,7 +82,7 @@ def test_every_kind_of_update_is_refused_and_costs_no_more_than_its_own_part(
     accepted = [kind for number, kind in enumerate(TRAIN, 1) if not errors.get(number, "").startswith("refused: ")]
     assert not accepted
     assert hashes(run) == expected
-    assert all(np.isfinite(line["loss"]) for line in run.recorded_rounds("with_victim"))
+    assert all(np.isfinite(line.loss) for line in run.recorded_rounds("with_victim"))
     for name in ("clients.jsonl", "rounds.jsonl"):  # nothing of what it said in bulk is kept
         text = (run.files.server.federation("with_victim") / name).read_text()
         assert max(map(len, text.splitlines())) < 2000

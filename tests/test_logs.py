@@ -33,9 +33,7 @@ def test_a_run_logs_its_stages_and_every_round(tiny: Load) -> None:
     ]
     rounds = [line for line in logged if line["event"] == "round"]
     recorded = run.recorded_rounds("with_victim")
-    assert [(line["round"], line["accuracy"]) for line in rounds] == [
-        (line["round"], line["accuracy"]) for line in recorded
-    ]
+    assert [(line["round"], line["accuracy"]) for line in rounds] == [(line.round, line.accuracy) for line in recorded]
     assert all(line["time"].endswith("+00:00") and line["level"] for line in logged)
 
 

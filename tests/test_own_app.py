@@ -59,7 +59,7 @@ def audited(example: str, out: Path, judge: str, **changes: Any) -> Run:
 def check(run: Run, rounds: list[int], hidden: int) -> dict[str, Any]:
     """Check what every audit must leave; return the verdict."""
     files = run.files
-    assert [line["round"] for line in run.recorded_rounds("with_victim")] == rounds
+    assert [line.round for line in run.recorded_rounds("with_victim")] == rounds
     ledger = read_jsonl(files.server.ledger("with_victim"))
     received = read_jsonl(files.attacker.spool("with_victim") / "receipts.jsonl")
     attacker = run.population.attackers[0]

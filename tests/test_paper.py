@@ -81,7 +81,7 @@ def test_a_federation_without_a_victim_runs_through(tmp_path: Path) -> None:
     ]
     page = run_all(load_experiment("paper/mnist", small, tmp_path), resume=False)
     run = Run(page.parent)
-    assert [line["victim-accuracy"] for line in run.recorded_rounds("with_victim")] == [None, None]
+    assert [line.victim_accuracy for line in run.recorded_rounds("with_victim")] == [None, None]
     assert pd.read_csv(run.files.partition_table)["role"].unique().tolist() == ["honest"]
     assert "No attack was run" in page.read_text()
 

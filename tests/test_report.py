@@ -152,7 +152,7 @@ def test_the_picture_holds_the_verdicts_figures(attacked_run: Run) -> None:
             for arm, score in point["arms"].items():
                 wanted = [score["value"], score["low"], score["high"]] if "value" in score else None
                 assert arms[arm].get(str(point["round"])) == wanted
-        known = {str(line["round"]): line["victim-accuracy"] for line in attacked_run.recorded_rounds("with_victim")}
+        known = {str(line.round): line.victim_accuracy for line in attacked_run.recorded_rounds("with_victim")}
         assert {number: value for number, (value, _, _) in arms["known"].items()} == known
 
 

@@ -24,6 +24,7 @@ from fedinverse.config import parse
 from fedinverse.errors import ConfigError, FedInverseError, IntegrityError, StageError
 from fedinverse.lock import only_here
 from fedinverse.models import Classifier, Features
+from fedinverse.records import Receipt, append_lines
 from fedinverse.registry import search_path
 from fedinverse.shard import Shard
 from fedinverse.storage import append_jsonl, load_array, read_json, read_jsonl, read_metadata, save_weights, write_json
@@ -136,7 +137,7 @@ def test_a_lost_capture_is_named_and_another_rounds_model_is_not_inverted_in_its
     for number in (1, 2):
         path = tmp_path / f"round-000{number}.safetensors"
         save_weights(path, {"w": np.zeros(1, np.float32)}, {"model-round": number})
-        append_jsonl(tmp_path / "receipts.jsonl", {"model-round": number, "file": path.name})
+        append_lines(tmp_path / "receipts.jsonl", [Receipt(number, number, "evaluate", "", path.name, "7")])
     last = Attacker(rounds="last")
     assert list(due(tmp_path, last, NOBODY)) == [2]
     path.unlink()

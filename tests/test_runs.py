@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 from attacker.priors.prior import prior_path
 from fedinverse.disk import in_words, used
 from fedinverse.errors import FedInverseError, StageError
+from fedinverse.records import RoundLine, append_lines
 from fedinverse.run import Run
-from fedinverse.storage import append_jsonl, atomic_write, write_json
+from fedinverse.storage import atomic_write, write_json
 from pipeline.cli.main import app
 from pipeline.prune import removable
 from pipeline.runs import find_runs, stage_of
@@ -59,6 +60,10 @@ def test_list_shows_every_run_below_with_its_stage(copy: Path) -> None:
         command("list", copy.parent / "nothing")
 
 
+def line_of(number: int) -> RoundLine:
+    return RoundLine(number, 0.5, 1.0, None, (0.5,), "0" * 64)
+
+
 def test_the_stage_is_told_by_what_is_there(tmp_path: Path) -> None:
     run = Run(tmp_path)
     assert stage_of(tmp_path) == "not started"
@@ -66,9 +71,9 @@ def test_the_stage_is_told_by_what_is_there(tmp_path: Path) -> None:
     assert stage_of(tmp_path) == "started"
     write_json(tmp_path / "pools.json", {})
     assert stage_of(tmp_path) == "prepared"
-    append_jsonl(run.files.server.rounds("with_victim"), {"round": 0}, {"round": 1})
+    append_lines(run.files.server.rounds("with_victim"), [line_of(0), line_of(1)])
     assert stage_of(tmp_path) == "round 1 of 9"
-    append_jsonl(run.files.server.rounds("without_victim"), {"round": 5})
+    append_lines(run.files.server.rounds("without_victim"), [line_of(5)])
     assert stage_of(tmp_path) == "round 5 of 9 without the victim"
     write_json(run.files.attacker.inversions / "gmi" / "x" / "about.json", {})
     assert stage_of(tmp_path) == "1 inverted"

@@ -20,7 +20,7 @@ def test_secure_aggregation_gives_the_same_models_and_captures(averaging: str, t
     secure = federated(tiny(federation={**common, **SECURE}), tmp_path / "secure")
     assert_equal_up_to_rounding(secure, plain)
     # Training makes more of the difference in every round; what the model can do stays.
-    utility = [[line["accuracy"] for line in run.recorded_rounds("with_victim")] for run in (plain, secure)]
+    utility = [[line.accuracy for line in run.recorded_rounds("with_victim")] for run in (plain, secure)]
     np.testing.assert_allclose(utility[0], utility[1], atol=0.05)
     attacker = secure.population.attackers[0]
     ledger = read_jsonl(secure.files.server.ledger("with_victim"))

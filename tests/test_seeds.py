@@ -78,7 +78,7 @@ def test_a_federation_with_dropout_repeats_also_after_a_stop(
             torch.rand(7)
             if number < rounds[-1]:  # as if killed before its last round
                 (path / "config.json").unlink()
-        return [line["sha256"] for line in run.recorded_rounds("with_victim")]
+        return [line.sha256 for line in run.recorded_rounds("with_victim")]
 
     assert models(tmp_path / "b", *([1, 2] if stopped else [2])) == models(tmp_path / "a", 2)
 

@@ -94,8 +94,8 @@ def test_a_tracker_has_every_recorded_figure_once_and_after_a_resume_too(name: s
     assert len(lines) == 3
     for line in lines:
         for key in ("accuracy", "victim-accuracy", "loss"):
-            (value,) = points["with_victim/" + key, line["round"]]
-            assert value == pytest.approx(line[key])
+            (value,) = points["with_victim/" + key, line.round]
+            assert value == pytest.approx(line.figures[key])
     assert points["seconds/federate", 2]
 
 

@@ -9,7 +9,8 @@ from attacker.schedule import captured
 from attacker.updates.settings import Updates
 from fedinverse.errors import IntegrityError, StageError
 from fedinverse.layout import ROUND_FILES, receipts_of, replies_of
-from fedinverse.storage import read_jsonl, read_metadata
+from fedinverse.records import Receipt, read_lines
+from fedinverse.storage import read_metadata
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,9 @@ def _asked(spools: Sequence[Path]) -> dict[int, set[str]]:
     """Return the nodes that were asked to train, by round."""
     asked: dict[int, set[str]] = defaultdict(set)
     for spool in spools:
-        for line in read_jsonl(receipts_of(spool)) if receipts_of(spool).exists() else []:
-            if str(line.get("message-type", "")).startswith("train"):
-                asked[int(line["round"])].add(str(line.get("node", "")))
+        for receipt in read_lines(Receipt, receipts_of(spool)):
+            if receipt.message_type.startswith("train"):
+                asked[receipt.round].add(receipt.node)
     return asked
 
 

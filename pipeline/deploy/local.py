@@ -11,8 +11,9 @@ from pathlib import Path
 from fedinverse.errors import StageError
 from fedinverse.layout import receipts_of
 from fedinverse.lock import only_here
+from fedinverse.records import LedgerLine, Receipt, read_lines
 from fedinverse.run import Run
-from fedinverse.storage import load_weights, read_jsonl, write_json
+from fedinverse.storage import load_weights, write_json
 from pipeline.deploy.control import Control
 from pipeline.deploy.fleet import Fleet
 from pipeline.deploy.parties import WORLD, export_shards, node_configs, private_directory, server_run, spool_of
@@ -122,15 +123,15 @@ def check_captures(run: Run, attacker: int) -> int:
         IntegrityError: a captured file does not hold what its hash says.
     """
     spool = spool_of(run, attacker)
-    sent = {_key(line) for line in read_jsonl(run.files.server.ledger(WORLD)) if line["partition"] == attacker}
-    receipts = read_jsonl(receipts_of(spool))
+    sent = {_key(line) for line in read_lines(LedgerLine, run.files.server.ledger(WORLD)) if line.partition == attacker}
+    receipts = read_lines(Receipt, receipts_of(spool))
     received = {_key(line) for line in receipts}
     if sent != received:
         raise StageError(
             f"the captures in {spool} are not what the ledger says: {len(sent - received)} messages to client "
             f"{attacker} were not captured, {len(received - sent)} captured ones were not sent"
         )
-    files = {line["file"]: line["sha256"] for line in receipts}
+    files = {line.file: line.sha256 for line in receipts}
     for name, sha in files.items():
         if load_weights(spool / name)[1]["sha256"] != sha:
             raise StageError(f"{spool / name} is not the capture that its receipt names")
@@ -139,11 +140,11 @@ def check_captures(run: Run, attacker: int) -> int:
 
 def _last_round(run: Run) -> int:
     lines = run.recorded_rounds(WORLD)
-    return int(lines[-1]["round"]) if lines else -1
+    return lines[-1].round if lines else -1
 
 
-def _key(line: dict[str, object]) -> tuple[object, ...]:
-    return line["round"], line["message-type"], line["sha256"]
+def _key(line: LedgerLine | Receipt) -> tuple[int, str, str]:
+    return line.round, line.message_type, line.sha256
 
 
 class Watch:
@@ -168,9 +169,9 @@ class Watch:
 
     def _show(self) -> None:
         for line in self._run.recorded_rounds(WORLD):
-            if line["round"] > self._shown:
-                self._shown = line["round"]
+            if line.round > self._shown:
+                self._shown = line.round
                 console.print(
-                    f"  round {self._shown:>3}   accuracy {percent(line['accuracy']):>7}"
-                    f"   victim's classes {percent(line['victim-accuracy']):>7}"
+                    f"  round {self._shown:>3}   accuracy {percent(line.accuracy):>7}"
+                    f"   victim's classes {percent(line.victim_accuracy):>7}"
                 )

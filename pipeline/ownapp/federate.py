@@ -17,8 +17,9 @@ from fedinverse.errors import IntegrityError, StageError
 from fedinverse.layout import ROUND_FILES, WITH_VICTIM, WITHOUT_VICTIM, World, is_control
 from fedinverse.models import Classifier, build
 from fedinverse.private import part_of
+from fedinverse.records import RoundLine, append_lines
 from fedinverse.registry import search_path
-from fedinverse.storage import Weights, append_jsonl, into_module, load_weights, read_object
+from fedinverse.storage import Weights, into_module, load_weights, read_object
 from pipeline.engines.engine import quiet
 from pipeline.log import event
 from pipeline.ownapp.client import hook_marker
@@ -33,7 +34,7 @@ LOG, PLAN, SPOOL = "app.log", "plan.json", "spool.json"
 _LOOK = 0.3  # seconds between two looks at what was sent
 
 
-def federate_app(prepared: Prepared, world: World, heard: Callable[[World, dict[str, Any]], None]) -> None:
+def federate_app(prepared: Prepared, world: World, heard: Callable[[World, RoundLine], None]) -> None:
     """Run the federation of ``world``, unless it was; a world that was cut off is run again from its start.
 
     Raises:
@@ -129,7 +130,7 @@ def _plan(prepared: Prepared, world: World) -> Plan:
 class _Utility:
     """Evaluates the models that are sent, in order, as they come, and records a line per round."""
 
-    def __init__(self, prepared: Prepared, world: World, heard: Callable[[World, dict[str, Any]], None]) -> None:
+    def __init__(self, prepared: Prepared, world: World, heard: Callable[[World, RoundLine], None]) -> None:
         self._run, self._world, self._heard = prepared.run, world, heard
         self._network = build(self._run.model.name, len(self._run.class_names), seed=0)
         self._held_out = part_of(self._run, "reserve")
@@ -150,14 +151,14 @@ class _Utility:
             check_fit(weights, self._network, f"the model that the app sends ({path.name})")
             into_module(self._network, weights, str(path))
             scores = utility(self._network, self._held_out, self._run.population.victim_classes)
-            line = {"round": int(about["model-round"]), **scores, "sha256": about["sha256"]}
-            append_jsonl(files.rounds(self._world), line)
-            figures = {key: line[key] for key in ("accuracy", "victim-accuracy")}
-            event("round", f"round {line['round']}", world=self._world, round=line["round"], **figures)
+            line = RoundLine.of(int(about["model-round"]), scores, about["sha256"])
+            append_lines(files.rounds(self._world), [line])
+            figures = {key: scores[key] for key in ("accuracy", "victim-accuracy")}
+            event("round", f"round {line.round}", world=self._world, round=line.round, **figures)
             self._heard(self._world, line)
             console.print(
-                f"  round {line['round']:>3}   accuracy {percent(line['accuracy']):>7}"
-                f"   victim's classes {percent(line['victim-accuracy']):>7}"
+                f"  round {line.round:>3}   accuracy {percent(line.accuracy):>7}"
+                f"   victim's classes {percent(line.victim_accuracy):>7}"
             )
 
 

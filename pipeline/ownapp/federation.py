@@ -13,7 +13,8 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedinverse.errors import FedInverseError
-from fedinverse.storage import read_jsonl, write_json
+from fedinverse.records import LedgerLine, read_lines
+from fedinverse.storage import write_json
 from fedinverse.theirs import their_traceback
 from pipeline.ownapp.app import FlowerApp
 from pipeline.ownapp.client import client_of
@@ -64,12 +65,12 @@ def _serve(plan: Plan, server: Any, grid: Grid, context: Context) -> None:
     alone = None
     if plan.own_shard and watched.answered:
         alone = train_alone(grid, node_of[plan.attacker], broadcasts, plan)
-    ledger = read_jsonl(directory / "ledger.jsonl")
+    ledger = read_lines(LedgerLine, directory / "ledger.jsonl")
     write_json(
         directory / DONE,
         {
             "rounds": len(broadcasts.trainings),
-            "sent-to": sorted({line["partition"] for line in ledger}),
+            "sent-to": sorted({line.partition for line in ledger if line.partition is not None}),
             "answered": sorted(partitions[node] for node in watched.answered),
             "failures": {str(partitions.get(node, node)): reason for node, reason in watched.failures.items()},
             "alone": alone,

@@ -13,7 +13,8 @@ from flwr.serverapp import Grid
 
 from fedinverse.flower_compat import ErrorCode
 from fedinverse.received import arrays_in, is_training, model_round, weights_in
-from fedinverse.storage import append_jsonl, save_weights, weights_sha256, write_json
+from fedinverse.records import LedgerLine, append_lines
+from fedinverse.storage import save_weights, weights_sha256, write_json
 from pipeline.engines.simulated import NodesGrid, error_reply, explain
 from pipeline.ownapp.client import ANSWER, PARTITION, WHO
 from pipeline.ownapp.plan import FAILED, Plan
@@ -78,7 +79,7 @@ class Broadcasts:
                     hashed[id(record)] = self._keep(message, record)
                 lines.append(self._line(message, hashed[id(record)]))
             if lines:
-                append_jsonl(self._directory / "ledger.jsonl", *lines)
+                append_lines(self._directory / "ledger.jsonl", lines)
 
     def _keep(self, message: Message, record: ArrayRecord) -> str:
         weights = weights_in(record, self._plan.names)
@@ -91,18 +92,12 @@ class Broadcasts:
             save_weights(path, weights, {"model-round": number, **self._plan.about})
         return sha
 
-    def _line(self, message: Message, sha: str) -> dict[str, Any]:
+    def _line(self, message: Message, sha: str) -> LedgerLine:
         kind, node = message.metadata.message_type, message.metadata.dst_node_id
         number = model_round(message, self._seen, sha)
         if is_training(kind) and number + 1 not in self.trainings:
             self.trainings[number + 1] = Training.of(message, self._plan.record, first=not self.trainings)
-        return {
-            "round": number + 1 if is_training(kind) else number,
-            "message-type": kind,
-            "partition": self._partitions[node],
-            "node": str(node),
-            "sha256": sha,
-        }
+        return LedgerLine(number + is_training(kind), kind, str(node), sha, self._partitions[node])
 
 
 class WatchedGrid(PassingGrid):

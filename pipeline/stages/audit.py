@@ -216,7 +216,9 @@ def drawn(run: Run, exhibits: Iterable[Exhibit], bench: Bench) -> Iterator[Exhib
 
 def known_by_round(run: Run) -> dict[int, float]:
     """Return the global model's accuracy on the victim's reserve images by round, in the world with the victim."""
-    return {line["round"]: line["victim-accuracy"] for line in run.recorded_rounds("with_victim")}
+    return {
+        line.round: known for line in run.recorded_rounds("with_victim") if (known := line.victim_accuracy) is not None
+    }
 
 
 def summary_of(run: Run, scores: pd.DataFrame) -> list[RoundSummary]:

@@ -64,7 +64,7 @@ def is_federated(run: Run, world: World) -> bool:
 
 def _done(run: Run, world: World) -> int:
     lines = run.recorded_rounds(world)
-    return int(lines[-1]["round"]) if lines else -1
+    return lines[-1].round if lines else -1
 
 
 class _Shown:

@@ -105,7 +105,7 @@ def _membership(run: Run) -> MembershipFigures | None:
 
 def _unattacked(run: Run) -> Figures:
     last = run.recorded_rounds("with_victim")[-1]
-    plain = f". After round {last['round']} the model reads {share(last['accuracy'])} of the reserve images."
+    plain = f". After round {last.round} the model reads {share(last.accuracy)} of the reserve images."
     return Figures(
         outcome="",
         title="No attack was run",
@@ -128,7 +128,7 @@ def _attacked(run: Run, scores: pd.DataFrame) -> Figures:
     first = primary.attack
     rounds = {attack: _shown_round(points, attack, primary.round) for attack in _first(first, verdict.attacks)}
     victims = [run.class_names[label] for label in run.population.victim_classes]
-    by_class = {line["round"]: line["class-accuracy"] for line in run.recorded_rounds("with_victim")}
+    by_class = {line.round: line.class_accuracy for line in run.recorded_rounds("with_victim")}
     measured = Leakage(
         charts=[chart(points, attack, number, known, gate) for attack, number in rounds.items()],
         galleries=galleries(run, scores, rounds),

@@ -29,16 +29,15 @@ class Trackers:
             self._try(name, lambda name=name: self._open.update({name: _class(name)(run, settings.project)}))  # type: ignore[misc]
         for world in run.worlds if self._open else ():
             for line in run.recorded_rounds(world):
-                self.round(world, line)
+                self.round(world, line.round, line.figures)
 
-    def round(self, world: World, line: Mapping[str, Any]) -> None:
-        """Pass on the figures of one line of ``rounds.jsonl``."""
-        values = {key: float(value) for key, value in line.items() if key != "round" and _is_number(value)}
-        self.scalars(int(line["round"]), {f"{world}/{key}": value for key, value in values.items()})
+    def round(self, world: World, number: int, figures: Mapping[str, Any]) -> None:
+        """Pass on those ``figures`` of a round that are numbers."""
+        self.scalars(number, {f"{world}/{key}": float(value) for key, value in figures.items() if _is_number(value)})
 
     def after_round(self, over: Round) -> None:
         """Pass on the figures of a round that is over: a callback."""
-        self.round(over.world, {"round": over.number, **over.utility})
+        self.round(over.world, over.number, over.utility)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Pass on figures of round ``step``."""

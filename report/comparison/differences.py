@@ -89,4 +89,4 @@ def paired_accuracies(one: GroupFigures, base: GroupFigures) -> list[float]:
 
 def _by_seed(figures: GroupFigures) -> dict[int, float]:
     records = figures.group.records
-    return {record.seed: float(record.rounds[record.primary.round]["accuracy"]) for record in records}
+    return {record.seed: record.rounds[record.primary.round].accuracy for record in records}

@@ -63,8 +63,8 @@ def figures_of(group: Group) -> GroupFigures:
     """
     scores, primary = _pooled(group.records)
     rounds = set.intersection(*(set(record.rounds) for record in group.records))
-    known = {number: mean_of([float(r.rounds[number]["victim-accuracy"]) for r in group.records]) for number in rounds}
-    classes = len(next(iter(group.records[0].rounds.values()))["class-accuracy"])
+    known = {number: mean_of([r.rounds[number].figures["victim-accuracy"] for r in group.records]) for number in rounds}
+    classes = len(next(iter(group.records[0].rounds.values())).class_accuracy)
     verdict = judge(scores, primary, known, classes=classes)
     attacked = [record.rounds[record.primary.round] for record in group.records]
     return GroupFigures(
@@ -72,8 +72,8 @@ def figures_of(group: Group) -> GroupFigures:
         verdict,
         verdict.main,
         scores,
-        _spread([float(line["accuracy"]) for line in attacked]),
-        _spread([float(line["victim-accuracy"]) for line in attacked]),
+        _spread([line.accuracy for line in attacked]),
+        _spread([line.figures["victim-accuracy"] for line in attacked]),
         _spread_of([record.seconds_per_round for record in group.records]),
         _spread_of([record.epsilon("own") for record in group.records]),
         _spread_of([record.epsilon("central") for record in group.records]),

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
 
@@ -11,6 +11,7 @@ from auditor.settings import Audit, Primary
 from auditor.table import check_table
 from auditor.verdict import VERSION, read_verdict
 from fedinverse.errors import StageError
+from fedinverse.records import RoundLine
 from fedinverse.run import Run
 from fedinverse.storage import read_json, read_jsonl
 
@@ -89,9 +90,9 @@ class Record:
         return self.run.section("audit", Audit).primary.model_copy(update=chosen)
 
     @cached_property
-    def rounds(self) -> dict[int, dict[str, Any]]:
+    def rounds(self) -> dict[int, RoundLine]:
         """Utility of the federation with the victim, by round."""
-        return {int(line["round"]): line for line in self.run.recorded_rounds("with_victim")}
+        return {line.round: line for line in self.run.recorded_rounds("with_victim")}
 
     @property
     def seconds_per_round(self) -> float | Omitted:

@@ -1,13 +1,13 @@
 """The tables of the page, out of the verdict and the score table. Shares are written in percent with their interval."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import pandas as pd
 
 from auditor.arms import ONCE
 from auditor.metrics.names import ACCURACY, METRICS, RESEMBLANCE, WHOLE_SET
 from auditor.verdict import GateReport, Missing, Point
+from fedinverse.records import RoundLine
 from report.run.curve import LINES
 from report.table import Table
 from report.text import interval, share
@@ -164,10 +164,10 @@ def _figure(metric: str, value: float | None) -> str:
     return share(value) if METRICS[metric].share else f"{value:.3g}"
 
 
-def utility(rounds: Sequence[Mapping[str, Any]]) -> Table:
+def utility(rounds: Sequence[RoundLine]) -> Table:
     """Return the model's accuracy by round, on all classes and on the victim's."""
     rows = [
-        [f"round {line['round']}", share(line["accuracy"]), share(line["victim-accuracy"]), f"{line['loss']:.3f}"]
+        [f"round {line.round}", share(line.accuracy), share(line.victim_accuracy), f"{line.loss:.3f}"]
         for line in rounds
     ]
     return Table(

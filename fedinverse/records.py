@@ -1,0 +1,133 @@
+"""The files of lines that one role writes and others read, each kind of line as one type.
+
+A field is written under its name with hyphens (``victim_accuracy`` as ``victim-accuracy``); one that has its default is
+left out. Lines are only ever appended, so of a round that was repeated after a kill there are two.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from pydantic import TypeAdapter, ValidationError
+
+from fedinverse.errors import IntegrityError
+from fedinverse.storage import append_jsonl, read_jsonl
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RoundLine:
+    """One round of a federation, in ``rounds.jsonl``: a round counts when its line is there.
+
+    Attributes:
+        round: 0 before training.
+        accuracy: of the global model on images that are in no training set; in [0, 1], as all shares are.
+        loss: mean cross-entropy per image on them.
+        victim_accuracy: on the victim's classes; None without any.
+        class_accuracy: of each class.
+        sha256: hash of the global model.
+        strategy_sha256: of what the strategy remembers for the next round; empty: nothing.
+    """
+
+    round: int
+    accuracy: float
+    loss: float
+    victim_accuracy: float | None
+    class_accuracy: tuple[float, ...]
+    sha256: str
+    strategy_sha256: str = ""
+
+    @classmethod
+    def of(cls, number: int, utility: Mapping[str, Any], sha256: str, strategy_sha256: str = "") -> "RoundLine":
+        """Return the line of round ``number`` with what ``server.utility`` says of its model."""
+        values = {key.replace("-", "_"): value for key, value in utility.items()}
+        return cls(number, **values, sha256=sha256, strategy_sha256=strategy_sha256)
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """Its figures over all images, by their names in the file; those that there are."""
+        named = {"accuracy": self.accuracy, "loss": self.loss, "victim-accuracy": self.victim_accuracy}
+        return {name: value for name, value in named.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class LedgerLine:
+    """One message that the server sent, in ``ledger.jsonl``: what a capture is held against.
+
+    Attributes:
+        round: in which it was sent.
+        message_type: ``train``, ``evaluate``, ...
+        node: Flower's id of the receiver, as text: it exceeds what JSON numbers hold exactly.
+        sha256: hash of the model it carried.
+        partition: the receiver's; None where whoever wrote the line does not know it.
+    """
+
+    round: int
+    message_type: str
+    node: str
+    sha256: str
+    partition: int | None = None
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """One message that a malicious node received, in ``receipts.jsonl`` of its spool.
+
+    Attributes:
+        round: in which it was sent.
+        model_round: after which the server had the model.
+        message_type: ``train``, ``evaluate``, ...
+        sha256: hash of the model.
+        file: name of the spool's file that holds it.
+        node: Flower's id of the node, as text.
+        time: when it came, seconds since 1970.
+    """
+
+    round: int
+    model_round: int
+    message_type: str
+    sha256: str
+    file: str
+    node: str
+    time: float = 0.0
+
+
+def append_lines(path: Path, lines: Sequence[Any]) -> None:
+    """Append ``lines``, all records of this module, durably."""
+    append_jsonl(path, *map(_row, lines))
+
+
+def read_lines(kind: type[T], path: Path) -> list[T]:
+    """Return the lines of ``path``; none: there is no such file. Keys that ``kind`` does not know are passed over.
+
+    Raises:
+        IntegrityError: a line lacks a key or holds a value of another type; names file, line and key.
+    """
+    rows = [{key.replace("-", "_"): value for key, value in row.items()} for row in read_jsonl(path)]
+    try:
+        return cast(list[T], _adapter(cast(Any, kind)).validate_json(json.dumps(rows), strict=True))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        number, *key = problem["loc"]
+        place = ".".join(map(str, key)).replace("_", "-")
+        raise IntegrityError(
+            f"{path}: line {int(number) + 1}: '{place}': {problem['msg']}; it was altered, delete its directory"
+        ) from None
+
+
+def _row(line: Any) -> dict[str, Any]:
+    values = {field: getattr(line, field.name) for field in fields(line)}
+    return {
+        field.name.replace("_", "-"): value
+        for field, value in values.items()
+        if field.default is MISSING or value != field.default
+    }
+
+
+@cache
+def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
+    return TypeAdapter(list[kind])  # type: ignore[valid-type]

@@ -1,0 +1,40 @@
+"""The lines that one role writes and others read: the bytes they have, and what is said of a line that does not fit."""
+
+from pathlib import Path
+
+import pytest
+
+from fedinverse.errors import IntegrityError
+from fedinverse.records import LedgerLine, RoundLine, append_lines, read_lines
+
+SHA = "0" * 8
+
+
+def test_a_line_has_hyphens_and_leaves_out_what_has_its_default(tmp_path: Path) -> None:
+    path = tmp_path / "rounds.jsonl"
+    utility = {"accuracy": 0.5, "loss": 1.5, "victim-accuracy": None, "class-accuracy": [0.5, 0.5]}
+    lines = [RoundLine.of(0, utility, SHA), RoundLine.of(1, utility, SHA, "1" * 8)]
+    append_lines(path, lines)
+    first = '{"accuracy": 0.5, "class-accuracy": [0.5, 0.5], "loss": 1.5, "round": 0, "sha256": "00000000", '
+    assert path.read_text().splitlines()[0] == first + '"victim-accuracy": null}'
+    assert '"strategy-sha256": "11111111"' in path.read_text().splitlines()[1]
+    assert read_lines(RoundLine, path) == [
+        RoundLine(0, 0.5, 1.5, None, (0.5, 0.5), SHA),
+        RoundLine(1, 0.5, 1.5, None, (0.5, 0.5), SHA, "1" * 8),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('{"round": 1, "node": "7", "sha256": "0"}', "line 2: 'message-type'"),
+        ('{"round": "1", "message-type": "train", "node": "7", "sha256": "0"}', "line 2: 'round'"),
+        ('{"round": 1, "message-type": "train", "node": 7, "sha256": "0"}', "line 2: 'node'"),
+    ],
+)
+def test_a_line_that_does_not_fit_is_named_with_its_key(line: str, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    append_lines(path, [LedgerLine(1, "train", "7", SHA, 2)])
+    path.write_text(path.read_text() + line + "\n")
+    with pytest.raises(IntegrityError, match=says):
+        read_lines(LedgerLine, path)
