@@ -61,8 +61,8 @@ def audit_model(said: Said, out: Path = Path("runs"), *, resume: bool = False) -
 def _say_accuracy(run: Run) -> None:
     """Say what the model itself reads of the reserve, and what is wrong if that is next to nothing."""
     line = run.recorded_rounds("with_victim")[-1]
-    console.print(f"The model reads {percent(line['accuracy'])} of {_reserve(run)} reserve images of {_classes(run)}")
-    if line["accuracy"] < CHANCES / len(run.class_names):
+    console.print(f"The model reads {percent(line.accuracy)} of {_reserve(run)} reserve images of {_classes(run)}")
+    if line.accuracy < CHANCES / len(run.class_names):
         names = ", ".join(run.class_names[:4])
         console.print(
             f"[yellow]note[/yellow] {escape(NOTE.format(names))}",

@@ -22,10 +22,10 @@ from fedinverse.layout import WITH_VICTIM, RunFiles
 from fedinverse.models.declared import Declaration
 from fedinverse.overlap import check_disjoint
 from fedinverse.private import part_of
+from fedinverse.records import RoundLine, append_lines
 from fedinverse.run import Run, differences
 from fedinverse.split import manifest_of_model
 from fedinverse.storage import (
-    append_jsonl,
     file_sha256,
     read_object,
     save_hashed,
@@ -146,7 +146,7 @@ def _model_files(run: Run, loaded: Loaded) -> None:
     save_weights(run.files.server.checkpoint(WITH_VICTIM, 0), to_weights(untrained), about | {"model-round": 0})
     scores = utility(network, part_of(run, "reserve"), run.population.victim_classes)
     rounds = run.files.server.rounds(WITH_VICTIM)
-    append_jsonl(rounds, {"round": number, "sha256": weights_sha256(weights), **scores})
+    append_lines(rounds, [RoundLine.of(number, scores, weights_sha256(weights))])
 
 
 def _table(said: Said, chosen: Sections, loaded: Loaded) -> Table:
