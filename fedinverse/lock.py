@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from fedinverse.errors import StageError
+from fedinverse.errors import IntegrityError, StageError
 
 
 @contextmanager
@@ -22,8 +22,10 @@ def only_here(directory: Path) -> Iterator[None]:
 
     Raises:
         StageError: another process holds it; the message has its id, its command and how long it has.
+        IntegrityError: a directory in it is a link to elsewhere; see ``check_own``.
     """
     directory = directory.resolve()
+    check_own(directory)
     parents = _made_parents(directory.parent)
     path = directory.parent / f".{directory.name}.lock"
     handle = _taken(path, directory)
@@ -38,6 +40,22 @@ def only_here(directory: Path) -> Iterator[None]:
         for parent in parents:  # nothing was written: not even where it would have been
             with suppress(OSError):
                 parent.rmdir()
+
+
+def check_own(directory: Path) -> None:
+    """Refuse a run directory that leads out of itself: what would be written or deleted there is somebody else's.
+
+    Raises:
+        IntegrityError: names the link and where it leads.
+    """
+    root = directory.resolve()
+    for where, folders, _ in os.walk(root):
+        for folder in (Path(where, name) for name in folders):
+            if folder.is_symlink() and not folder.resolve().is_relative_to(root):
+                raise IntegrityError(
+                    f"{folder} is a link to {folder.readlink()}, outside this run: nothing is written or deleted "
+                    "there; put a directory in its place"
+                )
 
 
 def _taken(path: Path, directory: Path) -> int:

@@ -47,9 +47,9 @@ def capture(app: str | Path, *, out: str | Path | None = None, resume: bool = Fa
     from pipeline.ownapp.audit import opened
     from pipeline.ownapp.federate import federate_app
 
-    prepared = opened(Path(app), _assignments(settings), None if out is None else Path(out), resume=resume)
-    federate_app(prepared, WITH_VICTIM, lambda world, line: None)
-    return Captured(prepared.run)
+    with opened(Path(app), _assignments(settings), None if out is None else Path(out), resume=resume) as prepared:
+        federate_app(prepared, WITH_VICTIM, lambda world, line: None)
+        return Captured(prepared.run)
 
 
 def attack(

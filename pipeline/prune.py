@@ -19,6 +19,7 @@ from attacker.inversion import ABOUT
 from fedinverse.data.source import cache_directory
 from fedinverse.errors import StageError
 from fedinverse.layout import ROUND_FILES, replies_of, spools_of
+from fedinverse.lock import check_own
 from fedinverse.run import Run
 from fedinverse.storage import read_json
 from pipeline.runs import REPORTED, find_runs, stage_of
@@ -47,7 +48,9 @@ def removable(run: Run, keep: Collection[str] = ()) -> list[Removable]:
 
     Raises:
         StageError: the run is not finished: its checkpoints are what it continues from.
+        IntegrityError: a directory in it is a link to elsewhere.
     """
+    check_own(run.path)
     stage = stage_of(run.path)
     if stage != REPORTED:
         raise StageError(f"{run.path} is not finished ({stage}); continue it with --resume before it is pruned")

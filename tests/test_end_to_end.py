@@ -16,14 +16,17 @@ import pandas as pd
 import pytest
 from conftest import run_in
 from markupsafe import escape
+from torch import get_num_threads
 
 from attacker.inversion import RECONSTRUCTIONS
 from auditor.metrics.names import METRICS, WHOLE_SET
 from auditor.targets import Targets, weights_of
 from auditor.verdict import read_verdict
+from clients.training import train
 from fedinverse.client_data import shard_of
 from fedinverse.errors import ConfigError, IntegrityError, StageError
 from fedinverse.run import Run
+from fedinverse.seeds import threads
 from fedinverse.shard import Shard
 from fedinverse.storage import read_metadata
 from pipeline.stages.all_stages import run_all
@@ -157,7 +160,9 @@ def test_every_arm_is_written_down_and_read_and_nobody_guesses_it_from_a_path(
         finished(elsewhere)
 
 
-def test_the_own_shard_model_belongs_to_its_configuration(whole: Run, again: Run) -> None:
+def test_the_own_shard_model_belongs_to_its_configuration_and_to_no_machine(
+    whole: Run, again: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Fails if it is reused because it exists: after a change of what it was trained with, or of the shard.
     shard = shard_of(again, again.population.attackers[0], "with_victim")
     before = own_shard_model(again, shard)
@@ -165,7 +170,13 @@ def test_the_own_shard_model_belongs_to_its_configuration(whole: Run, again: Run
     assert before.name == Path(Targets.read(whole).of("B3")[0].weights).name
     settings = again.files.config
     settings.write_text(settings.read_text().replace('"lr": 0.05', '"lr": 0.04'))
-    other = own_shard_model(Run(again.path), shard)
+    counts = []
+    monkeypatch.setattr(
+        "pipeline.stages.controls.train", lambda *given: counts.append(get_num_threads()) or train(*given)
+    )
+    with threads(2):  # what a machine of two cores has; another sum, were it used
+        other = own_shard_model(Run(again.path), shard)
+    assert set(counts) == {1}
     assert isinstance(other, Path)
     assert read_metadata(other)["sha256"] != read_metadata(before)["sha256"]
 

@@ -298,6 +298,28 @@ def test_threshold_keeps_false_accepts_at_one_percent() -> None:
     assert threshold.genuine_accepts > 0.5
 
 
+def test_a_threshold_of_many_classes_is_read_in_parts_with_the_same_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels, probe_labels = torch.arange(300) % 60, torch.arange(220) % 70  # ten classes are under no attack
+    gallery, probes = normal(0, 300, 6), normal(1, 220, 6)
+    apart = euclidean(probes, gallery)
+    nearest = torch.stack([apart[:, labels == label].amin(1) for label in range(60)], 1)
+    own = probe_labels[:, None] == torch.arange(60)
+    refused = nearest[~own].sort().values[int(0.01 * int((~own).sum()))]
+    whole = calibrate(gallery, labels, probes, probe_labels)
+    assert isinstance(whole, Threshold)
+    assert whole.distance == float(torch.nextafter(refused, torch.zeros_like(refused)))
+    assert whole.genuine_accepts == float((nearest[own] < refused).double().mean())
+    assert whole.false_accepts == float((nearest[~own] < refused).double().mean())
+    monkeypatch.setattr("auditor.metrics.distances.BLOCK", 300 * 16)
+    largest: list[int] = []
+    monkeypatch.setattr(
+        "auditor.metrics.distances.euclidean", lambda a, b: largest.append(len(a) * len(b)) or euclidean(a, b)
+    )
+    assert calibrate(gallery, labels, probes, probe_labels) == whole
+    assert len(largest) == 14
+    assert max(largest) == 300 * 16
+
+
 def test_threshold_refuses_few_impostors() -> None:
     labels = torch.arange(20) % 2
     assert isinstance(calibrate(normal(0, 20, 3), labels, normal(1, 20, 3), labels), Omitted)

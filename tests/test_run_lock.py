@@ -173,6 +173,30 @@ def test_a_ledger_that_is_a_link_is_not_written_to(tmp_path: Path) -> None:
     assert foreign.read_text() == "{}\n"
 
 
+def test_a_run_whose_directory_leads_out_of_it_is_neither_written_to_nor_pruned(
+    attacked_run: Any, tmp_path: Path
+) -> None:
+    """A link within the run, such as a deployed server's to its federation, is no way out."""
+    import shutil
+
+    from fedinverse.run import Run
+    from pipeline.prune import removable
+
+    path, foreign = tmp_path / "copy", tmp_path / "foreign"
+    shutil.copytree(attacked_run.path, path)
+    checkpoints = path / "federation" / "with_victim" / "checkpoints"
+    (path / "within").symlink_to(checkpoints)
+    removable(Run(path))
+    (path / "within").unlink()
+    shutil.move(checkpoints, foreign)
+    checkpoints.symlink_to(foreign)
+    before = {file: file.read_bytes() for file in foreign.iterdir()}
+    for work in (lambda: removable(Run(path)), lambda: only_here(path).__enter__()):
+        with pytest.raises(IntegrityError, match=r"checkpoints is a link to .*foreign, outside this run"):
+            work()
+    assert {file: file.read_bytes() for file in foreign.iterdir()} == before
+
+
 @pytest.mark.parametrize(("mask", "mode"), [(0o077, 0o600), (0o027, 0o640), (0o022, 0o644)])
 def test_new_files_honour_the_umask(mask: int, mode: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fedinverse.storage._UMASK", mask)

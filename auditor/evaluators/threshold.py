@@ -6,12 +6,13 @@ compared in the same way with the same gallery. Genuine reserve images of the cl
 see at all (CEIL).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from auditor.metrics.distances import euclidean, nearest_of_class
+from auditor.metrics.distances import blocks, nearest_of_class
 from auditor.omitted import Omitted
 
 FALSE_ACCEPTS = 0.01
@@ -49,22 +50,39 @@ def calibrate(gallery: Tensor, gallery_labels: Tensor, probes: Tensor, probe_lab
         probes: [R, F] real images in nobody's training set, of these and preferably more classes.
         probe_labels: int64 [R].
     """
-    classes = torch.unique(gallery_labels)
-    apart = euclidean(probes, gallery)
-    nearest = torch.stack([apart[:, gallery_labels == label].amin(1) for label in classes], 1)
-    same_class = probe_labels[:, None] == classes
-    impostors = nearest[~same_class].sort().values
-    if len(impostors) < FEWEST_IMPOSTORS or not bool(same_class.any()):
+    classes, place = torch.unique(gallery_labels, return_inverse=True)
+    ours = torch.isin(probe_labels, classes)
+    genuine, impostors = int(ours.sum()), len(probes) * len(classes) - int(ours.sum())
+    if impostors < FEWEST_IMPOSTORS or not genuine:
         return Omitted(
             f"{FALSE_ACCEPTS:.0%} false accepts need {FEWEST_IMPOSTORS} natural impostors and one genuine "
-            f"image, got {len(impostors)} and {int(same_class.sum())}"
+            f"image, got {impostors} and {genuine}"
         )
+    wanted = int(FALSE_ACCEPTS * impostors)
+    smallest, of_own = probes.new_empty(0, dtype=torch.float64), []
+    for nearest, own in _by_class(probes, probe_labels, gallery, classes, place):
+        of_own.append(nearest[own])
+        smallest = torch.cat([smallest, nearest[~own]])
+        smallest = smallest.topk(min(wanted + 1, len(smallest)), largest=False).values  # in ascending order
     # The largest distance that accepts no more than 1 %: just below the first impostor that must stay out.
-    first_refused = impostors[int(FALSE_ACCEPTS * len(impostors))]
+    first_refused = smallest[wanted]
     distance = torch.nextafter(first_refused, torch.zeros_like(first_refused))
     return Threshold(
         float(distance),
-        float((impostors <= distance).double().mean()),
-        float((nearest[same_class] <= distance).double().mean()),
-        len(impostors),
+        int((smallest <= distance).sum()) / impostors,
+        float((torch.cat(of_own) <= distance).double().mean()),
+        impostors,
     )
+
+
+def _by_class(
+    probes: Tensor, probe_labels: Tensor, gallery: Tensor, classes: Tensor, place: Tensor
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield, for the probes of a block, the distance [n, C] to the nearest of every class, and which is their own.
+
+    With thousands of classes the whole table would take gigabytes.
+    """
+    for rows, apart in blocks(probes, gallery):
+        nearest = apart.new_full((len(apart), len(classes)), torch.inf)
+        nearest.scatter_reduce_(1, place.expand_as(apart), apart, "amin")
+        yield nearest, probe_labels[rows, None] == classes

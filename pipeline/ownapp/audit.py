@@ -1,9 +1,12 @@
 """``fedinverse audit-app``: federation with and without the victim, inversion, audit, report, for somebody's app."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from auditor.settings import Audit
 from fedinverse.layout import WITH_VICTIM, control_worlds
+from fedinverse.lock import only_here
 from pipeline.log import logging_to
 from pipeline.ownapp.federate import federate_app
 from pipeline.ownapp.prepare import Prepared, prepare_app
@@ -14,18 +17,26 @@ from pipeline.stages.controls import controls
 from pipeline.stages.invert import Meanwhile, invert
 from pipeline.stages.report import report
 from pipeline.tracking.tracker import flat
-from report.console import console, show_threat_model
+from report.console import console, say, show_threat_model
 from report.partition_picture import write_partition
 
 
-def opened(directory: Path, assignments: list[str] | tuple[str, ...], out: Path | None, *, resume: bool) -> Prepared:
-    """Read ``audit.toml``, check it against the app, and make the run directory; arguments as for ``audit_app``."""
+@contextmanager
+def opened(
+    directory: Path, assignments: list[str] | tuple[str, ...], out: Path | None, *, resume: bool
+) -> Iterator[Prepared]:
+    """Read ``audit.toml``, check it against the app, and make the run directory, which is held while the body runs.
+
+    Arguments as for ``audit_app``.
+    """
     file = directory if directory.is_file() else directory / FILE
     settings = read_settings(file, list(assignments))
-    console.print(f"[dim]preparing data for {((out or Path(settings.out)) / settings.name).resolve()}[/dim]")
-    prepared = prepare_app(settings, file, out, resume=resume)
-    write_partition(prepared.run)
-    return prepared
+    path = ((out or Path(settings.out)) / settings.name).resolve()
+    with only_here(path):
+        console.print(f"preparing data for {path}", style="dim", markup=False, soft_wrap=True)
+        prepared = prepare_app(settings, file, out, resume=resume)
+        write_partition(prepared.run)
+        yield prepared
 
 
 def audit_app(
@@ -42,9 +53,13 @@ def audit_app(
     Raises:
         FedInverseError: one message that names the key of audit.toml, what was found and what to write.
     """
-    prepared = opened(directory, assignments, out, resume=resume)
-    path = prepared.run.path
-    run, stages = prepared.run, Stages(path, profile=False)
+    with opened(directory, assignments, out, resume=resume) as prepared:
+        return _stages(prepared)
+
+
+def _stages(prepared: Prepared) -> Path:
+    run, path = prepared.run, prepared.run.path
+    stages = Stages(path, profile=False)
     with logging_to(path, flat(run.table)):
         show_threat_model(run)
         with stages.stage("federate"), Meanwhile(run):
@@ -59,5 +74,5 @@ def audit_app(
         with stages.stage("report"):
             page = report(run)
         console.print(stages.summary())
-        console.print(f"[b]Report[/b]  {page}", soft_wrap=True)
+        say("Report", str(page))
     return path

@@ -18,7 +18,7 @@ from clients.training import Training, TrainingDivergedError, train
 from fedinverse.client_data import pooled_shard
 from fedinverse.layout import WITH_VICTIM, World, spools_of
 from fedinverse.run import Run
-from fedinverse.seeds import generator
+from fedinverse.seeds import generator, threads
 from fedinverse.shard import Shard
 from fedinverse.storage import content_sha256, read_metadata, save_weights, to_weights, weights_sha256
 from fedinverse.thinning import kept_checkpoint
@@ -92,8 +92,9 @@ def own_shard_model(run: Run, shard: Shard) -> Path | str:
     network.to(device)
     alone = make_defence("none", {}, "own shard")
     try:
-        for number in range(rounds):
-            train(network, shard, training, alone, generator(run.seed, "own shard", number), device)
+        with threads(1):  # as the engines' clients; another number adds in another order
+            for number in range(rounds):
+                train(network, shard, training, alone, generator(run.seed, "own shard", number), device)
     except (TrainingDivergedError, ValueError) as error:  # BatchNorm refuses a batch of one image with a ValueError
         return f"no model can be trained on the attacker's own shard of {len(shard)} images ({error})"
     about: dict[str, str | int | float] = {
