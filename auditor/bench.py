@@ -14,9 +14,10 @@ from auditor.evidence import Exhibit
 from auditor.metrics.attack_accuracy import others_ahead
 from auditor.metrics.fidelity import RealSet
 from auditor.omitted import Omitted
+from auditor.peers import Peers, Side, peers_of
 from fedinverse.client_data import shard_of
 from fedinverse.data.source import unit
-from fedinverse.private import part_of
+from fedinverse.private import held_by_others, part_of
 from fedinverse.run import Run
 from fedinverse.shard import Shard
 
@@ -38,6 +39,7 @@ class Bench:
             ``known_features`` by E2.
         of_victim: the victim's training images as a set, for whole-set metrics.
         of_public: the public images, likewise.
+        peers: other clients' and nobody's images of the victim's classes, where he shares them; None: they are his.
     """
 
     judge: Judge
@@ -53,6 +55,7 @@ class Bench:
     known_features: Tensor
     of_victim: RealSet
     of_public: RealSet
+    peers: Peers | None = None
 
 
 def open_bench(run: Run, judge: Judge, evaluators: OpenEvaluators, device: str | torch.device = "cpu") -> Bench:
@@ -67,6 +70,11 @@ def open_bench(run: Run, judge: Judge, evaluators: OpenEvaluators, device: str |
         return torch.cat([embedding(unit(part, device)).cpu() for part in images.split(CHUNK)])
 
     of_train, of_reserve, of_known = map(described, (train.images, reserve.images, known))
+    peers = None
+    if run.population.shares_classes:
+        others = held_by_others(run)
+        held = Side(described(others.images), others.labels)
+        peers = peers_of(Side(of_train, train.labels), held, Side(of_reserve, reserve.labels), run.seed)
     return Bench(
         judge,
         evaluators,
@@ -81,6 +89,7 @@ def open_bench(run: Run, judge: Judge, evaluators: OpenEvaluators, device: str |
         of_known,
         RealSet(scaled(of_train)),
         RealSet(scaled(of_known[: len(public)])),
+        peers,
     )
 
 

@@ -7,6 +7,8 @@
 | Does the instrument score what cannot be there (wrong labels, B5)? | inconclusive |
 | Is the federation without the victim missing (B2)? | inconclusive |
 | Can the evaluator not read real images (CEIL under ``primary.ceiling``)? | inconclusive |
+| Shared classes: are the victim's own images shown (``auditor.attribution``)? | leak, or below resolution |
+| Shared classes: is the class shown, his images no nearer, A not above B2? | the class, not the client |
 | Is A not shown above B2? | below resolution, no leak detected or inconclusive, see ``_quiet`` |
 | Is A - B2 shown, but less than ``primary.resolution``? | below resolution |
 | Does the prior (B0), the untrained model (B1) or the own shard (B3) explain A? | inconclusive |
@@ -24,17 +26,27 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from auditor.attribution import Attribution
 from auditor.leakage import FEWEST_WORLDS, Gate, Leakage
 from auditor.omitted import Omitted
 from auditor.settings import Primary
 from auditor.statistics import FEWEST_CLASSES, LEVEL, Estimate, unseen
 
-Outcome = Literal["leak", "selected", "recognised only", "below resolution", "no leak detected", "inconclusive"]
+Outcome = Literal[
+    "leak",
+    "selected",
+    "recognised only",
+    "below resolution",
+    "the class, not the client",
+    "no leak detected",
+    "inconclusive",
+]
 TITLES: dict[Outcome, str] = {
     "leak": "Leak",
     "selected": "Selection, not inversion",
     "recognised only": "Recognised, but resembling nothing",
     "below resolution": "Below the resolution",
+    "the class, not the client": "The class, not the client",
     "no leak detected": "No leak detected",
     "inconclusive": "Inconclusive",
 }
@@ -132,6 +144,55 @@ def _unread(case: Case) -> Decision | None:
     else:
         return None
     return Decision("inconclusive", (reason,), ("a better evaluator: audit.evaluator.epochs, width or model",))
+
+
+def _client(case: Case) -> Decision | None:
+    """Judge, of a victim who shares his classes, whether his own images are shown."""
+    whose = case.main.attribution
+    if whose is None or not (whose.nearer or whose.copies_shown):
+        return None
+    lead = f"its images are nearer to the victim's than to as many at other clients: {show(whose.others)} above even"
+    if whose.copies_shown:
+        number, before = whose.copied["victim"], whose.copied["victim, without his client"]
+        without = f"{before:.3g}" if before else "none"
+        return Decision(
+            "leak",
+            (
+                f"{number:.3g} different training images of the victim's are copied, {without} without his client",
+                *([lead] if whose.nearer else []),
+            ),
+        )
+    if whose.others.value < case.primary.resolution:
+        return Decision(
+            "below resolution",
+            (f"{lead}; {case.primary.resolution:.0%} is the least that matters here (audit.primary.resolution)",),
+        )
+    without = f"; without his client {show(whose.without)}" if isinstance(whose.without, Estimate) else ""
+    return Decision("leak", (f"{lead}{without}",))
+
+
+def _class(case: Case) -> Decision | None:
+    """Judge, of a victim who shares his classes, whether the class is shown and his images are not."""
+    whose, prior = case.main.attribution, case.main.leads["B0"]
+    if whose is None or case.leakage.above_zero or _blind(case)[0]:
+        return None
+    if isinstance(prior, Omitted) or not prior.above_zero:
+        return None
+    first = (
+        f"the attack shows the class (lead over the prior {show(prior)}), but its images are no nearer to the victim's "
+        f"than to as many at other clients: {show(whose.others)} above even"
+    )
+    if whose.others.high >= case.primary.resolution:
+        return Decision("inconclusive", (first, "a lead that matters is not excluded"), _more(case, whose.others))
+    alone = case.main.leads["B3"]
+    also = (
+        ("a model of the attacker's own shard may show the class as well",)
+        if isinstance(alone, Estimate) and not alone.above_zero
+        else ()
+    )
+    copied = whose.copied["victim"]
+    none = () if isinstance(copied, Omitted) or copied else ("no training image of the victim's is copied",)
+    return Decision("the class, not the client", (first, *none, *also))
 
 
 def _quiet(case: Case) -> Decision | None:
@@ -267,6 +328,8 @@ QUESTIONS: tuple[Callable[[Case], Decision | None], ...] = (
     _broken,
     _unattributed,
     _unread,
+    _client,
+    _class,
     _quiet,
     _resolved,
     _explained,
@@ -325,25 +388,43 @@ def sentence(decision: Decision, case: Case, attacks: list[str]) -> str:
         return f"{TITLES['inconclusive']}: {where} allows no verdict; it would take {decision.settle[0]}."
     said = TITLES[decision.outcome] + (" in this run" if attack.seeds == 1 else f" over {attack.seeds} seeds")
     beyond = "of the victim's classes beyond what the same attack shows without the victim"
+    whose = case.main.attribution
+    rest = f"what {where} made {of_whom}" if whose is not None and (of_whom := _of_whom(decision, whose)) else ""
     match decision.outcome:
+        case _ if rest:
+            pass
         case "leak":
-            return f"{said}: {where} shows {show(case.leakage)} {beyond}."
+            rest = f"{where} shows {show(case.leakage)} {beyond}"
         case "selected":
             assert isinstance(public, Estimate)
-            return (
-                f"{said}: {attack.value:.0%} of what {where} made is recognised, but so are {public.value:.0%} of the "
-                "public images that the model is surest of."
+            rest = (
+                f"{attack.value:.0%} of what {where} made is recognised, but so are {public.value:.0%} of the public "
+                "images that the model is surest of"
             )
         case "recognised only":
-            return f"{said}: {attack.value:.0%} of what {where} made is recognised, yet none is like the victim's."
+            rest = f"{attack.value:.0%} of what {where} made is recognised, yet none is like the victim's"
         case "below resolution":
-            return f"{said}: {where} shows {show(case.leakage)} {beyond}; {case.primary.resolution:.0%} was asked for."
+            rest = f"{where} shows {show(case.leakage)} {beyond}; {case.primary.resolution:.0%} was asked for"
         case "no leak detected":
             possible = max(largest(case), unseen(attack.seeds * attack.classes))
+            said = f"{said}, relative to these attacks"
+            rest = f"{', '.join(attacks)}. A leakage of more than {possible:.0%} by {where} is excluded"
+    return f"{said}: {rest}."
+
+
+def _of_whom(decision: Decision, whose: Attribution) -> str:
+    """Return, of a victim who shares his classes, whose images are shown; empty: the outcome does not say."""
+    even = f"{show(whose.others)} above even"
+    match decision.outcome:
+        case "leak" if whose.nearer or whose.copies_shown:
+            return "shows the client's own training images, not only what their classes look like"
+        case "below resolution" if whose.nearer:
+            return f"is nearer to the client's own training images than to others', but by {even} only"
+        case "the class, not the client":
             return (
-                f"{said}, relative to these attacks: {', '.join(attacks)}. A leakage of more than {possible:.0%} by "
-                f"{where} is excluded."
+                f"shows classes that others hold too, and is no nearer to this client's images than to theirs ({even})"
             )
+    return ""
 
 
 def show(estimate: Estimate) -> str:

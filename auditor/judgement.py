@@ -10,7 +10,7 @@ from dataclasses import replace
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
-from auditor.decision import Case, decide, sentence
+from auditor.decision import Case, Outcome, decide, sentence
 from auditor.leakage import Gate, Leakage, measure
 from auditor.metrics.names import MEMBER
 from auditor.omitted import Omitted
@@ -19,6 +19,7 @@ from auditor.statistics import Estimate, estimate, holm, minimum_detectable_effe
 from auditor.table import attacks_of, cells, check_table, rounds_of
 from auditor.verdict import (
     EVERY_METRIC,
+    AttributionReport,
     GateReport,
     Interval,
     LeakCost,
@@ -28,6 +29,7 @@ from auditor.verdict import (
     PrimaryReport,
     RunDeviation,
     Verdict,
+    Whose,
 )
 from fedinverse.errors import ConfigError
 
@@ -147,10 +149,11 @@ def _adjusted(leakages: Mapping[tuple[str, int], Leakage]) -> dict[tuple[str, in
 def _point(case: Case, p_holm: float | None) -> Point:
     main, gate, difference = case.main, case.gate, case.main.leakage
     missing = Missing(omitted=difference.reason) if isinstance(difference, Omitted) else None
+    outcome = decide(case).outcome
     return Point(
         attack=main.attack,
         round=main.round,
-        outcome=decide(case).outcome,
+        outcome=outcome,
         gate=(
             Missing(omitted=f"no accuracy of round {main.round}")
             if gate is None
@@ -165,13 +168,40 @@ def _point(case: Case, p_holm: float | None) -> Point:
         p=missing or difference.p,  # type: ignore[union-attr]
         p_holm=missing or p_holm,  # type: ignore[arg-type]
         minimum_detectable_effect=missing or minimum_detectable_effect(difference),  # type: ignore[arg-type]
+        attribution=_attribution(case, outcome),
     )
+
+
+def _attribution(case: Case, outcome: Outcome) -> AttributionReport | Missing:
+    whose = case.main.attribution
+    if whose is None:
+        return Missing(omitted="the victim's classes are his alone, so that the leakage is his")
+    shown = whose.nearer or whose.copies_shown
+    answers: dict[Outcome, Whose] = {
+        "the class, not the client": "the class, not the client",
+        "no leak detected": "neither",
+    }
+    return AttributionReport(
+        answer="the client" if shown and outcome != "inconclusive" else answers.get(outcome, "unknown"),
+        others=_known(whose.others),
+        nobody=_interval(whose.nobody),
+        without=_interval(whose.without),
+        resemblance={name: _interval(each) for name, each in whose.resembling.items()},
+        copied={
+            name: Missing(omitted=each.reason) if isinstance(each, Omitted) else each
+            for name, each in whose.copied.items()
+        },
+    )
+
+
+def _known(estimate: Estimate) -> Interval:
+    return Interval(value=estimate.value, low=estimate.low, high=estimate.high, marks=estimate.marks)
 
 
 def _interval(estimate: Estimate | Omitted) -> Interval | Missing:
     if isinstance(estimate, Omitted):
         return Missing(omitted=estimate.reason)
-    return Interval(value=estimate.value, low=estimate.low, high=estimate.high, marks=estimate.marks)
+    return _known(estimate)
 
 
 def _between(main: Leakage, seeds: int) -> RunDeviation | Missing:
@@ -200,6 +230,8 @@ def _time_to_leak(points: tuple[Point, ...]) -> dict[str, int | Missing]:
 def _cost(outcome: str, main: Leakage, cost: AttackCost | None) -> LeakCost | Missing:
     if outcome != "leak":
         return Missing(omitted=f"the verdict is '{outcome}'")
+    if main.attribution is not None:
+        return Missing(omitted="what leaks is the client's images, not classes")
     if cost is None:
         return Missing(omitted=f"the cost of {main.attack} was not recorded")
     assert isinstance(main.leakage, Estimate)

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from auditor.arms import ARMS, keys
+from auditor.attribution import Attribution, attribute
 from auditor.metrics.names import COPY_GUARD, RESEMBLANCE
 from auditor.omitted import Omitted
 from auditor.statistics import BetweenRuns, Cells, Error, Estimate, aligned, combine, consistent, difference, estimate
@@ -74,6 +75,7 @@ class Leakage:
         resemblance: share of the attack's images near enough to a training image by E2.
         copy_guard: share of them nearer to a victim's image than to any the attacker holds.
         between: the deviation between runs that one run's figures carry.
+        attribution: whose images are shown, of a victim who shares his classes; None: they are his alone.
     """
 
     attack: str
@@ -88,6 +90,7 @@ class Leakage:
     resemblance: Estimate | Omitted
     copy_guard: Estimate | Omitted
     between: BetweenRuns
+    attribution: Attribution | None = None
 
 
 def measure(scores: pd.DataFrame, attack: str, server_round: int, metric: str, deviation: float) -> Leakage:
@@ -121,6 +124,7 @@ def measure(scores: pd.DataFrame, attack: str, server_round: int, metric: str, d
         _mean(cells(scores, "A", attack, server_round, RESEMBLANCE)),
         _mean(cells(scores, "A", attack, server_round, COPY_GUARD)),
         between,
+        attribute(scores, attack, server_round),
     )
 
 

@@ -1,8 +1,11 @@
 """What must stand beside everything that is shown of a run, whatever came out of it."""
 
+import numpy as np
+
 from auditor.questions import SECTIONS, Question
 from fedinverse.config import Data
 from fedinverse.run import Run
+from fedinverse.split import held_by
 from fedinverse.storage import read_jsonl
 
 OVERLAP = (
@@ -14,6 +17,7 @@ NOT_HELD_OUT = (
     "The audited model may have been trained on the images that the evaluator learned from and is tested with (no "
     "--held-out), so the ceiling and the model's own accuracy may be too good."
 )
+HELD = "Shared classes: the attacker itself holds images of {} of the {} classes that are attacked."
 OVERLAP_CAPTION = "Overlap allowed: public images may show these classes"
 
 
@@ -33,6 +37,7 @@ def marks_of_run(run: Run) -> tuple[str, ...]:
     one_file = run.table.get("weights_file")
     marks = (
         OVERLAP if overlaps(run) else "",
+        _held(run),
         AMENDED.format(", ".join(changed)) if changed else "",
         NOT_HELD_OUT if one_file and not one_file["held_out"] else "",
     )
@@ -43,3 +48,12 @@ def marks_of_question(run: Run, question: Question) -> tuple[str, ...]:
     """Return the marks of the answer to ``question``: what was changed of its section after the federation began."""
     changed = [key for key in amended(run) if key.split(".")[0] == question.section]
     return (AMENDED.format(", ".join(changed)),) if changed else ()
+
+
+def _held(run: Run) -> str:
+    """Return that the attacker holds attacked classes itself; empty: none, or they are the victim's alone."""
+    if not run.population.shares_classes:
+        return ""
+    theirs = np.logical_or.reduce([held_by(run.split, attacker) for attacker in run.population.attackers])
+    both = set(run.split.loc[theirs, "label"]) & set(run.victim_classes)
+    return HELD.format(len(both), len(run.victim_classes)) if both else ""

@@ -8,6 +8,7 @@ import pandas as pd
 
 from auditor.bench import Bench, inspect
 from auditor.evidence import Exhibit
+from auditor.metrics.attribution import attribution_figures
 from auditor.metrics.class_scores import Figure, class_figures
 from auditor.metrics.set_scores import set_figures
 from auditor.omitted import Omitted
@@ -55,3 +56,4 @@ def figures_of(exhibit: Exhibit, bench: Bench) -> Iterator[Figure]:
     seen = inspect(exhibit, bench)
     yield from class_figures(seen, bench)
     yield from set_figures(seen, bench)
+    yield from attribution_figures(seen, bench)

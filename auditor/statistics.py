@@ -172,6 +172,15 @@ def estimate(cells: Cells) -> Estimate:
     return combine([cells], [1.0], bounds=(0.0, 1.0))
 
 
+def lead_over_half(cells: Cells) -> Estimate:
+    """Return 2 s - 1 of a share s with its 95 % interval: 0 is one half, which chance gives."""
+    lead = combine([cells], [2.0], value=2 * cells.mean - 1, bounds=(-1.0, 1.0))
+    if lead.seeds > 1 or lead.classes >= FEWEST_CLASSES:
+        return lead
+    apart = 2 * cells.values[0][np.isfinite(cells.values[0])] - 1
+    return replace(lead, p=max(lead.p, sign_flip_p(apart)), marks=(*lead.marks, FEW_CLASSES))
+
+
 def difference(first: Cells, second: Cells, between: Error | None = None) -> Estimate:
     """Return the mean of ``first`` - ``second``; see ``contrast``."""
     return contrast([first, second], [1, -1], between)

@@ -50,6 +50,27 @@ class GateReport(_Part):
     text: str
 
 
+Whose = Literal["the client", "the class, not the client", "neither", "unknown"]
+
+
+class AttributionReport(_Part):
+    """Of a victim who shares his classes: whose images one attack at one round shows."""
+
+    answer: Whose = Field(
+        description="whose they are; neither: not even the class is shown; unknown: it is not settled"
+    )
+    others: Interval = Field(description="2 s - 1 of the share s nearer to his images than to as many at other clients")
+    nobody: Interval | Missing = Field(description="the same against as many images that nobody holds")
+    without: Interval | Missing = Field(description="'others' of the same attack without his client")
+    resemblance: dict[str, Interval | Missing] = Field(
+        description="share like an image of the 'victim', of 'others', of 'nobody', equally many of each"
+    )
+    copied: dict[str, float | Missing] = Field(
+        description="different training images copied: of the 'victim', of 'others', of 'nobody'; and of the 'victim, "
+        "without his client'"
+    )
+
+
 class Point(_Part):
     """One attack at one round."""
 
@@ -66,6 +87,10 @@ class Point(_Part):
     p: float | Missing = Field(description="two-sided, of 'leakage is 0', unadjusted")
     p_holm: float | Missing = Field(description="the same, adjusted by Holm over the rounds of this attack")
     minimum_detectable_effect: float | Missing = Field(description="leakage found with 80 % probability")
+    attribution: AttributionReport | Missing = Field(
+        Missing(omitted="the victim's classes are his alone, so that the leakage is his"),
+        description="whose images are shown, of a victim who shares his classes",
+    )
 
 
 class LeakCost(_Part):

@@ -19,11 +19,16 @@ def pooled_shard(run: Run) -> Shard:
 
 
 def shard_of(run: Run, client: int, world: World) -> Shard:
-    """Return the images of ``client``; in a world without the victim the victim classes are taken out."""
+    """Return the images of ``client``.
+
+    In a world without the victim the victim's classes are taken out; of a victim who shares his classes, all he holds:
+    he is not asked to take part there.
+    """
     manifest = run.split
     held = held_by(manifest, client)
     if is_control(world):
-        held = held & ~manifest["label"].isin(run.population.victim_classes).to_numpy(bool)
+        gone = manifest["label"].isin(run.population.victim_classes).to_numpy(bool)
+        held = held & ~(gone | (run.population.shares_classes and client == run.population.victim))
     rows = manifest.loc[held, "row"].to_numpy(np.int64)
     pool = run.pools["private"]
     return Shard(pool.tensor(rows), torch.from_numpy(np.asarray(pool.labels)[rows]))

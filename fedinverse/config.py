@@ -86,11 +86,11 @@ class Population(Section):
     """Who takes part and who holds what."""
 
     clients: int = Field(20, ge=2, le=1_000_000, description="number of clients")
-    victim: int = Field(0, ge=0, description="the client who alone holds the victim classes")
+    victim: int = Field(0, ge=0, description="the client whose images are asked about; he alone holds victim_classes")
     victim_classes: Classes = Field(
         (0, 1, 2, 3, 4),
         description='classes only the victim holds, as numbers, ranges "0-299" or names; '
-        "empty: none, for federations without attacks",
+        "empty: he shares all classes with others, and the question is whether the images are his or the class's",
     )
     victim_names: tuple[str, ...] = Field(
         (), description="classes of the victim by name; names in victim_classes are moved here"
@@ -110,6 +110,11 @@ class Population(Section):
         return bool(self.victim_classes or self.victim_names)
 
     @property
+    def shares_classes(self) -> bool:
+        """Whether somebody attacks a victim who has no class of his own: what is asked is whose images are shown."""
+        return bool(self.attackers) and not self.has_victim
+
+    @property
     def attackers(self) -> tuple[int, ...]:
         """Partition ids of the malicious clients."""
         if self.malicious_clients:
@@ -120,7 +125,7 @@ class Population(Section):
         """Return what ``client`` is in the threat model."""
         if client in self.attackers:
             return "attacker"
-        return "victim" if self.victim_classes and client == self.victim else "honest"
+        return "victim" if client == self.victim and (self.has_victim or self.attackers) else "honest"
 
     @model_validator(mode="after")
     def _possible(self) -> "Population":

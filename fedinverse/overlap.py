@@ -31,13 +31,22 @@ def shared_names(private: tuple[str, ...], public: tuple[str, ...]) -> list[str]
     return [name for name in private if spelling(name) in known]
 
 
-def check_disjoint(private: Pool, public: Pool, population: Population, *, allow: bool) -> None:
-    """Refuse a public set that shows a class or a picture of the victim, unless ``allow``.
+def check_disjoint(
+    private: Pool, public: Pool, population: Population, pictures: NDArray[np.int64] | None = None, *, allow: bool
+) -> None:
+    """Refuse a public set that shows a class of the victim's alone or a picture of his, unless ``allow``.
+
+    Args:
+        private: all private images.
+        public: the attacker's.
+        population: who the victim is.
+        pictures: rows of the victim's pictures where he shares his classes; None: all pictures of the victim classes.
+        allow: whether the configuration allows overlap.
 
     Raises:
         ConfigError: names the classes, or how many pictures are shared and one of them.
     """
-    if allow or not population.victim_classes:
+    if allow or (not population.victim_classes and pictures is None):
         return
     names = shared_names(tuple(private.class_names[label] for label in population.victim_classes), public.class_names)
     instead = (
@@ -46,8 +55,8 @@ def check_disjoint(private: Pool, public: Pool, population: Population, *, allow
     )
     if names:
         raise ConfigError(f"data.public shares the classes {', '.join(sorted(names))} with the victim. {instead}")
-    rows = np.flatnonzero(np.isin(private.labels, population.victim_classes))
-    pairs = shared_pictures(private.images, rows, public.images)
+    rows = np.flatnonzero(np.isin(private.labels, population.victim_classes)) if pictures is None else pictures
+    pairs = shared_pictures(private.images, rows, public.images) if len(rows) else []
     if pairs:
         row, other = pairs[0]
         raise ConfigError(

@@ -96,6 +96,14 @@ class Run:
         """Names of the private classes, which every participant knows."""
         return self.pools["private"].class_names
 
+    @cached_property
+    def victim_classes(self) -> tuple[int, ...]:
+        """The classes that the verdict speaks of: the victim's alone, or all of which he holds an image; or none."""
+        if not self.population.shares_classes:
+            return self.population.victim_classes
+        held = self.split.loc[held_by(self.split, self.population.victim), "label"]
+        return tuple(sorted({int(label) for label in held}))
+
     @property
     def worlds(self) -> tuple[World, ...]:
         """The federations that this run has begun: the one with the victim first, then control worlds in order."""
@@ -111,7 +119,7 @@ class Run:
     def seed_of(self, world: World) -> int:
         """Return the seed of everything that is drawn in the federation of ``world``.
 
-        The first control world shares that of the world with the victim, so that the two differ by his images alone.
+        The first control world shares that of the world with the victim, so that the two differ by the victim alone.
         """
         return self.seed if world in WORLDS else derive(self.seed, "world", world) % 2**31
 
@@ -174,7 +182,10 @@ def prepare(path: Path, table: Table) -> Run:
             return Run(path)
     population = parse(Population, table.get("population", {}), "population", origin)
     manifest = make_split(pools["private"], split, population, seed)
-    check_disjoint(pools["private"], pools["public"], population, allow=data.allow_overlap)
+    pictures = (
+        manifest.loc[held_by(manifest, population.victim), "row"].to_numpy() if population.shares_classes else None
+    )
+    check_disjoint(pools["private"], pools["public"], population, pictures, allow=data.allow_overlap)
     check_trainable(model, population, manifest)
     write_json(stored, table)
     save_hashed(files.split, manifest.to_parquet(index=False))

@@ -296,7 +296,7 @@ class Audited:
     def table(self) -> pd.DataFrame:
         """The verdict's metric over the victim's classes: one row per attack and round, one column per arm."""
         chosen = self.scores[
-            self.scores["label"].isin(self.run.population.victim_classes)
+            self.scores["label"].isin(self.run.victim_classes)
             & (self.scores["metric"] == self.verdict["primary"]["metric"])
         ]
         table: pd.DataFrame = chosen.pivot_table(index=["attack", "round"], columns="arm", values="value").reset_index()

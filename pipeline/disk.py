@@ -93,5 +93,5 @@ def _images(attacker: Attacker, experiment: Experiment, classes: int, shape: tup
 
 
 def _not_held(population: Population, classes: int) -> int:
-    """Return how many classes the attacker may hold no image of: with the classes dealt unevenly, any number."""
-    return len(population.victim_classes) if population.partition == "iid" else classes
+    """Return how many classes may be inverted: with the classes shared or dealt unevenly, any number."""
+    return len(population.victim_classes) if population.has_victim and population.partition == "iid" else classes

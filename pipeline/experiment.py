@@ -82,11 +82,6 @@ class Experiment(Section):
             raise ValueError(f"federation.always_train names {beyond}, but clients run from 0 to {clients - 1}")
         if self.attacks and not self.population.malicious:
             raise ValueError("attacks are configured but population.malicious is 0; make it 1 or remove the attacks")
-        if self.attacks and not self.population.has_victim:
-            raise ValueError(
-                "attacks are configured but population.victim_classes is empty, so that there is nobody to audit; "
-                "name the victim's classes or remove the attacks"
-            )
         if self.membership is not None and not (self.population.malicious and self.population.has_victim):
             raise ValueError(
                 "[membership] asks of whom nobody asks, or of nobody: it needs population.malicious and "

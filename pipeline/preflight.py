@@ -34,6 +34,7 @@ from fedinverse.shard import Shard
 from fedinverse.split import holdings
 from pipeline.experiment import Experiment
 from pipeline.rehearsal import rehearse
+from pipeline.stages.invert import asked_classes
 
 CLASSES = 4  # an attack is rehearsed on this many of its classes
 
@@ -180,12 +181,18 @@ def _check_attacks(run: Run, experiment: Experiment, network: Classifier, steps:
     beyond = [label for label in settings.classes if label >= classes]
     if beyond:
         raise ConfigError(f"'attacker.classes' names {beyond}, but the classes run from 0 to {classes - 1}")
+    if not run.victim_classes:
+        raise ConfigError(
+            f"population.victim {run.population.victim} holds no image, so that there is nobody to audit; choose "
+            "another client, another population.partition, or name classes in population.victim_classes"
+        )
+    settings = settings.model_copy(update={"classes": asked_classes(run)})
     labels = labels_of(settings, classes, pooled_shard(run))
     if not len(labels):
         raise ConfigError(
             "the attacker holds images of every class, so that there is none to invert; name some in 'attacker.classes'"
         )
-    if not set(run.population.victim_classes) & set(labels.tolist()):
+    if not set(run.victim_classes) & set(labels.tolist()):
         raise ConfigError(
             "none of the victim's classes would be inverted, and the verdict speaks of these alone: name them in "
             "'attacker.classes', or leave it empty"

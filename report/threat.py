@@ -18,9 +18,9 @@ def threat_model(run: Run) -> list[tuple[str, str]]:
         return [*_of_file(run), *_left_out(run)]
     population, split, cohorts = run.population, run.split, run.table.get("cohorts", [])
     held = holdings(split, population.clients, len(run.class_names)).sum(1)
-    others = np.delete(held, population.victim) if population.victim_classes else held
+    others = np.delete(held, population.victim) if run.victim_classes else held
     public, federation = run.pools["public"].about, run.section("federation", Federation)
-    victims = _listed([run.class_names[label] for label in population.victim_classes])
+    victims = _listed([run.class_names[label] for label in run.victim_classes])
     defences = "; ".join(
         f"{cohort['defence']} on "
         + (f"clients {cohort['clients']}" if cohort.get("clients") else f"{cohort['fraction']:.0%} of the clients")
@@ -32,6 +32,11 @@ def threat_model(run: Run) -> list[tuple[str, str]]:
         who = f"client {_name(run, population.victim)}"
         victim = f"{who}: {int(held[population.victim])} images, the only one with classes {victims}"
         all_but = ", none of a victim class"
+    elif population.shares_classes:
+        victim = (
+            f"client {_name(run, population.victim)}: {int(held[population.victim])} images of classes {victims}, "
+            "which others may hold too: are his images shown, or only what the classes look like?"
+        )
     attacker = [("Attacker", "none: every client is honest")]
     if population.attackers:
         attacker = [

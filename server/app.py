@@ -12,7 +12,7 @@ from clients.training import Training
 from fedinverse.config import Table, find_config, read_table
 from fedinverse.errors import StageError
 from fedinverse.flower import server_directory, world_of
-from fedinverse.layout import is_run
+from fedinverse.layout import is_control, is_run
 from fedinverse.messages import Instructions, from_record, to_record
 from fedinverse.private import part_of
 from fedinverse.rounds import AfterRound, Round
@@ -76,7 +76,7 @@ def _federate(grid: Grid, context: Context, callbacks: Sequence[AfterRound]) -> 
         received = from_record(arrays)
         check_finite(received, f"the global model of round {server_round}")
         into_module(network, received, f"the global model of round {server_round}")
-        scores = utility(network, held_out, run.population.victim_classes, federation.device)
+        scores = utility(network, held_out, run.victim_classes, federation.device)
         over = Round(run, world, server_round, received, scores, remembered(strategy))
         for callback in callbacks:
             callback(over)
@@ -84,7 +84,9 @@ def _federate(grid: Grid, context: Context, callbacks: Sequence[AfterRound]) -> 
         return MetricRecord(metrics)
 
     partitions = roll_call(grid, run.population.clients, federation.timeout, known_nodes(run.path))
-    selection = Selection(federation, run.seed_of(world), partitions)
+    leaves = run.population.shares_classes and is_control(world)
+    absent = frozenset({run.population.victim} if leaves else ())
+    selection = Selection(federation, run.seed_of(world), partitions, absent)
     buffers = [name for name, _ in network.named_buffers()]
     examples = dict(enumerate(_held(run).tolist()))
     strategy.begin(selection, Ledger(run.files.server.ledger(world)), max(done, 0), buffers, examples)

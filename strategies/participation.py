@@ -39,11 +39,13 @@ class Selection:
         participation: the policy.
         seed: run seed.
         partitions: node id -> partition id of the connected nodes.
+        absent: partition ids that are drawn like all others and then take no part.
     """
 
     participation: Participation
     seed: int
     partitions: Mapping[int, int]
+    absent: frozenset[int] = frozenset()
     _nodes: dict[int, int] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -71,5 +73,8 @@ class Selection:
         count = self.count(fraction, len(everyone), len(always))
         rest = [partition for partition in everyone if partition not in always]
         drawn = numpy_generator(self.seed, "participation", purpose, server_round).permutation(rest)
-        chosen = sorted([*always, *(int(partition) for partition in drawn[: count - len(always)])])
-        return [self._nodes[partition] for partition in chosen]
+        order = [*always, *map(int, drawn)]
+        chosen = [partition for partition in order[:count] if partition not in self.absent]
+        if not chosen:  # the absent alone were drawn: whoever is next
+            chosen = [partition for partition in order if partition not in self.absent][:1]
+        return [self._nodes[partition] for partition in sorted(chosen)]

@@ -85,7 +85,7 @@ def class_figures(seen: Inspected, bench: Bench) -> Iterator[Figure]:
     for metric, spread in ((VENDI, effective_number), (PAIRWISE, mean_pairwise_distance)):
         for label, rows in sound.items():
             yield Figure(metric, label, len(rows), spread(seen.features[rows]))
-    if exhibit.arm == "A":
+    if exhibit.arm == "A" or (exhibit.arm == "B2" and bench.peers is not None):
         yield from _member_figures(seen, bench)
 
 

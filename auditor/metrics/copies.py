@@ -37,14 +37,18 @@ class Copies:
     Attributes:
         called: bool [N], which are called copies.
         original: int64 [N], row of the nearest training image; -1 where there is none.
+        distance: float64 [N], to it.
         p: float64 [N], chance that an image nobody copied is as near.
+        corrected: float64 [N], ``p`` corrected for N tests: the least false discovery rate at which it is called.
         originals: how many different training images the copies show.
         expected_false: copies that are expected to be false, ``RATE`` of those called so.
     """
 
     called: Tensor
     original: Tensor
+    distance: Tensor
     p: Tensor
+    corrected: Tensor
     originals: int
     expected_false: float
 
@@ -64,9 +68,10 @@ def copies(features: Tensor, train: Tensor, reserve: Tensor) -> Copies | Omitted
     reached = nearest(features, train)
     chance = nearest(reserve, train).distance
     p = torch.from_numpy(tail_p(reached.distance.cpu().numpy(), chance.cpu().numpy()))
-    called = torch.from_numpy(benjamini_hochberg(p.numpy(), RATE))
+    corrected = torch.from_numpy(benjamini_hochberg(p.numpy()))
+    called = corrected <= RATE
     originals = len(torch.unique(reached.index[called]))
-    return Copies(called, reached.index, p, originals, RATE * int(called.sum()))
+    return Copies(called, reached.index, reached.distance, p, corrected, originals, RATE * int(called.sum()))
 
 
 def tail_p(distances: NDArray[np.float64], null: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -82,11 +87,10 @@ def tail_p(distances: NDArray[np.float64], null: NDArray[np.float64]) -> NDArray
     return np.asarray(np.where(distances < bound, tail, empirical), np.float64)
 
 
-def benjamini_hochberg(p: NDArray[np.float64], rate: float) -> NDArray[np.bool_]:
-    """Return which of the hypotheses with p-values ``p`` [N] are rejected at false discovery rate ``rate``."""
+def benjamini_hochberg(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return p-values [N] corrected: the least false discovery rate at which each hypothesis is rejected."""
     order = np.argsort(p, kind="stable")
-    passing = np.flatnonzero(p[order] <= rate * np.arange(1, len(p) + 1) / len(p))
-    rejected = np.zeros(len(p), np.bool_)
-    if len(passing):
-        rejected[order[: passing[-1] + 1]] = True
-    return rejected
+    stepped = p[order] * len(p) / np.arange(1, len(p) + 1)
+    corrected = np.empty_like(p)
+    corrected[order] = np.minimum.accumulate(stepped[::-1])[::-1].clip(max=1)
+    return corrected

@@ -82,7 +82,7 @@ def member_lift(
             counts.append(len(mine))
     if not attacked:
         return Omitted("no class has a reconstruction, a training image and a reserve image")
-    share = torch.stack(shares)
+    share = torch.stack(shares).clamp(0, 1)  # the closed form rounds
     value = float(share.mean())
     return MemberLift(
         torch.tensor(attacked), share.cpu(), torch.tensor(counts), value, wilson(value * len(attacked), len(attacked))

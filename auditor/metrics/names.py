@@ -15,6 +15,10 @@ KNN_SQUARED, FEATURE_SQUARED = "knn-distance-squared", "feature-distance-squared
 VENDI, PAIRWISE = "vendi", "pairwise-distance"
 FID_VICTIM, FID_PUBLIC, KID_VICTIM, KID_PUBLIC = "fid-victim", "fid-public", "kid-victim", "kid-public"
 COPIES, COPIES_FALSE = "copied-images", "copied-images-expected-false"
+NEARER = "nearer-to-victim"
+RESEMBLANCE_VICTIM = "resemblance-victim"
+RESEMBLANCE_OTHERS, RESEMBLANCE_NOBODY = "resemblance-others", "resemblance-nobody"
+COPIES_OTHERS, COPIES_NOBODY = "copied-images-others", "copied-images-nobody"
 PRECISION, RECALL, DENSITY, COVERAGE = "precision", "recall", "density", "coverage"
 
 
@@ -52,6 +56,14 @@ METRICS = {
     FEATURE_SQUARED: Metric("mean squared distance to that mean, E1's features: the papers'", share=False),
     COPIES: Metric("training images that reconstructions copy by E2, at 5 % false discoveries", False, True),
     COPIES_FALSE: Metric("reconstructions among those called copies that are expected not to be", False, True),
+    NEARER: Metric(
+        "share nearer by E2 to an image of the victim's than to one of as many of the class at other clients"
+    ),
+    RESEMBLANCE_VICTIM: Metric("resemblance to some images of the victim's, as many as in the two below"),
+    RESEMBLANCE_OTHERS: Metric("resemblance to as many images of the class that other clients hold"),
+    RESEMBLANCE_NOBODY: Metric("resemblance to as many images of the class that nobody holds"),
+    COPIES_OTHERS: Metric("the same of as many images that other clients hold", False, True),
+    COPIES_NOBODY: Metric("the same of as many images that nobody holds: false ones", False, True),
     VENDI: Metric("effective number of different images by E2, from 1 to their count", share=False),
     PAIRWISE: Metric("mean E2 distance of two images of the class, 0 alike, 1.41 unrelated", share=False),
     FID_VICTIM: Metric("Fréchet distance to the victim's training images, E2; from 2,000 images on", False, True),

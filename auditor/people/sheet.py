@@ -133,7 +133,7 @@ def draw(run: Run, exhibits: Sequence[Exhibit], per_kind: int, seed: int) -> Dra
     """
     random = numpy_generator(derive(run.seed, "people", seed), per_kind)
     attacked: list[int] = next((each.labels.unique().tolist() for each in exhibits if each.arm == "A"), [])
-    real = {label: _real(run, label, random) for label in run.population.victim_classes or attacked}
+    real = {label: _real(run, label, random) for label in run.victim_classes or attacked}
     classes = [label for label, pool in real.items() if len(pool) > BESIDE]
     notes = [
         f"class {run.class_names[label]} is left out: it has {len(pool)} different images, {BESIDE + 1} are needed"

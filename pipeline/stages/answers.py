@@ -12,6 +12,7 @@ _SAID: dict[Outcome, Said] = {
     "selected": "in part",
     "recognised only": "in part",
     "below resolution": "in part",
+    "the class, not the client": "in part",
     "no leak detected": "no",
     "inconclusive": "inconclusive",
 }

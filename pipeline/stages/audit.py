@@ -21,7 +21,7 @@ from auditor.grids import row_of, save_grid
 from auditor.judgement import AttackCost, judge
 from auditor.leakage_table import leakage_table
 from auditor.marks import OVERLAP_CAPTION, marks_of_run, overlaps
-from auditor.metrics.names import METRICS
+from auditor.metrics.names import METRICS, WHOLE_SET
 from auditor.scores import Scored, score
 from auditor.settings import Audit
 from auditor.summary import RoundSummary, summarise
@@ -158,7 +158,7 @@ def exhibits_of(run: Run, inversions: list[Finished], bench: Bench) -> Iterator[
                 network = _network(run, each.weights, bench.judge.device)
                 surest = {target.sha256: surest_known(network, bench.known, exhibit.labels, bench.judge.device)}
             yield nearest_known(exhibit, surest[target.sha256], bench.known, chosen)
-    yield reserve_exhibit(bench, run.population.victim_classes, max(each.target.round for each in inversions))
+    yield reserve_exhibit(bench, run.victim_classes, max(each.target.round for each in inversions))
 
 
 def _network(run: Run, weights: Path, device: str | torch.device) -> Classifier:
@@ -169,13 +169,13 @@ def _network(run: Run, weights: Path, device: str | torch.device) -> Classifier:
 
 def verdict_of(run: Run, scored: Scored, inversions: list[Finished], settings: Audit) -> Verdict:
     """Return the verdict over the scores of ``run``."""
-    victims = run.population.victim_classes
+    victims = run.victim_classes
     left_out = tuple(
         Omission(metric=EVERY_METRIC, reason=each.reason, arms=(each.arm,), figures=1)
         for each in Targets.read(run).left_out
     )
     return judge(
-        scored.table[scored.table["label"].isin(victims)],
+        scored.table[scored.table["label"].isin([*victims, WHOLE_SET])],
         settings.primary,
         known_by_round(run),
         classes=len(run.class_names),
@@ -206,7 +206,7 @@ def drawn(run: Run, exhibits: Iterable[Exhibit], bench: Bench) -> Iterator[Exhib
     """Yield ``exhibits`` as they are, after drawing a grid of each: its images beside the nearest of the victim's."""
     caption = OVERLAP_CAPTION if overlaps(run) else ""
     for exhibit in exhibits:
-        labels = [label for label in run.population.victim_classes if (exhibit.labels == label).any()][:GRID_CLASSES]
+        labels = [label for label in run.victim_classes if (exhibit.labels == label).any()][:GRID_CLASSES]
         rows = [row_of(exhibit, label, bench.train, bench.train_seen, bench.judge, GRID_IMAGES) for label in labels]
         if rows and exhibit.arm != "CEIL":
             path = run.files.auditor.grid(exhibit.attack, exhibit.arm, exhibit.round, exhibit.world)
@@ -224,7 +224,7 @@ def known_by_round(run: Run) -> dict[int, float]:
 def summary_of(run: Run, scores: pd.DataFrame) -> list[RoundSummary]:
     """Return the scores in brief: one line per attack and round."""
     primary = run.section("audit", Audit).primary
-    return summarise(scores, known_by_round(run), run.population.victim_classes, primary.gate, primary.metric)
+    return summarise(scores, known_by_round(run), run.victim_classes, primary.gate, primary.metric)
 
 
 def show(run: Run, scores: pd.DataFrame) -> None:

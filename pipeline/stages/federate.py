@@ -54,7 +54,7 @@ def title_of(world: World) -> str:
     if not is_control(world):
         return "Federating"
     further = world.removeprefix(WITHOUT_VICTIM).removeprefix("-")
-    return f"Federating without the victim's images (control world{f' {further}, other draws' if further else ''})"
+    return f"Federating without the victim (control world{f' {further}, other draws' if further else ''})"
 
 
 def is_federated(run: Run, world: World) -> bool:

@@ -34,9 +34,7 @@ def galleries(run: Run, scores: pd.DataFrame, rounds: dict[str, int]) -> list[Ga
     for (attack, number), one in zip(rounds.items(), nearest, strict=True):
         mine, uris = uris[: len(one)], uris[len(one) :]
         success = _success(scores[scores["metric"] == metric], attack, number)
-        result.append(
-            gallery(attack, number, one, (mine, lossless), success, run.class_names, run.population.victim_classes)
-        )
+        result.append(gallery(attack, number, one, (mine, lossless), success, run.class_names, run.victim_classes))
     return result
 
 
@@ -46,7 +44,7 @@ def nearest_images(run: Run, rounds: dict[str, int]) -> list[list[BestReconstruc
     Raises:
         StageError: the reconstructions of one of them are not there.
     """
-    exhibits = [_exhibit(run, attack, number) for attack, number in rounds.items()]
+    exhibits = [exhibit_of(run, attack, number) for attack, number in rounds.items()]
     classes = torch.cat([exhibit.labels for exhibit in exhibits]).unique()
     embedding = fit_embedding(part_of(run, "vault").images)
 
@@ -60,7 +58,12 @@ def nearest_images(run: Run, rounds: dict[str, int]) -> list[list[BestReconstruc
     return [find(exhibit, embedding, train, reserve, held) for exhibit in exhibits]
 
 
-def _exhibit(run: Run, attack: str, server_round: int) -> Exhibit:
+def exhibit_of(run: Run, attack: str, server_round: int) -> Exhibit:
+    """Return what ``attack`` made of the model captured at ``server_round``.
+
+    Raises:
+        StageError: it is not there.
+    """
     for each in finished(run):
         if (each.attack, each.target.arm, each.target.round) == (attack, "A", server_round):
             return read_exhibit(each.inversion.path / RECONSTRUCTIONS, "A", each.target.world, server_round, attack)

@@ -51,12 +51,21 @@ def plan_of(run: Run, targets: Targets | None = None) -> Plan:
         classes=len(run.class_names),
         store=str(run.files.attacker.inversions),
         seed=run.seed,
-        attacker=run.table.get("attacker", {}),
+        attacker=run.table.get("attacker", {}) | {"classes": list(asked_classes(run))},
         attacks=run.table.get("attacks", {}),
         shared_classes=shared_classes(run),
         pooled=tuple(map(str, pooled)),
         checks=tuple(Check(TYPE_I, unaided(steps), str(weights_of(run, each))) for each in models if each.arm == "T1"),
     )
+
+
+def asked_classes(run: Run) -> tuple[int, ...]:
+    """Return the classes to reconstruct; empty: all of which the attacker holds no image.
+
+    Of a victim who shares his classes it is those that he holds, whether the attacker has images of them or not.
+    """
+    asked = run.section("attacker", Attacker).classes
+    return asked or (run.victim_classes if run.population.shares_classes else ())
 
 
 def unaided(steps: int) -> dict[str, Any]:
@@ -69,7 +78,7 @@ def unaided(steps: int) -> dict[str, Any]:
 
 def shared_classes(run: Run) -> tuple[str, ...]:
     """Return the victim's classes that the public images show too: none, unless the configuration allows overlap."""
-    victims = tuple(run.class_names[label] for label in run.population.victim_classes)
+    victims = tuple(run.class_names[label] for label in run.victim_classes)
     return tuple(shared_names(victims, run.pools["public"].class_names))
 
 

@@ -21,6 +21,7 @@ from pipeline.profile import stored_times
 from pipeline.provenance import provenance
 from pipeline.stages.answers import answers_of
 from pipeline.stages.audit import known_by_round
+from pipeline.stages.copies import copies_of
 from pipeline.stages.gallery import galleries
 from pipeline.stages.inversions import finished
 from report.participants import clients_table, cohorts_table
@@ -30,7 +31,7 @@ from report.run.findings import facts, figures, finding, omitted
 from report.run.membership import MembershipFigures, membership_figures
 from report.run.partition import partition
 from report.run.plain import next_steps, qualification, sentence
-from report.run.tables import classes, controls, leakage, meanings, utility, whole_set
+from report.run.tables import classes, controls, leakage, meanings, utility, whole_set, whose
 from report.table import Table
 from report.text import share
 from report.threat import threat_model
@@ -79,7 +80,7 @@ def _read(scores: Path) -> pd.DataFrame:
 
 def _common(run: Run, marks: Sequence[str] = ()) -> dict[str, Any]:
     counts = holdings(run.split, run.population.clients, len(run.class_names))
-    victim = run.population.victim if run.population.victim_classes else None
+    victim = run.population.victim if run.victim_classes else None
     times = run.files.times
     return {
         "name": str(run.table["name"]),
@@ -127,11 +128,13 @@ def _attacked(run: Run, scores: pd.DataFrame) -> Figures:
     points, primary = verdict.points, verdict.primary
     first = primary.attack
     rounds = {attack: _shown_round(points, attack, primary.round) for attack in _first(first, verdict.attacks)}
-    victims = [run.class_names[label] for label in run.population.victim_classes]
+    victims = [run.class_names[label] for label in run.victim_classes]
     by_class = {line.round: line.class_accuracy for line in run.recorded_rounds("with_victim")}
     measured = Leakage(
         charts=[chart(points, attack, number, known, gate) for attack, number in rounds.items()],
         galleries=galleries(run, scores, rounds),
+        copies=copies_of(run, first, rounds[first]),
+        whose=whose(verdict.main),
         sheets=_sheets(run, first, primary.round),
         controls=controls(verdict.main),
         figures=figures(verdict),
@@ -140,7 +143,7 @@ def _attacked(run: Run, scores: pd.DataFrame) -> Figures:
             scores,
             (first, primary.round),
             run.class_names,
-            run.population.victim_classes,
+            run.victim_classes,
             by_class[primary.round],
         ),
         whole_set=whole_set(scores, (first, primary.round)),

@@ -159,7 +159,7 @@ def _images(record: Record) -> dict[str, frozenset[str]]:
     rows = {"the victim's shard": pd.Series(held_by(split, victim), split.index)} | {
         f"the {part}": split["part"] == part for part in ("vault", "reserve")
     }
-    victims = split["label"].isin(record.run.population.victim_classes)
+    victims = split["label"].isin(record.run.victim_classes)
     return {what: frozenset(split.loc[chosen & victims, "sha256"]) for what, chosen in rows.items()}
 
 

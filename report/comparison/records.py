@@ -6,6 +6,7 @@ from typing import Literal
 
 import pandas as pd
 
+from auditor.metrics.names import WHOLE_SET
 from auditor.omitted import Omitted
 from auditor.settings import Audit, Primary
 from auditor.table import check_table
@@ -57,7 +58,7 @@ class Record:
 
     @cached_property
     def scores(self) -> pd.DataFrame:
-        """The tidy score table (``auditor.table``), victim classes only.
+        """The tidy score table (``auditor.table``), of the victim's classes and of the whole set.
 
         Raises:
             StageError: the run was not audited.
@@ -67,7 +68,7 @@ class Record:
             raise StageError(f"{self.name} holds no scores; run 'fedinverse audit {self.name}' first, or leave it out")
         scores = pd.read_parquet(path)
         check_table(scores)
-        return scores[scores["label"].isin(self.run.population.victim_classes)]
+        return scores[scores["label"].isin([*self.run.victim_classes, WHOLE_SET])]
 
     @cached_property
     def primary(self) -> Primary:

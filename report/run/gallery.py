@@ -4,6 +4,7 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from PIL import Image
@@ -14,8 +15,17 @@ from report.run.nearest import KINDS, BestReconstruction
 LOSSLESS_BYTES = 2_000_000  # pictures of a page beyond this are stored with loss
 
 
-def encoded(best: Sequence[BestReconstruction]) -> tuple[list[dict[str, str]], bool]:
-    """Return the pictures of every class as data URIs, and whether they are lossless.
+class Pictured(Protocol):
+    """What has pictures: kind -> uint8 [C, H, W]."""
+
+    @property
+    def images(self) -> dict[str, Tensor]:
+        """Its pictures."""
+        ...
+
+
+def encoded(best: Sequence[Pictured]) -> tuple[list[dict[str, str]], bool]:
+    """Return all pictures as data URIs, row by row, and whether they are lossless.
 
     PNG while all of them stay below two megabytes; a page of a thousand faces takes WebP.
     """
@@ -26,7 +36,7 @@ def encoded(best: Sequence[BestReconstruction]) -> tuple[list[dict[str, str]], b
     ], lossless
 
 
-def _fits(best: Sequence[BestReconstruction]) -> bool:
+def _fits(best: Sequence[Pictured]) -> bool:
     size = 0
     for image in (image for each in best for image in each.images.values()):
         size += len(_file(image, "png"))

@@ -8,6 +8,7 @@ from typing import Literal
 
 from auditor.decision import Outcome
 from auditor.questions import Answer
+from report.run.copies import CopiesShown
 from report.run.curve import Canvas, Chart
 from report.run.gallery import Gallery, data_uri
 from report.run.membership import LogCanvas, MembershipFigures
@@ -27,6 +28,8 @@ class Leakage:
     Attributes:
         charts: one per attack, the primary one first.
         galleries: likewise.
+        copies: training images that the primary attack gave back.
+        whose: of a victim who shares his classes, whose images are shown; None: they are his alone.
         sheets: (caption, alternative text, png) of some reconstructions and controls.
         controls: (arm, name, meaning, figure) of the primary attack and round.
         figures: (name, figure, meaning): the verdict's other figures.
@@ -40,6 +43,8 @@ class Leakage:
 
     charts: list[Chart]
     galleries: list[Gallery]
+    copies: CopiesShown
+    whose: Table | None
     sheets: list[tuple[str, str, bytes]]
     controls: list[tuple[str, str, str, str]]
     figures: list[tuple[str, str, str]]

@@ -14,6 +14,9 @@ _NEXT: dict[Outcome, str] = {
     "judge them, and repeat with a stronger prior before anything is concluded.",
     "below resolution": "Decide whether a difference of this size matters. To be sure of its size, repeat with more "
     "seeds, or set a finer audit.primary.resolution before the next run.",
+    "the class, not the client": "What leaks is what the classes look like, and others' images show that as well. "
+    "Decide whether that is a secret; if so, compare defences as for a leak. Whether single records were used for "
+    "training is another question, which [membership] asks.",
     "no leak detected": "Repeat with the other attacks, a better prior and later rounds: an attack that was not run "
     "may still succeed.",
     "inconclusive": "Nothing should be decided on this run.",
@@ -24,14 +27,18 @@ def sentence(verdict: Verdict) -> tuple[str, str]:
     """Return the verdict as (the words that name the outcome, the rest of the sentence, and its two figures)."""
     title = TITLES[verdict.outcome] + (" in this run" if verdict.seeds == 1 and verdict.outcome in FOUND else "")
     less = share(verdict.primary.resolution)
+    own_images = not isinstance(verdict.main.attribution, Missing) and verdict.main.attribution.answer == "the client"
+    shows = "the victim's own training images" if own_images else "images of the victim's classes"
     rest: dict[Outcome, str] = {
-        "leak": "from the shared model one participant made images of the victim's classes.",
+        "leak": f"from the shared model one participant made {shows}.",
         "selected": "the shared model gives away which public images look like the victim's classes, and the attack "
         "adds nothing to that.",
         "recognised only": "a classifier recognises the victim's classes in images made from the shared model, but "
         "they look like none of the victim's images.",
         "below resolution": "images made from the shared model show the victim's classes a little more often when the "
         f"victim takes part, by less than the {less} this audit was to find.",
+        "the class, not the client": "images made from the shared model show the classes, and are no nearer to this "
+        "client's images than to those of others who hold the same classes.",
         "no leak detected": "images made from the shared model show the victim's classes no more often when the "
         "victim takes part.",
         "inconclusive": "this audit cannot tell whether the shared model gives the victim's classes away.",

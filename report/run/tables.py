@@ -10,7 +10,7 @@ from auditor.verdict import GateReport, Missing, Point
 from fedinverse.records import RoundLine
 from report.run.curve import LINES
 from report.table import Table
-from report.text import interval, share
+from report.text import NONE, interval, share
 
 SAID = {ACCURACY: "recognised by the evaluator", RESEMBLANCE: "resembling a training image"}
 """What a share of reconstructions is called in a sentence; other metrics go by their own name."""
@@ -60,6 +60,33 @@ def controls(point: Point) -> list[tuple[str, str, str, str]]:
         )
         for arm, score in ((arm, point.arms[arm]) for arm in LINES if arm in MEANING)
     ]
+
+
+OF_WHOSE = {
+    "the victim's": "training images that he alone holds",
+    "other clients'": "as many training images of the same classes at clients who are not the attacker",
+    "nobody's": "as many images of the same classes that are in no training set",
+    "the victim's, without him": "the same attack on the federation without his client",
+}
+
+
+def whose(point: Point) -> Table | None:
+    """Return whose images are shown; None where the victim's classes are his alone."""
+    report = point.attribution
+    if isinstance(report, Missing):
+        return None
+    near, copied = report.resemblance, report.copied
+    rows = [
+        ["victim's nearer than these, by", NONE, *map(interval, (report.others, report.nobody, report.without))],
+        ["like one of these", *(interval(near[key]) for key in ("victim", "others", "nobody")), NONE],
+        ["of these copied", *(_number(copied[key]) for key in copied)],
+    ]
+    caption = "Whose images are shown (nearer by: 0 % is even, 100 % always the victim's)"
+    return Table(caption, ["", *OF_WHOSE], rows, OF_WHOSE)
+
+
+def _number(count: float | Missing) -> str:
+    return NONE if isinstance(count, Missing) else f"{count:.3g}"
 
 
 def leakage(points: Sequence[Point]) -> Table:

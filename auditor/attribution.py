@@ -1,0 +1,110 @@
+"""Is it the client, or the class? Read out of the score table for a victim who shares his classes.
+
+The victim's images count as shown if either holds:
+
+nearer    Reconstructions are nearer to his training images than to as many of the same classes at other clients, and
+          than to as many that nobody holds; and nearer than the same attack's are without his client. Which image of a
+          class went to whom is drawn (only partition ``folders`` takes it from the world), so that without copying
+          each is nearer with chance 1/2, whatever the luck of the run: no deviation between runs is added.
+copied    Single images of his are copied (``auditor.metrics.copies``), in more federations than the rate of false
+          discoveries explains, and fewer, if any, by the same attack without his client.
+"""
+
+from dataclasses import dataclass
+
+import pandas as pd
+from scipy import special
+
+from auditor.metrics.copies import RATE
+from auditor.metrics.names import (
+    COPIES,
+    COPIES_NOBODY,
+    COPIES_OTHERS,
+    MEMBER,
+    NEARER,
+    RESEMBLANCE_NOBODY,
+    RESEMBLANCE_OTHERS,
+    RESEMBLANCE_VICTIM,
+)
+from auditor.omitted import Omitted
+from auditor.statistics import LEVEL, Cells, Estimate, consistent, estimate, lead_over_half
+from auditor.table import cells
+
+RESEMBLING = {"victim": RESEMBLANCE_VICTIM, "others": RESEMBLANCE_OTHERS, "nobody": RESEMBLANCE_NOBODY}
+COPIED = {"victim": ("A", COPIES), "others": ("A", COPIES_OTHERS), "nobody": ("A", COPIES_NOBODY)} | {
+    "victim, without his client": ("B2", COPIES)
+}
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """What one attack at one round shows of a victim who shares his classes.
+
+    Attributes:
+        others: 2 s - 1 of the share s of reconstructions nearer to his images than to as many at other clients; 0: no
+            nearer, 1: always his.
+        nobody: the same against images that nobody holds.
+        without: the first figure of the same attack without his client.
+        due: whether the first lies above ``without`` in this run.
+        resembling: share near enough to an image of the victim's, of others', of nobody's, equally many of each.
+        copied: mean number of different images copied, by whose they are.
+        copies_shown: whether more federations show copies of his than would by chance.
+    """
+
+    others: Estimate
+    nobody: Estimate | Omitted
+    without: Estimate | Omitted
+    due: bool
+    resembling: dict[str, Estimate | Omitted]
+    copied: dict[str, float | Omitted]
+    copies_shown: bool
+
+    @property
+    def nearer(self) -> bool:
+        """Whether the reconstructions are shown to be nearer to his images, and because he takes part."""
+        beyond = isinstance(self.nobody, Omitted) or self.nobody.above_zero
+        return self.others.above_zero and beyond and self.due
+
+
+def attribute(scores: pd.DataFrame, attack: str, server_round: int) -> Attribution | None:
+    """Return what ``scores`` say; None where no attacked class is shared, so that the leakage is the victim's anyway.
+
+    Args:
+        scores: tidy table that ``auditor.table.check_table`` accepts.
+        attack: label of the attack.
+        server_round: of the captured model.
+    """
+    nearer, without = (cells(scores, arm, attack, server_round, NEARER) for arm in ("A", "B2"))
+    if isinstance(nearer, Omitted):
+        return None
+    member = cells(scores, "A", attack, server_round, MEMBER)
+    copied = {whose: cells(scores, arm, attack, server_round, metric) for whose, (arm, metric) in COPIED.items()}
+    return Attribution(
+        lead_over_half(nearer),
+        member if isinstance(member, Omitted) else lead_over_half(member),
+        without if isinstance(without, Omitted) else lead_over_half(without),
+        not isinstance(without, Omitted) and _above(nearer, without),
+        {
+            whose: near if isinstance(near, Omitted) else estimate(near)
+            for whose, metric in RESEMBLING.items()
+            for near in [cells(scores, "A", attack, server_round, metric)]
+        },
+        {whose: count if isinstance(count, Omitted) else count.mean for whose, count in copied.items()},
+        _more_than_chance(copied["victim"], copied["victim, without his client"]),
+    )
+
+
+def _above(first: Cells, second: Cells) -> bool:
+    try:
+        return consistent(first, second)
+    except ValueError:  # they share no class
+        return False
+
+
+def _more_than_chance(copied: Cells | Omitted, without: Cells | Omitted) -> bool:
+    """Return whether copies are called in so many seeds that chance, ``RATE`` in each, explains it no longer."""
+    if isinstance(copied, Omitted) or isinstance(without, Omitted) or copied.mean <= without.mean:
+        return False
+    with_copies = int((copied.values > 0).any(1).sum())
+    chance = float(special.bdtrc(with_copies - 1, len(copied.seeds), RATE)) if with_copies else 1.0
+    return chance <= 1 - LEVEL + 1e-9
