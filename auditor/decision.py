@@ -151,7 +151,9 @@ def _client(case: Case) -> Decision | None:
     whose = case.main.attribution
     if whose is None or not (whose.nearer or whose.copies_shown):
         return None
-    lead = f"its images are nearer to the victim's than to as many at other clients: {show(whose.others)} above even"
+    lead = (
+        f"its images are nearer to the victim's than to as many at other clients: lead {show(whose.others)}, 0% is even"
+    )
     if whose.copies_shown:
         number, before = whose.copied["victim"], whose.copied["victim, without his client"]
         without = f"{before:.3g}" if before else "none"
@@ -180,7 +182,7 @@ def _class(case: Case) -> Decision | None:
         return None
     first = (
         f"the attack shows the class (lead over the prior {show(prior)}), but its images are no nearer to the victim's "
-        f"than to as many at other clients: {show(whose.others)} above even"
+        f"than to as many at other clients: lead {show(whose.others)}, 0% is even"
     )
     if whose.others.high >= case.primary.resolution:
         return Decision("inconclusive", (first, "a lead that matters is not excluded"), _more(case, whose.others))
@@ -414,7 +416,7 @@ def sentence(decision: Decision, case: Case, attacks: list[str]) -> str:
 
 def _of_whom(decision: Decision, whose: Attribution) -> str:
     """Return, of a victim who shares his classes, whose images are shown; empty: the outcome does not say."""
-    even = f"{show(whose.others)} above even"
+    even = f"lead {show(whose.others)}, 0% is even"
     match decision.outcome:
         case "leak" if whose.nearer or whose.copies_shown:
             return "shows the client's own training images, not only what their classes look like"

@@ -57,11 +57,13 @@ def test_every_shipped_config_loads() -> None:
             load_experiment(str(path), [])
 
 
-def test_attacks_without_a_victim_are_refused_and_a_federation_without_either_is_not() -> None:
-    with pytest.raises(ConfigError, match=r"victim_classes is empty.*remove the attacks"):
-        load_experiment("quickstart", ["population.victim_classes=[]"])
+def test_a_victim_may_share_all_classes_and_a_federation_needs_no_victim() -> None:
+    shared = load_experiment("quickstart", ["population.victim_classes=[]"]).population
+    assert shared.shares_classes
+    assert shared.role_of(shared.victim) == "victim"
     plain = load_experiment("paper/mnist", [])
     assert (plain.population.victim_classes, plain.population.attackers, plain.attacks) == ((), (), {})
+    assert not plain.population.shares_classes
 
 
 def test_an_unknown_config_names_the_nearest() -> None:

@@ -9,6 +9,7 @@ from report_page import Page
 from auditor.arms import ARMS
 from auditor.evidence import Exhibit
 from auditor.verdict import Interval, Missing, Point
+from report.run.copies import CopiesShown
 from report.run.curve import Canvas, chart
 from report.run.gallery import LOSSLESS_BYTES, encoded, gallery
 from report.run.nearest import KINDS, BestReconstruction, best_per_class
@@ -118,7 +119,9 @@ def test_a_thousand_classes_are_folded_and_the_page_stays_small() -> None:
             marks=[],
             notes=[],
             facts=[],
-            leakage=Leakage([], [folded], [], [], [], table, table, None, [], [], table),
+            leakage=Leakage(
+                [], [folded], CopiesShown("None.", []), None, [], [], [], table, table, None, [], [], table
+            ),
             utility=table,
             partition=partition(np.ones((20, 1000), np.int64), 0, names),
             clients=table,

@@ -20,6 +20,7 @@ from auditor.settings import Primary
 from auditor.statistics import FEW_CLASSES, ONE_RUN, Cells, Estimate
 from auditor.table import cells, check_table
 from auditor.verdict import (
+    AttributionReport,
     Interval,
     LeakCost,
     Missing,
@@ -452,7 +453,7 @@ def test_the_schema_is_documented() -> None:
     schema = Verdict.model_json_schema(mode="serialization")
     assert json.loads((DOCS / "verdict.schema.json").read_text()) == schema
     text = (DOCS / "verdict.md").read_text()
-    for part in (Verdict, Point, Omission, LeakCost, Interval, Missing, RunDeviation):
+    for part in (Verdict, Point, AttributionReport, Omission, LeakCost, Interval, Missing, RunDeviation):
         for key in part.model_fields:
             assert f"`{key}`" in text or f'"{key}"' in text, key
     for name, metric in METRICS.items():

@@ -12,7 +12,7 @@ from report.comparison.groups import Group, grouped, marks_of_groups
 from report.comparison.labels import key_and_value
 from report.comparison.matched import matched
 from report.comparison.page import Page
-from report.comparison.pictures import curves_svg, plane_svg
+from report.comparison.pictures import curves_svg, ladder_svg, plane_svg
 from report.comparison.records import Record
 from report.comparison.tables import tables_of
 from report.comparison.tidy import tidy
@@ -55,6 +55,7 @@ def compare(records: Sequence[Record], title: str, by: Sequence[str] = (), basel
         marks_of_groups(groups),
         plane_svg(figures),
         curves_svg(figures),
+        ladder_svg(figures),
         tables_of(figures, apart, base.group.label, equal),
         [(group.label, _values(group)) for group in groups],
         [(group.label, ", ".join(record.name for record in group.records)) for group in groups],

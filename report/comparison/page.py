@@ -18,6 +18,7 @@ class Page:
         marks: what a reader must know before believing them.
         plane: leakage against utility, an ``<svg>`` element.
         curves: leakage against rounds, an ``<svg>`` element.
+        ladder: the same attack with different public images, an ``<svg>`` element; empty: they are the same.
         tables: all figures.
         varying: (group, what it is configured with) pairs.
         runs: (group, paths of its run directories) pairs.
@@ -28,6 +29,7 @@ class Page:
     marks: list[str]
     plane: str
     curves: str
+    ladder: str
     tables: list[Table]
     varying: list[tuple[str, str]]
     runs: list[tuple[str, str]]

@@ -1,6 +1,7 @@
-"""The two pictures of a comparison: leakage against utility, and leakage against rounds."""
+"""The pictures of a comparison: leakage against utility and against rounds, and the ladder of public sets."""
 
 import io
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,13 @@ DODGE = 0.06  # rounds that groups are drawn apart, so that none hides another
 MOST_TICKS = 15
 SMALL = 12  # groups that a low picture holds
 STYLES = ("-", "--", "-.", ":")
+PUBLIC = "data.public"
+RUNG = (
+    ("A", "the attack", COLOURS[0]),
+    ("B4", "public images alone, picked by the model", COLOURS[4]),
+    ("B2", "the attack without the victim", "#999999"),
+)
+"""Bars of a rung: arm, what it is, colour."""
 
 
 def plane_svg(figures: Sequence[GroupFigures]) -> str:
@@ -129,6 +137,33 @@ def _bars_svg(figures: Sequence[GroupFigures], *, leakage: bool) -> str:
         )
         axes.xaxis.set_major_formatter(_percent())
         axes.spines[["top", "right"]].set_visible(False)
+    return written[0]
+
+
+def ladder_svg(figures: Sequence[GroupFigures]) -> str:
+    """Draw the ladder of public sets: per group the attack, the public images alone, and the attack without the victim.
+
+    Returns:
+        An ``<svg>`` element, the first group on top; empty: the groups have the same public images.
+    """
+    if len({json.dumps(each.group.values.get(PUBLIC)) for each in figures}) == 1:
+        return ""
+    with _axes(0.8 + 0.75 * len(figures)) as (axes, written):
+        for place, (arm, label, colour) in enumerate(RUNG):
+            for number, each in enumerate(figures):
+                score = each.main.arms[arm]
+                if isinstance(score, Missing):
+                    continue
+                at = -number + 0.26 * (1 - place)
+                axes.barh(at, score.value, 0.24, color=colour, label=label if number == 0 else None)
+                whisker = [[score.value - score.low], [score.high - score.value]]
+                axes.errorbar(score.value, at, xerr=whisker, color="#222222", capsize=2, lw=1)
+        names = [f"{number}  {each.group.label}" for number, each in enumerate(figures, 1)]
+        axes.set_yticks([-number for number in range(len(figures))], names)
+        axes.set(xlabel=f"share of images ({figures[0].verdict.primary.metric})", xlim=(0, 1.02))
+        axes.xaxis.set_major_formatter(_percent())
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=8.5, loc="upper center", bbox_to_anchor=(0.4, -0.16), ncol=3)
     return written[0]
 
 
