@@ -2,9 +2,11 @@
 
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from auditor.metrics.names import METRICS
 from fedinverse.config import Section
+from fedinverse.errors import ConfigError
 
 
 class Evaluator(Section):
@@ -64,6 +66,9 @@ class Audit(Section):
 
     evaluator: Evaluator = Field(Evaluator(), description="E1, the judge trained on the vault")
     primary: Primary = Field(Primary(), description="what the verdict speaks of, fixed before the run")
+    metrics: tuple[str, ...] = Field(
+        (), description="further metrics: package.module:NAME, or what an installed package offers"
+    )
     unaided_steps: int = Field(
         200,
         ge=0,
@@ -84,3 +89,15 @@ class Audit(Section):
         "shares his classes) and invert its models: "
         "whatever they score is a false positive by construction",
     )
+
+    @field_validator("metrics")
+    @classmethod
+    def _from_outside(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            try:
+                metric = METRICS.get(name)
+            except ConfigError as error:
+                raise ValueError(str(error)) from None
+            if metric.figures is None:
+                raise ValueError(f"'{name}' is in every audit; list metrics of other packages only")
+        return names

@@ -16,12 +16,11 @@ from ablation import ATTACKS, CPU, SHARED, public_set
 from attacker.acceleration.passes import Steps
 from attacker.acceleration.precision import agreement_of
 from attacker.attacks.registry import make_attack
-from attacker.losses.identity import IdentityName
 from attacker.target import open_target
 from fedinverse.layout import WORLDS
 from fedinverse.run import Run
 
-LOSSES: tuple[IdentityName, ...] = ("ce", "logit", "max_margin", "poincare")
+LOSSES: tuple[str, ...] = ("ce", "logit", "max_margin", "poincare")
 
 
 def main() -> None:

@@ -60,6 +60,10 @@ class Registry(Generic[T]):
         """Return the registered names and those of installed packages, sorted."""
         return sorted({*self._entries, *(point.name for point in _offered(self._group, tuple(sys.path)))})
 
+    def registered(self) -> list[str]:
+        """Return the names registered in this process, in the order of registration."""
+        return list(self._entries)
+
     def entries(self) -> list[T]:
         """Return what is registered in this process."""
         return list(self._entries.values())

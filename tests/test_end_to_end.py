@@ -72,7 +72,7 @@ def test_from_config_to_report(tiny: Load) -> None:
     assert not set(first) & set(other)  # drawn anew from the initial weights on
     assert first[0] == run.recorded_rounds("with_victim")[0].sha256
     assert set(scores.loc[scores["arm"] == "A", "label"]) == {WHOLE_SET, 0, 1}
-    shares = [name for name, metric in METRICS.items() if metric.share]
+    shares = [name for name in METRICS.registered() if METRICS.get(name).share]
     assert scores.loc[scores["metric"].isin(shares), "value"].between(0, 1).all()
     verdict = read_verdict(run.files.verdict)
     assert verdict.outcome == "inconclusive"  # three attack steps find nothing, two classes allow no "no"

@@ -8,15 +8,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import tomli_w
+import torch
 from conftest import TINY, merged
 
 from attacker.attacks.registry import attack_names, make_attack
+from attacker.losses.identity import IdentityLoss
+from auditor.settings import Audit
 from clients.defences import defence_class, defence_names
+from fedinverse.config import parse
 from fedinverse.data import source_of
 from fedinverse.errors import ConfigError
-from fedinverse.models import same_network, spec_of
+from fedinverse.models import Features, same_network, spec_of
 from fedinverse.registry import Registry, search_path
 from fedinverse.storage import read_jsonl
 from strategies import Aggregation, make_strategy
@@ -83,12 +88,20 @@ def test_every_kind_takes_a_module_of_the_users(module: Any) -> None:
         "class Same(Defence): pass\n"
         "class Alike(GMI): pass\n"
         "class Mean(FedAvg): pass\n"
+        "def flat(seen, labels): return seen.logits.sum(1)\n"
         "@source('grey', 1, 'nowhere')\n"
         "def grey(request): return None\n",
     )
     assert defence_class("mine:Same").name == "mine:Same"
     assert make_attack({"kind": "mine:Alike"}, "attacks.a", "test").name == "mine:Alike"
     assert source_of("mine:grey").name == "grey"
+    assert make_attack({"kind": "gmi", "identity_loss": "mine:flat"}, "attacks.a", "test").settings.rate == 2e-3
+    seen = Features((), torch.zeros(2, 1), torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    assert IdentityLoss("mine:flat")(seen, torch.tensor([0, 1])).tolist() == [3, 7]
+    with pytest.raises(ConfigError, match=r"'identity_loss': .*'abort' of module 'os' is not a function"):
+        make_attack({"kind": "gmi", "identity_loss": "os:abort"}, "attacks.a", "test")
+    with pytest.raises(ConfigError, match="'metrics': .*'fid-victim' is in every audit"):
+        parse(Audit, {"metrics": ["fid-victim"]}, "audit", "test")
     assert type(make_strategy(Aggregation(strategy="mine:Mean"), 4, 0, "test")).__name__ == "AuditedMean"
     with pytest.raises(ConfigError, match="'Same' of module 'mine' is not a subclass"):
         make_attack({"kind": "mine:Same"}, "attacks.a", "test")
@@ -127,6 +140,7 @@ def test_the_example_works_through_ray_and_the_worker_from_a_relative_path(insta
     gmi = TINY["attacks"]["gmi"]
     changes = {
         "engine": {"kind": "ray", "actors": 1},
+        "audit": {"metrics": ["fedinverse_example.sharpness:SHARPNESS"]},
         "federation": {"rounds": 1},
         "cohorts": [{"defence": "noisy_images", "clients": [0, 1, 2], "settings": {"deviation": 0.2}}],
         "attacks": {
@@ -143,6 +157,8 @@ def test_the_example_works_through_ray_and_the_worker_from_a_relative_path(insta
     run = tmp_path / "runs" / "tiny"
     trained = read_jsonl(run / "federation" / "with_victim" / "clients.jsonl")
     assert {line["defence"] for line in trained if "defence" in line} >= {"fedinverse_example.noisy_images:NoisyImages"}
+    scores = pd.read_csv(run / "audit" / "scores.csv")
+    assert set(scores.loc[scores["metric"] == "fedinverse_example.sharpness:SHARPNESS", "arm"]) >= {"A", "B0", "CEIL"}
     abouts = list((run / "attacker" / "inversions" / "yardstick").glob("*/about.json"))
     assert abouts
     assert {json.loads(path.read_text())["attack"] for path in abouts} == {"fedinverse_example.best_of:BestOf"}

@@ -16,7 +16,6 @@ from typing import Literal
 import torch
 
 from attacker.acceleration.passes import Pass, Steps, agreement, gradients, with_steps
-from attacker.losses.identity import IdentityName
 from fedinverse.errors import ConfigError
 
 Compile = Literal["off", "on", "auto"]
@@ -25,7 +24,7 @@ AGREE = 0.999  # least median cosine between a compiled gradient and the plain o
 BACKEND = "inductor"
 
 
-def in_compiled(wanted: Compile, plain: Steps, labels: torch.Tensor, identity: IdentityName) -> Steps:
+def in_compiled(wanted: Compile, plain: Steps, labels: torch.Tensor, identity: str) -> Steps:
     """Return the steps compiled if ``wanted``; ``Steps.arithmetic`` then says so.
 
     Raises:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from attacker.losses.identity import IdentityLoss, IdentityName
+from attacker.losses.identity import IdentityLoss
 from attacker.priors.prior import Prior
 from attacker.target import Target
 
@@ -61,7 +61,7 @@ def _while_differentiated(call: Pass, change: Callable[[Pass], Pass]) -> Pass:
     return chosen
 
 
-def gradients(steps: Steps, labels: Tensor, identity: IdentityName) -> list[Tensor]:
+def gradients(steps: Steps, labels: Tensor, identity: str) -> list[Tensor]:
     """Return the gradients [32, d] by 32 latents of the identity loss and, if there is one, of the critic."""
     target, prior = steps.target, steps.prior
     z = torch.randn(_LATENTS, prior.latent, generator=torch.Generator().manual_seed(0)).to(target.device)

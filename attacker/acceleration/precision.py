@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from attacker.acceleration.passes import Steps, agreement, gradients, with_steps
 from attacker.acceleration.switches import tf32
-from attacker.losses.identity import IdentityName
 from fedinverse.errors import ConfigError
 from fedinverse.models import Features
 
@@ -33,7 +32,7 @@ AGREE = 0.99  # least median cosine between a lowered gradient and the fp32 one
 
 
 @contextmanager
-def in_precision(wanted: Precision, exact: Steps, labels: Tensor, identity: IdentityName) -> Iterator[Steps]:
+def in_precision(wanted: Precision, exact: Steps, labels: Tensor, identity: str) -> Iterator[Steps]:
     """Yield the steps in ``wanted`` for the time of a block; ``Steps.arithmetic`` says what was taken.
 
     Args:
@@ -64,7 +63,7 @@ def in_precision(wanted: Precision, exact: Steps, labels: Tensor, identity: Iden
     yield exact
 
 
-def agreement_of(precision: Precision, exact: Steps, labels: Tensor, identity: IdentityName) -> float:
+def agreement_of(precision: Precision, exact: Steps, labels: Tensor, identity: str) -> float:
     """Return how well gradients in ``precision`` agree with those of exact fp32: ``passes.agreement``."""
     device = exact.target.device
     with tf32(device, on=False):

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from attacker.attacks.attack import Attack, Capabilities, register
 from attacker.attacks.case import Case
-from attacker.losses.identity import UNBOUNDED
+from attacker.losses.identity import IDENTITY_LOSSES
 from attacker.losses.settings import InversionSettings
 from attacker.priors.wgan_gp import WganGp, WganGpSettings
 
@@ -49,7 +49,7 @@ class GMISettings(InversionSettings):
     @property
     def rate(self) -> float:
         """The step asked for, or the one that suits the identity loss."""
-        return self.lr or (2e-4 if self.identity_loss in UNBOUNDED else 2e-3)
+        return self.lr or (2e-4 if IDENTITY_LOSSES.get(self.identity_loss).unbounded else 2e-3)
 
 
 @register("gmi")

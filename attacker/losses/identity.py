@@ -8,42 +8,95 @@
 | ``poincare`` | hyperbolic distance of l/||l||_1 to the one-hot class | PPA (Struppek et al. 2022) |
 
 As published, the features of ``logit`` are held near the public ones in the captured model only; a student's loss is
--l_y alone.
+-l_y alone. Another loss is a function ``(seen, labels) -> [N]`` outside this repository, named ``package.module:name``.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, cast
 
 import torch
 import torch.nn.functional as F
+from pydantic import AfterValidator
 from torch import Tensor
 
 from attacker.public_view import public_view
+from fedinverse.errors import ConfigError
 from fedinverse.models import Classifier, Features
+from fedinverse.registry import Registry
 
-IdentityName = Literal["ce", "logit", "max_margin", "poincare"]
-UNBOUNDED: frozenset[IdentityName] = frozenset({"logit", "max_margin"})
-"""Losses whose gradient does not fade once the class is recognised: plain gradient descent needs shorter steps."""
 _REFERENCE_IMAGES = 2048  # enough for a mean per feature
+
+
+@dataclass(frozen=True)
+class IdentityKind:
+    """A kind of identity loss.
+
+    Attributes:
+        loss: (what the model saw, labels [N], mean of the public features [F] or None) -> [N].
+        unbounded: its gradient does not fade once the class is recognised: plain gradient descent needs shorter steps.
+        anchored: a captured model's public features are held near their mean.
+    """
+
+    loss: Callable[[Features, Tensor, Tensor | None], Tensor]
+    unbounded: bool = False
+    anchored: bool = False
+
+
+def _kind(imported: object) -> IdentityKind | None:
+    if isinstance(imported, IdentityKind):
+        return imported
+    try:
+        inspect.signature(imported).bind("seen", "labels")  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # it cannot be called with the two
+        return None
+    loss = cast(Callable[[Features, Tensor], Tensor], imported)
+    return IdentityKind(lambda seen, labels, anchor: loss(seen, labels))
+
+
+IDENTITY_LOSSES: Registry[IdentityKind] = Registry(
+    "identity loss", "fedinverse.identity_losses", "a function (seen, labels) -> [N], or an IdentityKind", _kind
+)
+
+
+def _known(name: str) -> str:
+    try:
+        IDENTITY_LOSSES.get(name)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+    return name
+
+
+IdentityName = Annotated[str, AfterValidator(_known)]
 
 
 @dataclass(frozen=True)
 class IdentityLoss:
     """An identity loss for one model; ``anchor`` [F] is the mean of the public features for ``logit``, or None."""
 
-    name: IdentityName
+    name: str
     anchor: Tensor | None = None
+    kind: IdentityKind = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", IDENTITY_LOSSES.get(self.name))
 
     def __call__(self, seen: Features, labels: Tensor) -> Tensor:
         """Return the loss [N] of what the model saw, for ``labels`` [N]."""
-        if self.name == "ce":
-            return F.cross_entropy(seen.logits, labels, reduction="none")
-        if self.name == "poincare":
-            return poincare(seen.logits, labels)
-        if self.name == "max_margin":
-            return max_margin(seen.logits, labels)
-        logit = seen.logits.gather(1, labels[:, None]).squeeze(1)
-        return -logit if self.anchor is None else (seen.penultimate - self.anchor).square().mean(1) - logit
+        return self.kind.loss(seen, labels, self.anchor)
+
+
+def cross_entropy(seen: Features, labels: Tensor, anchor: Tensor | None) -> Tensor:
+    """Return -log softmax(l)_y."""
+    del anchor
+    return F.cross_entropy(seen.logits, labels, reduction="none")
+
+
+def logit(seen: Features, labels: Tensor, anchor: Tensor | None) -> Tensor:
+    """Return -l_y, and the features' mean squared distance from the ``anchor``."""
+    of_class = seen.logits.gather(1, labels[:, None]).squeeze(1)
+    return -of_class if anchor is None else (seen.penultimate - anchor).square().mean(1) - of_class
 
 
 def max_margin(logits: Tensor, labels: Tensor) -> Tensor:
@@ -67,19 +120,27 @@ def poincare(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.acosh(1 + 2 * apart / room)
 
 
+IDENTITY_LOSSES.register("ce", IdentityKind(cross_entropy), __name__)
+IDENTITY_LOSSES.register("logit", IdentityKind(logit, unbounded=True, anchored=True), __name__)
+IDENTITY_LOSSES.register(
+    "max_margin", IdentityKind(lambda seen, labels, _: max_margin(seen.logits, labels), unbounded=True), __name__
+)
+IDENTITY_LOSSES.register("poincare", IdentityKind(lambda seen, labels, _: poincare(seen.logits, labels)), __name__)
+
+
 def identity_loss(
-    name: IdentityName, model: Classifier, public: Tensor, device: torch.device, random: torch.Generator
+    name: str, model: Classifier, public: Tensor, device: torch.device, random: torch.Generator
 ) -> IdentityLoss:
     """Return the loss ``name`` for a captured ``model``.
 
     Args:
         name: see the module's table.
         model: frozen, in eval mode.
-        public: the attacker's images uint8 [M, C, H, W]; read by ``logit`` only.
+        public: the attacker's images uint8 [M, C, H, W]; read by an anchored loss only.
         device: where the model lives.
         random: chooses the public images of the mean.
     """
-    if name != "logit":
+    if not IDENTITY_LOSSES.get(name).anchored:
         return IdentityLoss(name)
     rows = torch.randperm(len(public), generator=random)[:_REFERENCE_IMAGES]
     features, _ = public_view(model, public[rows], device)

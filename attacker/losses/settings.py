@@ -14,7 +14,9 @@ class InversionSettings(Section):
     """What every attack can be told."""
 
     generator: str = Field("", description="key of a generator added with 'fedinverse prior add', in the prior's place")
-    identity_loss: IdentityName = Field("ce", description="ce (published), logit, max_margin or poincare")
+    identity_loss: IdentityName = Field(
+        "ce", description="ce (published), logit, max_margin, poincare or package.module:name"
+    )
     augment: int = Field(0, ge=0, description="average the identity loss over this many augmented views; 0: off")
     captures: int = Field(
         1,

@@ -1,6 +1,14 @@
-"""What is scored: every metric of the score table by name, what it says and between which values it lies."""
+"""What is scored: every metric of the score table by name, what it says and between which values it lies.
 
+A metric outside this repository is a ``Metric`` with its own ``figures``, named ``package.module:NAME`` or by an entry
+point ``fedinverse.metrics``; ``audit.metrics`` lists those that are computed besides.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
+
+from fedinverse.registry import Registry
 
 WHOLE_SET = -1
 """Label of a metric that speaks of all reconstructions of the victim's classes together."""
@@ -31,14 +39,22 @@ class Metric:
             "none of these", E2 is the task-free embedding.
         share: whether it lies in [0, 1].
         whole: whether it speaks of the whole set (label -1) and not of a class.
+        figures: of one from outside: (``auditor.bench.Inspected``, ``auditor.bench.Bench``) -> label, count and value.
     """
 
     meaning: str
     share: bool = True
     whole: bool = False
+    figures: Callable[[Any, Any], Iterator[tuple[int, int, float]]] | None = None
 
 
-METRICS = {
+METRICS: Registry[Metric] = Registry(
+    "metric",
+    "fedinverse.metrics",
+    "a Metric with 'figures' (auditor.metrics.names)",
+    lambda imported: imported if isinstance(imported, Metric) and imported.figures else None,
+)
+for _name, _metric in {
     ACCURACY: Metric("share that E1 reads as the intended class, which must lead alone; a failed image misses"),
     OPEN: Metric("share that both open evaluators read as the intended class; a failed image misses"),
     DISAGREEMENT: Metric("share that the two open evaluators read differently"),
@@ -74,4 +90,11 @@ METRICS = {
     RECALL: Metric("share of the victim's training images among the reconstructions, E2 (5 neighbours)", whole=True),
     DENSITY: Metric("how densely the victim's training images surround them, E2; may exceed 1", False, True),
     COVERAGE: Metric("share of the victim's training images with a reconstruction near, E2", whole=True),
-}
+}.items():
+    METRICS.register(_name, _metric, __name__)
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Return the ``names`` of metrics in the order of this file, those from outside last."""
+    known = METRICS.registered()
+    return sorted(set(names), key=lambda name: (known.index(name) if name in known else len(known), name))

@@ -73,7 +73,7 @@ def audit(run: Run) -> pd.DataFrame:
             f"  E1 reads {percent(bench.judge.ceiling)} of real reserve images; the two that may answer 'none of "
             f"these' agree on {percent(bench.open.ceiling)} of them"
         )
-        scored = score(drawn(run, exhibits_of(run, inversions, bench), bench), bench, run.seed)
+        scored = score(drawn(run, exhibits_of(run, inversions, bench), bench), bench, run.seed, settings.metrics)
     verdict = verdict_of(run, scored, inversions, settings)
     tables = {run.files.auditor.scores: scored.table, run.files.auditor.leakage: leakage_table(verdict)}
     for path, frame in tables.items():
@@ -131,7 +131,8 @@ def evaluators_of(run: Run, inversions: list[Finished], settings: Audit) -> tupl
 def stamp_of(run: Run, inversions: list[Finished]) -> str:
     """Return a hash of everything that the scores and the verdict follow from; the same hash: they are up to date."""
     settings = run.section("audit", Audit).model_dump(mode="json")
-    versions = [evaluator.VERSION, open_set.VERSION, embedding.VERSION, scores.VERSION, VERSION, sorted(METRICS)]
+    names = sorted(METRICS.registered())
+    versions = [evaluator.VERSION, open_set.VERSION, embedding.VERSION, scores.VERSION, VERSION, names]
     judged = [[each.attack, asdict(each.target), each.inversion.path.name] for each in inversions]
     left_out = [asdict(each) for each in Targets.read(run).left_out]
     return content_sha256([settings, versions, judged, left_out, *marks_of_run(run)])

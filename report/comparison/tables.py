@@ -127,14 +127,16 @@ def _likeness(figures: Sequence[GroupFigures]) -> Table:
         [
             _numbered(number, each),
             *(
-                spread(score_of(each, metric), 100, " %") if METRICS[metric].share else spread(score_of(each, metric))
+                spread(score_of(each, metric), 100, " %")
+                if METRICS.get(metric).share
+                else spread(score_of(each, metric))
                 for metric in metrics
             ),
         ]
         for number, each in enumerate(figures, 1)
     ]
     header = ["", *(metric.replace("-", " ") for metric in metrics)]
-    notes = [f"{metric.replace('-', ' ')}: {METRICS[metric].meaning}" for metric in metrics]
+    notes = [f"{metric.replace('-', ' ')}: {METRICS.get(metric).meaning}" for metric in metrics]
     return Table("What the attack's images are like, mean over seeds (smallest to largest)", header, rows, notes=notes)
 
 

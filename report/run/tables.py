@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from auditor.arms import ONCE
-from auditor.metrics.names import ACCURACY, METRICS, RESEMBLANCE, WHOLE_SET
+from auditor.metrics.names import ACCURACY, METRICS, RESEMBLANCE, WHOLE_SET, in_order
 from auditor.verdict import GateReport, Missing, Point
 from fedinverse.records import RoundLine
 from report.run.curve import LINES
@@ -136,7 +136,7 @@ def classes(
     attack, number = point
     mine = scores[(scores["attack"] == attack) & (scores["arm"] == "A") & (scores["round"] == number)]
     mine = mine[mine["label"] != WHOLE_SET]
-    had = [metric for metric in METRICS if (mine["metric"] == metric).any()]
+    had = in_order(mine["metric"])
     wide = mine.pivot_table(index="label", columns="metric", values="value", aggfunc="mean")
     ranked = wide.sort_values(ACCURACY, ascending=False, kind="stable")
     rows = [
@@ -157,7 +157,7 @@ def whole_set(scores: pd.DataFrame, point: tuple[str, int]) -> Table | None:
     attack, number = point
     mine = scores[(scores["label"] == WHOLE_SET) & scores["attack"].isin((attack, ""))]
     mine = mine[(mine["round"] == number) | mine["arm"].isin(ONCE)]
-    had = [metric for metric in METRICS if (mine["metric"] == metric).any()]
+    had = in_order(mine["metric"])
     if not had:
         return None
     wide = mine.pivot_table(index="arm", columns="metric", values="value", aggfunc="mean").to_dict("index")
@@ -176,19 +176,18 @@ def whole_set(scores: pd.DataFrame, point: tuple[str, int]) -> Table | None:
 
 def _said(metrics: Sequence[str]) -> dict[str, str]:
     """Return what every metric says, by the name of its column."""
-    return {metric.replace("-", " "): METRICS[metric].meaning for metric in metrics}
+    return {metric.replace("-", " "): METRICS.get(metric).meaning for metric in metrics}
 
 
 def meanings(scores: pd.DataFrame) -> list[tuple[str, str]]:
     """Return (metric, what it says) of every metric the score table holds."""
-    held = set(scores["metric"])
-    return [(name.replace("-", " "), metric.meaning) for name, metric in METRICS.items() if name in held]
+    return [(name.replace("-", " "), METRICS.get(name).meaning) for name in in_order(scores["metric"])]
 
 
 def _figure(metric: str, value: float | None) -> str:
     if value is None or pd.isna(value):
         return "–"
-    return share(value) if METRICS[metric].share else f"{value:.3g}"
+    return share(value) if METRICS.get(metric).share else f"{value:.3g}"
 
 
 def utility(rounds: Sequence[RoundLine]) -> Table:
