@@ -98,9 +98,9 @@ def test_every_kind_takes_a_module_of_the_users(module: Any) -> None:
     assert make_attack({"kind": "gmi", "identity_loss": "mine:flat"}, "attacks.a", "test").settings.rate == 2e-3
     seen = Features((), torch.zeros(2, 1), torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
     assert IdentityLoss("mine:flat")(seen, torch.tensor([0, 1])).tolist() == [3, 7]
-    with pytest.raises(ConfigError, match=r"'identity_loss': .*'abort' of module 'os' is not a function"):
+    with pytest.raises(ConfigError, match=r"identity_loss': .*'abort' of module 'os' is not a function"):
         make_attack({"kind": "gmi", "identity_loss": "os:abort"}, "attacks.a", "test")
-    with pytest.raises(ConfigError, match="'metrics': .*'fid-victim' is in every audit"):
+    with pytest.raises(ConfigError, match=r"metrics': .*'fid-victim' is in every audit"):
         parse(Audit, {"metrics": ["fid-victim"]}, "audit", "test")
     assert type(make_strategy(Aggregation(strategy="mine:Mean"), 4, 0, "test")).__name__ == "AuditedMean"
     with pytest.raises(ConfigError, match="'Same' of module 'mine' is not a subclass"):
