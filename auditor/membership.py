@@ -20,6 +20,7 @@ from auditor.metrics.roc import Bools, Bounded, Floats, Told, permuted_area, roc
 from auditor.omitted import Omitted
 from auditor.questions import QUESTIONS, Answer, Said
 from auditor.verdict import Interval, Missing
+from fedinverse.canaries import PART as CANARY
 from fedinverse.errors import ConfigError, IntegrityError, StageError
 from fedinverse.run import Run
 from fedinverse.seeds import numpy_generator
@@ -70,7 +71,7 @@ def candidates_of(run: Run, per_class: int, *, with_vault: bool) -> Candidates:
     """
     manifest, population = run.split, run.population
     of_class = manifest["label"].isin(population.victim_classes).to_numpy(bool)
-    at_victim = held_by(manifest, population.victim) & of_class
+    at_victim = held_by(manifest, population.victim) & of_class & (manifest["part"] != CANARY).to_numpy(bool)
     outside = manifest["part"].isin(["reserve", "vault"] if with_vault else ["reserve"]).to_numpy(bool) & of_class
     held = np.zeros(len(manifest), bool)
     for attacker in population.attackers:

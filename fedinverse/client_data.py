@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from fedinverse.canaries import COLUMN, NONE, PART
 from fedinverse.layout import WITH_VICTIM, World, is_control
 from fedinverse.run import Run
 from fedinverse.shard import Shard
@@ -19,16 +20,20 @@ def pooled_shard(run: Run) -> Shard:
 
 
 def shard_of(run: Run, client: int, world: World) -> Shard:
-    """Return the images of ``client``.
+    """Return the images of ``client``, canaries with their random labels.
 
-    In a world without the victim the victim's classes are taken out; of a victim who shares his classes, all he holds:
-    he is not asked to take part there.
+    In a world without the victim the victim's classes and all canaries are taken out; of a victim who shares his
+    classes, all he holds: he is not asked to take part there.
     """
     manifest = run.split
     held = held_by(manifest, client)
     if is_control(world):
-        gone = manifest["label"].isin(run.population.victim_classes).to_numpy(bool)
+        gone = (manifest["label"].isin(run.population.victim_classes) | (manifest["part"] == PART)).to_numpy(bool)
         held = held & ~(gone | (run.population.shares_classes and client == run.population.victim))
     rows = manifest.loc[held, "row"].to_numpy(np.int64)
     pool = run.pools["private"]
-    return Shard(pool.tensor(rows), torch.from_numpy(np.asarray(pool.labels)[rows]))
+    labels = np.asarray(pool.labels)[rows]
+    if COLUMN in manifest:
+        planted = manifest.loc[held, COLUMN].to_numpy(np.int64)
+        labels = np.where(planted == NONE, labels, planted)
+    return Shard(pool.tensor(rows), torch.from_numpy(labels))

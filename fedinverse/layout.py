@@ -179,6 +179,11 @@ class AuditorFiles:
         return self.root / "answers" / f"{question}.json"
 
     @property
+    def canaries(self) -> Path:
+        """What the planted canaries show of epsilon."""
+        return self.root / "canaries.json"
+
+    @property
     def membership(self) -> Path:
         """What membership scores say, with their controls."""
         return self.root / "membership.json"

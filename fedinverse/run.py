@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from fedinverse.canaries import Canaries, plant
 from fedinverse.config import Data, Model, Population, S, Split, Table, names_numbered, parse
 from fedinverse.data import Pool, Request, located, open_source
 from fedinverse.errors import ConfigError, IntegrityError, StageError
@@ -185,6 +186,9 @@ def prepare(path: Path, table: Table) -> Run:
     pictures = (
         manifest.loc[held_by(manifest, population.victim), "row"].to_numpy() if population.shares_classes else None
     )
+    if table.get("canaries") is not None:
+        canaries = parse(Canaries, table["canaries"], "canaries", origin)
+        manifest = plant(manifest, canaries, population, len(pools["private"].class_names), seed)
     check_disjoint(pools["private"], pools["public"], population, pictures, allow=data.allow_overlap)
     check_trainable(model, population, manifest)
     write_json(stored, table)

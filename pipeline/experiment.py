@@ -13,6 +13,7 @@ from auditor.settings import Audit
 from clients.cohorts import Cohort, assign
 from clients.cohorts import check as check_defences
 from clients.training import Training
+from fedinverse.canaries import Canaries
 from fedinverse.config import (
     Data,
     FileName,
@@ -60,6 +61,10 @@ class Experiment(Section):
     audit: Audit = Audit()
     membership: Membership | None = Field(
         None, description="ask whether a record was used for training; absent: not asked"
+    )
+    canaries: Canaries | None = Field(
+        None,
+        description="plant records with random labels at the victim, to measure what epsilon is at least; absent: none",
     )
     storage: Storage = Storage()
     tracking: Tracking = Tracking()

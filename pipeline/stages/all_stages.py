@@ -24,6 +24,7 @@ from pipeline.provenance import note_start
 from pipeline.runs import stage_of
 from pipeline.stages.answers import show_answers
 from pipeline.stages.audit import audit, show, summary_of
+from pipeline.stages.canaries import canaries
 from pipeline.stages.controls import controls
 from pipeline.stages.federate import federate, is_federated
 from pipeline.stages.invert import Meanwhile, invert
@@ -137,6 +138,9 @@ def _stages(run: Run, experiment: Experiment, stages: Stages, trackers: Trackers
     with stages.stage("federate"), Meanwhile(run, stages.processes) if ahead else nullcontext():
         for world in worlds:
             federate(run, world, experiment.engine, stages.processes, before, after)
+    if experiment.canaries is not None:
+        with stages.stage("canaries"):
+            canaries(run)
     if experiment.attacks:
         with stages.stage("controls"):
             targets = controls(run)

@@ -8,6 +8,7 @@ import pandas as pd
 import tomli_w
 
 from auditor.arms import ARMS
+from auditor.canaries import read_canaries
 from auditor.marks import marks_of_run
 from auditor.membership import read_report
 from auditor.settings import Audit
@@ -26,6 +27,7 @@ from pipeline.stages.gallery import galleries
 from pipeline.stages.inversions import finished
 from report.participants import clients_table, cohorts_table
 from report.run import Figures, Leakage, render
+from report.run.canaries import alarms, canary_table
 from report.run.curve import chart
 from report.run.findings import facts, figures, finding, omitted
 from report.run.membership import MembershipFigures, membership_figures
@@ -85,7 +87,7 @@ def _common(run: Run, marks: Sequence[str] = ()) -> dict[str, Any]:
     return {
         "name": str(run.table["name"]),
         "provenance": provenance(run),
-        "marks": list(marks or marks_of_run(run)),
+        "marks": [*(marks or marks_of_run(run)), *_alarms(run)],
         "utility": utility(run.recorded_rounds("with_victim")),
         "partition": partition(counts, victim, run.class_names),
         "clients": clients_table(run),
@@ -93,9 +95,20 @@ def _common(run: Run, marks: Sequence[str] = ()) -> dict[str, Any]:
         "threat": threat_model(run),
         "answers": answers_of(run),
         "membership": _membership(run),
+        "canaries": _canaries(run),
         "times": [(stage, f"{s:.0f} s") for stage, s in stored_times(times).items()],
         "config": tomli_w.dumps(_without_none(run.table)),
     }
+
+
+def _canaries(run: Run) -> Table | None:
+    path = run.files.auditor.canaries
+    return canary_table(read_canaries(path)) if run.table.get("canaries") and path.exists() else None
+
+
+def _alarms(run: Run) -> list[str]:
+    path = run.files.auditor.canaries
+    return alarms(read_canaries(path)) if run.table.get("canaries") and path.exists() else []
 
 
 def _membership(run: Run) -> MembershipFigures | None:

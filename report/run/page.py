@@ -83,6 +83,7 @@ class Figures:
         config: the resolved configuration as text.
         answers: the four questions and what this run says to each.
         membership: scores and ROC curves; None: not asked.
+        canaries: what planted canaries show of epsilon; None: none were planted.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Figures:
     config: str
     answers: Sequence[Answer] = ()
     membership: MembershipFigures | None = None
+    canaries: Table | None = None
     times: list[tuple[str, str]] = field(default_factory=list)
 
 
