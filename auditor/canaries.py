@@ -233,7 +233,7 @@ def measure(run: Run) -> CanaryReport:
     rounds = run.recorded_rounds(WITH_VICTIM)
     if not rounds:
         raise StageError(f"{run.path} has no model yet; run it first")
-    number = int(rounds[-1]["round"])
+    number = rounds[-1].round
     path = run.files.server.checkpoint(WITH_VICTIM, number)
     weights, about = load_weights(path)
     network = run.initial_network()

@@ -28,9 +28,10 @@ from fedinverse.canaries import Canaries, plant
 from fedinverse.client_data import shard_of
 from fedinverse.errors import ConfigError, IntegrityError, StageError
 from fedinverse.models import build
+from fedinverse.records import RoundLine, append_lines
 from fedinverse.run import Run, prepare
 from fedinverse.seeds import generator, numpy_generator
-from fedinverse.storage import append_jsonl, read_json, save_weights, to_weights, write_json
+from fedinverse.storage import read_json, save_weights, to_weights, write_json
 from pipeline.experiment import resolved
 from pipeline.stages.canaries import canaries
 from report.console import console
@@ -150,7 +151,7 @@ def test_a_score_is_the_labels_logit_less_the_mean_of_the_others() -> None:
 def finished(run: Run, network: torch.nn.Module) -> None:
     """Leave in ``run`` what a federation of one round does, with ``network`` as its model."""
     sha = save_weights(run.files.server.checkpoint("with_victim", 1), to_weights(network), {"round": 1})
-    append_jsonl(run.files.server.rounds("with_victim"), {"round": 1, "sha256": sha})
+    append_lines(run.files.server.rounds("with_victim"), [RoundLine(1, 0.5, 1.0, None, (0.5,), sha)])
 
 
 def test_an_overfitted_model_is_caught_and_an_account_that_it_contradicts_is_an_alarm(planted: Run) -> None:

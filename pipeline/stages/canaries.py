@@ -22,7 +22,7 @@ def canaries(run: Run) -> CanaryReport:
             report = read_canaries(path)
         except IntegrityError:
             report = None  # it is made again
-    if report is None or report.sha256 != run.recorded_rounds(WITH_VICTIM)[-1]["sha256"]:
+    if report is None or report.sha256 != run.recorded_rounds(WITH_VICTIM)[-1].sha256:
         with threads(1):
             report = measure(run)
         write_json(path, report.model_dump(mode="json"))
