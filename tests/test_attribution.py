@@ -22,7 +22,7 @@ from auditor.peers import Side, peers_of
 from auditor.scores import score
 from auditor.settings import Audit, Primary
 from auditor.statistics import Cells, lead_over_half
-from auditor.verdict import AttributionReport, Missing, Verdict, read_verdict
+from auditor.verdict import AttributionReport, Interval, Missing, Verdict, read_verdict
 from fedinverse.client_data import shard_of
 from fedinverse.data.source import unit
 from fedinverse.errors import ConfigError
@@ -107,6 +107,9 @@ def test_copies_of_the_victims_images_are_attributed_to_him(bench: tuple[Run, Be
     assert "the client's own training images" in verdict.sentence
     report = whose(verdict)
     assert report.answer == "the client"
+    assert set(report.resemblance) == {"victim", "others", "nobody"}
+    resembling = {side: each.value for side, each in report.resemblance.items() if isinstance(each, Interval)}
+    assert resembling["victim"] > max(resembling["others"], resembling["nobody"])
     assert report.others.low > 0
     copied = report.copied
     assert copied["victim"] == len(run.victim_classes) * RESTARTS

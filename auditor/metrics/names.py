@@ -27,6 +27,8 @@ NEARER = "nearer-to-victim"
 RESEMBLANCE_VICTIM = "resemblance-victim"
 RESEMBLANCE_OTHERS, RESEMBLANCE_NOBODY = "resemblance-others", "resemblance-nobody"
 COPIES_OTHERS, COPIES_NOBODY = "copied-images-others", "copied-images-nobody"
+OF_SHARED = (NEARER, RESEMBLANCE_VICTIM, RESEMBLANCE_OTHERS, RESEMBLANCE_NOBODY, COPIES_OTHERS, COPIES_NOBODY)
+"""Metrics that are scored only where the victim shares his classes."""
 PRECISION, RECALL, DENSITY, COVERAGE = "precision", "recall", "density", "coverage"
 
 
