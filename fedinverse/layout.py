@@ -132,6 +132,11 @@ class AttackerFiles:
         return self.root / "inversions"
 
     @property
+    def updates(self) -> Path:
+        """Inverted updates, one directory each."""
+        return self.root / "updates"
+
+    @property
     def index(self) -> Path:
         """Which inversion belongs to which attack and target."""
         return self.inversions / "index.json"
@@ -173,6 +178,11 @@ class AuditorFiles:
     def summary(self) -> Path:
         """What the audit was made of; written last."""
         return self.root / "summary.json"
+
+    @property
+    def updates_picture(self) -> Path:
+        """Images from an inverted update beside the private images they were matched to."""
+        return self.root / "updates.png"
 
     def answer(self, question: str) -> Path:
         """The answer to one of the questions beside the verdict's own."""

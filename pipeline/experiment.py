@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from attacker.attacks.registry import make_attack
 from attacker.settings import Attacker
+from attacker.updates.settings import Updates
 from auditor.arms import TYPE_I
 from auditor.settings import Audit
 from clients.cohorts import Cohort, assign
@@ -32,9 +33,11 @@ from fedinverse.disk import Storage
 from fedinverse.errors import ConfigError
 from fedinverse.layout import WITH_VICTIM, World, control_worlds
 from fedinverse.models import build, same_network, spec_of, why_not
+from fedinverse.shard import Shard
 from pipeline.engines import Engine
 from pipeline.stages.membership_scores import Membership
 from pipeline.stages.membership_scores import check as check_membership
+from pipeline.stages.updates import seat_of
 from pipeline.tracking import Tracking, check_installed
 from server.settings import Federation
 from strategies import make_strategy
@@ -66,13 +69,14 @@ class Experiment(Section):
         None,
         description="plant records with random labels at the victim, to measure what epsilon is at least; absent: none",
     )
+    updates: Updates | None = Field(None, description="ask what was in somebody's last batches; absent: not asked")
     storage: Storage = Storage()
     tracking: Tracking = Tracking()
 
     @property
     def asks(self) -> bool:
         """Whether anything is asked that is held against a federation without the victim."""
-        return bool(self.attacks) or self.membership is not None
+        return bool(self.attacks) or self.membership is not None or self.updates is not None
 
     @model_validator(mode="after")
     def _somebody_is_sampled(self) -> "Experiment":
@@ -87,9 +91,11 @@ class Experiment(Section):
             raise ValueError(f"federation.always_train names {beyond}, but clients run from 0 to {clients - 1}")
         if self.attacks and not self.population.malicious:
             raise ValueError("attacks are configured but population.malicious is 0; make it 1 or remove the attacks")
-        if self.membership is not None and not (self.population.malicious and self.population.has_victim):
+        for section in ("membership", "updates"):
+            if getattr(self, section) is None or (self.population.malicious and self.population.has_victim):
+                continue
             raise ValueError(
-                "[membership] asks of whom nobody asks, or of nobody: it needs population.malicious and "
+                f"[{section}] asks of whom nobody asks, or of nobody: it needs population.malicious and "
                 "population.victim_classes; set them or remove the section"
             )
         return self
@@ -149,6 +155,8 @@ def check(experiment: Experiment, origin: str) -> None:
         check_defences(defences, build(experiment.model.name, 2, experiment.model.width, seed=0), origin)
     check_installed(experiment.tracking, origin)
     _check_schedule(experiment, origin)
+    if experiment.updates is not None:
+        check_updates(experiment, origin)
     if experiment.membership is not None:
         check_membership(experiment.membership, "membership", origin)
     _located(spec_of, experiment.audit.evaluator.model, f"{origin}: 'audit.evaluator.model'")
@@ -157,6 +165,17 @@ def check(experiment: Experiment, origin: str) -> None:
             f"{origin}: 'audit.evaluator.model' is '{experiment.audit.evaluator.model}', the target's own "
             "architecture: it would share its mistakes; choose another one"
         )
+
+
+def check_updates(experiment: Experiment, origin: str) -> None:
+    """Refuse updates that will not be had, or are no mean gradients."""
+    updates, rounds = experiment.updates, experiment.federation.rounds
+    assert updates is not None
+    if isinstance(updates.rounds, tuple) and not all(1 <= number <= rounds for number in updates.rounds):
+        raise ConfigError(f"{origin}: 'updates.rounds' is {list(updates.rounds)}, but rounds run from 1 to {rounds}")
+    training = experiment.training
+    nobody = Shard.empty()
+    seat_of(nobody, updates, training.model_dump(mode="json"), 1, 2, 0, origin)
 
 
 def _check_images(experiment: Experiment, origin: str) -> None:

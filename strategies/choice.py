@@ -65,6 +65,11 @@ class Strategy(Protocol):
         """See Flower's ``Strategy.start``."""
 
 
+def averages_plainly(name: str) -> bool:
+    """Return whether the mean of the clients' weights is the new model under the strategy ``name``."""
+    return name in _PLAIN
+
+
 def strategy_names() -> list[str]:
     """Return the names of strategies, sorted."""
     return STRATEGIES.names()

@@ -5,10 +5,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from flwr.app import Message
 from strategy_rounds import SECURE, Load, assert_equal_up_to_rounding, federated, hashes
 
-from fedinverse.storage import read_jsonl
+from attacker.updates.pairs import pairs
+from attacker.updates.settings import Updates
+from attacker.updates.update_inversion import LocalTraining, as_tensors, label_shares, others_update
+from fedinverse.client_data import shard_of
+from fedinverse.run import Run
+from fedinverse.storage import into_module, load_weights, read_jsonl
 from pipeline.engines.local import LocalGrid
 
 
@@ -19,6 +25,7 @@ def test_secure_aggregation_gives_the_same_models_and_captures(averaging: str, t
     plain = federated(tiny(federation=common), tmp_path / "plain")
     secure = federated(tiny(federation={**common, **SECURE}), tmp_path / "secure")
     assert_equal_up_to_rounding(secure, plain)
+    assert_the_same_is_read_from_the_others_update(secure, plain)
     # Training makes more of the difference in every round; what the model can do stays.
     utility = [[line.accuracy for line in run.recorded_rounds("with_victim")] for run in (plain, secure)]
     np.testing.assert_allclose(utility[0], utility[1], atol=0.05)
@@ -28,6 +35,24 @@ def test_secure_aggregation_gives_the_same_models_and_captures(averaging: str, t
     receipts = read_jsonl(secure.files.attacker.spool("with_victim") / "receipts.jsonl")
     assert {(line["round"], line["message-type"], line["sha256"]) for line in receipts} == sent
     assert len(receipts) == 6  # one per message, not one per stage
+
+
+def assert_the_same_is_read_from_the_others_update(secure: Run, plain: Run) -> None:
+    """Masks hide a client's update from the server; a participant subtracts its own reply from what all are sent."""
+    updates, shares = [], []
+    for run in (secure, plain):
+        (pair,) = pairs([run.files.attacker.spool("with_victim")], Updates(rounds=(1,)))
+        before, after, reply = (as_tensors(load_weights(path)[0]) for path in (pair.before, pair.after, *pair.replies))
+        start, end = (run.initial_network() for _ in range(2))
+        into_module(end, load_weights(pair.after)[0], str(pair.after))
+        names = [name for name, _ in start.named_parameters()]
+        parts = [{name: each[name] for name in names} for each in (before, after, reply)]
+        updates.append(others_update(parts[0], parts[1], [parts[2]], 1 / 4))
+        own = shard_of(run, run.population.attackers[0], "with_victim")
+        shares.append(label_shares(start, end, updates[-1], LocalTraining(3, 0.05, 0.9), own))
+    one, other = (torch.cat([value.flatten() for value in update.values()]) for update in updates)
+    assert float((one - other).norm() / other.norm()) < 1e-2
+    torch.testing.assert_close(shares[0], shares[1], atol=1e-2, rtol=0)
 
 
 def test_the_server_is_shown_averages_only(tiny: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
 """Update inversion: the others' mean update, its labels and images; several malicious clients who pool."""
 
+import copy
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,21 +10,40 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
+from torch import Tensor, nn
+from typer.testing import CliRunner
 
 from attacker.capture import capture
 from attacker.schedule import captured, due
 from attacker.settings import Attacker
 from attacker.updates.pairs import pairs
 from attacker.updates.settings import Updates
-from attacker.updates.update_inversion import others_update
+from attacker.updates.update_inversion import (
+    LocalTraining,
+    as_tensors,
+    dealt,
+    label_shares,
+    others_update,
+    reconstruct,
+)
 from attacker.worker import Bench
+from auditor.evaluators.embedding import fit_embedding
+from auditor.questions import QUESTIONS, answer_of
+from auditor.updates import Lead, lead, matched
+from auditor.verdict import read_verdict
+from clients.defences import make_defence
+from clients.training import Training, train
 from fedinverse.client_data import shard_of
-from fedinverse.errors import IntegrityError, StageError
+from fedinverse.data.source import unit
+from fedinverse.errors import ConfigError, FedInverseError, IntegrityError, StageError
 from fedinverse.layout import spools_of
 from fedinverse.messages import ARRAYS, CONFIG, to_record
-from fedinverse.run import prepare
+from fedinverse.models.classifier import Classifier, Features
+from fedinverse.run import Run, prepare
+from fedinverse.seeds import generator
 from fedinverse.shard import Shard
-from fedinverse.storage import load_weights
+from fedinverse.storage import load_weights, to_weights
+from pipeline.cli.main import app
 from pipeline.experiment import resolved
 from pipeline.stages.invert import plan_of
 
@@ -94,6 +115,181 @@ def test_captures_that_do_not_belong_together_are_refused(tmp_path: Path) -> Non
         pairs([one, wide], Updates())
     with pytest.raises(StageError, match="none"):
         pairs([tmp_path / "empty"], Updates())
+
+
+class Softmax(Classifier):
+    """A linear layer on the pixels."""
+
+    input_shape, classes = (1, 16, 16), 3
+
+    def __init__(self, *, zero: bool = False) -> None:
+        super().__init__()
+        self.head = nn.Linear(256, 3)
+        if zero:
+            nn.init.zeros_(self.head.weight)
+            nn.init.zeros_(self.head.bias)
+
+    def features(self, images: Tensor) -> Features:
+        flat = images.flatten(1)
+        return Features((), flat, self.head(flat))
+
+
+def after_training(start: Classifier, shard: Shard, epochs: int = 1) -> Classifier:
+    trained = copy.deepcopy(start)
+    settings = Training(epochs=epochs, batch_size=100, lr=0.5, momentum=0.0)
+    train(trained, shard, settings, make_defence("none", {}, "test"), generator(0, "test"))
+    return trained
+
+
+def drawn(*labels: int) -> Shard:
+    images = torch.randint(0, 256, (len(labels), 1, 16, 16), generator=generator(0, *labels), dtype=torch.uint8)
+    return Shard(images, torch.tensor(labels))
+
+
+def update_between(start: Classifier, end: Classifier) -> dict[str, Tensor]:
+    before, after = (as_tensors(to_weights(each)) for each in (start, end))
+    return others_update(before, after, [], 0.5)
+
+
+def test_one_step_on_one_image_of_a_linear_model_gives_the_image_away() -> None:
+    """Two clients, one step each on the whole shard, the other's of one image: x is a row of dW over db."""
+    start, private = Softmax(), drawn(1)
+    own, other = (after_training(start, shard) for shard in (drawn(0, 2, 2), private))
+    before, sent, theirs = (as_tensors(to_weights(each)) for each in (start, own, other))
+    average = {name: (sent[name] + theirs[name]) / 2 for name in before}
+    update = others_update(before, average, [sent], 1 / 2)
+    bias = update["head.bias"]
+    row = int(bias.abs().argmax())
+    torch.testing.assert_close(
+        (update["head.weight"][row] / bias[row]).float(), unit(private.images).flatten(), atol=1e-4, rtol=0
+    )
+    assert int(bias.argmax()) == 1  # the one class whose probability was raised
+    images, distance = reconstruct(
+        start,
+        update,
+        private.labels,
+        Updates(iterations=300, tv=0.0, signed=False),
+        LocalTraining(1, 0.5),
+        generator(0, "x"),
+    )
+    assert distance < 1e-3
+    assert float((images - unit(private.images)).abs().mean()) < 0.1
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_counts_of_labels_are_read_from_the_bias(epochs: int) -> None:
+    """From uniform predictions one step gives them exactly; three are solved by least squares."""
+    private = drawn(0, 0, 0, 0, 0, 1, 1, 1, 2, 2)
+    start = Softmax(zero=True)
+    end = after_training(start, Shard(private.images // 64, private.labels), epochs)
+    shares = label_shares(start, end, update_between(start, end), LocalTraining(epochs, 0.5), drawn())
+    if epochs == 1:
+        torch.testing.assert_close(shares, torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64), atol=1e-6, rtol=0)
+    assert dealt(shares, 10).bincount(minlength=3).tolist() == [5, 3, 2]
+
+
+def test_without_a_bias_the_rows_of_the_weight_are_summed() -> None:
+    start, private = Softmax(zero=True), drawn(1, 1, 2)
+    start.head = nn.Linear(256, 3, bias=False)
+    nn.init.zeros_(start.head.weight)
+    end = after_training(start, private)
+    update, training = update_between(start, end), LocalTraining(1, 0.5)
+    shares = label_shares(start, end, update, training, drawn(0, 1, 2))
+    torch.testing.assert_close(shares, torch.tensor([0, 2 / 3, 1 / 3], dtype=torch.float64), atol=0.05, rtol=0)
+    with pytest.raises(StageError, match="no bias"):
+        label_shares(start, end, update, training, drawn())
+
+
+def test_unrolled_steps_are_the_steps_that_were_taken() -> None:
+    start, private = Softmax(), drawn(0, 1, 2, 2)
+    end = after_training(start, private, epochs=3)
+    update = update_between(start, end)
+    distances = [
+        reconstruct_distance(start, update, private, LocalTraining(3, 0.5, 0.0, 4), steps)
+        for steps in ("simulate", "gradient")
+    ]
+    assert distances[0] < 1e-6 < distances[1]
+
+
+def reconstruct_distance(start: Classifier, update: Any, private: Shard, training: Any, steps: Any) -> float:
+    """How far the true images are from explaining the update: a rate of nearly 0 leaves the start where it is."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(torch, "rand", lambda *_, **__: unit(private.images))
+        settings = Updates(iterations=1, lr=1e-12, steps=steps, signed=False)
+        return reconstruct(start, update, private.labels, settings, training, generator(0, "x"))[1]
+
+
+def test_every_reconstruction_is_matched_to_another_image() -> None:
+    private = drawn(0, 0, 0, 1)
+    embedding = fit_embedding(torch.randint(0, 256, (100, 1, 16, 16), dtype=torch.uint8, generator=generator(1)))
+    shuffled = unit(private.images[[2, 0, 3, 1]])
+    found = matched(shuffled, torch.tensor([0, 0, 1, 0]), private, embedding)
+    assert sorted(found.labels.tolist()) == [0, 0, 0, 1]
+    np.testing.assert_allclose(found.psnr, 100)
+    np.testing.assert_allclose(found.ssim, 1, atol=1e-4)
+    np.testing.assert_allclose(found.distance, 0, atol=1e-3)
+    grey = matched(unit(private.images[:1]) * 0 + 0.5, torch.tensor([0]), private, embedding)
+    error = (unit(private.images[:3]) - 0.5).square().flatten(1).mean(1).min()
+    np.testing.assert_allclose(grey.psnr, -10 * error.log10().item(), rtol=1e-5)
+
+
+def test_a_lead_needs_three_cells() -> None:
+    assert lead([10, 12], [9, 9]) == Lead(2.0, -np.inf, np.inf)
+    found = lead([10, 12, 14], [9, 9, 9])
+    assert (found.value, round(found.low, 3)) == (3.0, round(3 - 4.302653 * 2 / np.sqrt(3), 3))
+
+
+def test_of_a_finished_run_the_answer_joins_verdict_and_report(attacked_run: Any, tmp_path: Path) -> None:
+    run = Run(shutil.copytree(attacked_run.path, tmp_path / "run"))
+    asked = ["updates", str(run.path), "--set", 'rounds="every"', "--set", "images=6", "--set", "iterations=3"]
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 0, done.output
+    answer = read_verdict(run.files.verdict).answers[1]
+    assert answer == answer_of(Run(run.path), QUESTIONS[1])
+    assert answer.outcome in ("no", "inconclusive")  # three steps: nothing is seen
+    assert any("local steps" in mark for mark in answer.marks)
+    assert any("Not fixed before the run: updates" in mark for mark in answer.marks)
+    assert read_verdict(run.files.verdict).marks == read_verdict(attacked_run.files.verdict).marks
+    assert answer.figures["label error"] is not None
+    assert run.files.auditor.updates_picture.exists()
+    assert "local steps in a round" in run.files.report.read_text()
+    written = sorted((path, path.stat().st_mtime_ns) for path in run.files.attacker.updates.rglob("*"))
+    before = run.files.auditor.answer("updates").stat().st_mtime_ns
+    assert CliRunner().invoke(app, asked).exit_code == 0
+    assert sorted((path, path.stat().st_mtime_ns) for path in run.files.attacker.updates.rglob("*")) == written
+    assert run.files.auditor.answer("updates").stat().st_mtime_ns == before
+
+
+def test_of_a_spool_it_asks_how_the_others_train(attacked_run: Any, tmp_path: Path) -> None:
+    spool, out = attacked_run.files.attacker.spool("with_victim"), tmp_path / "out"
+    common = ["updates", str(spool), "--out", str(out), "--set", "images=4", "--set", "iterations=2"]
+
+    def refused(*more: str) -> str:
+        done = CliRunner().invoke(app, [*common, *more])
+        assert isinstance(done.exception, FedInverseError)
+        return str(done.exception)
+
+    assert "updates.local_steps" in refused()
+    trained = ["--set", "local_steps=3", "--set", "rate=0.05"]
+    rounds = [pair.round for pair in pairs([spool], Updates(rounds="every")) if pair.replies]
+    assert "updates.share" in refused(*trained, "--set", f"rounds=[{rounds[-1]}]")
+    done = CliRunner().invoke(app, [*common, *trained, "--clients", "2"])
+    assert done.exit_code == 0, done.output
+    (made,) = out.iterdir()
+    assert load_weights(made / "reconstructions.safetensors")[0]["images"].shape == (4, 1, 32, 32)
+    assert (made / "reconstructions.png").exists()
+    assert "leave everything" in str(
+        CliRunner().invoke(app, ["updates", str(attacked_run.path), "--clients", "3"]).exception
+    )
+
+
+def test_what_cannot_be_asked_is_refused_before_any_work(tiny: Callable[..., Any]) -> None:
+    with pytest.raises(ConfigError, match="sgd"):
+        tiny(updates={}, training={"optimizer": "adam"})
+    with pytest.raises(ConfigError, match=r"rounds run from 1 to 3"):
+        tiny(updates={"rounds": [4]})
+    with pytest.raises(ConfigError, match=r"\[updates\]"):
+        tiny(updates={}, attacks=None, population={"victim_classes": []})
 
 
 def test_own_replies_are_taken_off_the_average() -> None:

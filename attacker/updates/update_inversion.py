@@ -220,7 +220,7 @@ def reconstruct(
         with torch.no_grad():
             images.clamp_(0, 1)
         progress("update inversion", step + 1, settings.iterations)
-    return images.detach().cpu(), float(_distance(change(images), goal))
+    return images.detach().cpu(), float(_distance(change(images), goal).detach())
 
 
 def _gradient(network: nn.Module, images: Tensor, labels: Tensor) -> Sequence[Tensor]:

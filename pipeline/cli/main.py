@@ -29,6 +29,7 @@ from pipeline.cli import (
     prior,
     runs,
     sweep,
+    updates,
 )
 from pipeline.cli.held import held
 from pipeline.cli.program import Program, StoppedError
@@ -153,6 +154,7 @@ def names() -> None:
 
 app.command()(attack.attack)
 app.command(epilog=membership.EXAMPLES)(membership.membership)
+app.command(epilog=updates.EXAMPLES)(updates.updates)
 app.command(epilog=audit_app.EXAMPLE)(audit_app.audit_app)
 app.command(epilog=audit_model.EXAMPLE)(audit_model.audit_model)
 app.command(epilog=sweep.EXAMPLE)(sweep.sweep)

@@ -17,7 +17,7 @@ from fedinverse.shard import save_shard
 from fedinverse.storage import write_json
 
 WORLD: World = "with_victim"  # whose world without the victim only a simulation can make
-_NOT_THE_SERVERS = ("attacker", "attacks", "audit", "cohorts", "membership")
+_NOT_THE_SERVERS = ("attacker", "attacks", "audit", "cohorts", "membership", "updates")
 
 
 def private_directory(run: Run) -> Path:

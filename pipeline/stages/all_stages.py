@@ -31,6 +31,7 @@ from pipeline.stages.invert import Meanwhile, invert
 from pipeline.stages.membership import membership
 from pipeline.stages.needed import InvertedRounds
 from pipeline.stages.report import report
+from pipeline.stages.updates import updates
 from pipeline.tracking import Trackers
 from pipeline.tracking.tracker import flat
 from report.console import console, say, show_threat_model
@@ -146,6 +147,9 @@ def _stages(run: Run, experiment: Experiment, stages: Stages, trackers: Trackers
             targets = controls(run)
         with stages.stage("invert"):
             invert(run, targets, stages.processes)
+    if experiment.updates is not None:
+        with stages.stage("updates"):
+            updates(run)
     if experiment.membership is not None:
         with stages.stage("membership"):
             membership(run)

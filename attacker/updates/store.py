@@ -1,0 +1,167 @@
+"""Inverting the update of one round, and where the result is kept: once per all that it follows from."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attacker.target import Progress, Stopwatch, silent
+from attacker.updates.pairs import Pair
+from attacker.updates.settings import Updates
+from attacker.updates.update_inversion import (
+    VERSION,
+    LocalTraining,
+    as_tensors,
+    dealt,
+    label_shares,
+    others_update,
+    reconstruct,
+)
+from fedinverse.errors import StageError
+from fedinverse.models import Classifier, build
+from fedinverse.seeds import generator
+from fedinverse.shard import Shard
+from fedinverse.storage import (
+    Weights,
+    content_sha256,
+    into_module,
+    load_weights,
+    read_metadata,
+    read_object,
+    save_weights,
+    weights_sha256,
+    write_json,
+)
+
+IMAGES, ABOUT = "reconstructions.safetensors", "about.json"
+
+
+@dataclass(frozen=True)
+class Seat:
+    """What the attacker knows beside the captures.
+
+    Attributes:
+        own: its images; may be empty.
+        training: what the others do in a round.
+        share: weight of each own reply in the average.
+        seed: of the start.
+        assumed: what of this it only assumes, in sentences.
+    """
+
+    own: Shard
+    training: LocalTraining
+    share: float
+    seed: int
+    assumed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class InvertedUpdate:
+    """A finished inversion of an update on disk: images, labels and label shares, and ``about.json``, written last."""
+
+    path: Path
+
+    @property
+    def images(self) -> Path:
+        """``images`` float32 [N, C, H, W], ``labels`` int64 [N], ``shares`` float64 [K]."""
+        return self.path / IMAGES
+
+    @property
+    def done(self) -> bool:
+        """Whether all of it was written."""
+        return (self.path / ABOUT).exists()
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Round, settings, what was assumed, distance reached, seconds."""
+        return read_object(self.path / ABOUT, "round", "distance", "notes", "seconds")
+
+    @property
+    def labels(self) -> Tensor:
+        """The labels that the images were reconstructed for."""
+        return torch.from_numpy(load_weights(self.images)[0]["labels"])
+
+
+def place(store: Path, pair: Pair, seat: Seat, settings: Updates, labels: Tensor | None) -> InvertedUpdate:
+    """Return where the inversion of ``pair`` lies, done or not."""
+    hashes = [read_metadata(path).get("sha256", "") for path in (pair.before, pair.after, *pair.replies)]
+    own = weights_sha256({"images": seat.own.images.contiguous().numpy(), "labels": seat.own.labels.numpy()})
+    chosen = settings.model_dump(mode="json", exclude={"rounds", "device"})
+    dealt_before = None if labels is None else labels.tolist()
+    key = content_sha256([VERSION, hashes, own, chosen, asdict(seat.training), seat.share, seat.seed, dealt_before])
+    return InvertedUpdate(store / f"round-{pair.round:04d}-{key[:16]}")
+
+
+def invert_update(
+    pair: Pair,
+    seat: Seat,
+    settings: Updates,
+    where: InvertedUpdate,
+    labels: Tensor | None = None,
+    progress: Progress = silent,
+) -> None:
+    """Find labels and images behind the update of ``pair``; store them in ``where``.
+
+    ``labels``: reconstruct for these, not for those found: a control is given those of what it is held against.
+
+    Raises:
+        StageError: both models are equal; or see ``others_update`` and ``label_shares``.
+        IntegrityError: a file is damaged, or its arrays do not fit the network; names it.
+    """
+    watch = Stopwatch()
+    network, before = _opened(pair.before)
+    later, after = _opened(pair.after)
+    names = [name for name, _ in network.named_parameters()]
+    replies = []
+    for path in pair.replies:
+        _, weights = _opened(path)
+        replies.append({name: weights[name] for name in names})
+    update = others_update(
+        {name: before[name] for name in names}, {name: after[name] for name in names}, replies, seat.share
+    )
+    length = float(torch.stack([value.square().sum() for value in update.values()]).sum().sqrt())
+    if length == 0:
+        raise StageError(f"{pair.before} and {pair.after} are the same model: nobody's update lies between them")
+    shares = label_shares(network, later, update, seat.training, seat.own)
+    chosen = dealt(shares, settings.images) if labels is None else labels
+    network.to(settings.device)
+    images, distance = reconstruct(
+        network, update, chosen, settings, seat.training, generator(seat.seed, "update inversion"), progress
+    )
+    arrays = {"images": images.numpy(), "labels": chosen.numpy(), "shares": shares.numpy()}
+    save_weights(where.images, arrays, {"round": pair.round})
+    write_json(
+        where.path / ABOUT,
+        {
+            "round": pair.round,
+            "settings": settings.model_dump(mode="json"),
+            "training": asdict(seat.training),
+            "own-replies": len(pair.replies),
+            "share": seat.share,
+            "update-norm": length,
+            "distance": distance,
+            "notes": [*seat.assumed, *_unkept(pair)],
+            "seconds": round(watch.seconds, 3),
+        },
+    )
+
+
+def _unkept(pair: Pair) -> list[str]:
+    if not pair.unkept:
+        return []
+    return [
+        f"round {pair.round}: {pair.unkept} own replies were not kept, so that the attackers' own updates are part of "
+        "what is inverted"
+    ]
+
+
+def _opened(path: Path) -> tuple[Classifier, dict[str, Tensor]]:
+    """Return the network that ``path`` holds, and its weights in float64."""
+    weights, about = load_weights(path)
+    network = build(about["model"], int(about["classes"]), float(about["width"]), seed=0)
+    into_module(network, weights, str(path))
+    floating: Weights = {name: value for name, value in weights.items() if np.issubdtype(value.dtype, np.floating)}
+    return network, as_tensors(floating)
