@@ -17,9 +17,9 @@ class Updates(Section):
     steps: Literal["gradient", "simulate"] = Field(
         "gradient", description="what is matched to the update: one gradient, or the local steps unrolled"
     )
-    iterations: int = Field(300, ge=1, description="optimisation steps")
+    iterations: int = Field(1000, ge=1, description="optimisation steps")
     lr: float = Field(0.1, gt=0, description="Adam's learning rate on the pixels")
-    tv: float = Field(1e-3, ge=0, description="weight of the total variation")
+    tv: float = Field(1e-2, ge=0, description="weight of the total variation")
     signed: bool = Field(True, description="give Adam the signs of the gradient, as published")
     local_steps: int | None = Field(
         None, ge=1, description="steps tau of the others in a round; left out: as the attacker's own shard would take"
