@@ -31,11 +31,12 @@ from fedinverse.data.source import unit
 from fedinverse.errors import IntegrityError
 from fedinverse.layout import WITH_VICTIM
 from fedinverse.private import part_of
+from fedinverse.records import LedgerLine, read_lines
 from fedinverse.run import Run
 from fedinverse.seeds import generator
 from fedinverse.shard import Shard
 from fedinverse.split import holdings
-from fedinverse.storage import load_weights, read_jsonl
+from fedinverse.storage import load_weights
 
 VERSION = 1  # of the figures; raise it when one of them changes
 RESOLUTION = 1.0  # dB: the smallest lead that matters
@@ -144,9 +145,9 @@ def lead(attack: Sequence[float], control: Sequence[float]) -> Lead:
 
 def trained_in(run: Run, server_round: int) -> set[int]:
     """Return the clients that were asked to train in a round, malicious ones left out."""
-    ledger = read_jsonl(run.files.server.ledger(WITH_VICTIM))
-    asked = {int(e["partition"]) for e in ledger if e["round"] == server_round and e["message-type"] == "train"}
-    return asked - set(run.population.attackers)
+    ledger = read_lines(LedgerLine, run.files.server.ledger(WITH_VICTIM))
+    asked = {line.partition for line in ledger if line.round == server_round and line.message_type == "train"}
+    return {client for client in asked if client is not None} - set(run.population.attackers)
 
 
 def true_shares(run: Run, server_round: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Where does update inversion stop? Clients x images per client x local steps, ours beside a plain published-style loop.
+"""Where does update inversion stop? Clients x images per client x local steps, ours beside a published-style loop.
 
     python benchmarks/update_inversion.py [--seeds 3] [--iterations 500] [--out FILE] [--cells base clients images ...]
 
@@ -188,7 +188,7 @@ def unrolled(network: nn.Module, images: Tensor, labels: Tensor, training: Local
 
 
 def psnr(images: Tensor, labels: Tensor, private: Shard) -> float | None:
-    """Return the mean PSNR of ``images`` of the victim's classes, each matched to another of his; None: there is none."""
+    """Return the mean PSNR of ``images`` of the victim's classes, each matched to one of his; None: there is none."""
     values: list[float] = []
     for label in set(labels.tolist()) & set(private.labels.tolist()):
         mine, real = images[labels == label].flatten(1), unit(private.images[private.labels == label]).flatten(1)

@@ -21,7 +21,7 @@ from attacker.updates.update_inversion import (
     reconstruct,
 )
 from fedinverse.errors import StageError
-from fedinverse.models import Classifier, build
+from fedinverse.models import Classifier, built_for, claimed
 from fedinverse.seeds import generator
 from fedinverse.shard import Shard
 from fedinverse.storage import (
@@ -161,7 +161,7 @@ def _unkept(pair: Pair) -> list[str]:
 def _opened(path: Path) -> tuple[Classifier, dict[str, Tensor]]:
     """Return the network that ``path`` holds, and its weights in float64."""
     weights, about = load_weights(path)
-    network = build(about["model"], int(about["classes"]), float(about["width"]), seed=0)
+    network = built_for(weights, *claimed(about, str(path)), str(path))
     into_module(network, weights, str(path))
     floating: Weights = {name: value for name, value in weights.items() if np.issubdtype(value.dtype, np.floating)}
     return network, as_tensors(floating)
