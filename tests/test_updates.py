@@ -252,7 +252,9 @@ def test_of_a_finished_run_the_answer_joins_verdict_and_report(attacked_run: Any
     assert read_verdict(run.files.verdict).marks == read_verdict(attacked_run.files.verdict).marks
     assert answer.figures["label error"] is not None
     assert run.files.auditor.updates_picture.exists()
-    assert "local steps in a round" in run.files.report.read_text()
+    page = run.files.report.read_text()
+    assert "local steps in a round" in page
+    assert "Images from the others&#39; update" in page
     written = sorted((path, path.stat().st_mtime_ns) for path in run.files.attacker.updates.rglob("*"))
     before = run.files.auditor.answer("updates").stat().st_mtime_ns
     assert CliRunner().invoke(app, asked).exit_code == 0

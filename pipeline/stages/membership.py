@@ -17,8 +17,8 @@ from attacker.settings import Attacker
 from auditor.marks import marks_of_question
 from auditor.membership import Candidates, MembershipReport, answer_to, candidates_of, read_report
 from auditor.questions import QUESTIONS, write_answer
-from fedinverse.client_data import shard_of
-from fedinverse.layout import WITH_VICTIM
+from fedinverse.client_data import pooled_shard
+from fedinverse.layout import WITH_VICTIM, spools_of
 from fedinverse.models import Classifier
 from fedinverse.run import Run
 from fedinverse.seeds import derive, threads
@@ -40,7 +40,7 @@ def membership(run: Run) -> MembershipReport:
     settings = run.section("membership", Membership)
     check(settings, "membership", str(run.files.config))
     spool = run.files.attacker.spool(WITH_VICTIM)
-    models = of_rounds(captured(spool), settings, spool)
+    models = of_rounds(captured(*spools_of(run.files.attacker, WITH_VICTIM)), settings, spool)
     beside = _control(run, models)
     key = _key(settings, models, beside, run)
     path, answered = run.files.auditor.membership, run.files.auditor.answer(QUESTION.key)
@@ -70,7 +70,7 @@ def _control(run: Run, models: dict[int, Path]) -> dict[int, Path] | str:
     if not run.control_worlds:
         return "no federation without the victim was run (audit.without_victim)"
     world = run.control_worlds[0]
-    received = captured(run.files.attacker.spool(world))
+    received = captured(*spools_of(run.files.attacker, world))
     stored = {number: run.files.server.checkpoint(world, number) for number in models}
     beside = {number: received.get(number, stored[number]) for number in models}
     lost = [number for number, path in beside.items() if not path.exists()]
@@ -89,7 +89,7 @@ def _bound(run: Run, last: int, device: str) -> list[Classifier] | str:
 
 
 def _seat_of(run: Run, settings: Membership) -> Seat:
-    shard = shard_of(run, run.population.attackers[0], WITH_VICTIM)
+    shard = pooled_shard(run)
     held = holdings(shard, run.pools["public"], run.class_names)
     device = run.section("attacker", Attacker).device
     return Seat(held, settings.references, device, derive(run.seed, "membership"))

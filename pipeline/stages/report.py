@@ -11,6 +11,7 @@ from auditor.arms import ARMS
 from auditor.canaries import read_canaries
 from auditor.marks import marks_of_run
 from auditor.membership import read_report
+from auditor.questions import QUESTIONS, answer_of
 from auditor.settings import Audit
 from auditor.verdict import Point, read_verdict
 from fedinverse.errors import IntegrityError, StageError
@@ -34,6 +35,7 @@ from report.run.membership import MembershipFigures, membership_figures
 from report.run.partition import partition
 from report.run.plain import next_steps, qualification, sentence
 from report.run.tables import classes, controls, leakage, meanings, utility, whole_set, whose
+from report.run.updates import UpdateFigures, update_figures
 from report.table import Table
 from report.text import share
 from report.threat import threat_model
@@ -96,6 +98,7 @@ def _common(run: Run, marks: Sequence[str] = ()) -> dict[str, Any]:
         "answers": answers_of(run),
         "membership": _membership(run),
         "canaries": _canaries(run),
+        "updates": _updates(run),
         "times": [(stage, f"{s:.0f} s") for stage, s in stored_times(times).items()],
         "config": tomli_w.dumps(_without_none(run.table)),
     }
@@ -115,6 +118,13 @@ def _membership(run: Run) -> MembershipFigures | None:
     """Return what membership scores say, where that is asked and was answered."""
     path = run.files.auditor.membership
     return membership_figures(read_report(path)) if run.table.get("membership") and path.exists() else None
+
+
+def _updates(run: Run) -> UpdateFigures | None:
+    """Return what inverted updates say, where that is asked and was answered."""
+    question, picture = QUESTIONS[1], run.files.auditor.updates_picture
+    answered = question.asked(run.table) and run.files.auditor.answer(question.key).exists() and picture.exists()
+    return update_figures(answer_of(run, question), picture) if answered else None
 
 
 def _unattacked(run: Run) -> Figures:

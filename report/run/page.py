@@ -14,6 +14,7 @@ from report.run.gallery import Gallery, data_uri
 from report.run.membership import LogCanvas, MembershipFigures
 from report.run.nearest import KINDS
 from report.run.partition import Partition
+from report.run.updates import UpdateFigures
 from report.table import Table
 from report.template import templates_in
 
@@ -84,6 +85,7 @@ class Figures:
         answers: the four questions and what this run says to each.
         membership: scores and ROC curves; None: not asked.
         canaries: what planted canaries show of epsilon; None: none were planted.
+        updates: inverted updates; None: not asked.
     """
 
     name: str
@@ -108,6 +110,7 @@ class Figures:
     answers: Sequence[Answer] = ()
     membership: MembershipFigures | None = None
     canaries: Table | None = None
+    updates: UpdateFigures | None = None
     times: list[tuple[str, str]] = field(default_factory=list)
 
 
