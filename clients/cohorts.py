@@ -13,6 +13,7 @@ from clients.defences import defence_class
 from fedinverse.config import Section, parse
 from fedinverse.errors import ConfigError
 from fedinverse.models import Classifier
+from fedinverse.run import Run
 from fedinverse.seeds import numpy_generator
 
 UNDEFENDED: tuple[str, dict[str, Any]] = ("none", {})
@@ -79,6 +80,13 @@ def assign(
         holder.update(dict.fromkeys(pool[taken:until], index))
         taken = until
     return {client: chosen[holder[client]] if client in holder else UNDEFENDED for client in range(clients)}
+
+
+def defences_of(run: Run) -> dict[int, tuple[str, dict[str, Any]]]:
+    """Return what ``assign`` gives the clients of ``run``."""
+    origin = str(run.files.config)
+    cohorts = [parse(Cohort, table, f"cohorts.{n}", origin) for n, table in enumerate(run.table.get("cohorts", []))]
+    return assign(cohorts, run.population.clients, run.seed, run.population.attackers, origin)
 
 
 def check(assignment: dict[int, tuple[str, dict[str, Any]]], model: Classifier, origin: str = "config") -> None:

@@ -13,10 +13,9 @@ from typing import Any
 
 from flwr.app import Context
 
-from clients.cohorts import UNDEFENDED, Cohort, assign
+from clients.cohorts import UNDEFENDED, defences_of
 from clients.defences import Defence, make_defence
 from fedinverse.client_data import shard_of
-from fedinverse.config import parse
 from fedinverse.errors import ConfigError
 from fedinverse.flower import DEVICE, client_directory, world_of
 from fedinverse.layout import World
@@ -151,11 +150,7 @@ def _run(path: Path) -> Run:
 
 @lru_cache(maxsize=4)
 def _defences(path: Path) -> dict[int, tuple[str, dict[str, Any]]]:
-    run, origin = _run(path), str(_run(path).files.config)
-    cohorts = [
-        parse(Cohort, table, f"cohorts.{index}", origin) for index, table in enumerate(run.table.get("cohorts", []))
-    ]
-    return assign(cohorts, run.population.clients, run.seed, run.population.attackers, origin)
+    return defences_of(_run(path))
 
 
 @cache

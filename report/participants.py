@@ -1,9 +1,8 @@
 """Who took part: every client's images, role, defence, and what it said of its training."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from clients.cohorts import Cohort, assign
-from fedinverse.config import parse
 from fedinverse.run import Run
 from fedinverse.split import holdings
 from fedinverse.storage import read_jsonl
@@ -22,8 +21,8 @@ OF_CLIENTS = {
 }
 
 
-def clients_table(run: Run) -> Table:
-    """Return one row per client; a report is the last that client sent."""
+def clients_table(run: Run, defences: Mapping[int, str]) -> Table:
+    """Return one row per client; a report is the last that client sent. ``defences``: by client."""
     population = run.population
     counts = holdings(run.split, population.clients, len(run.class_names))
     reports = run.files.server.client_reports("with_victim")
@@ -31,7 +30,6 @@ def clients_table(run: Run) -> Table:
     for line in read_jsonl(reports) if reports.exists() else []:
         by_client[line["partition"]].append(line)
     extra = sorted({key for lines in by_client.values() for line in lines for key in line.keys() - COMMON})
-    defences = _defences(run)
     rows = []
     for client, lines in by_client.items():
         last = lines[-1] if lines else {}
@@ -49,12 +47,11 @@ def clients_table(run: Run) -> Table:
     return Table("Clients, and what each last reported of its training", [*header, *extra], rows, OF_CLIENTS)
 
 
-def cohorts_table(run: Run) -> Table | None:
-    """Return one row per cohort of defended clients; None without any."""
+def cohorts_table(run: Run, defences: Mapping[int, str]) -> Table | None:
+    """Return one row per cohort of defended clients; None without any. ``defences``: by client."""
     cohorts = run.table.get("cohorts", [])
     if not cohorts:
         return None
-    defences = _defences(run)
     rows = [
         [
             cohort["defence"],
@@ -74,14 +71,6 @@ def cohorts_table(run: Run) -> Table | None:
         ["defence", "clients", "chosen", "settings"],
         rows,
     )
-
-
-def _defences(run: Run) -> dict[int, str]:
-    origin = str(run.files.config)
-    tables = run.table.get("cohorts", [])
-    cohorts = [parse(Cohort, table, f"cohorts.{index}", origin) for index, table in enumerate(tables)]
-    given = assign(cohorts, run.population.clients, run.seed, run.population.attackers, origin)
-    return {client: name for client, (name, _) in given.items()}
 
 
 def _text(value: Any) -> str:

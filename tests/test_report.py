@@ -19,6 +19,7 @@ from attacker.inversion import RECONSTRUCTIONS
 from auditor.evaluators.embedding import fit_embedding
 from auditor.evidence import Exhibit, read_exhibit
 from auditor.marks import OVERLAP
+from auditor.nearest import KINDS
 from fedinverse.data.source import unit
 from fedinverse.private import part_of
 from fedinverse.run import Run
@@ -26,7 +27,6 @@ from fedinverse.storage import read_json, write_json
 from pipeline.provenance import run_hash
 from pipeline.stages.inversions import finished
 from pipeline.stages.report import report
-from report.run.nearest import KINDS
 
 
 def pixels(uri: str) -> np.ndarray[Any, np.dtype[np.uint8]]:

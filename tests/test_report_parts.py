@@ -8,11 +8,11 @@ from report_page import Page
 
 from auditor.arms import ARMS
 from auditor.evidence import Exhibit
+from auditor.nearest import KINDS, BestReconstruction, best_per_class
 from auditor.verdict import Interval, Missing, Point
 from report.run.copies import CopiesShown
 from report.run.curve import Canvas, chart
 from report.run.gallery import LOSSLESS_BYTES, encoded, gallery
-from report.run.nearest import KINDS, BestReconstruction, best_per_class
 from report.run.page import Figures, Leakage, render
 from report.run.partition import partition
 from report.run.tables import controls

@@ -7,10 +7,9 @@ server sends makes a node malicious. Whoever prepares a measurement knows both s
 import shutil
 from pathlib import Path
 
-from clients.cohorts import Cohort, assign
+from clients.cohorts import defences_of
 from clients.node import DEFENCE_SETTINGS, client_seed
 from fedinverse.client_data import shard_of
-from fedinverse.config import parse
 from fedinverse.layout import RunFiles, World
 from fedinverse.run import Run
 from fedinverse.shard import save_shard
@@ -42,9 +41,7 @@ def server_run(run: Run) -> Run:
 
 def node_configs(run: Run) -> list[dict[str, str | int]]:
     """Return what each node's operator writes into its node config, by partition."""
-    population, origin = run.population, str(run.files.config)
-    cohorts = [parse(Cohort, table, f"cohorts.{at}", origin) for at, table in enumerate(run.table.get("cohorts", []))]
-    defences = assign(cohorts, population.clients, run.seed, population.attackers, origin)
+    population, defences = run.population, defences_of(run)
     nodes: list[dict[str, str | int]] = []
     for number in range(population.clients):
         data = private_directory(run) / f"node-{number:02d}" / "data"

@@ -9,6 +9,7 @@ from attacker.inversion import RECONSTRUCTIONS
 from auditor.bench import CHUNK
 from auditor.evaluators.embedding import fit_embedding
 from auditor.evidence import Exhibit, read_exhibit
+from auditor.nearest import BestReconstruction, Featured, find
 from auditor.settings import Audit
 from fedinverse.client_data import shard_of
 from fedinverse.data.source import unit
@@ -18,7 +19,6 @@ from fedinverse.run import Run
 from fedinverse.shard import Shard
 from pipeline.stages.inversions import finished
 from report.run.gallery import Gallery, encoded, gallery
-from report.run.nearest import BestReconstruction, Featured, find
 
 
 def galleries(run: Run, scores: pd.DataFrame, rounds: dict[str, int]) -> list[Gallery]:

@@ -14,6 +14,7 @@ from auditor.membership import read_report
 from auditor.questions import QUESTIONS, answer_of
 from auditor.settings import Audit
 from auditor.verdict import Point, read_verdict
+from clients.cohorts import defences_of
 from fedinverse.errors import IntegrityError, StageError
 from fedinverse.layout import WORLDS
 from fedinverse.run import Run
@@ -86,14 +87,15 @@ def _common(run: Run, marks: Sequence[str] = ()) -> dict[str, Any]:
     counts = holdings(run.split, run.population.clients, len(run.class_names))
     victim = run.population.victim if run.victim_classes else None
     times = run.files.times
+    defences = {client: name for client, (name, _) in defences_of(run).items()}
     return {
         "name": str(run.table["name"]),
         "provenance": provenance(run),
         "marks": [*(marks or marks_of_run(run)), *_alarms(run)],
         "utility": utility(run.recorded_rounds("with_victim")),
         "partition": partition(counts, victim, run.class_names),
-        "clients": clients_table(run),
-        "cohorts": cohorts_table(run),
+        "clients": clients_table(run, defences),
+        "cohorts": cohorts_table(run, defences),
         "threat": threat_model(run),
         "answers": answers_of(run),
         "membership": _membership(run),

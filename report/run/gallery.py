@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from report.run.nearest import KINDS, BestReconstruction
+from auditor.nearest import KINDS, BestReconstruction
 
 LOSSLESS_BYTES = 2_000_000  # pictures of a page beyond this are stored with loss
 

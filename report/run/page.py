@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Literal
 
 from auditor.decision import Outcome
+from auditor.nearest import KINDS
 from auditor.questions import Answer
 from report.run.copies import CopiesShown
 from report.run.curve import Canvas, Chart
 from report.run.gallery import Gallery, data_uri
 from report.run.membership import LogCanvas, MembershipFigures
-from report.run.nearest import KINDS
 from report.run.partition import Partition
 from report.run.updates import UpdateFigures
 from report.table import Table
