@@ -215,6 +215,10 @@ def requests_of(data: Data, shape: tuple[int, int, int], seed: int) -> dict[str,
 def check_trainable(model: Model, population: Population, manifest: pd.DataFrame) -> None:
     """Refuse clients who could never train: with a single image, where the network needs two (BatchNorm does)."""
     single = [client for client in range(population.clients) if int(held_by(manifest, client).sum()) == 1]
+    if population.has_victim:  # in the world without him he has the images of his other classes alone
+        others = ~manifest["label"].isin(population.victim_classes).to_numpy(bool)
+        left = int((held_by(manifest, population.victim) & others).sum())
+        single += [population.victim] if left == 1 and population.victim not in single else []
     reason = why_not(model.name, model.width, 1) if single else ""
     if reason:
         raise ConfigError(

@@ -28,7 +28,7 @@ def make_split(pool: Pool, split: Split, population: Population, seed: int) -> p
         ``client`` (-1: at no client); with ``population.overlap`` also ``borrowers``, one bit per client, the first
         client's highest in the first byte (``numpy.packbits``). Byte-identical images share one part and one
         client, so that no copy of a training image waits in the vault; those that stand under two classes are unused,
-        since whoever held one would hold an image of the other's class.
+        since whoever held one would hold an image of the other's class, and so are those in the folders of two clients.
 
     Raises:
         ConfigError: unknown victim class, or a class that has no image for one of the three parts; names it.
@@ -38,13 +38,15 @@ def make_split(pool: Pool, split: Split, population: Population, seed: int) -> p
         raise ConfigError("population.victim_classes: the victim cannot hold every class; leave some to the others")
     table = _listed(pool.images, labels)
     conflicting = in_two_classes(table)
+    if population.partition == "folders":
+        check_holders(pool, population)
+        conflicting = conflicting | _at_several(table, pool.holders)
     table["part"] = _parts(table, conflicting, split.vault, split.reserve, seed)
     _check_parts(table, pool.class_names)
     table["client"] = NOBODY
     train = table["part"] == "train"
     exclusive = table["label"].isin(population.victim_classes)
     if population.partition == "folders":
-        check_holders(pool, population)
         table.loc[train, "client"] = pool.holders[train]
     else:
         table.loc[train & exclusive, "client"] = population.victim
@@ -114,6 +116,12 @@ def in_two_classes(manifest: pd.DataFrame) -> NDArray[np.bool_]:
     return manifest["sha256"].isin(twice).to_numpy(np.bool_)
 
 
+def _at_several(table: pd.DataFrame, holders: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return which rows show an image that lies in the folders of several clients: bool [N]."""
+    clients = pd.Series(holders).groupby(table["sha256"].to_numpy()).nunique()
+    return table["sha256"].map(clients).gt(1).to_numpy(np.bool_)
+
+
 def remarks(manifest: pd.DataFrame, class_names: tuple[str, ...]) -> list[str]:
     """Return in words what of the private images takes no part, and why; nothing when all do."""
     conflicting = in_two_classes(manifest)
@@ -122,6 +130,10 @@ def remarks(manifest: pd.DataFrame, class_names: tuple[str, ...]) -> list[str]:
         copies = manifest.loc[conflicting, "sha256"].nunique()
         lines.append(f"{copies} pictures that stand under two classes ({int(conflicting.sum())} files)")
     dealt = set(manifest.loc[manifest["part"] == "train", "label"])
+    several = (manifest["part"] == "unused") & ~conflicting & manifest["label"].isin(dealt)
+    if several.any():
+        copies = manifest.loc[several, "sha256"].nunique()
+        lines.append(f"{copies} pictures that lie in the folders of several clients ({int(several.sum())} files)")
     nobodys = [class_names[label] for label in sorted(set(manifest["label"]) - dealt)]
     if nobodys:
         lines.append(f"the training images of {len(nobodys)} classes, dealt to nobody ({', '.join(nobodys[:5])})")

@@ -25,13 +25,14 @@ from clients.training import train
 from fedinverse.client_data import pooled_shard, shard_of
 from fedinverse.data.source import unit
 from fedinverse.errors import ConfigError, FedInverseError
-from fedinverse.layout import WORLDS
+from fedinverse.layout import WITHOUT_VICTIM, WORLDS
 from fedinverse.models import Classifier, build, for_inference
 from fedinverse.private import part_of
 from fedinverse.run import Run
 from fedinverse.seeds import generator
 from fedinverse.shard import Shard
 from fedinverse.split import holdings
+from pipeline.engines.ray_place import check_ray
 from pipeline.experiment import Experiment
 from pipeline.rehearsal import rehearse
 from pipeline.stages.invert import asked_classes
@@ -63,6 +64,7 @@ def check_before_work(run: Run, experiment: Experiment, steps: int = 1) -> Forec
     Raises:
         ConfigError: names the key and the fix.
     """
+    check_ray(experiment.engine)
     for device, key in _devices(experiment):
         _check_device(device, key)
     network = run.initial_network()
@@ -130,6 +132,10 @@ def _check_training(run: Run, experiment: Experiment) -> tuple[list[str], float]
         per_image = max(per_image, seconds / len(batch))
     idle = [client for client, images in enumerate(held.tolist()) if not images]
     notes = [f"clients {_listed(idle)} hold no image and will fail in every round"] if idle else []
+    victim = population.victim
+    controlled = experiment.audit.without_victim and population.victim_classes and held[victim]
+    if controlled and not len(shard_of(run, victim, WITHOUT_VICTIM)):
+        notes.append(f"client {victim}, the victim, holds his classes alone: without them he fails in every round")
     return notes, per_image * float(held.sum())
 
 

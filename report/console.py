@@ -85,7 +85,8 @@ def table(title: str, header: list[str], rows: list[list[str]]) -> None:
         grid.add_column(escape(name), justify="left" if number == 0 else "right")
     for row in rows:
         grid.add_row(*map(escape, row))
-    if Measurement.get(console, console.options, grid).maximum <= console.width:
+    unbounded = console.options.update(max_width=10_000)  # a measurement is cut at the width it is told
+    if Measurement.get(console, unbounded, grid).maximum <= console.width:
         console.print(grid)
         return
     say(title)

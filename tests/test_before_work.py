@@ -47,6 +47,42 @@ if not torch.cuda.is_available():
     IMPOSSIBLE["a GPU for clients"] = ({"engine": {"kind": "ray", "client_gpus": 0.5}}, r"engine\.client_gpus")
 
 
+@pytest.mark.parametrize("kind", ["ray", "flower"])
+@pytest.mark.parametrize("place", ["a deep TMPDIR", "no shared memory", "an early import"])
+def test_where_ray_cannot_start_is_said_before_any_work(
+    place: str, kind: str, tiny: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.delenv("TMPDIR", raising=False)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    message = {
+        "a deep TMPDIR": r"paths 1 bytes too long; set RAY_TMPDIR",
+        "no shared memory": r"cannot be written here",
+        "an early import": r"was imported by this program before",
+    }[place]
+    if place == "a deep TMPDIR":
+        monkeypatch.setenv("TMPDIR", "/" + "d" * 39)
+    elif place == "no shared memory":
+        monkeypatch.setattr("pipeline.engines.ray_place.SHARED_MEMORY", Path("/proc/sys"))
+    else:
+        monkeypatch.setitem(sys.modules, "ray", sys)
+        monkeypatch.delenv("RAY_AUTH_MODE")
+    with pytest.raises(ConfigError, match=rf"engine\.kind = '{kind}'.*{message}.*engine\.kind = 'local'"):
+        run_all(tiny(engine={"kind": kind}), resume=False)
+    assert not (tmp_path / "runs" / "tiny").exists()
+
+
+def test_without_a_home_directory_one_message_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")  # as pathlib does for a user without an entry
+
+    monkeypatch.delenv("FEDINVERSE_CACHE")
+    monkeypatch.setattr(Path, "home", homeless)
+    result = CliRunner().invoke(app, ["data", "list"])
+    assert isinstance(result.exception, ConfigError)
+    assert "FEDINVERSE_CACHE=DIR" in str(result.exception)
+
+
 @pytest.mark.parametrize(("changes", "message"), IMPOSSIBLE.values(), ids=IMPOSSIBLE)
 def test_what_cannot_work_is_refused_before_anything_is_written(
     changes: dict[str, Any], message: str, tiny: Load, tmp_path: Path

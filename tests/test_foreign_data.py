@@ -20,6 +20,7 @@ from fedinverse.folders import spelling
 from fedinverse.models import build
 from fedinverse.overlap import shared_pictures
 from fedinverse.run import Run, prepare
+from fedinverse.split import NOBODY
 from fedinverse.storage import load_weights
 from pipeline.cli.main import app
 from pipeline.experiment import load_experiment, resolved
@@ -328,6 +329,20 @@ def test_clients_hold_what_their_folders_hold(tmp_path: Path, tiny: Load) -> Non
     again = open_source(Request("clientfolders", SHAPE, str(manifest)))
     np.testing.assert_array_equal(again.images, pool.images)
     np.testing.assert_array_equal(again.holders, pool.holders)
+
+
+def test_a_picture_in_the_folders_of_two_clients_is_at_neither_and_counted(tmp_path: Path, tiny: Load) -> None:
+    root, public = clients(tmp_path / "clients"), album(tmp_path / "public", 2, 4, 50_000, "other {}")
+    shared = sorted((root / "c" / "x").iterdir())[0]
+    shutil.copy(shared, root / "a" / "x" / "copy.png")
+    population = {"clients": 3, "victim": 1, "victim_classes": ["z"], "partition": "folders"}
+    table = resolved(faces(tiny, root, public, data={"private": "clientfolders"}, population=population))
+    run = prepare(tmp_path / "run", table)
+    twice = run.split[run.split["sha256"].duplicated(keep=False)]
+    assert sorted(run.pools["private"].holders[twice["row"]]) == [0, 2]
+    assert set(twice["part"]) == {"unused"}
+    assert set(twice["client"]) == {NOBODY}
+    assert "1 pictures that lie in the folders of several clients (2 files)" in dict(threat_model(run))["Left out"]
 
 
 def test_clients_that_do_not_fit_the_configuration_are_named(tmp_path: Path, tiny: Load) -> None:

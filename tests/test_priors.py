@@ -4,6 +4,7 @@ import copy
 import math
 import re
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,14 @@ from attacker.target import Progress, PublicSet, Target
 from fedinverse.errors import ConfigError, IntegrityError
 from fedinverse.models import Classifier
 from fedinverse.storage import read_metadata, to_weights, weights_sha256
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache that outlives the tests holds their priors already; what they count is the training."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEDINVERSE_CACHE", str(tmp_path_factory.mktemp("priors")))
+        yield
 
 
 def test_gradient_penalty_of_a_linear_critic() -> None:

@@ -3,6 +3,7 @@
 import re
 
 import numpy as np
+import pytest
 import torch
 from report_page import Page
 
@@ -139,3 +140,25 @@ def test_a_thousand_classes_are_folded_and_the_page_stays_small() -> None:
     assert [attributes.get("class") for attributes, _, around in page.all("table") if "details" not in around] == [
         "explained"  # the controls are never folded
     ]
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_a_console_table_of_ten_arms_keeps_every_figure_on_every_width(
+    width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it does not fit it is printed row by row; it used to be squeezed until figures were cut."""
+    from rich.console import Console
+
+    from report import console as module
+
+    narrow = Console(width=width)
+    monkeypatch.setattr(module, "console", narrow)
+    arms = [f"B{number}" for number in range(10)]
+    figures = [f"{number}9.{number} %" for number in range(1, 11)]
+    with narrow.capture() as printed:
+        module.table("Attack 'gmi': shares", ["round", *arms, ""], [["1", *figures, "not yet"]])
+    shown = printed.get()
+    assert all(figure in shown for figure in figures)
+    assert all(arm in shown for arm in arms)
+    assert "…" not in shown
+    assert max(map(len, map(str.rstrip, shown.splitlines()))) <= width

@@ -114,6 +114,27 @@ def test_too_few_to_unmask_leave_the_model_as_it_was(
     assert "too few clients" in caplog.text
 
 
+def test_a_sum_of_two_is_never_unmasked(
+    tiny: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of three clients one drops out: from the sum of two the attacker could subtract its own update."""
+    import clients.app as client_app
+
+    train, calls = client_app.train, iter(range(100))
+
+    def second_fails(*given: Any) -> Any:
+        if next(calls) == 1:
+            raise RuntimeError("out of memory")
+        return train(*given)
+
+    monkeypatch.setattr(client_app, "train", second_fails)
+    secure = {"enabled": True, "reconstruction_threshold": 0.5}
+    federation = {"rounds": 1, "fraction_train": 1.0, "secure_aggregation": secure}
+    run = federated(tiny(federation=federation, population={"clients": 3}), tmp_path / "run")
+    assert hashes(run)[0] == hashes(run)[1]
+    assert "too few clients" in caplog.text
+
+
 def test_a_weight_beyond_the_range_is_refused_not_clipped(tiny: Load, tmp_path: Path) -> None:
     federation = {
         "secure_aggregation": {"enabled": True, "clipping_range": 1e-3},

@@ -180,8 +180,20 @@ def source_of(name: str) -> Source:
 
 
 def cache_directory() -> Path:
-    """Return where decoded data and trained priors are kept: $FEDINVERSE_CACHE or ~/.cache/fedinverse."""
-    return Path(os.environ.get("FEDINVERSE_CACHE") or Path.home() / ".cache" / "fedinverse")
+    """Return where decoded data and trained priors are kept: $FEDINVERSE_CACHE or ~/.cache/fedinverse.
+
+    Raises:
+        ConfigError: neither is set, and this user has no home directory.
+    """
+    if place := os.environ.get("FEDINVERSE_CACHE"):
+        return Path(place)
+    try:
+        return Path.home() / ".cache" / "fedinverse"
+    except RuntimeError as error:
+        raise ConfigError(
+            "this user has no home directory (HOME is not set): say where decoded data and priors are kept with "
+            "FEDINVERSE_CACHE=DIR"
+        ) from error
 
 
 def open_source(request: Request) -> Pool:

@@ -15,6 +15,7 @@ from fedinverse.layout import World
 from fedinverse.registry import search_path
 from fedinverse.rounds import AfterRound
 from fedinverse.run import Run
+from pipeline.engines.ray_place import check_ray
 from pipeline.engines.settings import Engine
 
 
@@ -32,13 +33,15 @@ def run_federation(
     their own making.
 
     Raises:
-        ConfigError: clients are to train on a GPU and there is none; of a cluster elsewhere, Ray says what it has.
+        ConfigError: clients are to train on a GPU and there is none (of a cluster elsewhere, Ray says what it has), or
+            Ray cannot start here.
     """
     if engine.client_gpus and not engine.address and not torch.cuda.is_available():
         raise ConfigError(
             f"engine.client_gpus is {engine.client_gpus:g}, but this machine has no GPU that PyTorch can use; "
             "set it to 0, or engine.address to a cluster that has some"
         )
+    check_ray(engine)
     os.environ.update(quiet(os.environ))
     if engine.kind != "flower":  # the stages show rounds themselves
         logging.getLogger("flwr").setLevel(logging.WARNING)

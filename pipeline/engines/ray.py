@@ -196,20 +196,13 @@ def run_on_ray(run: Run, world: World, engine: Engine, server: ServerApp, profil
     With ``profiles``, the actors run under cProfile and leave their rows there at the end.
 
     Raises:
-        ConfigError: no cluster answers at ``engine.address``, the token is not its own, or it lacks the resources that
-            the actors ask for.
+        ConfigError: Ray cannot start here, no cluster answers at ``engine.address``, the token is not its own, or it
+            lacks the resources that the actors ask for.
     """
     if engine.address:
         _join(engine.address)
     else:
-        # "local": never join, or wait for, a cluster that somebody else left behind
-        ray.init(
-            address="local",
-            num_cpus=math.ceil(engine.actors * engine.client_cpus) or os.cpu_count() or 1,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        _start(math.ceil(engine.actors * engine.client_cpus) or os.cpu_count() or 1)
     try:
         fit = engine.fitting(ray.cluster_resources())
         count = engine.actors or fit
@@ -219,6 +212,25 @@ def run_on_ray(run: Run, world: World, engine: Engine, server: ServerApp, profil
             grid.leave_profiles(profiles.resolve())
     finally:
         ray.shutdown()
+
+
+def _start(cpus: int) -> None:
+    """Start Ray on this machine; what it started before it failed is ended."""
+    try:
+        # "local": never join, or wait for, a cluster that somebody else left behind
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        ray.shutdown()
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+        raise ConfigError(
+            f"Ray cannot start here ({type(error).__name__}: {reason}); set engine.kind = 'local', which needs none"
+        ) from error
 
 
 def _join(address: str) -> None:
