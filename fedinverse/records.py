@@ -6,7 +6,7 @@ left out. Lines are only ever appended, so of a round that was repeated after a 
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -96,6 +96,45 @@ class Receipt:
     time: float = 0.0
 
 
+@dataclass(frozen=True)
+class ClientLine:
+    """What came of one train message, in ``clients.jsonl``.
+
+    Attributes:
+        round: in which it was sent.
+        partition: whose it is.
+        figures: what the client reported, under its own words, and what the server accounts for it; a number that JSON
+            has not (the epsilon of no noise) is text.
+        error: why there is no update; empty: there is one.
+    """
+
+    round: int
+    partition: int
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    error: str = ""
+
+    @classmethod
+    def read_all(cls, path: Path) -> "list[ClientLine]":
+        """Return the lines of ``path``; none: there is no such file.
+
+        Raises:
+            IntegrityError: a line does not say whose it is or of which round.
+        """
+        lines = []
+        for row in read_jsonl(path):
+            number, partition, error = row.pop("round", None), row.pop("partition", None), row.pop("error", "")
+            if type(number) is not int or type(partition) is not int or not isinstance(error, str):
+                raise IntegrityError(f"{path}: a line is no client's report; it was altered, delete its directory")
+            lines.append(cls(number, partition, row, error))
+        return lines
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """The line as it is written: its own keys, last, win over those of ``figures``."""
+        said = {"error": self.error} if self.error else {}
+        return {**self.figures, **said, "round": self.round, "partition": self.partition}
+
+
 def append_lines(path: Path, lines: Sequence[Any]) -> None:
     """Append ``lines``, all records of this module, durably."""
     append_jsonl(path, *map(_row, lines))
@@ -120,11 +159,13 @@ def read_lines(kind: type[T], path: Path) -> list[T]:
 
 
 def _row(line: Any) -> dict[str, Any]:
-    values = {field: getattr(line, field.name) for field in fields(line)}
+    if isinstance(line, ClientLine):
+        return line.row
+    values = {each: getattr(line, each.name) for each in fields(line)}
     return {
-        field.name.replace("_", "-"): value
-        for field, value in values.items()
-        if field.default is MISSING or value != field.default
+        each.name.replace("_", "-"): value
+        for each, value in values.items()
+        if each.default is MISSING or value != each.default
     }
 
 

@@ -3,8 +3,9 @@
 from rich.markup import escape
 
 from fedinverse.layout import World
+from fedinverse.records import ClientLine
 from fedinverse.run import Run
-from fedinverse.storage import read_json, read_jsonl
+from fedinverse.storage import read_json
 from fedinverse.words import plain
 
 _SPENT = {"epsilon": "by their own noise", "central_epsilon": "by noise on the average"}
@@ -13,9 +14,9 @@ _SPENT = {"epsilon": "by their own noise", "central_epsilon": "by noise on the a
 def what_clients_said(run: Run, world: World) -> list[str]:
     """Return the lines, in rich's markup; none if every client did its part and no noise is accounted."""
     failed: dict[int, dict[int, str]] = {}
-    for line in read_jsonl(run.files.server.client_reports(world)):
-        if "error" in line:
-            failed.setdefault(line["partition"], {})[line["round"]] = line["error"]
+    for line in ClientLine.read_all(run.files.server.client_reports(world)):
+        if line.error:
+            failed.setdefault(line.partition, {})[line.round] = line.error
     lines = [
         f"  [yellow]client {partition} failed in round {', '.join(map(str, sorted(errors)))}[/yellow]: "
         + escape(plain(errors[max(errors)]))

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from fedinverse.records import ClientLine
 from fedinverse.run import Run
 from fedinverse.split import holdings
-from fedinverse.storage import read_jsonl
 from report.table import Table
 from report.text import share
 
@@ -25,21 +25,20 @@ def clients_table(run: Run, defences: Mapping[int, str]) -> Table:
     """Return one row per client; a report is the last that client sent. ``defences``: by client."""
     population = run.population
     counts = holdings(run.split, population.clients, len(run.class_names))
-    reports = run.files.server.client_reports("with_victim")
-    by_client: dict[int, list[dict[str, Any]]] = {client: [] for client in range(population.clients)}
-    for line in read_jsonl(reports) if reports.exists() else []:
-        by_client[line["partition"]].append(line)
-    extra = sorted({key for lines in by_client.values() for line in lines for key in line.keys() - COMMON})
+    by_client: dict[int, list[ClientLine]] = {client: [] for client in range(population.clients)}
+    for line in ClientLine.read_all(run.files.server.client_reports("with_victim")):
+        by_client[line.partition].append(line)
+    extra = sorted({key for lines in by_client.values() for line in lines for key in line.row.keys() - COMMON})
     rows = []
     for client, lines in by_client.items():
-        last = lines[-1] if lines else {}
+        last = lines[-1].row if lines else {}
         rows.append([
             f"client {client}",
             population.role_of(client),
             str(int(counts[client].sum())),
             str(int((counts[client] > 0).sum())),
             defences[client],
-            str(len({line["round"] for line in lines if "error" not in line})),
+            str(len({line.round for line in lines if not line.error})),
             share(last.get("train-accuracy")),
             *(_text(last.get(key)) for key in extra),
         ])  # fmt: skip

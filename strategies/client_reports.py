@@ -11,13 +11,15 @@ own noise is there when the server looks, the server's only when others receive 
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fedinverse.accounting import Mechanism, composed_epsilon
 from fedinverse.errors import FedInverseError, IntegrityError
 from fedinverse.messages import Update
-from fedinverse.storage import append_jsonl, read_jsonl, write_json
+from fedinverse.records import ClientLine, append_lines
+from fedinverse.storage import write_json
 
 _OWN = ("dp_noise_multiplier", "dp_sample_rate", "dp_steps")
 _CENTRAL = "central_noise_multiplier"
@@ -31,8 +33,8 @@ class ClientReports:
         # A round repeated after a kill is noted twice and counts once: the same message was sent, noise and all.
         self._own: dict[int, dict[int, tuple[Mechanism, float]]] = {}
         self._central: dict[int, dict[int, tuple[Mechanism, float]]] = {}
-        self._last: dict[int, dict[str, Any]] = {}
-        for line in read_jsonl(self._path):
+        self._last: dict[int, ClientLine] = {}
+        for line in ClientLine.read_all(self._path):
             try:
                 self._count(line)
             except (KeyError, TypeError, ValueError) as error:
@@ -53,18 +55,17 @@ class ClientReports:
             refused: why there is no update of a partition, in words that are safe to print.
             central: ``central_noise_multiplier`` and ``central_delta`` of the noise their average gets, if accounted.
         """
-        lines: list[dict[str, Any]] = []
+        lines = []
         for partition in sorted(updates.keys() | refused.keys()):
-            whose = {"round": server_round, "partition": partition}  # the server's words, last: they win
-            if partition in refused:
-                lines.append({"error": refused[partition], **whose})
-            else:
+            figures: dict[str, Any] = {}
+            if partition not in refused:
                 update = updates[partition]
-                lines.append({**update.report, **update.metrics, **(central or {}), **whose})
-        for line in lines:
+                figures = {**update.report, **update.metrics, **(central or {})}
+            line = ClientLine(server_round, partition, figures, refused.get(partition, ""))
             self._count(line)
-            line.update(self._spent(int(line["partition"])))
-        append_jsonl(self._path, *[{key: _finite(value) for key, value in line.items()} for line in lines])
+            figures |= self._spent(partition)
+            lines.append(replace(line, figures={key: _finite(value) for key, value in figures.items()}))
+        append_lines(self._path, lines)
         if self._own or self._central:
             write_json(self._summary, self.summary())
 
@@ -72,22 +73,23 @@ class ClientReports:
         """Return, per partition with any accounted noise, its defence, rounds, epsilons and deltas."""
         return {
             str(partition): {
-                "defence": self._last[partition].get("defence", "none"),
+                "defence": self._last[partition].figures.get("defence", "none"),
                 "rounds": len(self._own.get(partition, {}) | self._central.get(partition, {})),
                 **{key: _finite(value) for key, value in self._spent(partition).items()},
             }
             for partition in sorted(self._own.keys() | self._central.keys())
         }
 
-    def _count(self, line: dict[str, Any]) -> None:
-        partition, server_round = int(line["partition"]), int(line["round"])
-        if set(_OWN) <= line.keys():
-            noise, rate, steps = (float(line[key]) for key in _OWN)
-            self._own.setdefault(partition, {})[server_round] = ((noise, rate, int(steps)), float(line["delta"]))
-        if _CENTRAL in line:
-            event = ((float(line[_CENTRAL]), 1.0, 1), float(line["central_delta"]))
-            self._central.setdefault(partition, {})[server_round] = event
-        self._last[partition] = line
+    def _count(self, line: ClientLine) -> None:
+        figures = line.figures
+        if set(_OWN) <= figures.keys():
+            noise, rate, steps = (float(figures[key]) for key in _OWN)
+            event = ((noise, rate, int(steps)), float(figures["delta"]))
+            self._own.setdefault(line.partition, {})[line.round] = event
+        if _CENTRAL in figures:
+            event = ((float(figures[_CENTRAL]), 1.0, 1), float(figures["central_delta"]))
+            self._central.setdefault(line.partition, {})[line.round] = event
+        self._last[line.partition] = line
 
     def _spent(self, partition: int) -> dict[str, float]:
         spent = {}

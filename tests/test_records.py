@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fedinverse.errors import IntegrityError
-from fedinverse.records import LedgerLine, RoundLine, append_lines, read_lines
+from fedinverse.records import ClientLine, LedgerLine, RoundLine, append_lines, read_lines
 
 SHA = "0" * 8
 
@@ -38,3 +38,16 @@ def test_a_line_that_does_not_fit_is_named_with_its_key(line: str, says: str, tm
     path.write_text(path.read_text() + line + "\n")
     with pytest.raises(IntegrityError, match=says):
         read_lines(LedgerLine, path)
+
+
+def test_a_clients_words_do_not_win_over_the_servers(tmp_path: Path) -> None:
+    path = tmp_path / "clients.jsonl"
+    append_lines(path, [ClientLine(1, 2, {"round": 9, "loss": 0.5}), ClientLine(1, 3, error="no reply")])
+    assert path.read_text().splitlines() == [
+        '{"loss": 0.5, "partition": 2, "round": 1}',
+        '{"error": "no reply", "partition": 3, "round": 1}',
+    ]
+    assert ClientLine.read_all(path) == [ClientLine(1, 2, {"loss": 0.5}), ClientLine(1, 3, error="no reply")]
+    path.write_text('{"round": 1}\n')
+    with pytest.raises(IntegrityError, match=r"clients\.jsonl: a line is no client's report"):
+        ClientLine.read_all(path)

@@ -12,9 +12,9 @@ from auditor.settings import Audit, Primary
 from auditor.table import check_table
 from auditor.verdict import VERSION, read_verdict
 from fedinverse.errors import StageError
-from fedinverse.records import RoundLine
+from fedinverse.records import ClientLine, RoundLine
 from fedinverse.run import Run
-from fedinverse.storage import read_json, read_jsonl
+from fedinverse.storage import read_json
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,6 @@ class Record:
             noise: the clients' ``own`` noise, or the server's (``central``). The two do not add up.
         """
         key = "epsilon" if noise == "own" else "central_epsilon"
-        lines = read_jsonl(self.run.files.server.client_reports("with_victim"))
-        spent = {line["partition"]: float(line[key]) for line in lines if key in line}
+        lines = ClientLine.read_all(self.run.files.server.client_reports("with_victim"))
+        spent = {line.partition: float(line.figures[key]) for line in lines if key in line.figures}
         return max(spent.values()) if spent else Omitted("no client's training has accounted noise of this kind")
