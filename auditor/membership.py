@@ -70,7 +70,7 @@ def candidates_of(run: Run, per_class: int, *, with_vault: bool) -> Candidates:
         StageError: too few are left; says how many.
     """
     manifest, population = run.split, run.population
-    of_class = manifest["label"].isin(population.victim_classes).to_numpy(bool)
+    of_class = manifest["label"].isin(run.victim_classes).to_numpy(bool)
     at_victim = held_by(manifest, population.victim) & of_class & (manifest["part"] != CANARY).to_numpy(bool)
     outside = manifest["part"].isin(["reserve", "vault"] if with_vault else ["reserve"]).to_numpy(bool) & of_class
     held = np.zeros(len(manifest), bool)
@@ -81,7 +81,7 @@ def candidates_of(run: Run, per_class: int, *, with_vault: bool) -> Candidates:
     chosen: list[tuple[int, bool]] = []
     labels = manifest["label"].to_numpy(np.int64)
     random = numpy_generator(run.seed, "membership candidates")
-    for label in population.victim_classes:
+    for label in run.victim_classes:
         kinds = [np.flatnonzero(kind & ~held & (labels == label)) for kind in (at_victim, outside)]
         count = min(len(kinds[0]), len(kinds[1]), per_class or len(labels))
         for rows, is_member in zip(kinds, (True, False), strict=True):

@@ -83,10 +83,14 @@ def train_round(message: Message, context: Context) -> Message:
             f"({node.limits.epochs}; 'max-epochs' in the node config)"
         )
     random = generator(node.seed, "training", instructions.server_round)
-    defence = node.defence()
-    pull = instructions.proximal_mu
-    result = train(network.to(node.device), node.shard, settings, defence, random, node.device, pull)
-    metrics = {"num-examples": result.examples, "train-loss": result.loss, "train-accuracy": result.accuracy}
+    defence, participant = node.defence(), node.participant()
+    pull, number = instructions.proximal_mu, instructions.server_round
+    network.to(node.device)
+    images = node.shard if participant is None else participant.shard(network, node.shard, number)
+    result = train(network, images, settings, defence, random, node.device, pull)
+    if participant is not None:
+        participant.reply(network, number)
+    metrics = {"num-examples": len(node.shard), "train-loss": result.loss, "train-accuracy": result.accuracy}
     report: dict[str, str | float] = {"defence": defence.name, **defence.report()}
     return _reply(message, node, MetricRecord(metrics), network, report)
 

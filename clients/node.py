@@ -15,17 +15,19 @@ from flwr.app import Context
 
 from clients.cohorts import UNDEFENDED, defences_of
 from clients.defences import Defence, make_defence
+from clients.participant import Participant, make_participant
 from fedinverse.client_data import shard_of
 from fedinverse.errors import ConfigError
 from fedinverse.flower import DEVICE, client_directory, world_of
-from fedinverse.layout import World
+from fedinverse.layout import PASSIVE, World
 from fedinverse.run import Run
 from fedinverse.seeds import derive
 from fedinverse.shard import Shard, open_shard
 from fedinverse.words import plain
 
 ROLES = ("honest", "malicious")
-DEFENCE_SETTINGS = "defence-settings."  # a node config is flat: Flower joins the keys of tables with dots
+# A node config is flat: Flower joins the keys of tables with dots.
+DEFENCE_SETTINGS, ACTIVE_SETTINGS = "defence-settings.", "active-settings."
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,21 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Activity:
+    """What a malicious node's operator has it do beside training honestly.
+
+    Attributes:
+        kind: see ``clients.participant``.
+        settings: of that kind.
+        memory: directory where it keeps what it remembers between rounds.
+    """
+
+    kind: str
+    settings: tuple[tuple[str, Any], ...]
+    memory: Path
+
+
+@dataclass(frozen=True)
 class Node:
     """One client, as its operator configured it.
 
@@ -64,6 +81,7 @@ class Node:
         defence_name: its defence, with ``defence_settings``.
         seed: its random streams derive from it; the server's seed never reaches a node.
         limits: what a server may ask of it.
+        activity: what a malicious node does beside training honestly; None: nothing.
     """
 
     partition: int
@@ -75,6 +93,7 @@ class Node:
     defence_settings: dict[str, Any]
     seed: int
     limits: Limits
+    activity: "Activity | None" = None
 
     @cached_property
     def shard(self) -> Shard:
@@ -87,13 +106,22 @@ class Node:
         """Return the node's defence, fresh for one round."""
         return make_defence(self.defence_name, self.defence_settings, f"client {self.partition}")
 
+    def participant(self) -> Participant | None:
+        """Return what the node does beside training honestly, for one round; None: nothing."""
+        if self.activity is None:
+            return None
+        kind, settings = self.activity.kind, dict(self.activity.settings)
+        origin = f"client {self.partition}"
+        return make_participant(kind, settings, self.seed, self.activity.memory, self.device, origin)
+
 
 def node_of(context: Context) -> Node:
     """Return the node that ``context`` belongs to.
 
     In a deployment the operator's ``--node-config`` says everything: ``partition-id``, ``data-path``, ``role``,
-    ``device``, ``defence`` and its settings (``defence-settings.lambda_x=2.0``), ``seed`` and limits. A simulated node
-    has a partition id only; the run directory tells the rest.
+    ``device``, ``defence`` and its settings (``defence-settings.lambda_x=2.0``), ``seed`` and limits; with
+    ``role="malicious"`` also ``active`` and its settings (``active-settings.images=32``). A simulated node has a
+    partition id only; the run directory tells the rest.
 
     Raises:
         ConfigError: no partition id, or an unknown role, defence or setting of one.
@@ -110,11 +138,7 @@ def node_of(context: Context) -> Node:
     device = str(config.get("device") or os.environ.get(DEVICE) or "cpu")
     if "data-path" in config:
         defence = str(config.get("defence", UNDEFENDED[0]))
-        settings = tuple(
-            (key.removeprefix(DEFENCE_SETTINGS), value)
-            for key, value in config.items()
-            if key.startswith(DEFENCE_SETTINGS)
-        )
+        settings, path = _below(DEFENCE_SETTINGS, config), Path(str(config["data-path"]))
         # Without a seed of its own a node draws one for every process: nothing it does can then be repeated.
         seed = _whole(config, "seed", _drawn())
         limits = Limits(
@@ -122,7 +146,8 @@ def node_of(context: Context) -> Node:
             _whole(config, "max-epochs", Limits.epochs),
             str(config.get("model", "")),
         )
-        return _own_data(partition, Path(str(config["data-path"])), role, device, defence, settings, seed, limits)
+        activity = _activity(partition, role, config)
+        return _own_data(partition, path, role, device, defence, settings, seed, limits, activity)
     return _simulated(partition, client_directory(context), world_of(context), device)
 
 
@@ -134,6 +159,27 @@ def _drawn() -> int:
 def client_seed(run_seed: int, partition: int) -> int:
     """Return the seed of a client in a measurement whose run seed is ``run_seed``, in [0, 2^62)."""
     return derive(run_seed, "client", partition) >> 1
+
+
+def _below(prefix: str, config: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """Return the keys of a node config that begin with ``prefix``, without it, and their values."""
+    return tuple((key.removeprefix(prefix), value) for key, value in config.items() if key.startswith(prefix))
+
+
+def _activity(partition: int, role: str, config: Mapping[str, Any]) -> Activity | None:
+    """Return what a node's operator has it do beside training honestly.
+
+    Raises:
+        ConfigError: it is no malicious node, or does not say where it keeps what it captures.
+    """
+    kind, settings = str(config.get("active", "")), _below(ACTIVE_SETTINGS, config)
+    if not kind:
+        return None
+    if role != "malicious":
+        raise ConfigError(f'node config: active="{kind}" is for a node with role="malicious"; this one is {role}')
+    if "spool" not in config:
+        raise ConfigError(f"node config: active=\"{kind}\" needs 'spool', beside which it keeps what it remembers")
+    return Activity(kind, settings, Path(str(config["spool"])).parent / "active" / f"client-{partition}")
 
 
 def _whole(config: Mapping[str, Any], key: str, default: int) -> int:
@@ -163,9 +209,12 @@ def _own_data(
     settings: tuple[tuple[str, Any], ...],
     seed: int,
     limits: Limits,
+    activity: Activity | None,
 ) -> Node:
     make_defence(defence, dict(settings), f"node config of client {partition}")  # refused before the first round
-    return Node(partition, path, None, role, device, defence, dict(settings), seed, limits)
+    node = Node(partition, path, None, role, device, defence, dict(settings), seed, limits, activity)
+    node.participant()  # likewise
+    return node
 
 
 @cache
@@ -174,4 +223,9 @@ def _simulated(partition: int, path: Path, world: World, device: str) -> Node:
     role = "malicious" if partition in run.population.attackers else "honest"
     name, settings = _defences(path)[partition]
     seed, limits = client_seed(run.seed_of(world), partition), Limits(model=run.model.name)
-    return Node(partition, path, world, role, device, name, settings, seed, limits)
+    activity = None
+    asked = dict(run.table.get("active") or {})
+    if role == "malicious" and asked and world != PASSIVE:
+        memory = run.files.attacker.active(world) / f"client-{partition}"
+        activity = Activity(str(asked.pop("kind")), tuple(asked.items()), memory)
+    return Node(partition, path, world, role, device, name, settings, seed, limits, activity)

@@ -19,7 +19,7 @@ from flwr.app import Context, Message
 
 from fedinverse.data.source import cache_directory
 from fedinverse.errors import ConfigError
-from fedinverse.layout import WITH_VICTIM, WITHOUT_VICTIM, WORLDS, World, is_control
+from fedinverse.layout import PASSIVE, WITH_VICTIM, WITHOUT_VICTIM, WORLDS, World, is_control
 from fedinverse.received import arrays_in, weights_in
 from fedinverse.records import LedgerLine, append_lines
 from fedinverse.shard import Shard, open_shard
@@ -61,14 +61,13 @@ def world_of(context: Context) -> World:
     """Return the world that a server or a simulated client lives in.
 
     Raises:
-        ConfigError: it is called neither ``with_victim`` nor as a control world is.
+        ConfigError: it is called neither ``with_victim`` or its passive twin nor as a control world is.
     """
     server = context.run_config.get("world") if not context.node_config or _in_flowers_simulation() else None
     place = context.node_config.get("world") or server or os.environ.get(WORLD) or "with_victim"
-    if place != WITH_VICTIM and not is_control(str(place)):
-        raise ConfigError(
-            f"world '{str(place)[:60]}' is unknown; it is one of {', '.join(WORLDS)}, {WITHOUT_VICTIM}-1 and so on"
-        )
+    if place not in (WITH_VICTIM, PASSIVE) and not is_control(str(place)):
+        known = ", ".join((*WORLDS, PASSIVE))
+        raise ConfigError(f"world '{str(place)[:60]}' is unknown; it is one of {known}, {WITHOUT_VICTIM}-1 and so on")
     return str(place)
 
 

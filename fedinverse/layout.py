@@ -21,6 +21,7 @@ World = str
 
 WITH_VICTIM: World = "with_victim"
 WITHOUT_VICTIM: World = "without_victim"
+PASSIVE: World = "with_victim-passive"  # the world with the victim, in which an active attacker trains honestly
 WORLDS: tuple[World, ...] = (WITH_VICTIM, WITHOUT_VICTIM)
 _CONTROL_WORLD = re.compile(rf"{WITHOUT_VICTIM}(-[1-9]\d{{0,2}})?")
 
@@ -97,6 +98,10 @@ class ServerFiles:
         """What the clients said of their training, one JSON line per client and round."""
         return self.federation(world) / "clients.jsonl"
 
+    def updates(self, world: World) -> Path:
+        """What the server noted of every update, one JSON line each; only with ``federation.watch_updates``."""
+        return self.federation(world) / "updates.jsonl"
+
     def privacy(self, world: World) -> Path:
         """Differential privacy spent, per client."""
         return self.federation(world) / "privacy.json"
@@ -115,6 +120,10 @@ class AttackerFiles:
     def accomplice_spool(self, world: World, client: int) -> Path:
         """Where a further malicious client of a deployment stores what it receives: it has a directory of its own."""
         return self.root / world / f"captures-{client:02d}"
+
+    def active(self, world: World) -> Path:
+        """Where active participants keep what they remember between rounds."""
+        return self.root / world / "active"
 
     @property
     def shard(self) -> ShardFiles:
@@ -202,6 +211,15 @@ class AuditorFiles:
     def membership_scores(self) -> Path:
         """Every candidate's scores, parquet."""
         return self.root / "membership.parquet"
+
+    @property
+    def active(self) -> Path:
+        """What an active participant won, and what the server could see of it."""
+        return self.root / "active.json"
+
+    def active_picture(self, world: World) -> Path:
+        """Samples of an active participant's generator in ``world``."""
+        return self.root / "grids" / f"active-{world}.png"
 
     def grid(self, attack: str, arm: str, server_round: int, world: World = WITH_VICTIM) -> Path:
         """Picture of one arm's reconstructions beside the nearest private images."""

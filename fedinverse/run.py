@@ -14,7 +14,7 @@ from fedinverse.canaries import Canaries, plant
 from fedinverse.config import Data, Model, Population, S, Split, Table, names_numbered, parse
 from fedinverse.data import Pool, Request, located, open_source
 from fedinverse.errors import ConfigError, IntegrityError, StageError
-from fedinverse.layout import WITH_VICTIM, WORLDS, RunFiles, World, is_control
+from fedinverse.layout import PASSIVE, WITH_VICTIM, WORLDS, RunFiles, World, is_control
 from fedinverse.models import Classifier, build, spec_of, why_not
 from fedinverse.models.published import start_from
 from fedinverse.overlap import check_disjoint
@@ -56,7 +56,7 @@ class Run:
 
     def section(self, name: str, kind: type[S]) -> S:
         """Return the section ``name`` parsed as ``kind``; its defaults when the file has none."""
-        return parse(kind, self.table.get(name, {}), name, str(self.files.config))
+        return parse(kind, self.table.get(name) or {}, name, str(self.files.config))
 
     @property
     def seed(self) -> int:
@@ -122,7 +122,7 @@ class Run:
 
         The first control world shares that of the world with the victim, so that the two differ by the victim alone.
         """
-        return self.seed if world in WORLDS else derive(self.seed, "world", world) % 2**31
+        return self.seed if world in (*WORLDS, PASSIVE) else derive(self.seed, "world", world) % 2**31
 
     def recorded_rounds(self, world: World) -> list[RoundLine]:
         """Return the recorded rounds in order; of a round recorded twice (a resume), the later line."""

@@ -13,6 +13,7 @@ from auditor.arms import TYPE_I
 from auditor.settings import Audit
 from clients.cohorts import Cohort, assign
 from clients.cohorts import check as check_defences
+from clients.participant import Participant, make_participant
 from clients.training import Training
 from fedinverse.canaries import Canaries
 from fedinverse.config import (
@@ -31,7 +32,7 @@ from fedinverse.config import (
 from fedinverse.data import source_of
 from fedinverse.disk import Storage
 from fedinverse.errors import ConfigError
-from fedinverse.layout import WITH_VICTIM, World, control_worlds
+from fedinverse.layout import PASSIVE, WITH_VICTIM, World, control_worlds
 from fedinverse.models import build, same_network, spec_of, why_not
 from fedinverse.shard import Shard
 from pipeline.engines import Engine
@@ -62,6 +63,11 @@ class Experiment(Section):
         default_factory=dict, description="attacks by a label of your choice"
     )
     audit: Audit = Audit()
+    active: dict[str, Any] | None = Field(
+        None,
+        description="what the malicious clients do beside training honestly: kind 'gan' or 'ascent', and its settings; "
+        "absent: nothing. Outside a simulation only a node's own operator turns it on",
+    )
     membership: Membership | None = Field(
         None, description="ask whether a record was used for training; absent: not asked"
     )
@@ -76,7 +82,7 @@ class Experiment(Section):
     @property
     def asks(self) -> bool:
         """Whether anything is asked that is held against a federation without the victim."""
-        return bool(self.attacks) or self.membership is not None or self.updates is not None
+        return bool(self.attacks) or any(each is not None for each in (self.membership, self.updates, self.active))
 
     @model_validator(mode="after")
     def _somebody_is_sampled(self) -> "Experiment":
@@ -91,12 +97,14 @@ class Experiment(Section):
             raise ValueError(f"federation.always_train names {beyond}, but clients run from 0 to {clients - 1}")
         if self.attacks and not self.population.malicious:
             raise ValueError("attacks are configured but population.malicious is 0; make it 1 or remove the attacks")
-        for section in ("membership", "updates"):
-            if getattr(self, section) is None or (self.population.malicious and self.population.has_victim):
+        for section in ("membership", "updates", "active"):
+            alone = self.population.has_victim or section != "updates"
+            if getattr(self, section) is None or (self.population.malicious and alone):
                 continue
             raise ValueError(
-                f"[{section}] asks of whom nobody asks, or of nobody: it needs population.malicious and "
-                "population.victim_classes; set them or remove the section"
+                f"[{section}] needs an attacker and a victim: set population.malicious"
+                + ("" if alone else " and population.victim_classes")
+                + ", or remove the section"
             )
         return self
 
@@ -104,7 +112,7 @@ class Experiment(Section):
 def worlds_of(experiment: Experiment) -> tuple[World, ...]:
     """Return the federations that the experiment runs, the one with the victim first."""
     wanted = experiment.audit.control_worlds if experiment.audit.without_victim and experiment.asks else 0
-    return WITH_VICTIM, *control_worlds(wanted)
+    return WITH_VICTIM, *((PASSIVE,) if experiment.active is not None else ()), *control_worlds(wanted)
 
 
 def load_experiment(name: str, assignments: list[str], out: Path | None = None) -> Experiment:
@@ -159,6 +167,8 @@ def check(experiment: Experiment, origin: str) -> None:
         check_updates(experiment, origin)
     if experiment.membership is not None:
         check_membership(experiment.membership, "membership", origin)
+    if experiment.active is not None:
+        _participant(experiment.active, origin)
     _located(spec_of, experiment.audit.evaluator.model, f"{origin}: 'audit.evaluator.model'")
     if same_network(experiment.audit.evaluator.model, experiment.model.name):
         raise ConfigError(
@@ -176,6 +186,12 @@ def check_updates(experiment: Experiment, origin: str) -> None:
     training = experiment.training
     nobody = Shard.empty()
     seat_of(nobody, updates, training.model_dump(mode="json"), 1, 2, 0, origin)
+
+
+def _participant(table: dict[str, Any], origin: str) -> Participant:
+    """Return the active participant that ``table`` describes; ``ConfigError`` if there is none such."""
+    settings = {key: value for key, value in table.items() if key != "kind"}
+    return make_participant(str(table.get("kind", "")), settings, 0, Path(), "cpu", origin)
 
 
 def _check_images(experiment: Experiment, origin: str) -> None:
@@ -238,6 +254,9 @@ def resolved(experiment: Experiment) -> Table:
         }
         for label, attack in experiment.attacks.items()
     }
+    if experiment.active is not None:
+        settings = _participant(experiment.active, "config").settings.model_dump(mode="json")
+        table["active"] = {"kind": experiment.active["kind"], **settings}
     for key in ("out", "engine", "storage", "tracking"):  # where and on what it runs changes no result
         del table[key]
     return table

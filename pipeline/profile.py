@@ -24,7 +24,7 @@ from pipeline.stages.inversions import finished
 from report.console import say, table
 
 SHOWN, KEPT = 5, 30
-_ORDER = ("prepare", "federate", "canaries", "controls", "invert", "updates", "membership", "audit", "report")
+_ORDER = ("prepare", "federate", "canaries", "controls", "invert", "updates", "membership", "active", "audit", "report")
 _REDONE = ("prepare", "report")  # done anew at every resume: their last time is theirs, not the sum
 _ROLES = ("clients", "attacker")
 

@@ -45,7 +45,7 @@ def threat_model(run: Run) -> list[tuple[str, str]]:
                 f"client {', '.join(_name(run, client) for client in population.attackers)}: trains honestly, keeps "
                 "every model it is sent in train and evaluate messages, inverts offline",
             ),
-            ("Actively", "it does nothing: what it sends is an honest client's update"),
+            ("Actively", _actively(run)),
             (
                 "It sees",
                 f"the weights, its own shard, the class list, {public['count']} public images ({public['source']}); "
@@ -103,6 +103,18 @@ def _of_file(run: Run) -> list[tuple[str, str]]:
     ]
 
 
+def _actively(run: Run) -> str:
+    """Return what the attacker does beside training honestly."""
+    active = run.table.get("active")
+    if not active:
+        return "it does nothing: what it sends is an honest client's update"
+    return {
+        "gan": f"it adds {active.get('images')} generated images under a wrong label to its own in every round and "
+        "trains honestly on all of them",
+        "ascent": "it raises the loss of half of the records it asks about before it sends its update",
+    }.get(str(active["kind"]), f"it is active: {active['kind']}")
+
+
 def _asked(run: Run) -> str:
     """Return which of the four questions this run asks."""
     asked = [question.text for question in QUESTIONS if question.asked(run.table)]
@@ -113,7 +125,11 @@ def _seen_by_server(run: Run, federation: Federation) -> str:
     """Return what the server could see, of the clients and of the attacker."""
     hidden = "app" not in run.table and federation.secure_aggregation.enabled
     seen = "sums of updates, never one client's own" if hidden else "every update, with the number of images behind it"
-    return f"{seen}; nothing tells it an attacker that only keeps what it is sent" if run.population.attackers else seen
+    if not run.population.attackers:
+        return seen
+    if run.table.get("active"):
+        return f"{seen}; the active attacker's are among them, and may show"
+    return f"{seen}; nothing tells it an attacker that only keeps what it is sent"
 
 
 def _of_ours(run: Run, federation: Federation) -> list[tuple[str, str]]:

@@ -45,6 +45,7 @@ from strategies.grids import ChosenNodes
 from strategies.ledger import Ledger
 from strategies.outliers import far_off
 from strategies.participation import Selection
+from strategies.watch import note_updates
 
 log = logging.getLogger("fedinverse.server")
 flower_log = logging.getLogger("flwr")  # a client that fails is named where Flower reports the round
@@ -59,11 +60,13 @@ class Audited:
         weighted_by: the metric that averages weigh by.
         shows_buffers: whether the strategy itself aggregates float buffers.
         max_update_norm: how many times the round's median an update may be long; 0: any length.
+        watches: whether it is noted what can be seen of every update.
     """
 
     weighted_by: ClassVar[str] = EXAMPLES
     shows_buffers: ClassVar[bool] = False
     max_update_norm: ClassVar[float] = 0.0
+    watches: ClassVar[bool] = False
 
     def begin(
         self,
@@ -85,7 +88,8 @@ class Audited:
         self._selection, self._ledger, self._offset = selection, ledger, offset
         self._buffers = frozenset(buffers)
         self._examples = examples or {}
-        self._reports = ClientReports(ledger.path.parent)
+        self._directory = ledger.path.parent
+        self._reports = ClientReports(self._directory)
         self._before: Weights = {}
         self._adaptive = False
 
@@ -133,6 +137,9 @@ class Audited:
             del updates[partition]
         central = self.accounted() if isinstance(self, Private) and not self._buffers else None
         self._reports.note(current, updates, refused, central)
+        if self.watches:
+            seen = {p: self._parted(update.weights)[0] for p, update in updates.items()}
+            note_updates(self._directory, current, seen, self._before)
         if not updates:
             log.warning("round %d: no update could be used; the model stays as it was", current)
             return None, None

@@ -93,6 +93,7 @@ def make_strategy(settings: Aggregation, clients: int, seed: int, origin: str) -
         "weighted_by": weighted_by,
         "shows_buffers": not rule.averages,
         "max_update_norm": settings.max_update_norm,
+        "watches": settings.watch_updates,
     }
     options = {
         # Selection has already sampled: the strategy takes every node it is shown.
@@ -141,6 +142,11 @@ def _check_combination(settings: Aggregation, rule: Rule, participants: int, ori
             )
     if not secure.enabled:
         return
+    if settings.watch_updates:
+        raise ConfigError(
+            f"{origin}: 'federation.watch_updates' needs single updates, which 'federation.secure_aggregation' hides; "
+            "turn one of them off"
+        )
     if not rule.averages:
         averaging = sorted(known for known in strategy_names() if STRATEGIES.get(known).averages)
         raise ConfigError(

@@ -24,6 +24,11 @@ class Aggregation(Participation):
         ge=0,
         description="refuse an update longer than this many times the round's median (L2 norm); 0: any length",
     )
+    watch_updates: bool = Field(
+        False,
+        description="note what a server can see of every update: length, direction, and whether Krum, a median or a "
+        "trimmed mean would have dropped it",
+    )
     privacy: CentralPrivacy = CentralPrivacy()
     secure_aggregation: SecureAggregation = SecureAggregation()
 

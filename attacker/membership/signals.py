@@ -19,14 +19,11 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.func import functional_call, grad, vmap
 
 from fedinverse.data.source import unit
 from fedinverse.errors import IntegrityError
 from fedinverse.models import Classifier, build
 from fedinverse.storage import into_module, load_weights
-
-_AT_ONCE = 2**24  # numbers of per-example gradients held at once: 64 MiB
 
 
 @dataclass(frozen=True)
@@ -127,35 +124,26 @@ def signals(models: Mapping[int, Classifier], images: Tensor, labels: Tensor) ->
 def _on_one_model(
     model: Classifier, after: Classifier | None, images: Tensor, labels: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the norm of the last layer's gradient, of the whole one, and its cosine with -(after - model)."""
-    weights = {name: weight.detach() for name, weight in model.named_parameters()}
-    buffers = dict(model.named_buffers())
-    device = next(iter(weights.values())).device
-    heads = last_layer(model)
-    step = {} if after is None else {name: weights[name] - new.detach() for name, new in after.named_parameters()}
-    length = torch.stack([part.double().square().sum() for part in step.values()]).sum().sqrt() if step else None
+    """Return the norm of the last layer's gradient, of the whole one, and its cosine with -(after - model).
 
-    def loss(values: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
-        logits = functional_call(model, (values, buffers), (image[None],))
-        return F.cross_entropy(logits, label[None])
-
-    def of_one(image: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        found = {name: value.double() for name, value in grad(loss)(weights, image, label).items()}
-        squares = {name: value.square().sum() for name, value in found.items()}
-        whole = torch.stack(list(squares.values())).sum().sqrt()
-        last = torch.stack([squares[name] for name in heads]).sum().sqrt() if heads else whole * torch.nan
-        along = torch.stack([(found[name] * part).sum() for name, part in step.items()]).sum() if step else whole * 0
-        return last, whole, along
-
-    at_once = max(1, _AT_ONCE // max(1, sum(weight.numel() for weight in weights.values())))
-    parts = [
-        vmap(of_one)(unit(part, device), truth.to(device))
-        for part, truth in zip(images.split(at_once), labels.split(at_once), strict=True)
-    ]
-    last, whole, along = (torch.cat([part[place].detach() for part in parts]).cpu() for place in range(3))
-    if length is None:
-        return last, whole, along
-    return last, whole, along / (whole * float(length)).clamp_min(1e-30)
+    One record at a time: on a CPU that was faster than ``torch.func.vmap`` over records at any size.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    weights = list(model.parameters())
+    device = weights[0].device
+    heads = [place for place, name in enumerate(names) if name in last_layer(model)]
+    step = [old.detach() - new.detach() for old, new in zip(weights, (after or model).parameters(), strict=True)]
+    length = float(torch.stack([part.square().sum() for part in step]).sum().sqrt())
+    rows = []
+    for image, label in zip(images, labels, strict=True):
+        loss = F.cross_entropy(model(unit(image[None], device)), label[None].to(device))
+        gradients = torch.autograd.grad(loss, weights)
+        squares = torch.stack([gradient.square().sum() for gradient in gradients])
+        last = squares[heads].sum().sqrt() if heads else squares.sum() * torch.nan
+        along = torch.stack([(gradient * part).sum() for gradient, part in zip(gradients, step, strict=True)]).sum()
+        rows.append(torch.stack([last, squares.sum().sqrt(), along]))
+    last, whole, along = torch.stack(rows).double().cpu().T
+    return last, whole, along / (whole * length).clamp_min(1e-30)
 
 
 def last_layer(model: Classifier) -> tuple[str, ...]:

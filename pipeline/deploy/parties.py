@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from clients.cohorts import defences_of
-from clients.node import DEFENCE_SETTINGS, client_seed
+from clients.node import ACTIVE_SETTINGS, DEFENCE_SETTINGS, client_seed
 from fedinverse.client_data import shard_of
 from fedinverse.layout import RunFiles, World
 from fedinverse.run import Run
@@ -16,7 +16,7 @@ from fedinverse.shard import save_shard
 from fedinverse.storage import write_json
 
 WORLD: World = "with_victim"  # whose world without the victim only a simulation can make
-_NOT_THE_SERVERS = ("attacker", "attacks", "audit", "cohorts", "membership", "updates")
+_NOT_THE_SERVERS = ("attacker", "attacks", "audit", "cohorts", "membership", "updates", "active")
 
 
 def private_directory(run: Run) -> Path:
@@ -53,6 +53,9 @@ def node_configs(run: Run) -> list[dict[str, str | int]]:
         node |= {f"{DEFENCE_SETTINGS}{key}": value for key, value in settings.items()}
         if number in population.attackers:
             node |= {"role": "malicious", "spool": str(spool_of(run, number))}
+            active = dict(run.table.get("active") or {})
+            node |= {"active": active.pop("kind")} if active else {}
+            node |= {f"{ACTIVE_SETTINGS}{key}": value for key, value in active.items()}
         nodes.append(node)
     return nodes
 

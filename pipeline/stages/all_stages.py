@@ -22,6 +22,7 @@ from pipeline.preflight import check_before_work
 from pipeline.profile import Stages
 from pipeline.provenance import note_start
 from pipeline.runs import stage_of
+from pipeline.stages.active import active, lay_out
 from pipeline.stages.answers import show_answers
 from pipeline.stages.audit import audit, show, summary_of
 from pipeline.stages.canaries import canaries
@@ -136,6 +137,8 @@ def _stages(run: Run, experiment: Experiment, stages: Stages, trackers: Trackers
         for world in run.worlds:  # what an earlier process, or a deployed server, has left behind goes first
             thinning.thin(run, world)
         after.insert(0, thinning)
+    if experiment.active is not None:
+        lay_out(run, worlds)
     with stages.stage("federate"), Meanwhile(run, stages.processes) if ahead else nullcontext():
         for world in worlds:
             federate(run, world, experiment.engine, stages.processes, before, after)
@@ -147,12 +150,7 @@ def _stages(run: Run, experiment: Experiment, stages: Stages, trackers: Trackers
             targets = controls(run)
         with stages.stage("invert"):
             invert(run, targets, stages.processes)
-    if experiment.updates is not None:
-        with stages.stage("updates"):
-            updates(run)
-    if experiment.membership is not None:
-        with stages.stage("membership"):
-            membership(run)
+    _questions(run, experiment, stages)
     if experiment.attacks:
         with stages.stage("audit"):
             scores = audit(run)
@@ -169,6 +167,19 @@ def _stages(run: Run, experiment: Experiment, stages: Stages, trackers: Trackers
         show_answers(run)
     trackers.scalars(experiment.federation.rounds, {f"seconds/{name}": value for name, value in stages.times.items()})
     return page
+
+
+def _questions(run: Run, experiment: Experiment, stages: Stages) -> None:
+    """Answer what is asked of captures beside the attacks."""
+    if experiment.updates is not None:
+        with stages.stage("updates"):
+            updates(run)
+    if experiment.membership is not None:
+        with stages.stage("membership"):
+            membership(run)
+    if experiment.active is not None:
+        with stages.stage("active"):
+            active(run)
 
 
 def _words(run: Run) -> dict[str, str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.progress import Progress
 
 from fedinverse.errors import StageError
-from fedinverse.layout import WITHOUT_VICTIM, World, is_control
+from fedinverse.layout import PASSIVE, WITHOUT_VICTIM, World, is_control
 from fedinverse.rounds import AfterRound, Round
 from fedinverse.run import Run
 from pipeline.engines import Engine, run_federation
@@ -51,6 +51,8 @@ def federate(
 
 def title_of(world: World) -> str:
     """Return what to call the federation of ``world`` on the console."""
+    if world == PASSIVE:
+        return "Federating with the active attacker passive (to hold him against)"
     if not is_control(world):
         return "Federating"
     further = world.removeprefix(WITHOUT_VICTIM).removeprefix("-")

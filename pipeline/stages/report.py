@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 import tomli_w
 
+from auditor.activity import read_active
 from auditor.arms import ARMS
 from auditor.canaries import read_canaries
 from auditor.marks import marks_of_run
@@ -29,6 +30,7 @@ from pipeline.stages.gallery import galleries
 from pipeline.stages.inversions import finished
 from report.participants import clients_table, cohorts_table
 from report.run import Figures, Leakage, render
+from report.run.active import ActiveFigures, active_figures
 from report.run.canaries import alarms, canary_table
 from report.run.curve import chart
 from report.run.findings import facts, figures, finding, omitted
@@ -101,6 +103,7 @@ def _common(run: Run, marks: Sequence[str] = ()) -> dict[str, Any]:
         "membership": _membership(run),
         "canaries": _canaries(run),
         "updates": _updates(run),
+        "active": _active(run),
         "times": [(stage, f"{s:.0f} s") for stage, s in stored_times(times).items()],
         "config": tomli_w.dumps(_without_none(run.table)),
     }
@@ -127,6 +130,15 @@ def _updates(run: Run) -> UpdateFigures | None:
     question, picture = QUESTIONS[1], run.files.auditor.updates_picture
     answered = question.asked(run.table) and run.files.auditor.answer(question.key).exists() and picture.exists()
     return update_figures(answer_of(run, question), picture) if answered else None
+
+
+def _active(run: Run) -> ActiveFigures | None:
+    """Return what an active participant won and what the server could see, where there was one."""
+    path = run.files.auditor.active
+    if not (run.table.get("active") and path.exists()):
+        return None
+    pictures = {world: run.files.auditor.active_picture(world) for world in run.worlds}
+    return active_figures(read_active(path), {w: file.read_bytes() for w, file in pictures.items() if file.exists()})
 
 
 def _unattacked(run: Run) -> Figures:

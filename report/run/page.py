@@ -9,6 +9,7 @@ from typing import Literal
 from auditor.decision import Outcome
 from auditor.nearest import KINDS
 from auditor.questions import Answer
+from report.run.active import ActiveFigures
 from report.run.copies import CopiesShown
 from report.run.curve import Canvas, Chart
 from report.run.gallery import Gallery, data_uri
@@ -86,6 +87,7 @@ class Figures:
         membership: scores and ROC curves; None: not asked.
         canaries: what planted canaries show of epsilon; None: none were planted.
         updates: inverted updates; None: not asked.
+        active: what an active participant won, and what the server could see; None: there was none.
     """
 
     name: str
@@ -111,6 +113,7 @@ class Figures:
     membership: MembershipFigures | None = None
     canaries: Table | None = None
     updates: UpdateFigures | None = None
+    active: ActiveFigures | None = None
     times: list[tuple[str, str]] = field(default_factory=list)
 
 

@@ -1,0 +1,1 @@
+"""What a malicious participant does beside training honestly. Off, unless its node's own operator turns it on."""

@@ -1,0 +1,83 @@
+"""What the page says of an active participant: what it won, what that cost the model, whether it showed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from auditor.activity import ActiveReport
+from auditor.verdict import Interval, Missing
+from fedinverse.layout import PASSIVE, WITH_VICTIM, World
+from report.table import Table
+from report.text import NONE, percent
+
+_WORLDS = {WITH_VICTIM: "attacker active", PASSIVE: "attacker passive"}
+SEEN = {
+    "updates": "updates that the server was sent",
+    "length (z)": "of the update against the others of its round, in standard deviations; mean over rounds",
+    "cosine": "with the mean of the others' updates",
+    "Krum place": "0 %: the one that Krum trusts most, 100 %: least",
+    "Krum": "share of rounds in which Multi-Krum, expecting one hostile client, would have left it out",
+    "median": "in which it lay unusually far from the coordinate-wise median",
+    "trimmed mean": "in which a mean trimmed by a tenth on each side would have left out most of it",
+}
+
+
+@dataclass(frozen=True)
+class ActiveFigures:
+    """What the page shows.
+
+    Attributes:
+        kind: of the participant.
+        gain: what it tried to win, as a figure of every world.
+        utility: the model's accuracy in every world.
+        seen: what the server could see; None: nothing was noted.
+        pictures: (caption, alternative text, png) of a generator's samples.
+    """
+
+    kind: str
+    gain: Table
+    utility: Table
+    seen: Table | None
+    pictures: list[tuple[str, str, bytes]]
+
+
+def active_figures(report: ActiveReport, pictures: Mapping[World, bytes]) -> ActiveFigures:
+    """Return what the page shows of ``report``; ``pictures``: samples of the generator by world."""
+    rows = [[name, _figure(found)] for name, found in report.leakage.items()]
+    rows.append([f"difference from {report.control}", _figure(report.difference)])
+    gained = Table(f"What it won: {report.gain}", ["", "figure"], rows, {}, report.notes)
+    captions = {world: f"Samples of its generator, {_world(world)}" for world in pictures}
+    shown = [(f"{caption}.", caption, pictures[world]) for world, caption in captions.items()]
+    return ActiveFigures(report.kind, gained, utility_table(report), seen_table(report), shown)
+
+
+def utility_table(report: ActiveReport) -> Table:
+    """Return the model's accuracy after the last round in every world."""
+    rows = [[_world(world), percent(both), percent(victims)] for world, (both, victims) in report.accuracy.items()]
+    return Table("What it cost the model", ["federation", "accuracy", "victim's classes"], rows)
+
+
+def seen_table(report: ActiveReport) -> Table | None:
+    """Return what the server could see of updates; None: nothing was noted."""
+    if isinstance(report.visible, Missing):
+        return None
+    rows = [
+        [
+            seen.whose,
+            str(seen.updates),
+            NONE if seen.z is None else f"{seen.z:+.1f}",
+            NONE if seen.cosine is None else f"{seen.cosine:.2f}",
+            percent(seen.krum, 0),
+            *(percent(share, 0) for share in seen.dropped.values()),
+        ]
+        for seen in report.visible
+    ]
+    header = ["whose", "updates", "length (z)", "cosine", "Krum place", *report.visible[0].dropped]
+    return Table("Would the server have noticed?", header, rows, SEEN)
+
+
+def _world(world: World) -> str:
+    return _WORLDS.get(world, "without the victim" + world.removeprefix("without_victim").replace("-", " "))
+
+
+def _figure(found: Interval | Missing) -> str:
+    return NONE if isinstance(found, Missing) else f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
