@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
 
 from flwr.app import Context, Message
 
@@ -30,7 +29,6 @@ from fedinverse.storage import (
 from fedinverse.words import plain
 
 log = logging.getLogger("fedinverse.attacker")
-Mod = Callable[[Message, Context, Callable[[Message, Context], Message]], Message]
 
 
 @dataclass(frozen=True)
@@ -122,12 +120,3 @@ def _whatever_fails(step: Callable[[], None], message: Message, what: str) -> No
         # A full disk, a damaged spool, a message of an unknown make: a node that does not answer gives itself away.
         reason = plain(f"{type(error).__name__}: {error}")
         log.warning("a %s %s: %s", plain(message.metadata.message_type, 40), what, reason)
-
-
-def capturing(spool: Spool) -> Mod:
-    """Return the Flower mod that keeps what a node of any app receives."""
-
-    def mod(message: Message, context: Context, call_next: Any) -> Message:
-        return cast(Message, captured(lambda: spool, message, context, call_next))
-
-    return mod

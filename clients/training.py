@@ -63,7 +63,7 @@ def train(
         model: the global model's weights, on ``device``.
         shard: the client's images.
         settings: hyper-parameters.
-        defence: changes the loss, the model or the step; ``clients.defences.none`` is plain training.
+        defence: changes the loss, the model or the step; ``NoDefence`` is plain training.
         generator: CPU generator of the batch order and of the defence's noise. Its seed also seeds what the network
             draws itself (dropout), so that the whole result follows from it.
         device: where to train.

@@ -109,12 +109,6 @@ class Diversity:
         measure = ridge_hsic if self.settings.measure == "hsic_paper" else coco_frobenius
         return (weight * len(images) * vmap(measure)(first, second).mean()).to(images.dtype)
 
-    def of_rows(self, images: Tensor, latent: Tensor, features: Tensor, classes: int) -> Tensor:
-        """Return what the term adds to a loss summed over the rows of a batch, class by class."""
-        cells = (classes, len(images) // classes)
-        term = self(grid_of(images, cells), grid_of(latent, cells), grid_of(features, cells))
-        return cells[1] * term  # the term is that of one sample per class
-
     def _kernel(self, batches: Tensor, kernel: Kernel) -> Tensor:
         """Return the kernel matrices [S, m, m] of ``batches`` [S, m, channels, H, W]."""
         if kernel == "linear":
@@ -129,11 +123,6 @@ class Diversity:
             for each in distances
         ]
         return gaussian(distances, torch.stack(scales)[:, None, None])
-
-
-def grid_of(rows: Tensor, cells: tuple[int, int]) -> Tensor:
-    """Return ``rows`` [C S, ...], class by class, as [C, S, ...]."""
-    return rows.view(*cells, *rows.shape[1:])
 
 
 def _finite(values: Tensor, judged: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ from clients.defences import (  # noqa: F401 - registers them
     mid,
     mid_coco,
     neg_label_smoothing,
-    none,
     tl,
     update_noise,
     update_pruning,

@@ -88,6 +88,11 @@ def register(name: str) -> Callable[[type[Defence]], type[Defence]]:
     return wrap
 
 
+@register("none")
+class NoDefence(Defence):
+    """Plain cross-entropy training: the base class as it is."""
+
+
 def defence_names() -> list[str]:
     """Return the names of defences, sorted."""
     return DEFENCES.names()
@@ -102,3 +107,9 @@ def make_defence(name: str, table: dict[str, Any], origin: str) -> Defence:
     """Build the defence ``name`` from its config table; ``origin`` is named in errors."""
     chosen = defence_class(name)
     return chosen(parse(chosen.Settings, table, f"defence {name}", origin))
+
+
+def noise_generator(generator: torch.Generator, device: torch.device) -> torch.Generator:
+    """Return a generator of a defence's noise on ``device``, seeded by one draw of the client's CPU ``generator``."""
+    seed = torch.randint(2**62, (1,), generator=generator)
+    return torch.Generator(device=device).manual_seed(int(seed))

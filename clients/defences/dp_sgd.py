@@ -13,8 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from clients.defences.defence import Defence, register
-from clients.defences.noise import noise_generator
+from clients.defences.defence import Defence, noise_generator, register
 from fedinverse.accounting import spent_epsilon
 from fedinverse.config import Section
 from fedinverse.errors import ConfigError

@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from clients.defences.defence import Defence, register
-from clients.defences.noise import noise_generator
+from clients.defences.defence import Defence, noise_generator, register
 from fedinverse.config import Section
 from fedinverse.errors import ConfigError
 from fedinverse.models import Classifier

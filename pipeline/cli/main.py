@@ -214,9 +214,7 @@ def _again() -> str:
     words = ["python -m fedinverse" if program == "__main__.py" else program, *map(shlex.quote, sys.argv[1:])]
     if program.endswith(".py") and program != "__main__.py":
         words[0] = f"python {program}"
-    resumable = program.endswith("_sim.py") or {"run", "sweep", "local", "audit-app", "audit-model"} & set(
-        sys.argv[1:3]
-    )
+    resumable = program.endswith("_sim.py") or RESUMABLE & set(sys.argv[1:3])
     return " ".join([*words, *(["--resume"] if resumable and "--resume" not in sys.argv else [])])
 
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from clients.defences import Defence
-from clients.defences.noise import noise_generator
+from clients.defences.defence import noise_generator
 from fedinverse.config import Section
 from fedinverse.models import Classifier
 

@@ -1,8 +1,0 @@
-"""No defence: plain cross-entropy training."""
-
-from clients.defences.defence import Defence, register
-
-
-@register("none")
-class NoDefence(Defence):
-    """The base class as it is."""
