@@ -3,7 +3,7 @@
 import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +11,58 @@ import torch
 from torch import Tensor
 
 from attacker.attacks.attack import Attack
-from attacker.losses.diversity import measured_diversity
+from attacker.losses.diversity import ClassDiversity, measured_diversity
 from attacker.reconstructions import Cost, Reconstructions
 from attacker.samples import keep_samples
 from attacker.target import Progress, PublicSet, Target, silent
 from fedinverse.config import FILE_NAME
 from fedinverse.errors import ConfigError
+from fedinverse.records import read_record, write_record
 from fedinverse.seeds import generator
-from fedinverse.storage import content_sha256, load_weights, read_object, save_weights, typed, write_json
+from fedinverse.storage import content_sha256, load_weights, save_weights
 from fedinverse.words import plain
 
 VERSION = 2  # of what all attacks share; raise it when any code below an attack changes what is reconstructed
 RECONSTRUCTIONS, PRIOR_ONLY, ABOUT = "reconstructions.safetensors", "prior-only.safetensors", "about.json"
+
+
+@dataclass(frozen=True)
+class About:
+    """What ``about.json`` says of an inversion.
+
+    Attributes:
+        attack: by its registered name.
+        settings: of the attack, defaults among them.
+        target_sha256: hash of the model.
+        model_round: after which the server had it; -1: no round is known.
+        captures: rounds of all models inverted together, the target's first.
+        seed: of the inversion.
+        public: key of the public images.
+        shared_classes: classes asked for that the public images have, too.
+        prior: key of the prior.
+        samples: name of the file of the prior's samples, in the directory above.
+        prior_seconds: that its training took, now or before.
+        cost: of the inversion itself.
+        notes: what was left out or done otherwise.
+        failed: reconstructions that failed.
+        diversity: measured, by class, on the target's features.
+    """
+
+    attack: str
+    settings: dict[str, Any]
+    target_sha256: str
+    model_round: int
+    captures: tuple[int, ...]
+    seed: int
+    public: str
+    shared_classes: tuple[str, ...]
+    prior: str
+    samples: str
+    prior_seconds: float
+    cost: Cost
+    notes: tuple[str, ...]
+    failed: int
+    diversity: dict[str, ClassDiversity]
 
 
 @dataclass(frozen=True)
@@ -48,15 +88,15 @@ class Inversion:
         return self.path.with_name(f".{self.path.name}.lock")
 
     @property
-    def about(self) -> dict[str, Any]:
-        """Attack, target, costs, file hashes."""
-        return read_object(self.path / ABOUT, "attack", "model-round", "prior-seconds", "samples", "cost", "failed")
+    def about(self) -> About:
+        """Attack, target, costs."""
+        return read_record(About, self.path / ABOUT)
 
     def load(self, name: str = RECONSTRUCTIONS) -> Reconstructions:
         """Read the reconstructions or the prior-only samples; damage raises ``IntegrityError``."""
         arrays, _ = load_weights(self.path / name, finite=False)
         tensors: dict[str, Any] = {key: torch.from_numpy(value) for key, value in arrays.items()}
-        return Reconstructions(**tensors, cost=typed(Cost, self.about["cost"], self.path / ABOUT))
+        return Reconstructions(**tensors, cost=self.about.cost)
 
 
 def place(
@@ -110,35 +150,35 @@ def invert(
     shutil.rmtree(where.path, ignore_errors=True)
     save_weights(where.path / RECONSTRUCTIONS, _arrays(reconstructions))
     save_weights(where.path / PRIOR_ONLY, _arrays(_as_reconstructions(target, plain.cpu(), labels)))
-    write_json(
+    write_record(
         where.path / ABOUT,
-        {
-            "attack": attack.name,
-            "settings": attack.settings.model_dump(mode="json"),
-            "target-sha256": target.sha256,
-            "model-round": target.round,
-            "captures": [target.round, *(each.round for each in target.earlier)],
-            "seed": seed,
-            "public": public.key,
-            "shared-classes": list(shared_classes),
-            "prior": prior.key,
-            "samples": samples,
-            "prior-seconds": round(prior.seconds, 3),
-            "cost": asdict(reconstructions.cost),
-            "notes": list(reconstructions.notes),
-            "failed": int(reconstructions.failed.sum()),
-            "diversity": _diversity(target, reconstructions),
-        },
+        About(
+            attack=attack.name,
+            settings=attack.settings.model_dump(mode="json"),
+            target_sha256=target.sha256,
+            model_round=target.round,
+            captures=(target.round, *(each.round for each in target.earlier)),
+            seed=seed,
+            public=public.key,
+            shared_classes=tuple(shared_classes),
+            prior=prior.key,
+            samples=samples,
+            prior_seconds=round(prior.seconds, 3),
+            cost=reconstructions.cost,
+            notes=tuple(reconstructions.notes),
+            failed=int(reconstructions.failed.sum()),
+            diversity=_diversity(target, reconstructions),
+        ),
     )
 
 
 @torch.inference_mode()
-def _diversity(target: Target, reconstructions: Reconstructions) -> dict[str, dict[str, float]]:
+def _diversity(target: Target, reconstructions: Reconstructions) -> dict[str, ClassDiversity]:
     """Return the measured diversity by class, on the target's features."""
     parts = reconstructions.images.to(target.device).split(256)
     features = torch.cat([target.model.features(part).penultimate for part in parts]).cpu()
     measured = measured_diversity(reconstructions.images, features, reconstructions.labels, reconstructions.failed)
-    return {str(label): asdict(diversity) for label, diversity in measured.items()}
+    return {str(label): diversity for label, diversity in measured.items()}
 
 
 @torch.inference_mode()

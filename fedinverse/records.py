@@ -6,7 +6,7 @@ left out. Lines are only ever appended, so of a round that was repeated after a 
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 from pydantic import TypeAdapter, ValidationError
 
 from fedinverse.errors import IntegrityError
-from fedinverse.storage import append_jsonl, read_jsonl
+from fedinverse.storage import append_jsonl, read_jsonl, read_object, typed, write_json
 
 T = TypeVar("T")
 
@@ -133,6 +133,22 @@ class ClientLine:
         """The line as it is written: its own keys, last, win over those of ``figures``."""
         said = {"error": self.error} if self.error else {}
         return {**self.figures, **said, "round": self.round, "partition": self.partition}
+
+
+def write_record(path: Path, record: Any) -> None:
+    """Write ``record``, a dataclass, as a JSON object, its names with hyphens."""
+    write_json(path, {name.replace("_", "-"): value for name, value in asdict(record).items()})
+
+
+def read_record(kind: type[T], path: Path) -> T:
+    """Return what ``write_record`` wrote; keys that ``kind`` does not know are passed over.
+
+    Raises:
+        IntegrityError: a key is missing or of another type; names file and key.
+    """
+    known = {each.name for each in fields(cast(Any, kind))}
+    stored = {key.replace("-", "_"): value for key, value in read_object(path).items()}
+    return typed(kind, {key: value for key, value in stored.items() if key in known}, path)
 
 
 def append_lines(path: Path, lines: Sequence[Any]) -> None:

@@ -260,7 +260,7 @@ class Attacked:
 
     def _repr_html_(self) -> str:
         last = self.inversions[-1]
-        title = f"{self.kind} on round {last.about['model-round']}; confidence is the target's own, no proof of leakage"
+        title = f"{self.kind} on round {last.about.model_round}; confidence is the target's own, no proof of leakage"
         return _page(title, self.table, [last.path / PICTURE])
 
 

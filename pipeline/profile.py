@@ -124,9 +124,9 @@ def _inversions(run: Run) -> list[dict[str, Any]]:
             {
                 "attack": each.attack,
                 "target": each.target.weights,
-                "prior_seconds": about["prior-seconds"],
-                "seconds": round(about["cost"]["seconds"], 2),
-                "steps": about["cost"]["steps"],
+                "prior_seconds": about.prior_seconds,
+                "seconds": round(about.cost.seconds, 2),
+                "steps": about.cost.steps,
             }
         )
     return rows

@@ -99,7 +99,7 @@ def test_the_cost_is_the_primary_rounds(attacked_run: Run) -> None:
             for each in inversions
             if (each.attack, each.target.arm, each.target.round) == ("gmi", "A", number)
         )
-        return float(about["cost"]["seconds"] + about["prior-seconds"])
+        return float(about.cost.seconds + about.prior_seconds)
 
     assert costs_of(inversions, 2)["gmi"].seconds == seconds(2)
     assert costs_of(inversions, 3)["gmi"].seconds == costs_of(inversions, -1)["gmi"].seconds == seconds(3)
@@ -135,8 +135,8 @@ def test_the_type_i_test_has_no_prior_and_is_done_once(attacked_run: Run) -> Non
     # Fails if its images come from a generator, if it is run on another model, or for every attack.
     (only,) = [each for each in finished(attacked_run) if each.target.arm == "T1"]
     about = only.inversion.about
-    assert about["attack"] == "deepinversion"
-    assert [about["settings"][name] for name in ("bn", "tv", "l2", "shift", "iterations")] == [0, 0, 0, 0, 2]
+    assert about.attack == "deepinversion"
+    assert [about.settings[name] for name in ("bn", "tv", "l2", "shift", "iterations")] == [0, 0, 0, 0, 2]
     assert (only.target.round, only.target.world) == (3, "with_victim")
     scored = pd.read_parquet(attacked_run.files.auditor.scores)
     assert set(scored.loc[scored["arm"] == "T1", "attack"]) == {""}

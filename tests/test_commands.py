@@ -79,7 +79,7 @@ def test_attack_inverts_the_rounds_of_a_spool_once(spool: Path, tmp_path: Path) 
     words = ("attack", spool, "--kind", "gmi", *TINY, "--restarts", "2", "--classes-to-invert", "0,2-3")
     said = run(*words, "--rounds", "1,5", "--out", tmp_path / "out")
     done = finished(tmp_path / "out")
-    assert {inversion.about["model-round"] for inversion in done} == {1, 5}
+    assert {inversion.about.model_round for inversion in done} == {1, 5}
     for inversion in done:
         reconstructions = inversion.load()
         assert reconstructions.images.shape == (6, 1, 32, 32)
@@ -102,7 +102,7 @@ def test_attack_on_a_file_that_does_not_say_what_it_is(tmp_path: Path) -> None:
     said = run("attack", path, "--kind", "gmi", *TINY, *network, "--restarts", "1", "--out", tmp_path / "out")
     assert "theirs.safetensors" in said
     (inversion,) = finished(tmp_path / "out")
-    assert inversion.about["model-round"] == -1
+    assert inversion.about.model_round == -1
     assert inversion.load().labels.tolist() == [0, 1, 2, 3]
 
 
@@ -117,8 +117,8 @@ def test_attack_takes_a_config_s_attack(spool: Path, tmp_path: Path) -> None:
     run("attack", spool, "--config", config, "--attack", "one", *TINY, *small)
     (inversion,) = finished(tmp_path / "out")
     assert inversion.path.parent.name == "one"
-    assert inversion.about["attack"] == "kedmi"
-    assert inversion.about["settings"]["iterations"] == 2
+    assert inversion.about.attack == "kedmi"
+    assert inversion.about.settings["iterations"] == 2
 
 
 def test_attack_takes_a_run_directory(spool: Path, tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_attack_takes_a_run_directory(spool: Path, tmp_path: Path) -> None:
     spool.rename(place / "captures")
     small = ("--restarts", "1", "--classes-to-invert", "1", "--out", tmp_path / "out")
     run("attack", tmp_path / "run", "--kind", "gmi", *TINY, *small)
-    assert [inversion.about["model-round"] for inversion in finished(tmp_path / "out")] == [5]
+    assert [inversion.about.model_round for inversion in finished(tmp_path / "out")] == [5]
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_attack_refuses_files_that_are_no_weights(spool: Path, tmp_path: Path) -
         run("attack", tmp_path / "empty", "--kind", "gmi")
     network = ("--model", "lenet5", "--width", "0.1", "--classes", "4")
     strange = capture(tmp_path / "strange.safetensors", None, described=False)
-    with pytest.raises(IntegrityError, match=r"strange\.safetensors: arrays do not fit LeNet5"):
+    with pytest.raises(IntegrityError, match=r"strange\.safetensors is not 'lenet5' of width 0\.1 with 4 classes"):
         run("attack", strange, "--kind", "gmi", *network, "--public-limit", "60")
 
 

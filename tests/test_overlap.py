@@ -68,7 +68,7 @@ def test_the_command_refuses_overlap_or_marks_it(tiny: Any, tmp_path: Path) -> N
     marked = CliRunner().invoke(app, [*command, "--allow-overlap"], catch_exceptions=False)
     assert "Overlap: the public images show the classes 0, 1 too" in " ".join(marked.output.split())
     (about,) = (tmp_path / "out").rglob("about.json")
-    assert Inversion(about.parent).about["shared-classes"] == ["0", "1"]
+    assert Inversion(about.parent).about.shared_classes == ("0", "1")
 
 
 def test_a_caption_stands_above_the_pictures(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_a_run_with_overlap_says_so_in_every_output(tiny: Any, capsys: pytest.Ca
     for name in ("scores", "leakage"):
         assert pd.read_parquet(run.files.auditor.root / f"{name}.parquet")["overlap"].all()
         assert pd.read_csv(run.files.auditor.root / f"{name}.csv")["overlap"].all()
-    assert all(each.inversion.about["shared-classes"] == ["0", "1"] for each in finished(run))
+    assert all(each.inversion.about.shared_classes == ("0", "1") for each in finished(run))
     grids = [Image.open(path) for path in (run.files.auditor.root / "grids").iterdir()]
     assert grids
     for grid in grids:
@@ -119,11 +119,11 @@ def test_an_inversion_reports_its_diversity_and_precision(tmp_path: Path) -> Non
     where = Inversion(tmp_path / "one")
     invert(attack("gmi"), where, target(), public(), LABELS, 0)
     about = where.about
-    assert set(about["diversity"]) == {"0", "3"}
-    measured = about["diversity"]["3"]
-    assert measured["samples"] == 2
-    assert 1 <= measured["vendi"] <= 2
-    assert measured["pixel_distance"] > 0
-    assert about["shared-classes"] == []
-    assert about["cost"]["precision"] == "fp32"
+    assert set(about.diversity) == {"0", "3"}
+    measured = about.diversity["3"]
+    assert measured.samples == 2
+    assert 1 <= measured.vendi <= 2
+    assert measured.pixel_distance > 0
+    assert about.shared_classes == ()
+    assert about.cost.precision == "fp32"
     assert where.load().cost.precision == "fp32"

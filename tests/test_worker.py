@@ -60,7 +60,7 @@ def plan_at(path: Path, **changes: Any) -> Plan:
 
 def finished(plan: Plan) -> list[int]:
     """Return the rounds whose inversion is there."""
-    return [job.where.about["model-round"] for job in Bench(plan).jobs() if job.where.done]
+    return [job.where.about.model_round for job in Bench(plan).jobs() if job.where.done]
 
 
 def until(met: Callable[[], bool]) -> None:
@@ -186,9 +186,9 @@ def test_several_captures_are_inverted_together(tmp_path: Path) -> None:
     assert len({job.where.path for job in jobs}) == 4
     Bench(plan).work()
     abouts = [job.where.about for job in jobs]
-    assert [about["captures"] for about in abouts] == [[2, 1], [5, 4, 3, 1], [5, 4, 3, 1], [5]]
-    assert abouts[0]["notes"] == ["2 of the 4 captures asked for: no more of different weights"]
-    assert abouts[1]["notes"] == []
+    assert [about.captures for about in abouts] == [(2, 1), (5, 4, 3, 1), (5, 4, 3, 1), (5,)]
+    assert abouts[0].notes == ("2 of the 4 captures asked for: no more of different weights",)
+    assert abouts[1].notes == ()
     (world / "round-0003.safetensors").unlink()
     with pytest.raises(StageError, match=r"other/round-0003.* was not kept"):
         list(Bench(plan).jobs())

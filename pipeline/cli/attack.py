@@ -87,7 +87,7 @@ def attack(
             with progress_bar() as bar:
                 invert(chosen.attack, inversion, victim, images, labels, seed, Shown(bar), shared)
         draw(inversion)
-        for note in inversion.about.get("notes", ()):
+        for note in inversion.about.notes:
             console.print(f"  {note}", soft_wrap=True, markup=False, style="yellow")
         lines.append(line_of(name, inversion))
         console.print(f"  {inversion.path}", soft_wrap=True, markup=False)

@@ -28,7 +28,7 @@ def draw(inversion: Inversion) -> None:
         of_class = (reconstructions.labels == label).nonzero().flatten()
         surest = reconstructions.confidence[of_class].argsort(descending=True, stable=True)
         rows.append(reconstructions.images[of_class[surest]])
-    shared = inversion.about["shared-classes"]
+    shared = inversion.about.shared_classes
     save_sheet(inversion.path / PICTURE, rows, caption=f"overlap: {', '.join(shared)}" if shared else "")
 
 
@@ -42,7 +42,7 @@ def line_of(name: str, inversion: Inversion) -> list[str]:
 
     The Vendi score (effective number of different images, on the target's features) is the mean over classes.
     """
-    diversity = [measured["vendi"] for measured in inversion.about["diversity"].values()]
+    diversity = [measured.vendi for measured in inversion.about.diversity.values()]
     reconstructions, plain = inversion.load(), inversion.load(PRIOR_ONLY)
     kept = reconstructions.confidence[~reconstructions.failed]
     return [

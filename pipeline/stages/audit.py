@@ -120,7 +120,7 @@ def evaluators_of(run: Run, inversions: list[Finished], settings: Audit) -> tupl
     store, device = run.files.auditor.root, settings.device
     source = "B2" if any(each.target.arm == "B2" for each in inversions) else "B1"
     samples = {
-        each.inversion.path.parent / each.inversion.about["samples"] for each in inversions if each.target.arm == source
+        each.inversion.path.parent / each.inversion.about.samples for each in inversions if each.target.arm == source
     }
     none = none_images(run, sorted(samples))
     with ahead(run, settings, sorted(samples)):
@@ -197,9 +197,8 @@ def costs_of(inversions: list[Finished], primary_round: int) -> dict[str, Attack
         if each.target.arm != "A" or each.target.round != (last[each.attack] if primary_round == -1 else primary_round):
             continue
         about = each.inversion.about
-        cost = about["cost"]
-        seconds = cost["seconds"] + about["prior-seconds"]
-        costs[each.attack] = AttackCost(seconds=seconds, target_queries=cost["target_queries"])
+        seconds = about.cost.seconds + about.prior_seconds
+        costs[each.attack] = AttackCost(seconds=seconds, target_queries=about.cost.target_queries)
     return costs
 
 

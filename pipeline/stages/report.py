@@ -231,15 +231,15 @@ def _cost(run: Run) -> Table:
     rows = []
     for each in finished(run):
         arm, world = each.target.arm, each.target.world
-        about, cost = each.inversion.about, each.inversion.about["cost"]
+        about = each.inversion.about
         rows.append([
             f"{each.attack or ARMS[arm].name}, round {each.target.round}",
             f"{arm} {ARMS[arm].name}" + (f" ({world})" if world not in WORLDS else ""),
-            f"{about['prior-seconds']:.0f} s",
-            f"{cost['seconds']:.0f} s",
-            f"{cost['target_queries']:,}",
-            f"{cost['steps']:,}",
-            str(about["failed"]),
+            f"{about.prior_seconds:.0f} s",
+            f"{about.cost.seconds:.0f} s",
+            f"{about.cost.target_queries:,}",
+            f"{about.cost.steps:,}",
+            str(about.failed),
         ])  # fmt: skip
     header = ["target", "arm", "prior", "inversion", "target queries", "steps", "failed images"]
     return Table("Every model that was inverted, controls among them", header, rows, OF_COST)

@@ -30,9 +30,9 @@ def adopt_inversions(point: Point, finished: Iterable[Point]) -> int:
         store, count = Run(point.path).files.attacker.inversions, 0
         for source in sorted(Run(other.path).files.attacker.inversions.glob("*/[!.]*")):
             inversion, mine = Inversion(source), store / source.relative_to(Run(other.path).files.attacker.inversions)
-            if inversion.done and inversion.about["model-round"] == 0 and not mine.exists():
+            if inversion.done and inversion.about.model_round == 0 and not mine.exists():
                 _copy(source, mine)
-                samples = inversion.about["samples"]
+                samples = inversion.about.samples
                 if not (mine.parent / samples).exists():
                     atomic_write(mine.parent / samples, (source.parent / samples).read_bytes())
                 count += 1
