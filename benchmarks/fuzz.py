@@ -1,6 +1,6 @@
 """Fuzzing: mutated configs and mutated files must end in a clear error or in exactly what was meant.
 
-    python benchmarks/fuzz.py [--configs 100000] [--files 10000] [--seed 0] [--json PATH]
+    python benchmarks/fuzz.py [--configs 100000] [--files 10000] [--places 2000] [--seed 0] [--json PATH]
 
 Every case is made in this process from its number and the seed, so a failure is repeated with ``--only KIND:NUMBER``.
 A case fails when
@@ -11,7 +11,9 @@ A case fails when
   out and read again, says something else.
 
 The files are those of a small run made beforehand: checkpoints, captures, ledger, receipts, recorded rounds, split
-manifest, pool requests, resolved config, the worker's plan, an inversion's description and a pool's.
+manifest, pool requests, resolved config, the worker's plan, an inversion's description and a pool's. Places are folders
+of pictures as nobody should have them, with their class names printed on a console of any width and encoding, and
+commands in environments with any home, temporary directory, locale, terminal and cache (``fuzz_places.py``).
 """
 
 import argparse
@@ -28,6 +30,7 @@ from types import FrameType
 import torch
 from fuzz_configs import check_config, config_case
 from fuzz_files import check_file, file_case, make_run, targets
+from fuzz_places import CHECKS
 
 from fedinverse.storage import write_json
 
@@ -72,6 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--configs", type=int, default=100_000)
     parser.add_argument("--files", type=int, default=10_000)
+    parser.add_argument("--places", type=int, default=2_000, help="of each sort")
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", metavar="KIND:NUMBER", help="one case, with its traceback")
@@ -91,6 +95,10 @@ def main() -> None:
             text, assignments = config_case(number, chosen.seed)
             said = outcome(lambda text=text, given=assignments: check_config(scratch, text, given))  # type: ignore[misc]
             _count("config", number, said, counts, examples)
+        for kind, check in CHECKS.items():
+            for number in range(chosen.first, chosen.first + chosen.places):
+                said = outcome(lambda n=number, check=check: check(scratch, n, chosen.seed))  # type: ignore[misc]
+                _count(kind, number, said, counts, examples)
         if chosen.files:
             kinds = targets(make_run(scratch))
             meant = {name: target.read(target.path) for name, target in kinds.items()}
@@ -112,6 +120,9 @@ def _one(case: str, seed: int, scratch: Path) -> None:
         text, assignments = config_case(int(number), seed)
         print(text.decode(errors="replace"), assignments)
         print(check_config(scratch, text, assignments))
+        return
+    if kind in CHECKS:
+        print(CHECKS[kind](scratch, int(number), seed))
         return
     target = targets(make_run(scratch))[kind]
     damaged = file_case(kind, target, int(number), seed)

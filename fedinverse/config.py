@@ -31,7 +31,18 @@ class Section(BaseModel):
 
 
 _RANGE = re.compile(r"(\d{1,7})-(\d{1,7})")
-PathText = Annotated[str, AfterValidator(absolute)]
+
+
+def _possible(path: str) -> str:
+    """Return ``path``; one that no file system can have is refused."""
+    if "\0" in path or any("\ud800" <= character < "\udc80" for character in path):
+        raise ValueError("holds a character that no path can have")
+    return path
+
+
+PlaceText = Annotated[str, AfterValidator(_possible)]
+"""A path as the user typed it."""
+PathText = Annotated[str, AfterValidator(_possible), AfterValidator(absolute)]
 """A path as the user typed it, made absolute where the configuration is read: a run may go on in another directory."""
 
 

@@ -18,4 +18,4 @@ def plain(text: object, limit: int = TEXT) -> str:
 
 
 def _is_printable(character: str) -> bool:
-    return character == " " or (character != "\\" and unicodedata.category(character)[0] not in "CZ")
+    return character in " \N{NO-BREAK SPACE}" or (character != "\\" and unicodedata.category(character)[0] not in "CZ")

@@ -20,6 +20,7 @@ from fedinverse.config import (
     Data,
     FileName,
     Model,
+    PlaceText,
     Population,
     Section,
     Split,
@@ -49,7 +50,7 @@ class Experiment(Section):
 
     name: FileName = Field(description="names the run directory")
     seed: int = Field(0, ge=0, lt=2**31, description="every random number of the run derives from it")
-    out: str = Field("runs", description="directory of run directories")
+    out: PlaceText = Field("runs", description="directory of run directories")
     data: Data = Data()
     split: Split = Split()
     population: Population = Population()

@@ -18,6 +18,7 @@ import torch
 from attacker.attacks.registry import make_attack
 from attacker.target import PublicSet, Target
 from attacker.worker import labels_of
+from auditor.evaluators.embedding import check_vault
 from auditor.evaluators.independence import check_independent
 from clients.cohorts import assign
 from clients.defences import make_defence
@@ -62,7 +63,7 @@ def check_before_work(run: Run, experiment: Experiment, steps: int = 1) -> Forec
         steps: that each attack takes; from 2 on, their time is measured.
 
     Raises:
-        ConfigError: names the key and the fix.
+        ConfigError, DataError: names the key and the fix.
     """
     check_ray(experiment.engine)
     for device, key in _devices(experiment):
@@ -169,6 +170,7 @@ def _check_evaluator(run: Run, experiment: Experiment) -> None:
     _check_images(network, run, "audit.evaluator.model")
     vault = int((run.split["part"] == "vault").sum())
     batch = min(vault, settings.batch_size)
+    check_vault(vault, *network.input_shape)
     if vault < 2 * len(run.class_names):
         raise ConfigError(
             f"the vault has {vault} images of {len(run.class_names)} classes, too few for an evaluator; raise "

@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedinverse.run import Run
+from fedinverse.words import LONG, plain
 
 console = Console(highlight=False)
 
@@ -74,12 +75,16 @@ class _Progress(Progress):
 
 
 def say(head: str, text: str = "") -> None:
-    """Print ``head`` in bold and ``text`` beside it, as they are: brackets stay, addresses are not broken."""
-    console.print(Text.assemble((head, "bold"), text and f" {text}"), soft_wrap=True)
+    """Print ``head`` in bold and ``text`` beside it: brackets stay, addresses are not broken, control characters go."""
+    console.print(Text.assemble((plain(head), "bold"), text and f" {plain(text, LONG)}"), soft_wrap=True)
 
 
 def table(title: str, header: list[str], rows: list[list[str]]) -> None:
-    """Print a table, numbers to the right; on a terminal too narrow for it, row by row."""
+    """Print a table, numbers to the right; on a terminal too narrow for it, row by row.
+
+    Cells may hold others' words, names of folders among them: control characters are written out.
+    """
+    header, rows = [plain(name) for name in header], [[plain(cell) for cell in row] for row in rows]
     grid = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
     for number, name in enumerate(header):
         grid.add_column(escape(name), justify="left" if number == 0 else "right")

@@ -15,7 +15,7 @@ import torch
 from typer.testing import CliRunner
 
 from auditor.marks import amended
-from fedinverse.errors import ConfigError
+from fedinverse.errors import ConfigError, DataError
 from fedinverse.run import Run
 from pipeline.cli.main import app
 from pipeline.stages.all_stages import run_all
@@ -39,6 +39,10 @@ IMPOSSIBLE: dict[str, tuple[dict[str, Any], str]] = {
     "images the evaluator cannot take": (
         {"audit": {"evaluator": {"model": "resnet18"}}},
         r"audit\.evaluator\.model.*takes images",
+    ),
+    "a vault that the embedding cannot use": (
+        {"data": {"private_limit": 300}},
+        r"the vault holds 90 images.*split\.vault",
     ),
     "images the model cannot take": ({"model": {"name": "strangers:narrow"}}, r"model\.name"),
 }
@@ -87,7 +91,7 @@ def test_without_a_home_directory_one_message_says_what_to_set(monkeypatch: pyte
 def test_what_cannot_work_is_refused_before_anything_is_written(
     changes: dict[str, Any], message: str, tiny: Load, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match=re.compile(message, re.DOTALL)):
+    with pytest.raises((ConfigError, DataError), match=re.compile(message, re.DOTALL)):
         run_all(tiny(**changes), resume=False)
     assert not (tmp_path / "runs" / "tiny").exists()
 

@@ -15,6 +15,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import fuzz  # noqa: E402
 from fuzz_configs import check_config, config_case  # noqa: E402
 from fuzz_files import check_file, file_case, make_run, targets  # noqa: E402
+from fuzz_places import CHECKS  # noqa: E402
 
 from fedinverse.errors import FedInverseError  # noqa: E402
 
@@ -44,6 +45,21 @@ def test_damaged_files_are_refused_or_mean_the_same(kinds: dict[str, Any]) -> No
     assert {case: what for case, what in said.items() if what.startswith("FAILED")} == {}
     hashed = [what for (name, _), what in said.items() if kinds[name].hashed]
     assert hashed.count("refused") > 0.8 * len(hashed)
+
+
+@pytest.mark.parametrize(("kind", "cases"), [("pictures", 60), ("environment", 40)])
+def test_folders_and_environments_of_any_make_are_refused_or_read(
+    kind: str, cases: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEDINVERSE_CACHE", str(tmp_path / "cache"))
+    said = [fuzz.outcome(lambda n=n: CHECKS[kind](tmp_path, n, 0)) for n in range(cases)]  # type: ignore[misc]
+    assert {number: one for number, one in enumerate(said) if one not in {"refused", "accepted"}} == {}
+    assert {"refused", "accepted"} == set(said)
+
+
+@pytest.mark.parametrize("key", ["data.private_root", "data.public_root", "model.weights"])
+def test_a_path_that_no_file_system_can_have_is_refused_by_its_key(key: str, tmp_path: Path) -> None:
+    assert check_config(tmp_path, b'extends = "quickstart"\n', [f'{key}="a\\u0000b"']) == "refused"
 
 
 @pytest.mark.parametrize("path", sorted((CORPUS / "configs").iterdir()), ids=lambda path: path.stem)

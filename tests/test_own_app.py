@@ -1,8 +1,11 @@
 """Auditing apps that we did not write: the three examples end to end, and every way an audit.toml can be wrong."""
 
 import json
+import re
+import shlex
 import shutil
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,15 +13,20 @@ from typing import Any
 import numpy as np
 import pytest
 import tomli_w
+from test_doors import commands
+from typer.testing import CliRunner
 
 from fedinverse.config import read_table
 from fedinverse.errors import FedInverseError
 from fedinverse.run import Run
 from fedinverse.storage import read_jsonl, read_metadata
+from pipeline.api import _assignments
+from pipeline.cli.main import app as program
 from pipeline.ownapp.audit import audit_app
 from pipeline.ownapp.settings import FILE, read_settings
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+PAGE = EXAMPLES.parent / "docs" / "audit-your-app.md"
 QUICK: dict[str, Any] = {
     "engine": "local",
     "schedule": {"restarts": 2, "processes": 1, "rounds": "last"},
@@ -77,8 +85,24 @@ def check(run: Run, rounds: list[int], hidden: int) -> dict[str, Any]:
     return verdict
 
 
-def test_a_message_api_app_on_flowers_own_runtime(tmp_path: Path) -> None:
-    run = audited("signs", tmp_path, "resnet18_32", engine="flower", run_config={"num-server-rounds": 2})
+def test_a_message_api_app_on_flowers_own_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands and the audit.toml of docs/audit-your-app.md, as they stand there, on few images and rounds."""
+    monkeypatch.chdir(tmp_path)
+    theirs = Path("examples/signs")
+    shutil.copytree(EXAMPLES / "signs", theirs, ignore=shutil.ignore_patterns("__pycache__", FILE))
+    init, audit = (shlex.split(line)[1:] for line in commands(PAGE)[:2])
+    assert CliRunner().invoke(program, init).exit_code == 0
+    (documented,) = re.findall(r"^```toml\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    said, found = (tomllib.loads(text) for text in (documented, (theirs / FILE).read_text()))
+    assert {key: found[key] for key in ("model", "data", "clients")} == {
+        key: said[key] for key in ("model", "data", "clients")
+    }
+    (theirs / FILE).write_text(documented)
+    changes = {**quick("resnet18_32"), "engine": "flower", "run_config": {"num-server-rounds": 2}}
+    settings = [word for setting in _assignments(changes) for word in ("--set", setting)]
+    done = CliRunner().invoke(program, [*audit, *settings])
+    assert done.exit_code == 0, (done.output, done.exception)
+    run = Run(tmp_path / "runs" / "signs")
     check(run, [0, 1, 2], 0)  # evaluate messages carry the last model
     page = run.files.report.read_text()
     assert "the app &#39;signs&#39;" in page or "the app 'signs'" in page

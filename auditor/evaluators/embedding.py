@@ -111,6 +111,15 @@ def oriented_gradients(grey: Tensor) -> Tensor:
     return cells.clamp_min(0).sqrt().flatten(1)
 
 
+def check_vault(count: int, channels: int, height: int, width: int) -> None:
+    """Raise ``DataError`` if so many vault images of such a shape are too few, or too small, for an embedding."""
+    if count < SMALLEST_VAULT or min(height, width) < 2 * CELL:
+        raise DataError(
+            f"the vault holds {count} images of {channels}x{height}x{width}; the embedding needs at least "
+            f"{SMALLEST_VAULT} of {2 * CELL} pixels: raise data.private_limit or split.vault"
+        )
+
+
 def fit_embedding(vault: Tensor) -> Embedding:
     """Return the embedding of ``vault``, uint8 [N, C, H, W], fitted now or read from the cache.
 
@@ -119,11 +128,7 @@ def fit_embedding(vault: Tensor) -> Embedding:
         IntegrityError: the cached file is damaged; the message names it.
     """
     count, channels, height, width = vault.shape
-    if count < SMALLEST_VAULT or min(height, width) < 2 * CELL:
-        raise DataError(
-            f"the vault holds {count} images of {channels}x{height}x{width}; the embedding needs at least "
-            f"{SMALLEST_VAULT} of {2 * CELL} pixels: raise data.private_limit or split.vault"
-        )
+    check_vault(count, channels, height, width)
     key = content_sha256([VERSION, weights_sha256({"vault": vault.contiguous().cpu().numpy()})])
     path = cache_directory() / "embeddings" / f"hog-{key[:16]}.safetensors"
     if not path.exists():

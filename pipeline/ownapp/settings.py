@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from attacker.settings import Attacker
 from auditor.settings import Audit, Evaluator
-from fedinverse.config import Section, parse, read_table
+from fedinverse.config import PlaceText, Section, parse, read_table
 from fedinverse.errors import ConfigError
 from fedinverse.models.declared import Declaration
 
@@ -70,7 +70,7 @@ class AppAudit(Section):
     public_root: str = Field("", description="directory of public images, where the source needs one")
     public_limit: int = Field(6000, ge=0, description="use at most this many of them; 0: all")
     name: str = Field("app", pattern=r"^\w[\w.-]*$", description="names the run directory")
-    out: str = Field("runs", description="directory of run directories, relative to where you stand")
+    out: PlaceText = Field("runs", description="directory of run directories, relative to where you stand")
     seed: int = Field(0, ge=0, lt=2**31, description="of attack and audit (the app draws its own)")
     engine: Literal["flower", "local"] = Field(
         "flower", description="flower: Flower's simulation runtime; local: clients one after the other in one process"
