@@ -27,6 +27,7 @@ from report.comparison import Comparison, Record, compare
 from report.comparison.figures import figures_of
 from report.comparison.groups import grouped
 from report.comparison.matched import front, matched
+from report.comparison.page import render
 from report.comparison.pictures import plane_svg
 from report.comparison.records import Rank
 
@@ -352,3 +353,18 @@ def test_a_match_carries_its_interval_and_the_front_is_what_nothing_beats_in_bot
 def test_runs_of_no_search_have_no_such_table(make: Make) -> None:
     made = compare([make("a", label="none"), make("b", label="other", **BIDO)], "t")
     assert not any("matched accuracy," in each.caption for each in made.page.tables)
+
+
+def test_different_public_images_are_drawn_as_a_ladder_in_the_order_given(make: Make) -> None:
+    # Fails if the picture stands on every page, leaves out a rung, or hides what the public images show by themselves.
+    scores = {**SCORES, "B4": (0.5, 0.4)}
+    rungs = [make(name, scores=scores, data={"public": name}, label=name) for name in ("glyphs", "mnist59")]
+    comparison = compare(rungs, "ladder")
+    picture = comparison.page.ladder
+    assert picture.startswith("<svg")
+    for bar in ("1  glyphs", "2  mnist59", "the attack", "public images alone", "without the victim"):
+        assert bar in picture
+    assert "What hangs on the public images" in render(comparison.page)
+    same = compare(rungs[:1], "no ladder").page
+    assert same.ladder == ""
+    assert "What hangs on the public images" not in render(same)

@@ -149,13 +149,15 @@ def ladder_svg(figures: Sequence[GroupFigures]) -> str:
     if len({json.dumps(each.group.values.get(PUBLIC)) for each in figures}) == 1:
         return ""
     with _axes(0.8 + 0.75 * len(figures)) as (axes, written):
-        for place, (arm, label, colour) in enumerate(RUNG):
+        for place, (arm, meaning, colour) in enumerate(RUNG):
+            label: str | None = meaning  # the first bar of an arm names it
             for number, each in enumerate(figures):
                 score = each.main.arms[arm]
                 if isinstance(score, Missing):
                     continue
                 at = -number + 0.26 * (1 - place)
-                axes.barh(at, score.value, 0.24, color=colour, label=label if number == 0 else None)
+                axes.barh(at, score.value, 0.24, color=colour, label=label)
+                label = None
                 whisker = [[score.value - score.low], [score.high - score.value]]
                 axes.errorbar(score.value, at, xerr=whisker, color="#222222", capsize=2, lw=1)
         names = [f"{number}  {each.group.label}" for number, each in enumerate(figures, 1)]
