@@ -37,6 +37,7 @@ from pipeline.engines.ray_place import check_ray
 from pipeline.experiment import Experiment
 from pipeline.rehearsal import rehearse
 from pipeline.stages.invert import asked_classes
+from pipeline.stages.updates import rehearsed
 
 CLASSES = 4  # an attack is rehearsed on this many of its classes
 
@@ -75,10 +76,24 @@ def check_before_work(run: Run, experiment: Experiment, steps: int = 1) -> Forec
     if experiment.attacks:
         _check_evaluator(run, experiment)
         seconds |= _check_attacks(run, experiment, network, steps)
+    if experiment.updates is not None:
+        step = rehearsed(run, experiment.updates)
+        if steps > 1:
+            seconds["update inversion"] = step * experiment.updates.iterations * _inverted_updates(experiment)
     return Forecast(notes, seconds)
 
 
+def _inverted_updates(experiment: Experiment) -> int:
+    """Return how many updates are inverted, at most, those of the world without the victim among them."""
+    assert experiment.updates is not None
+    chosen, rounds = experiment.updates.rounds, experiment.federation.rounds
+    asked = len(chosen) if isinstance(chosen, tuple) else 1 if chosen == "last" else rounds
+    return asked * (len(WORLDS) if experiment.audit.without_victim else 1)
+
+
 def _devices(experiment: Experiment) -> Iterator[tuple[str, str]]:
+    if experiment.updates is not None:
+        yield experiment.updates.device, "updates.device"
     if experiment.attacks:
         yield experiment.attacker.device, "attacker.device"
         yield str(getattr(experiment.audit, "device", "cpu")), "audit.device"

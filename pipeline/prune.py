@@ -24,6 +24,7 @@ from fedinverse.run import Run
 from fedinverse.storage import read_json
 from pipeline.runs import REPORTED, find_runs, stage_of
 from pipeline.stages.inversions import finished
+from pipeline.stages.updates import read_of_updates
 
 KINDS = ("checkpoints", "captures", "priors")
 
@@ -84,7 +85,8 @@ def remove(files: Collection[Removable]) -> None:
 
 def _used(run: Run) -> set[Path]:
     """Return the weights that an inversion used: the audit asks the models once more what they make of known images."""
-    return {each.weights.resolve() for each in finished(run)} if run.table.get("attacks") else set()
+    inverted = {each.weights.resolve() for each in finished(run)} if run.table.get("attacks") else set()
+    return inverted | {path.resolve() for path in read_of_updates(run)}
 
 
 def _between(checkpoints: Path) -> list[Path]:

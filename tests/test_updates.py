@@ -44,8 +44,10 @@ from fedinverse.seeds import generator
 from fedinverse.shard import Shard
 from fedinverse.storage import load_weights, to_weights
 from pipeline.cli.main import app
+from pipeline.engines import run_federation
 from pipeline.experiment import resolved
 from pipeline.stages.invert import plan_of
+from pipeline.stages.updates import read_of_updates, rehearsed, seat_of_run, updates
 
 NOTHING = Shard(torch.empty(0), torch.empty(0))
 
@@ -100,6 +102,41 @@ def test_those_of_a_run_pool_spools_and_images(tiny: Callable[..., Any], tmp_pat
     bench = Bench(plan_of(run))
     assert [job.weights.parent for job in bench.jobs()] == [second]  # the last round, which the first did not see
     assert len(bench.shard) == sum(len(shard_of(run, client, "with_victim")) for client in (2, 3))
+
+
+def test_every_malicious_client_of_a_federation_keeps_its_reply(tiny: Callable[..., Any], tmp_path: Path) -> None:
+    federation = {"rounds": 1, "fraction_train": 1.0}
+    experiment = tiny(population={"malicious": 2}, federation=federation, updates={"images": 2, "iterations": 2})
+    run = prepare(tmp_path / "run", resolved(experiment))
+    assert rehearsed(run, experiment.updates) > 0  # as it is tried before the run
+    run_federation(run, "with_victim", experiment.engine)
+    (pair,) = pairs(spools_of(run.files.attacker, "with_victim"), experiment.updates)
+    assert (len(pair.replies), pair.unkept, seat_of_run(run, experiment.updates).share) == (2, 0, 1 / 4)
+    assert read_of_updates(run) == {pair.before, pair.after, *pair.replies}  # what pruning leaves
+    assert updates(run).outcome == "inconclusive"  # there is no federation without the victim
+
+
+def test_a_network_whose_labels_cannot_be_read_is_refused_before_the_run(
+    tiny: Callable[..., Any], tmp_path: Path
+) -> None:
+    experiment = tiny(updates={}, model={"name": "test_updates:Headless"})
+    run = prepare(tmp_path / "run", resolved(experiment))
+    with pytest.raises(ConfigError, match="last linear layer"):
+        rehearsed(run, experiment.updates)
+
+
+class Headless(Classifier):
+    """Its last layer is a convolution."""
+
+    input_shape = (1, 32, 32)
+
+    def __init__(self, classes: int, width: float = 1.0) -> None:
+        super().__init__()
+        self.last = nn.Conv2d(1, classes, 32)
+
+    def features(self, images: Tensor) -> Features:
+        flat = images.flatten(1)
+        return Features((), flat, self.last(images).flatten(1))
 
 
 def test_captures_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:

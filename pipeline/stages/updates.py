@@ -4,6 +4,7 @@ The same rounds of the first world without the victim are inverted for the label
 """
 
 import math
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from attacker.target import Progress
 from attacker.updates.pairs import Pair, pairs
 from attacker.updates.settings import Updates
 from attacker.updates.store import InvertedUpdate, Seat, invert_update, place
-from attacker.updates.update_inversion import LocalTraining
+from attacker.updates.update_inversion import LocalTraining, label_shares, reconstruct
 from auditor.grids import save_grid
 from auditor.marks import marks_of_question
 from auditor.questions import Answer, answer_of, write_answer
@@ -24,7 +25,7 @@ from fedinverse.config import Table, parse
 from fedinverse.errors import ConfigError, StageError
 from fedinverse.layout import WITH_VICTIM, spools_of
 from fedinverse.run import Run
-from fedinverse.seeds import derive, threads
+from fedinverse.seeds import derive, generator, threads
 from fedinverse.shard import Shard
 from fedinverse.storage import content_sha256
 from pipeline.cli.progress import Shown as Bars
@@ -70,6 +71,43 @@ def updates(run: Run) -> Answer:
     _draw(run, cells, shown)
     write_answer(run, answer)
     return answer
+
+
+def read_of_updates(run: Run) -> set[Path]:
+    """Return the captures and replies that the question reads; none, if it is not asked or has none."""
+    if not QUESTION.asked(run.table):
+        return set()
+    settings = run.section("updates", Updates)
+    try:
+        chosen = [
+            pair
+            for world in (WITH_VICTIM, *run.control_worlds[:1])
+            for pair in pairs(spools_of(run.files.attacker, world), settings)
+        ]
+    except StageError:
+        return set()
+    return {path for pair in chosen for path in (pair.before, pair.after, *pair.replies)}
+
+
+def rehearsed(run: Run, settings: Updates) -> float:
+    """Try the attack on the untrained model; return the seconds of one of its steps.
+
+    Raises:
+        ConfigError: this network's updates cannot be inverted, or what the others do in a round is not known.
+    """
+    seat, network = seat_of_run(run, settings), run.initial_network()
+    update = {name: torch.ones_like(weight, dtype=torch.float64) for name, weight in network.named_parameters()}
+    labels, once = torch.zeros(settings.images, dtype=torch.int64), settings.model_copy(update={"iterations": 1})
+    begun = 0.0
+    try:
+        label_shares(network, network, update, seat.training, seat.own)
+        network.to(settings.device)
+        for _ in range(2):  # the first warms up
+            begun = time.perf_counter()
+            reconstruct(network, update, labels, once, seat.training, generator(0, "rehearsal"))
+    except (StageError, RuntimeError, ValueError) as error:
+        raise ConfigError(f"'updates': {str(error).splitlines()[0]}") from error
+    return time.perf_counter() - begun
 
 
 @dataclass(frozen=True)
