@@ -21,11 +21,12 @@ from attacker.reconstructions import Reconstructions
 from attacker.schedule import captured
 from attacker.settings import Attacker
 from attacker.target import PublicSet
+from auditor.verdict import read_verdict
 from fedinverse.config import parse
 from fedinverse.errors import StageError
 from fedinverse.layout import WITH_VICTIM, spools_of
 from fedinverse.run import Run
-from fedinverse.storage import read_json, read_metadata
+from fedinverse.storage import read_metadata
 from pipeline.cli.choice import chosen_attack, chosen_device, public_set
 from pipeline.cli.inversions import PICTURE, draw
 from pipeline.cli.weights import labels_to_invert, network_of_all, targets, weights_at
@@ -277,8 +278,7 @@ class Audited:
     @cached_property
     def verdict(self) -> dict[str, Any]:
         """What ``verdict.json`` says: outcome, sentence, reasons, figures."""
-        verdict: dict[str, Any] = read_json(self.run.files.verdict)
-        return verdict
+        return read_verdict(self.run.files.verdict).model_dump(mode="json")
 
     @cached_property
     def scores(self) -> pd.DataFrame:
