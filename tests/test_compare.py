@@ -14,10 +14,13 @@ from conftest import merged
 from typer.testing import CliRunner
 
 from auditor.arms import ARMS, ONCE
+from auditor.canaries import CanaryReport
 from auditor.judgement import judge
+from auditor.omitted import Omitted
 from auditor.settings import Primary
 from auditor.statistics import holm
 from auditor.table import COLUMNS
+from auditor.verdict import GateReport, Missing
 from fedinverse.errors import ConfigError, IntegrityError, StageError
 from fedinverse.run import Run
 from fedinverse.storage import append_jsonl, write_json
@@ -330,7 +333,7 @@ def test_a_defence_is_compared_at_its_strongest_point_of_equal_accuracy(searched
     assert "no strength" in row.loc["bido", "omitted"]
     said = " ".join(made.page.findings)
     assert "Defence “smoothing” at matched accuracy (“s-1”" in said
-    assert "“bido” at matched accuracy: nothing can be said" in said
+    assert "“bido” at matched accuracy (against “none”): nothing can be said: no strength within one point" in said
     assert "the nearest is “b-0” (-3.1 points)" in said
 
 
@@ -343,16 +346,20 @@ def test_a_match_carries_its_interval_and_the_front_is_what_nothing_beats_in_bot
     assert chosen.half_width == pytest.approx(12.7062 * 0.001, rel=1e-4)  # t with one degree of freedom
     assert chosen.matched
     assert not chosen.surely
+    dead = figures[0].verdict.main.gate
+    assert isinstance(dead, GateReport)
+    points = tuple(
+        each.model_copy(update={"gate": dead.model_copy(update={"learned": False})})
+        for each in figures[0].verdict.points
+    )
+    unlearned = replace(figures[0], main=points[0])
+    first, _ = matched([unlearned, *figures[1:]])
+    assert first.leakage == Omitted("“none” has not learned the victim's classes")
     heights = [0.7, 0.75, 0.5, 0.2, 0.3]
     assert [each.group.label for each in figures] == ["none", "s-0", "s-1", "s-2", "b-0"]
     assert [figures[number].group.label for number in front(figures, heights)] == ["s-2", "b-0", "s-1", "none"]
     assert front(figures, [None, None, 0.5, None, None]) == [2]
     assert "Pareto front" in plane_svg(figures)
-
-
-def test_runs_of_no_search_have_no_such_table(make: Make) -> None:
-    made = compare([make("a", label="none"), make("b", label="other", **BIDO)], "t")
-    assert not any("matched accuracy," in each.caption for each in made.page.tables)
 
 
 def test_different_public_images_are_drawn_as_a_ladder_in_the_order_given(make: Make) -> None:
@@ -368,3 +375,15 @@ def test_different_public_images_are_drawn_as_a_ladder_in_the_order_given(make: 
     same = compare(rungs[:1], "no ladder").page
     assert same.ladder == ""
     assert "What hangs on the public images" not in render(same)
+
+
+def test_what_canaries_show_stands_beside_epsilon(make: Make) -> None:
+    record = make("b")
+    none = Missing(omitted="no")
+    figures: dict[str, Any] = {"sha256": "0", "round": 3, "count": 20, "planted": 9, "confidence": 0.95, "delta": 1e-5}
+    figures |= {"guesses": 20, "right": 20, "epsilon": 1.48, "most": 1.48, "exposure": none, "accounted": ()}
+    write_json(record.run.files.auditor.canaries, CanaryReport(**figures).model_dump(mode="json"))
+    comparison = compare([record], "t")
+    assert value(comparison, "all runs", "epsilon-bound") == pytest.approx(1.48)
+    assert comparison.page.tables[-1].rows[0][-1] == "1.5"
+    assert not any(each.caption.startswith("Defences at matched") for each in comparison.page.tables)

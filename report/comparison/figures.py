@@ -42,6 +42,7 @@ class GroupFigures:
         seconds_per_round: wall seconds of one federation round.
         epsilon: largest that any client spent by its own noise.
         central_epsilon: the same by the server's noise.
+        bound: what canaries show the victim's epsilon to be at least.
     """
 
     group: Group
@@ -53,6 +54,7 @@ class GroupFigures:
     seconds_per_round: Spread | Omitted
     epsilon: Spread | Omitted
     central_epsilon: Spread | Omitted
+    bound: Spread | Omitted
 
 
 def figures_of(group: Group) -> GroupFigures:
@@ -77,6 +79,7 @@ def figures_of(group: Group) -> GroupFigures:
         _spread_of([record.seconds_per_round for record in group.records]),
         _spread_of([record.epsilon("own") for record in group.records]),
         _spread_of([record.epsilon("central") for record in group.records]),
+        _spread_of([record.bound for record in group.records]),
     )
 
 

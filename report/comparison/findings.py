@@ -60,7 +60,7 @@ def _matched(row: Matched) -> str:
         near = row.nearest
         nearest = f"; the nearest is “{near.label}” ({100 * near.accuracy:+.1f} points)" if near else ""
         reason = row.leakage.reason if isinstance(row.leakage, Omitted) else ""
-        return f"{who}: nothing can be said: {reason} of {against}{nearest}."
+        return f"{who} (against {against}): nothing can be said: {reason}{nearest}."
     if isinstance(row.leakage, Omitted):
         return f"{who}: no difference of leakage from {against}: {row.leakage.reason}."
     certain = row.p_holm is not None and row.p_holm < 1 - LEVEL

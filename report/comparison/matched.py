@@ -13,6 +13,7 @@ from scipy import special
 
 from auditor.omitted import Omitted
 from auditor.statistics import UPPER, Estimate, holm
+from auditor.verdict import GateReport
 from report.comparison.differences import MATCHED, difference_of, paired_accuracies
 from report.comparison.figures import GroupFigures
 from report.comparison.groups import Group
@@ -104,6 +105,11 @@ def _matched(defence: str, base: GroupFigures, points: Sequence[GroupFigures]) -
     equal = [(each, figures) for each, figures in tried if each.matched]
     every = tuple(each for each, _ in tried)
     undefended = base.group.label
+    gate = base.main.gate
+    if isinstance(gate, GateReport) and not gate.learned:  # two models that learned nothing are equal, too
+        return Matched(
+            defence, undefended, every, None, Omitted(f"“{undefended}” has not learned the victim's classes")
+        )
     if not tried:
         return Matched(defence, undefended, every, None, Omitted(f"no seed in common with “{undefended}”"))
     if not equal:

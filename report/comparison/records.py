@@ -6,6 +6,7 @@ from typing import Literal
 
 import pandas as pd
 
+from auditor.canaries import read_canaries
 from auditor.metrics.names import WHOLE_SET
 from auditor.omitted import Omitted
 from auditor.settings import Audit, Primary
@@ -102,6 +103,12 @@ class Record:
         seconds = read_json(path).get("federate") if path.exists() else None
         rounds = sum(max(len(self.run.recorded_rounds(world)) - 1, 0) for world in self.run.worlds)
         return seconds / rounds if seconds and rounds else Omitted("its time was not recorded")
+
+    @property
+    def bound(self) -> float | Omitted:
+        """What the run's canaries show the victim's epsilon to be at least."""
+        path = self.run.files.auditor.canaries
+        return read_canaries(path).epsilon if path.exists() else Omitted("no canaries were planted")
 
     def epsilon(self, noise: Literal["own", "central"]) -> float | Omitted:
         """Return the largest epsilon that any client has spent in all its rounds, by the last line it reports it in.

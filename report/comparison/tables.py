@@ -141,6 +141,7 @@ def _likeness(figures: Sequence[GroupFigures]) -> Table:
 
 
 def _costs(figures: Sequence[GroupFigures]) -> Table:
+    canaries = any(not isinstance(each.bound, Omitted) for each in figures)
     rows = [
         [
             _numbered(number, each),
@@ -149,6 +150,7 @@ def _costs(figures: Sequence[GroupFigures]) -> Table:
             spread(each.seconds_per_round),
             spread(each.epsilon),
             spread(each.central_epsilon),
+            *([spread(each.bound)] if canaries else []),
         ]
         for number, each in enumerate(figures, 1)
     ]
@@ -158,6 +160,11 @@ def _costs(figures: Sequence[GroupFigures]) -> Table:
         "dash: no such noise is accounted",
     ]
     header = ["", "accuracy", "victim's classes", "seconds per round", "epsilon", "central epsilon"]
+    if canaries:
+        header.append("epsilon at least")
+        notes.append(
+            "epsilon at least: by the canaries at the victim, 95 % sure as a rule; an alarm where it is above epsilon"
+        )
     return Table("Cost of each group, mean over seeds (smallest to largest)", header, rows, notes=notes)
 
 

@@ -36,6 +36,7 @@ def tidy(
             "seconds-per-round": each.seconds_per_round,
             "epsilon": each.epsilon,
             "central-epsilon": each.central_epsilon,
+            "epsilon-bound": each.bound,
             "time-to-leak": time_to_leak(each),
         }
         about = {"group": each.group.label, "seeds": len(each.group.seeds), "overlap": each.group.overlap}
