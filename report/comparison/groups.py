@@ -28,6 +28,8 @@ FIXED = (
 # With another of these, a difference may be the instrument's: shown, and marked.
 MARKED = {
     "audit.evaluator": "the evaluators differ: a difference may be theirs",
+    "data.public": "the public images differ, and with them what the open evaluators learned as none of the classes: "
+    "read attack-accuracy, too",
     "audit.primary.attack": "the primary attacks differ",
     "audit.primary.round": "the primary rounds differ",
     "attacker.restarts": "the numbers of reconstructions per class differ",

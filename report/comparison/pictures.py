@@ -6,8 +6,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from auditor.metrics.names import ACCURACY
+from auditor.omitted import Omitted
 from auditor.verdict import Interval, Missing
-from report.comparison.figures import GroupFigures
+from report.comparison.figures import GroupFigures, score_of
 from report.comparison.matched import front, rank_of
 
 COLOURS = ("#2457a6", "#c22f2f", "#1d7a4f", "#8a4fb0", "#b06a00", "#00788a", "#555555", "#a8327d")
@@ -148,6 +150,7 @@ def ladder_svg(figures: Sequence[GroupFigures]) -> str:
     """
     if len({json.dumps(each.group.values.get(PUBLIC)) for each in figures}) == 1:
         return ""
+    metric = figures[0].verdict.primary.metric
     with _axes(0.8 + 0.75 * len(figures)) as (axes, written):
         for place, (arm, meaning, colour) in enumerate(RUNG):
             label: str | None = meaning  # the first bar of an arm names it
@@ -160,9 +163,12 @@ def ladder_svg(figures: Sequence[GroupFigures]) -> str:
                 label = None
                 whisker = [[score.value - score.low], [score.high - score.value]]
                 axes.errorbar(score.value, at, xerr=whisker, color="#222222", capsize=2, lw=1)
+                closed = score_of(each, ACCURACY, arm)
+                if metric != ACCURACY and not isinstance(closed, Omitted):
+                    axes.plot(closed.value, at, "D", mfc="white", mec=colour, ms=6, mew=1.4)
         names = [f"{number}  {each.group.label}" for number, each in enumerate(figures, 1)]
         axes.set_yticks([-number for number in range(len(figures))], names)
-        axes.set(xlabel=f"share of images ({figures[0].verdict.primary.metric})", xlim=(0, 1.02))
+        axes.set(xlabel=f"share of images ({metric})", xlim=(0, 1.03))
         axes.xaxis.set_major_formatter(_percent())
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=8.5, loc="upper center", bbox_to_anchor=(0.4, -0.16), ncol=3)
