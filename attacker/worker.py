@@ -34,11 +34,12 @@ from fedinverse.data import Pool
 from fedinverse.errors import FedInverseError, IntegrityError
 from fedinverse.layout import ROUND_FILES
 from fedinverse.memory import keep_freed_memory
-from fedinverse.models import claimed
+from fedinverse.models import claimed, is_code
 from fedinverse.processes import end_with_parent
 from fedinverse.profiling import profiled
 from fedinverse.shard import Shard, open_shard
 from fedinverse.storage import read_json, read_metadata, typed, write_json
+from fedinverse.words import plain
 
 _EVERY = 1.0  # seconds between two looks at the spool
 
@@ -75,6 +76,8 @@ class Plan:
         shared_classes: names of the victim's classes that the public set shows too (``data.allow_overlap``).
         checks: further single inversions, done last.
         pooled: the spools of further malicious clients, whose captures are his too.
+        model: the network of the captures, which is imported if it is code. Their metadata may come from a server: no
+            other code that they name is imported.
     """
 
     spool: str
@@ -89,6 +92,8 @@ class Plan:
     shared_classes: tuple[str, ...] = ()
     checks: tuple[Check, ...] = ()
     pooled: tuple[str, ...] = ()
+
+    model: str = ""
 
     @staticmethod
     def stop(path: Path) -> Path:
@@ -166,8 +171,11 @@ class Bench:
         """
         plan = self.plan
         spools = [Path(spool) for spool in (plan.spool, *plan.pooled) if spool]
+        models = captured(*spools) if spools else {}
+        for path in models.values():
+            self._claims(path)  # before the schedule opens any of them
         scheduled = due(spools[0], self.settings, self.shard, over=over, pooled=spools[1:]) if spools else {}
-        captures, models = scheduled.values(), captured(*spools)
+        captures = scheduled.values()
         before: dict[tuple[str, Path], Job] = {}
         for weights in [*captures, *map(Path, plan.controls)]:
             for label in plan.attacks:
@@ -239,8 +247,18 @@ class Bench:
         return target if before is None else replace(target, previous=lambda: self._open(before))
 
     def _model(self, weights: Path) -> Target:
-        model, classes, width = claimed(read_metadata(weights), str(weights))
+        model, classes, width = self._claims(weights)
         return open_target(weights, model, classes, width, self.settings.device)
+
+    def _claims(self, weights: Path) -> tuple[str, int, float]:
+        """Return model, classes and width of a file; code that the plan does not name is refused."""
+        model, classes, width = claimed(read_metadata(weights), str(weights))
+        if is_code(model) and model != self.plan.model:
+            raise IntegrityError(
+                f"{weights} names the network '{plain(model)}', code to be imported, which this node's operator did "
+                "not name; nothing of it is imported"
+            )
+        return model, classes, width
 
 
 def distinct(jobs: Iterable[Job]) -> list[Job]:

@@ -20,6 +20,7 @@ from fedinverse.client_data import shard_of
 from fedinverse.errors import ConfigError
 from fedinverse.flower import DEVICE, client_directory, world_of
 from fedinverse.layout import PASSIVE, World
+from fedinverse.models import is_code
 from fedinverse.run import Run
 from fedinverse.seeds import derive
 from fedinverse.shard import Shard, open_shard
@@ -46,7 +47,7 @@ class Limits:
 
     def check_model(self, name: str) -> None:
         """Raise ``ConfigError`` if the network ``name`` is somebody's code that the operator did not name."""
-        if ":" in name and not name.startswith(("torchvision:", "torchvision.models:")) and name != self.model:
+        if is_code(name) and name != self.model:
             raise ConfigError(
                 f"the server asks for the network '{plain(name, 100)}', code to be imported on this node; its operator "
                 'allows that with model="package.module:Name" in the node config'

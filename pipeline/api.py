@@ -95,6 +95,8 @@ def attack(
     schedule = parse(Attacker, table, "attacker", "attack()")
     where = target.spool if isinstance(target, Captured) else Path(target)
     paths = weights_at(where, schedule)
+    if isinstance(target, Captured):
+        model = target.run.model.name  # the app's own, which its audit.toml names
     network = network_of_all(paths, model, None, classes)
     wanted = labels_to_invert(schedule, network)
     if isinstance(target, Captured):

@@ -20,7 +20,7 @@ from fedinverse.models import build
 from fedinverse.storage import load_weights, save_weights, to_weights
 from pipeline.cli import attack, data, prior
 from pipeline.cli.pictures import save_sheet
-from pipeline.cli.weights import metadata_of
+from pipeline.cli.weights import metadata_of, network_of
 from report.console import console
 
 ROOT = Path(__file__).parent.parent
@@ -345,3 +345,18 @@ def test_a_sheet_fills_short_rows_with_white_and_stops_somewhere(tmp_path: Path)
     assert pixels[:4].max() == pixels[4:, :4].max() == 0
     save_sheet(tmp_path / "sheet.png", [torch.zeros(30, 3, 4, 4)] * 150, zoom=1)
     assert np.asarray(Image.open(tmp_path / "sheet.png")).shape == (400, 48, 3)
+
+
+def test_a_file_does_not_choose_what_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose metadata name code: it is imported if the command line names it too."""
+    (tmp_path / "imported_here.py").write_text("raise SystemExit('imported')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    model = "imported_here:Net?shape=1,32,32"
+    path = capture(tmp_path / "theirs.safetensors", None, model="mcnn")
+    weights, about = load_weights(path)
+    save_weights(path, weights, {**about, "model": model})
+    with pytest.raises(ConfigError, match="If you know that code, say so with --model"):
+        run("attack", path, "--kind", "gmi", "--out", tmp_path / "out", *TINY)
+    assert network_of(path, model, None, None).model == model
+    with pytest.raises(SystemExit, match="imported"):
+        build(model, 4)

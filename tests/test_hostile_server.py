@@ -1,6 +1,7 @@
 """A hostile server towards clients: bounded, refused by name, and never able to make a node malicious."""
 
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,10 @@ KINDS: dict[str, Callable[[], Message]] = {
     "no model": lambda: message(model=None),
     "an unknown model": lambda: message(model="nothing"),
     "code to import": lambda: message(model="os:abort"),
+    "code that adapts a plain network": lambda: message(
+        model="torchvision:resnet18?shape=3,32,32&output=imported_here:f"
+    ),
+    "code in escapes": lambda: message(model="mcnn?shape=1,32,32&transform=imported_here%3Af"),
     "a path": lambda: message(model="../../evil"),
     "a model of bytes": lambda: message(model=b"mcnn"),
     "no round": lambda: message(server_round=None),
@@ -104,6 +109,20 @@ def test_what_a_server_may_not_ask_is_refused_by_name_and_the_capture_mod_surviv
     assert len(str(error.value)) < 700
     node.node_config["spool"] = str(tmp_path / "spool")
     assert capture(sent, node, lambda each, _: each) is sent
+
+
+@pytest.mark.parametrize("place", ["transform", "output"])
+@pytest.mark.parametrize("call", ["torchvision:resnet18", "torchvision.models:resnet18", "mcnn", "named:Net"])
+def test_a_server_has_nothing_imported_that_the_operator_did_not_name(
+    call: str, place: str, node: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "imported_here.py").write_text("raise SystemExit('imported')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    node.node_config["model"] = "named:Net?shape=3,32,32"
+    for colon in (":", "%3A"):
+        with pytest.raises(ConfigError, match="its operator allows that"):
+            train_round(message(model=f"{call}?shape=3,32,32&{place}=imported_here{colon}f"), node)
+    assert "imported_here" not in sys.modules
 
 
 def test_a_capture_of_no_round_leaves_the_spool_readable(node: Context, tmp_path: Path) -> None:

@@ -219,6 +219,7 @@ def test_captures_of_two_networks_are_not_mixed(tmp_path: Path) -> None:
         list(Bench(plan).jobs())
 
 
+@pytest.mark.parametrize("rounds", ["last", "new_best"])
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -230,12 +231,17 @@ def test_captures_of_two_networks_are_not_mixed(tmp_path: Path) -> None:
         ({"classes": "many"}, "must say model, classes and width"),
         ({"width": None}, "must say model, classes and width"),
         ({"model": "ir152"}, "is not 'ir152'"),
+        ({"model": "imported_here:Net?shape=1,32,32"}, "operator did not name"),
+        ({"model": "torchvision:resnet18?shape=1,32,32&output=imported_here:f"}, "operator did not name"),
+        ({"model": "mcnn?shape=1,32,32&transform=imported_here%3Af"}, "operator did not name"),
     ],
 )
 def test_a_capture_that_claims_another_network_is_refused_before_one_is_built(
-    changes: dict[str, str | None], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rounds: str, changes: dict[str, str | None], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = plan_at(tmp_path, rounds="last")
+    (tmp_path / "imported_here.py").write_text("raise SystemExit('imported')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    plan = plan_at(tmp_path, rounds=rounds)
     about = {"model-round": "2", "model": "mcnn", "width": "0.1", "classes": "5"} | changes
     path = tmp_path / "captures" / "round-0002.safetensors"
     kept = {key: value for key, value in about.items() if value is not None}

@@ -1,5 +1,6 @@
 """What every target and evaluator network offers, and the registry that names them."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -135,6 +136,17 @@ def spec_of(name: str) -> ModelSpec:
 
         return ModelSpec(name, INPUT_SHAPE, "torchvision", partial(TorchvisionClassifier, registered))
     return MODELS.get(name)
+
+
+_TORCHVISION = re.compile(r"torchvision(\.models)?:\w+")
+
+
+def is_code(name: str) -> bool:
+    """Return whether ``name`` has something imported that is neither ours, nor a plugin's, nor torchvision's.
+
+    The adapters of a declaration are code too, whatever network they are put around.
+    """
+    return any(sign in name for sign in ":?%") and _TORCHVISION.fullmatch(name) is None
 
 
 def same_network(one: str, other: str) -> bool:

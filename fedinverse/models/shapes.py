@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedinverse.errors import ConfigError, IntegrityError
-from fedinverse.models.classifier import Classifier, build
+from fedinverse.models.classifier import Classifier, build, is_code
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
@@ -32,7 +32,7 @@ def shapes_of(model: str, classes: int, width: float = 1.0) -> dict[str, Shape]:
     One of ours takes no memory for it. Code that somebody else wrote was perhaps not made to be built that way, and is
     built as it is.
     """
-    if ":" in model:
+    if is_code(model):
         network = build(model, classes, width, seed=0)
     else:
         with torch.device("meta"):
@@ -81,7 +81,7 @@ def check_shapes(shapes: Shapes, model: str, classes: int, width: float, origin:
             f"{origin} says {classes} classes, but its largest array has {largest} rows; it was altered, or is of "
             "another network"
         )
-    if ":" in model:
+    if is_code(model):
         return
     needed = shapes_of(model, classes, width)
     if needed != dict(shapes):

@@ -14,11 +14,12 @@ from attacker.target import PublicSet, Target, open_target
 from attacker.worker import labels_of
 from fedinverse.errors import ConfigError, IntegrityError
 from fedinverse.layout import ROUND_FILES, RunFiles, is_run, spools_of
-from fedinverse.models import spec_of
+from fedinverse.models import is_code, spec_of
 from fedinverse.overlap import shared_names
 from fedinverse.run import Run
 from fedinverse.shard import Shard
 from fedinverse.storage import read_metadata
+from fedinverse.words import plain
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,11 @@ def network_of(path: Path, model: str | None, width: float | None, classes: int 
     if missing:
         raise ConfigError(
             f"{path} does not say its {' and '.join(missing)}; give {' and '.join(map(_option, missing))}"
+        )
+    if model is None and is_code(str(known["model"])):
+        raise ConfigError(
+            f"{path} says that its network is code to be imported, '{plain(known['model'])}'. If you know that code, "
+            "say so with --model and this text"
         )
     network = Network(str(known["model"]), float(known["width"] or 1.0), int(known["classes"] or 0))
     spec_of(network.model)

@@ -42,6 +42,7 @@ def plan_beside(experiment: Experiment, spool: Path, data: Path, classes: int) -
         seed=experiment.seed,
         attacker=table["attacker"],
         attacks=table["attacks"],
+        model=experiment.model.name,
     )
 
 

@@ -65,4 +65,5 @@ def plan_beside_app(path: Path, spool: Path, data: Path | None, assignments: lis
         seed=settings.seed,
         attacker=settings.schedule.model_dump(mode="json"),
         attacks={attack.name: {"kind": attack.name, **attack.settings.model_dump(mode="json")}},
+        model=settings.declaration.name,
     )

@@ -6,10 +6,11 @@ from pathlib import Path
 import torch
 
 from fedinverse.errors import ConfigError
-from fedinverse.models import Classifier, spec_of
+from fedinverse.models import Classifier, is_code, spec_of
 from fedinverse.models.declared import DeclaredClassifier
 from fedinverse.models.published import convert, read_pickle
 from fedinverse.storage import load_weights, read_metadata
+from fedinverse.words import plain
 
 _PICKLES = (".pth", ".pt", ".tar", ".bin", ".ckpt")
 
@@ -65,6 +66,11 @@ def load(path: Path, model: str, width: float | None) -> Loaded:
     name = model or stored
     if not name:
         raise ConfigError(unsaid)
+    if not model and is_code(name):
+        raise ConfigError(
+            f"{path} says that its network is code to be imported, '{plain(name)}'. If you know that code, say so with "
+            "--model and this text"
+        )
     spec_of(name)
     arrays, about = load_weights(path)
     said = about.get("model-round", "")

@@ -53,6 +53,7 @@ def plan_of(run: Run, targets: Targets | None = None) -> Plan:
         seed=run.seed,
         attacker=run.table.get("attacker", {}) | {"classes": list(asked_classes(run))},
         attacks=run.table.get("attacks", {}),
+        model=run.model.name,
         shared_classes=shared_classes(run),
         pooled=tuple(map(str, pooled)),
         checks=tuple(Check(TYPE_I, unaided(steps), str(weights_of(run, each))) for each in models if each.arm == "T1"),
