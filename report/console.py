@@ -1,5 +1,6 @@
 """What the terminal shows: the threat model, live progress, tables."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -50,7 +51,7 @@ def progress_bar() -> Iterator[Progress]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with _Progress(*columns, console=console, transient=True) as progress:
+    with _Progress(*columns, console=console, transient=True) as progress, progress.beating():
         yield progress
 
 
@@ -58,20 +59,59 @@ class _Progress(Progress):
     """A progress display that, where there is no terminal to draw on, prints a line a minute instead."""
 
     EVERY = 60.0  # seconds
+    LOOK = 1.0
 
     def update(self, task_id: TaskID, *arguments: Any, **values: Any) -> None:
         """Move a task on."""
         super().update(task_id, *arguments, **values)
+        self._tell(task_id)
+
+    @contextmanager
+    def beating(self) -> Iterator[None]:
+        """Look every second whether a line is due, from a thread of its own: a step may take longer than a minute."""
         if self.console.is_terminal:
+            yield
             return
-        task = self._tasks[task_id]
-        now = self.get_time()
-        if now - task.fields.setdefault("printed", task.start_time or now) >= self.EVERY and task.total:
+        over = threading.Event()
+
+        def look() -> None:
+            while not over.wait(self.LOOK):
+                for task_id in self.task_ids:
+                    self._tell(task_id)
+
+        beat = threading.Thread(target=look, daemon=True)
+        beat.start()
+        try:
+            yield
+        finally:
+            over.set()
+            beat.join()
+
+    def _tell(self, task_id: TaskID) -> None:
+        with self._lock:
+            task = self._tasks.get(task_id)
+            if task is None or task.finished or self.console.is_terminal:
+                return
+            now = self.get_time()
+            if now - task.fields.setdefault("printed", task.start_time or now) < self.EVERY:
+                return
             task.fields["printed"] = now
-            line = f"  {task.description}: {task.completed:.0f} of {task.total:.0f}"
+            line = f"  {task.description}"
+            if task.total:
+                line += f": {task.completed:.0f} of {task.total:.0f}"
             if task.time_remaining is not None:
                 line += f", about {timedelta(seconds=round(task.time_remaining))} left"
-            self.console.print(line, soft_wrap=True)
+            elif task.elapsed is not None:
+                line += f", since {timedelta(seconds=round(task.elapsed))}"
+        self.console.print(line, soft_wrap=True)
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """Show that ``what``, of which no part can be counted, goes on."""
+    with progress_bar() as bar:
+        bar.add_task(what, total=None)
+        yield
 
 
 def say(head: str, text: str = "") -> None:

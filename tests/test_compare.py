@@ -1,5 +1,6 @@
 """Comparisons: what is grouped, paired, refused and marked; figures against values worked out by hand."""
 
+import io
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -10,7 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from browser import Browser
 from conftest import merged
+from PIL import Image
+from test_report_browser import CONTRAST
 from typer.testing import CliRunner
 
 from auditor.arms import ARMS, ONCE
@@ -290,6 +294,24 @@ def test_the_command_writes_page_and_tables_that_agree(make: Make, tmp_path: Pat
     assert "Paired differences from “bido”" in text
     nowhere = CliRunner().invoke(app, ["compare", str(tmp_path / "nowhere")])
     assert "neither a run directory nor a sweep" in str(nowhere.exception)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_is_readable_in_either_scheme_and_on_a_phone(
+    scheme: str, make: Make, tmp_path: Path, browser: Browser
+) -> None:
+    page = tmp_path / "compare.html"
+    page.write_text(render(compare([make("a", 0), make("b", 0, **BIDO)], "test", by=["cohorts"]).page))
+    for width, height in ((1280, 900), (390, 844)):
+        browser.open(page, width, height, scheme=scheme)
+        grey, counts = np.unique(np.asarray(Image.open(io.BytesIO(browser.picture())).convert("L")), return_counts=True)
+        assert (grey[counts.argmax()] > 240) == (scheme == "light")
+        assert browser.ask("document.documentElement.scrollWidth") <= width
+        assert browser.complaints == []
+        charts = browser.ask('[...document.querySelectorAll("figure svg")].map((e) => getComputedStyle(e).filter)')
+        assert {each.startswith("invert") for each in charts} == {scheme == "dark"}  # drawn for paper, inverted whole
+        low = [each for each in browser.ask(CONTRAST) if scheme == "light" or not each.startswith("<text")]
+        assert low == []
 
 
 def ranked(record: Record, defence: str, strength: int, undefended: str = "none") -> Record:

@@ -1,13 +1,16 @@
 """The log beside the console: one JSON object per event, rotated, with what went wrong and where."""
 
+import io
 import json
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from fedinverse.errors import ConfigError, StageError
 from fedinverse.run import Run
@@ -106,3 +109,24 @@ def test_wrong_input_leaves_no_log(tiny: Load, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="victim_classes"):
         run_all(tiny(population={"victim_classes": [0, 12]}), resume=False)
     assert not (tmp_path / "runs").exists()
+
+
+def test_long_work_says_once_a_minute_that_it_goes_on_where_nobody_sees_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted work says how far it is; what has no parts, or stands still in a long step, says since when."""
+    from report import console as module
+
+    printed = io.StringIO()
+    monkeypatch.setattr(module, "console", Console(file=printed, width=80))
+    monkeypatch.setattr(module._Progress, "EVERY", 0.05)
+    monkeypatch.setattr(module._Progress, "LOOK", 0.01)
+    with module.progress_bar() as bar:
+        bar.add_task("inverting", total=4, completed=1)
+        time.sleep(0.15)
+    with module.working("auditing"):
+        time.sleep(0.15)
+    lines = printed.getvalue().splitlines()
+    assert [line for line in lines if line.startswith("  inverting: 1 of 4")]
+    assert [line for line in lines if line.startswith("  auditing, since 0:00:00")]
+    before = len(lines)
+    time.sleep(0.1)
+    assert len(printed.getvalue().splitlines()) == before  # and is silent when it is over

@@ -42,7 +42,7 @@ from fedinverse.storage import (
 )
 from pipeline.stages.answers import gather, show_answers
 from pipeline.stages.inversions import Finished, finished
-from report.console import console, table
+from report.console import console, table, working
 from report.text import percent
 
 GRID_IMAGES = 8
@@ -67,7 +67,7 @@ def audit(run: Run) -> pd.DataFrame:
     for pool in run.pools.values():
         pool.verify()
     console.print("[b]Auditing[/b]: training the evaluators on images that no client holds")
-    with threads(THREADS):
+    with threads(THREADS), working("auditing"):
         bench = bench_of(run, inversions, settings)
         console.print(
             f"  E1 reads {percent(bench.judge.ceiling)} of real reserve images; the two that may answer 'none of "
