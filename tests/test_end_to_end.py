@@ -188,7 +188,7 @@ def test_a_shard_that_nobody_can_train_on_leaves_the_arm_out_with_a_reason(
     # One image and BatchNorm used to end a finished federation with a traceback.
     shard = shard_of(again, again.population.attackers[0], "with_victim")
     few = Shard(shard.images[:images], shard.labels[:images])
-    monkeypatch.setattr("pipeline.stages.controls.shard_of", lambda *_: few)
+    monkeypatch.setattr("pipeline.stages.controls.pooled_shard", lambda *_: few)
     (left_out,) = [each for each in controls(again).left_out if each.arm == "B3"]
     assert f"{images} images" in left_out.reason
     assert not Targets.read(again).of("B3")
