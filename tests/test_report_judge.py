@@ -142,6 +142,8 @@ def test_what_a_run_lacks_is_said_and_failed_images_are_not_asked_about(attacked
 def test_a_run_without_attack_is_told_what_to_do(unattacked_run: Run) -> None:
     with pytest.raises(StageError, match="was not audited; run 'fedinverse audit"):
         command("judge", unattacked_run.path)
+    with pytest.raises(StageError, match="is not a run directory"):
+        command("judge", unattacked_run.path.parent, "--read", "answers.json")
 
 
 def test_figures_are_those_worked_out_by_hand() -> None:

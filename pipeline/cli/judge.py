@@ -35,14 +35,15 @@ def judge(
     from auditor.people.sheet import read_key
     from fedinverse.errors import ConfigError
     from fedinverse.layout import SheetFiles
-    from fedinverse.lock import only_here
     from fedinverse.run import Run
+    from pipeline.cli.held import held
     from pipeline.people import answer_with, make_sheet, read_sheet
     from report.console import console, say, table
     from report.judge.tables import sentence_of, tables_of
     from report.text import counted
 
     run = Run(directory.resolve())
+    _ = run.table  # refuses what is no run directory
     files = SheetFiles(out.resolve()) if out else run.files.sheet
     given = [*([read] if read else []), *(answers or [])]
     if given and read is None:
@@ -50,8 +51,8 @@ def judge(
     if given and with_:
         raise ConfigError("--with and --read exclude each other; --with reads what the program answers")
     if not given:
-        with only_here(run.path):
-            key = make_sheet(run, files, per_kind, seed)
+        with held(directory) as opened:
+            key = make_sheet(opened, files, per_kind, seed)
         for note in key.notes:
             console.print(f"  - {note}", soft_wrap=True, markup=False)
         if not with_:
