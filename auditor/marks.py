@@ -18,6 +18,7 @@ NOT_HELD_OUT = (
     "--held-out), so the ceiling and the model's own accuracy may be too good."
 )
 HELD = "Shared classes: the attacker itself holds images of {} of the {} classes that are attacked."
+ACTIVE = "The attacker was active ({}), and so the federation is not one of honest updates."
 OVERLAP_CAPTION = "Overlap allowed: public images may show these classes"
 
 
@@ -34,10 +35,11 @@ def amended(run: Run) -> tuple[str, ...]:
 def marks_of_run(run: Run) -> tuple[str, ...]:
     """Return the marks of ``run``; empty: there are none. What only a further question reads marks its own answer."""
     changed = [key for key in amended(run) if key.split(".")[0] not in SECTIONS[1:]]
-    one_file = run.table.get("weights_file")
+    one_file, active = run.table.get("weights_file"), run.table.get("active")
     marks = (
         OVERLAP if overlaps(run) else "",
         _held(run),
+        ACTIVE.format(active["kind"]) if active else "",
         AMENDED.format(", ".join(changed)) if changed else "",
         NOT_HELD_OUT if one_file and not one_file["held_out"] else "",
     )

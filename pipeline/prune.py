@@ -3,7 +3,7 @@
 Removed are
 
 checkpoints   of rounds that no inversion used, but the first and the last;
-captures      of rounds that no inversion used;
+captures      of rounds that neither an inversion nor a membership answer used;
 priors        in the cache that were trained for this run's own captured models, and that no run beside it names.
 
 Verdict, report, scores, grids, reconstructions and the server's ledger are never removed, so the run can still be read,
@@ -16,6 +16,8 @@ from pathlib import Path
 
 from attacker.attacks.registry import make_attack
 from attacker.inversion import ABOUT
+from attacker.schedule import captured
+from auditor.membership import read_report
 from fedinverse.data.source import cache_directory
 from fedinverse.errors import StageError
 from fedinverse.layout import ROUND_FILES, replies_of, spools_of
@@ -84,9 +86,18 @@ def remove(files: Collection[Removable]) -> None:
 
 
 def _used(run: Run) -> set[Path]:
-    """Return the weights that an inversion used: the audit asks the models once more what they make of known images."""
-    inverted = {each.weights.resolve() for each in finished(run)} if run.table.get("attacks") else set()
-    return inverted | {path.resolve() for path in read_of_updates(run)}
+    """Return the weights that an inversion used, and those of rounds in which membership was asked.
+
+    The audit asks the models once more what they make of known images; a membership answer is keyed by its captures.
+    """
+    used = {each.weights.resolve() for each in finished(run)} if run.table.get("attacks") else set()
+    used |= {path.resolve() for path in read_of_updates(run)}
+    asked = run.files.auditor.membership
+    if run.table.get("membership") and asked.exists():
+        rounds = read_report(asked).rounds
+        captures = (captured(*spools_of(run.files.attacker, world)) for world in run.worlds)
+        used |= {path.resolve() for models in captures for number, path in models.items() if number in rounds}
+    return used
 
 
 def _between(checkpoints: Path) -> list[Path]:

@@ -26,6 +26,7 @@ from fedinverse.seeds import numpy_generator
 from fedinverse.shard import Shard, save_shard
 from fedinverse.storage import save_weights, to_weights
 from pipeline.cli.main import app
+from pipeline.prune import removable
 from pipeline.stages.membership import membership
 
 
@@ -291,6 +292,7 @@ def test_a_finished_run_is_not_asked_again_unless_the_question_changes(
     asked_run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = asked_run.files.auditor.membership.read_bytes()
+    assert not [each for each in removable(asked_run) if each.kind == "captures"]  # pruning leaves what it rests on
     membership(asked_run)
     assert "up to date" in capsys.readouterr().out
     fewer = ["--set", "per_class=20", "--set", "rounds=[3]"]
