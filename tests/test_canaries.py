@@ -184,7 +184,7 @@ def test_an_untrained_model_shows_nothing_and_no_account_is_said(planted: Run) -
     assert report.epsilon == 0
     assert report.accounted == ()
     assert not report.alarm
-    assert any("nothing is accounted" in note for note in canary_table(report).notes)
+    assert any("Nothing is accounted" in note for note in canary_table(report).notes)
 
 
 def test_no_canaries_no_model_and_a_damaged_report_are_said(
@@ -227,5 +227,5 @@ def test_a_whole_run_measures_accounts_and_shows_it(tmp_path: Path) -> None:
         Accounted(noise="own", epsilon=account["epsilon"], delta=1e-5, bound=report.accounted[0].bound),
     )
     page = run.files.report.read_text()
-    assert "What the canaries show of epsilon" in page
+    assert "guesses about 24 canaries are right" in page
     assert "accounted, the victim&#39;s own noise" in page
