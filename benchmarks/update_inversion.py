@@ -223,14 +223,22 @@ def measure(pool: Pool, cell: tuple[int, int, int], seed: int, loop: Loop) -> Me
     seconds = time.process_time() - begun
     without, _ = world(pool, *cell, seed, victim=False)
     beside, _ = loop(without, labels, seed)
-    fresh = torch.cat(
-        [unit(drawn(pool, (int(label),), 1, derive(seed, n), "random").images) for n, label in enumerate(labels)]
-    )
+    fresh = random_images(pool, labels, private, seed)
     truth = torch.cat([private.labels, *others_labels(pool, cell, seed)]).bincount(minlength=10)
     share = truth.double() / truth.sum() * len(labels)
     overlap = torch.minimum(labels.bincount(minlength=10).double(), share.ceil()).sum() / len(labels)
     scores = [psnr(each, labels, private) for each in (images, beside, fresh)]
     return Measured(*scores, float(overlap), seconds)
+
+
+def random_images(pool: Pool, labels: Tensor, private: Shard, seed: int) -> Tensor:
+    """Return one random image of the class for every label, none of them the victim's."""
+    chosen = []
+    for number, label in enumerate(labels.tolist()):
+        some = drawn(pool, (label,), len(private) + 1, derive(seed, number), "random").images
+        his = (some[:, None] == private.images[None]).flatten(2).all(2).any(1)
+        chosen.append(some[~his][:1])
+    return unit(torch.cat(chosen))
 
 
 def others_labels(pool: Pool, cell: tuple[int, int, int], seed: int) -> list[Tensor]:
