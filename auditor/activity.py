@@ -142,8 +142,10 @@ def answer_to(report: ActiveReport, marks: tuple[str, ...] = ()) -> Answer:
     if not isinstance(report.visible, Missing):
         dropped = report.visible[0].dropped
         figures |= {f"dropped by {rule}": share for rule, share in dropped.items()}
-        told = ", ".join(f"{rule} {100 * share:.0f} %" for rule, share in dropped.items() if share is not None)
-        sentence += f" Its updates would have been dropped by {told}." if told else ""
+        told = ", ".join(
+            f"a {rule} server in {100 * share:.0f} %" for rule, share in dropped.items() if share is not None
+        )
+        sentence += f" Its updates would have been dropped by {told} of its rounds." if told else ""
     missing = (report.visible.omitted,) if isinstance(report.visible, Missing) else ()
     return Answer(
         question=question.key,
