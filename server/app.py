@@ -20,6 +20,7 @@ from fedinverse.run import Run, prepare
 from fedinverse.split import holdings
 from fedinverse.storage import check_finite, into_module, to_weights
 from server.checkpoints import latest_round, save_round
+from server.one_by_one import OneByOne
 from server.roll_call import known_nodes, roll_call
 from server.settings import Federation
 from server.utility import check_device, utility
@@ -35,13 +36,17 @@ _OVERRIDES = {
 }
 
 
-def server_app(after_round: Sequence[AfterRound] | None = None) -> ServerApp:
-    """Return a ServerApp that hands every round to the callbacks ``after_round``, in order; None: it is stored."""
+def server_app(after_round: Sequence[AfterRound] | None = None, *, beside: bool = False) -> ServerApp:
+    """Return a ServerApp that hands every round to the callbacks ``after_round``, in order; None: it is stored.
+
+    With ``beside``, a round is evaluated and handed on while the next one is trained, by a thread of its own.
+    """
     app = ServerApp()
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        _federate(grid, context, (save_round,) if after_round is None else after_round)
+        with OneByOne(beside=beside) as hand_on:
+            _federate(grid, context, (save_round,) if after_round is None else after_round, hand_on)
 
     return app
 
@@ -49,7 +54,7 @@ def server_app(after_round: Sequence[AfterRound] | None = None) -> ServerApp:
 app = server_app()  # as Flower finds it
 
 
-def _federate(grid: Grid, context: Context, callbacks: Sequence[AfterRound]) -> None:
+def _federate(grid: Grid, context: Context, callbacks: Sequence[AfterRound], hand_on: OneByOne) -> None:
     """Run the rounds that are still to run."""
     grid = AnsweredGrid(grid)
     run, world = _open(context, grid), world_of(context)
@@ -75,13 +80,17 @@ def _federate(grid: Grid, context: Context, callbacks: Sequence[AfterRound]) -> 
             return None
         received = from_record(arrays)
         check_finite(received, f"the global model of round {server_round}")
-        into_module(network, received, f"the global model of round {server_round}")
-        scores = utility(network, held_out, run.victim_classes, federation.device)
-        over = Round(run, world, server_round, received, scores, remembered(strategy))
-        for callback in callbacks:
-            callback(over)
-        metrics = {key: scores[key] for key in ("accuracy", "victim-accuracy") if scores[key] is not None}
-        return MetricRecord(metrics)
+        state = remembered(strategy)  # the next round changes it
+
+        def finish() -> MetricRecord:
+            into_module(network, received, f"the global model of round {server_round}")
+            scores = utility(network, held_out, run.victim_classes, federation.device)
+            for callback in callbacks:
+                callback(Round(run, world, server_round, received, scores, state))
+            known = {key: scores[key] for key in ("accuracy", "victim-accuracy") if scores[key] is not None}
+            return MetricRecord(known)
+
+        return hand_on(finish)
 
     partitions = roll_call(grid, run.population.clients, federation.timeout, known_nodes(run.path))
     leaves = run.population.shares_classes and is_control(world)

@@ -14,13 +14,13 @@ _BY_NAME, _IN_ORDER, _NUMBER = ("m_t", "v_t"), "momentum_vector", "clipping_norm
 
 
 def remembered(strategy: Any) -> dict[str, NDArray[Any]]:
-    """Return the state of ``strategy`` after a round; empty where there is none."""
+    """Return a copy of the state of ``strategy`` after a round; empty where there is none."""
     state = {}
     for attribute in _BY_NAME:
         for name, array in (getattr(strategy, attribute, None) or {}).items():
-            state[f"{attribute}.{name}"] = np.asarray(array)
+            state[f"{attribute}.{name}"] = np.array(array)
     for number, array in enumerate(getattr(strategy, _IN_ORDER, None) or []):
-        state[f"{_IN_ORDER}.{number:05d}"] = np.asarray(array)
+        state[f"{_IN_ORDER}.{number:05d}"] = np.array(array)
     if hasattr(strategy, _NUMBER):
         state[_NUMBER] = np.array(getattr(strategy, _NUMBER), np.float64)
     return state

@@ -4,8 +4,9 @@ import logging
 import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -18,6 +19,9 @@ from fedinverse.run import Run
 from pipeline.engines.ray_place import check_ray
 from pipeline.engines.settings import Engine
 
+if TYPE_CHECKING:
+    from pipeline.engines.ray import RaySession
+
 
 def run_federation(
     run: Run,
@@ -25,12 +29,14 @@ def run_federation(
     engine: Engine,
     profiles: Path | None = None,
     after_round: Sequence[AfterRound] | None = None,
+    session: "RaySession | None" = None,
 ) -> None:
     """Run (or resume) the federation of ``run`` in ``world`` on ``engine``.
 
     Every round goes to the callbacks ``after_round``; None: it is stored, nothing else. With ``profiles``, the ``ray``
     engine's actors run under cProfile and leave their rows in that directory; the other engines have no processes of
-    their own making.
+    their own making. The ``ray`` engine's actors are those of ``session`` (see ``session_of``); None: they end with
+    this federation.
 
     Raises:
         ConfigError: clients are to train on a GPU and there is none (of a cluster elsewhere, Ray says what it has), or
@@ -47,20 +53,36 @@ def run_federation(
         logging.getLogger("flwr").setLevel(logging.WARNING)
     from server.app import server_app  # Flower reads the environment when it is imported
 
-    server = server_app(after_round)
+    # Clients in processes of their own train on while a round is evaluated and stored. In one process they share
+    # PyTorch's random numbers with whatever else computes in it: there, one thing at a time.
+    server = server_app(after_round, beside=engine.kind == "ray")
     with _client_environment(run, world, engine):
         if engine.kind == "local":
             from pipeline.engines.local import run_local
 
             run_local(run, world, engine, server)
         elif engine.kind == "ray":
-            from pipeline.engines.ray import run_on_ray
+            from pipeline.engines.ray import RaySession, run_on_ray
 
-            run_on_ray(run, world, engine, server, profiles)
+            with nullcontext(session) if session else RaySession(engine, profile=profiles is not None) as used:
+                run_on_ray(run, world, used, server, profiles)
         else:
             from pipeline.engines.flower import run_on_flower
 
             run_on_flower(run, engine, server)
+
+
+def session_of(engine: Engine, *, profile: bool = False) -> "AbstractContextManager[RaySession | None]":
+    """Return what keeps the engine's processes from one federation to the next; other engines than ``ray`` have none.
+
+    With ``profile``, actors run under cProfile.
+    """
+    if engine.kind != "ray":
+        return nullcontext()
+    os.environ.update(quiet(os.environ))  # Ray reads it when it is imported
+    from pipeline.engines.ray import RaySession
+
+    return RaySession(engine, profile=profile)
 
 
 @contextmanager

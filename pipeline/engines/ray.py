@@ -13,7 +13,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import ray
 from flwr.app import ArrayRecord, Context, Message, RecordDict
@@ -78,6 +78,7 @@ class ClientActor:
         """Write what this process spent its time on while it answered messages."""
         assert self._profiler is not None
         leave(directory, "clients", self._profiler)
+        self._profiler = cProfile.Profile()
 
 
 @dataclass
@@ -93,13 +94,9 @@ class _Sent:
 class RayGrid(SimulatedGrid):
     """Hands messages to the actor with the shortest queue."""
 
-    def __init__(self, run: Run, world: World, engine: Engine, count: int, *, profile: bool) -> None:
-        super().__init__(run, world, engine.device)
-        options = ClientActor.options(  # type: ignore[attr-defined]
-            num_cpus=engine.client_cpus, num_gpus=engine.client_gpus, max_restarts=-1, max_task_retries=0
-        )
-        self._actors = [options.remote(profile) for _ in range(count)]
-        self._restarting: dict[Any, int] = {}  # what a restarting actor will answer when it is back -> its number
+    def __init__(self, run: Run, world: World, session: "RaySession") -> None:
+        super().__init__(run, world, session.engine.device)
+        self._actors, self._restarting = session.actors, session.restarting
         held = holdings(run.split, run.population.clients, len(run.class_names)).sum(1)
         self._size = {partition + 1: int(images) for partition, images in enumerate(held)}
 
@@ -190,28 +187,65 @@ class RayGrid(SimulatedGrid):
         log.warning("no reply in time from clients %s; the round goes on without them", late)
 
 
-def run_on_ray(run: Run, world: World, engine: Engine, server: ServerApp, profiles: Path | None = None) -> None:
-    """Start Ray (or join ``engine.address``), run the federation, and leave nothing running.
+class RaySession:
+    """Ray and its actors, which answer for one federation after the other: for the worlds of a run.
 
-    With ``profiles``, the actors run under cProfile and leave their rows there at the end.
+    Attributes:
+        engine: its settings.
+        profile: whether actors run under cProfile.
+        actors: the processes that answer messages, once Ray is there.
+        restarting: what a restarting actor will answer when it is back -> its number.
+    """
+
+    def __init__(self, engine: Engine, *, profile: bool = False) -> None:
+        self.engine, self.profile = engine, profile
+        self.actors: list[Any] = []
+        self.restarting: dict[Any, int] = {}
+        self._ready = False
+
+    def start(self) -> None:
+        """Start Ray (or join ``engine.address``) and the actors, unless they are there.
+
+        Raises:
+            ConfigError: Ray cannot start here, no cluster answers at ``engine.address``, the token is not its own, or
+                it lacks the resources that the actors ask for.
+        """
+        if self._ready:
+            return
+        engine = self.engine
+        if engine.address:
+            _join(engine.address)
+        else:
+            _start(math.ceil(engine.actors * engine.client_cpus) or os.cpu_count() or 1)
+        self._ready = True
+        fit = engine.fitting(ray.cluster_resources())
+        options = ClientActor.options(  # type: ignore[attr-defined]
+            num_cpus=engine.client_cpus, num_gpus=engine.client_gpus, max_restarts=-1, max_task_retries=0
+        )
+        self.actors = [options.remote(self.profile) for _ in range(engine.actors or fit)]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._ready:
+            self._ready = False
+            ray.shutdown()
+
+
+def run_on_ray(run: Run, world: World, session: RaySession, server: ServerApp, profiles: Path | None = None) -> None:
+    """Run the federation on the actors of ``session``, which is started if it was not.
+
+    With ``profiles``, what the actors did in this federation is left there at its end.
 
     Raises:
-        ConfigError: Ray cannot start here, no cluster answers at ``engine.address``, the token is not its own, or it
-            lacks the resources that the actors ask for.
+        ConfigError: Ray cannot be started or joined as the settings say; see ``RaySession.start``.
     """
-    if engine.address:
-        _join(engine.address)
-    else:
-        _start(math.ceil(engine.actors * engine.client_cpus) or os.cpu_count() or 1)
-    try:
-        fit = engine.fitting(ray.cluster_resources())
-        count = engine.actors or fit
-        grid = RayGrid(run, world, engine, count, profile=profiles is not None)
-        server(grid, server_context())
-        if profiles is not None:
-            grid.leave_profiles(profiles.resolve())
-    finally:
-        ray.shutdown()
+    session.start()
+    grid = RayGrid(run, world, session)
+    server(grid, server_context())
+    if profiles is not None:
+        grid.leave_profiles(profiles.resolve())
 
 
 def _start(cpus: int) -> None:

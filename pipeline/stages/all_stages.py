@@ -16,6 +16,7 @@ from fedinverse.run import Run, prepare
 from fedinverse.storage import read_json
 from fedinverse.thinning import Thinning
 from pipeline.disk import check_disk
+from pipeline.engines import session_of
 from pipeline.experiment import Experiment, resolved, worlds_of
 from pipeline.log import event, logging_to
 from pipeline.preflight import check_before_work
@@ -139,9 +140,14 @@ def _stages(run: Run, experiment: Experiment, stages: Stages, trackers: Trackers
         after.insert(0, thinning)
     if experiment.active is not None:
         lay_out(run, worlds)
-    with stages.stage("federate"), Meanwhile(run, stages.processes) if ahead else nullcontext():
+    engine, profiles = experiment.engine, stages.processes
+    with (
+        stages.stage("federate"),
+        Meanwhile(run, profiles) if ahead else nullcontext(),
+        session_of(engine, profile=profiles is not None) as session,
+    ):
         for world in worlds:
-            federate(run, world, experiment.engine, stages.processes, before, after)
+            federate(run, world, engine, profiles, before, after, session)
     if experiment.canaries is not None:
         with stages.stage("canaries"):
             canaries(run)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.progress import Progress
 
@@ -17,6 +18,9 @@ from report.text import counted, percent
 from server.checkpoints import save_round
 from server.settings import Federation
 
+if TYPE_CHECKING:
+    from pipeline.engines.ray import RaySession
+
 
 def federate(
     run: Run,
@@ -25,11 +29,12 @@ def federate(
     profiles: Path | None = None,
     before: Sequence[AfterRound] = (),
     after: Sequence[AfterRound] = (),
+    session: "RaySession | None" = None,
 ) -> None:
     """Bring the federation of ``world`` to its last round.
 
     Every round is handed to the callbacks ``before``, stored, handed to ``after``, and shown. With ``profiles``, the
-    engine's own processes leave there what they spent their time on.
+    engine's own processes leave there what they spent their time on; those of ``session`` are used where there is one.
 
     Raises:
         StageError: the engine ended before the last round.
@@ -42,7 +47,8 @@ def federate(
     start = f"resuming after round {done}" if done >= 0 else counted(rounds, "round")
     console.print(f"[b]{title_of(world)}[/b] on engine '{engine.kind}': {start}")
     with progress_bar() as bar:
-        run_federation(run, world, engine, profiles, [*before, save_round, *after, _Shown(bar, rounds, done)])
+        callbacks: list[AfterRound] = [*before, save_round, *after, _Shown(bar, rounds, done)]
+        run_federation(run, world, engine, profiles, callbacks, session)
     if _done(run, world) < rounds:
         raise StageError(f"the federation ended after round {_done(run, world)} of {rounds}; start again with --resume")
     for line in what_clients_said(run, world):
