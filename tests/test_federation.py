@@ -11,11 +11,12 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 
 from fedinverse.errors import IntegrityError
 from fedinverse.flower import DEVICE, RUN_DIR, WORLD
+from fedinverse.layout import WORLDS
 from fedinverse.messages import ARRAYS, CLIENT, METRICS, to_record
 from fedinverse.rounds import Round
 from fedinverse.run import Run, prepare
 from fedinverse.storage import load_weights, read_jsonl
-from pipeline.engines import run_federation
+from pipeline.engines import run_federation, session_of
 from pipeline.engines.local import LocalGrid
 from pipeline.experiment import resolved
 from server.roll_call import roll_call
@@ -44,6 +45,23 @@ def test_ray_gives_the_same_models_as_local(actors: int, reference: Run, tiny: L
     run = federated(tiny(engine={"kind": "ray", "actors": actors}), tmp_path / "ray")
     assert hashes(run) == hashes(reference)
     assert len(hashes(run)) == 4
+
+
+def test_the_same_actors_serve_both_worlds(tiny: Load, tmp_path: Path) -> None:
+    runs = {}
+    for kind in ("local", "ray"):
+        experiment = tiny(federation={"rounds": 1}, engine={"kind": kind, "actors": 1})
+        runs[kind] = prepare(tmp_path / kind, resolved(experiment))
+        with session_of(experiment.engine) as session:
+            served = []
+            for world in WORLDS:
+                run_federation(runs[kind], world, experiment.engine, session=session)
+                served.append(session and [id(actor) for actor in session.actors])
+        assert served[0] == served[1]
+    for world in WORLDS:
+        local, ray = ([line.sha256 for line in runs[kind].recorded_rounds(world)] for kind in ("local", "ray"))
+        assert local == ray
+        assert len(ray) == 2
 
 
 def test_flower_runtime_gives_the_same_models_as_local(reference: Run, tiny: Load, tmp_path: Path) -> None:
