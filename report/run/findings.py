@@ -18,15 +18,19 @@ def finding(point: Point, names: Sequence[str], metric: str) -> str:
     assert isinstance(attack, Interval)
     return (
         f"From the global model of round {point.round}, attack “{point.attack}” made images of the victim's "
-        f"classes ({listed}); {share(attack.value)} of them are {SAID.get(metric, metric)}. "
+        f"classes ({listed}); {share(attack.value)} of them are {_said(metric)}. "
         f"Controls: {', '.join(beside)}."
     )
+
+
+def _said(metric: str) -> str:
+    return SAID.get(metric, f"counted by “{metric}”")
 
 
 def facts(verdict: Verdict) -> list[tuple[str, str, str]]:
     """Return (figure, what it is, interval or remark): the handful that stands beside the verdict."""
     point, handful = verdict.main, []
-    metric = SAID.get(verdict.primary.metric, verdict.primary.metric)
+    metric = _said(verdict.primary.metric)
     words = {"A": f"of the reconstructions are {metric}", "B2": "false positives: the same without the victim"}
     for arm, what in words.items():
         score = point.arms[arm]

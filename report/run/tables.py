@@ -5,14 +5,18 @@ from collections.abc import Sequence
 import pandas as pd
 
 from auditor.arms import ONCE
-from auditor.metrics.names import ACCURACY, METRICS, RESEMBLANCE, WHOLE_SET, in_order
+from auditor.metrics.names import ACCURACY, METRICS, OPEN, RESEMBLANCE, WHOLE_SET, in_order
 from auditor.verdict import GateReport, Missing, Point
 from fedinverse.records import RoundLine
 from report.run.curve import LINES
 from report.table import Table
 from report.text import NONE, interval, share
 
-SAID = {ACCURACY: "recognised by the evaluator", RESEMBLANCE: "resembling a training image"}
+SAID = {
+    ACCURACY: "recognised by the evaluator",
+    OPEN: "recognised by both evaluators",
+    RESEMBLANCE: "resembling a training image",
+}
 """What a share of reconstructions is called in a sentence; other metrics go by their own name."""
 MEANING = {
     "A": "Inversion of the global model that the malicious client was sent.",
