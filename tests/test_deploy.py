@@ -63,7 +63,7 @@ def test_deployed_federation_is_the_simulated_one_and_the_captures_equal_the_led
     assert (deployed.files.attacker.spool(WORLD) / "round-0000.safetensors").exists()
 
     assert federate_deployed(Run(deployed.path)) == compared  # done: nothing is started again
-    unsent = {"round": 3, "message-type": "train", "partition": 3, "sha256": "0"}
+    unsent = {"round": 3, "message-type": "train", "partition": 3, "node": "0", "sha256": "0"}
     append_jsonl(deployed.files.server.ledger(WORLD), unsent)
     with pytest.raises(StageError, match="1 messages to client 3 were not captured"):
         check_captures(deployed, 3)
