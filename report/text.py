@@ -17,6 +17,11 @@ def share(value: float | None) -> str:
     return percent(value, 0)
 
 
+def whole(value: float | None) -> str:
+    """Return a share in [0, 1] as text, in whole percent without the sign: for tables that say so in their title."""
+    return NONE if value is None else f"{100 * value:.0f}"
+
+
 def interval(figure: Interval | Missing) -> str:
     """Return a share with its 95 % interval, in whole percent."""
     if isinstance(figure, Missing):

@@ -43,7 +43,7 @@ from fedinverse.storage import (
 from pipeline.stages.answers import gather, show_answers
 from pipeline.stages.inversions import Finished, finished
 from report.console import console, table, working
-from report.text import percent
+from report.text import percent, whole
 
 GRID_IMAGES = 8
 GRID_CLASSES = 200  # rows of a grid: a sheet of more is looked at by nobody
@@ -235,18 +235,18 @@ def show(run: Run, scores: pd.DataFrame) -> None:
         rows = [
             [
                 str(line.round),
-                *map(percent, (line.known, line.recognised, *(line.controls[arm] for arm in arms))),
+                *map(whole, (line.known, line.recognised, *(line.controls[arm] for arm in arms))),
                 "" if line.learned else "not yet",
             ]
             for line in lines
             if line.attack == attack
         ]
         header = ["round", "model", "attack", *arms, ""]
-        metric = run.section("audit", Audit).primary.metric
-        table(f"Attack '{attack}': share of images read as the victim's class ({metric})", header, rows)
+        table(f"Attack '{attack}': % of images read as the victim's class", header, rows)
     names = ", ".join(f"{arm} {CONTROLS[arm]}" for arm in arms)
     console.print(
-        f"[dim]model: its own accuracy on the victim's classes (not yet: below the gate); controls: {names}[/dim]",
+        f"[dim]{run.section('audit', Audit).primary.metric}; model: its own accuracy on the victim's classes "
+        f"(not yet: below the gate); controls: {names}[/dim]",
         soft_wrap=True,
     )
     verdict = read_verdict(run.files.verdict)
