@@ -136,7 +136,7 @@ def test_other_attacks_evaluators_and_rounds_reuse_a_finished_federation_and_are
 
 
 def test_ctrl_c_says_what_is_kept_and_how_to_go_on(tiny: Load, tmp_path: Path) -> None:
-    tiny(federation={"rounds": 200})
+    tiny(federation={"rounds": 3000})  # it must not be done before it is stopped
     command = [sys.executable, "fedinverse_sim.py", str(tmp_path / "tiny.toml"), "--out", str(tmp_path / "a [b] c")]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     rounds = tmp_path / "a [b] c" / "tiny" / "federation" / "with_victim" / "rounds.jsonl"
@@ -147,7 +147,7 @@ def test_ctrl_c_says_what_is_kept_and_how_to_go_on(tiny: Load, tmp_path: Path) -
     process.send_signal(signal.SIGINT)
     out, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
-    assert re.search(r"stopped \(round \d+ of 200\); all that was finished is kept in", said)
+    assert re.search(r"stopped \(round \d+ of 3000\); all that was finished is kept in", said)
     assert (
         f"go on with: python fedinverse_sim.py {tmp_path / 'tiny.toml'} --out '{tmp_path / 'a [b] c'}' --resume" in said
     )

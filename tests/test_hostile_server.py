@@ -210,7 +210,7 @@ def test_the_local_engine_and_flowers_give_clients_the_configured_device(
             without.delenv(DEVICE)
             devices.append(node_of(flowers).device)
 
-    monkeypatch.setattr("server.app.server_app", lambda _: look)
+    monkeypatch.setattr("server.app.server_app", lambda *_, **__: look)
     federated(tiny(engine={"client_gpus": 1.0}), tmp_path / "run")
     assert devices == [{"cuda"}, "cuda", "cpu"]
 

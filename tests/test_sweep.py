@@ -236,8 +236,9 @@ def test_the_attack_on_the_untrained_model_is_made_once_per_seed(tmp_path: Path)
     plan = plan_of(tmp_path, sweep)
     first, others = plan.points[0], plan.points[1:]
     for name, server_round in (("untrained", 0), ("trained", 3)):
-        about = dict.fromkeys(("attack", "prior-seconds", "cost", "failed"), 0)
-        about |= {"model-round": server_round, "samples": "samples.safetensors"}
+        about = dict.fromkeys(("attack", "target-sha256", "public", "prior"), "") | {"model-round": server_round}
+        about |= dict.fromkeys(("seed", "prior-seconds", "failed"), 0) | dict.fromkeys(("captures", "notes"), ())
+        about |= {"shared-classes": (), "settings": {}, "diversity": {}, "cost": {}, "samples": "samples.safetensors"}
         atomic_write(Run(first.path).files.attacker.inversions / "gmi" / "samples.safetensors", "samples of its prior")
         write_json(Run(first.path).files.attacker.inversions / "gmi" / name / "about.json", about)
     assert [adopt_inversions(each, [first]) for each in others] == [1, 0, 0, 0, 0, 0, 0]
