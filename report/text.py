@@ -41,6 +41,11 @@ def probability(p: float | None) -> str:
     return NONE if p is None else "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
 
 
+def span(least: int, most: int) -> str:
+    """Return a range of whole numbers as text: 62 to 63, or 50."""
+    return str(least) if least == most else f"{least} to {most}"
+
+
 def counted(number: int, one: str, many: str = "") -> str:
     """Return ``number`` with its noun: 1 round, 2 rounds."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"

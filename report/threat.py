@@ -7,6 +7,7 @@ from fedinverse.config import Data
 from fedinverse.run import Run
 from fedinverse.split import holdings, remarks
 from fedinverse.words import plain
+from report.text import span
 from server.settings import Federation
 
 NAMES = 12  # classes that are named; a threat model is read at a glance
@@ -57,7 +58,7 @@ def threat_model(run: Run) -> list[tuple[str, str]]:
         ("Victim", victim),
         (
             "Others",
-            f"{int(others.min())} to {int(others.max())} images each{shared}{all_but}; defences: {defences or 'none'}",
+            f"{span(int(others.min()), int(others.max()))} images each{shared}{all_but}; defences: {defences or 'none'}",
         ),
         *attacker,
         ("Asked", _asked(run)),
