@@ -58,7 +58,8 @@ def threat_model(run: Run) -> list[tuple[str, str]]:
         ("Victim", victim),
         (
             "Others",
-            f"{span(int(others.min()), int(others.max()))} images each{shared}{all_but}; defences: {defences or 'none'}",
+            f"{span(int(others.min()), int(others.max()))} images each{shared}{all_but}; "
+            f"defences: {defences or 'none'}",
         ),
         *attacker,
         ("Asked", _asked(run)),
