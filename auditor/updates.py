@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import t as student
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from auditor.evaluators.embedding import Embedding, fit_embedding
 from auditor.questions import QUESTIONS, Answer, Said
@@ -112,6 +111,8 @@ def matched(images: Tensor, labels: Tensor, private: Shard, embedding: Embedding
     chosen, real = torch.cat(order), unit(private.images[torch.cat(partner)])
     shown = images[chosen]
     squared = (shown - real).square().flatten(1).mean(1).double().clamp_min(1e-10)
+    from torchmetrics.functional.image import structural_similarity_index_measure  # takes two seconds to import
+
     similarity = structural_similarity_index_measure(shown, real, data_range=1.0, reduction="none")
     assert isinstance(similarity, Tensor)
     apart = (embedding(shown) - embedding(real)).norm(dim=1)

@@ -59,8 +59,8 @@ def attack(
     from fedinverse.memory import keep_freed_memory
     from pipeline.cli.choice import chosen_attack, chosen_device, chosen_schedule, public_set
     from pipeline.cli.inversions import HEADER, PICTURE, draw, line_of, name_of, overlap_mark
-    from pipeline.cli.progress import Shown
     from pipeline.cli.weights import labels_to_invert, network_of_all, shared_classes, targets, weights_at
+    from report.bars import Bars
     from report.console import console, progress_bar, say, table
 
     chosen = chosen_attack(kind, config, label, set_ or [])
@@ -85,7 +85,7 @@ def attack(
         else:
             say("Inverting", f"{name} with {chosen.label}: {len(labels)} images on {device}")
             with progress_bar() as bar:
-                invert(chosen.attack, inversion, victim, images, labels, seed, Shown(bar), shared)
+                invert(chosen.attack, inversion, victim, images, labels, seed, Bars(bar), shared)
         draw(inversion)
         for note in inversion.about.notes:
             console.print(f"  {note}", soft_wrap=True, markup=False, style="yellow")

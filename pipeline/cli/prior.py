@@ -50,8 +50,8 @@ def train(
     from pipeline.cli.choice import chosen_attack, chosen_device, public_set
     from pipeline.cli.pictures import shape_of
     from pipeline.cli.priors import describe
-    from pipeline.cli.progress import Shown
     from pipeline.cli.weights import file_at, network_of
+    from report.bars import Bars
     from report.console import console, progress_bar, say
 
     chosen = chosen_attack(kind, config, label, set_ or [])
@@ -67,7 +67,7 @@ def train(
         raise ConfigError(f"'{chosen.attack.name}' trains its prior against the captured model; give it with --target")
     images = public_set(public, size, public_root, public_limit, seed)
     with progress_bar() as bar:
-        prior = chosen.attack.prior(victim, images, seed, where, Shown(bar))
+        prior = chosen.attack.prior(victim, images, seed, where, Bars(bar))
     entry = describe(prior, chosen.attack, images, seed, where)
     say("Prior", f"{entry.name} {entry.key}: trained in {prior.seconds:.3f} s, now or before")
     console.print(f"  {entry.path}\n  {entry.picture}", soft_wrap=True, markup=False)

@@ -100,8 +100,8 @@ def _of_spools(
     from fedinverse.shard import Shard, open_shard
     from fedinverse.storage import load_weights
     from pipeline.cli.pictures import save_sheet
-    from pipeline.cli.progress import Shown
     from pipeline.stages.updates import seat_of
+    from report.bars import Bars
     from report.console import console, progress_bar, say, table
     from report.text import share
 
@@ -118,7 +118,7 @@ def _of_spools(
         where = place(out, pair, seat, settings, None)
         if not where.done:
             with threads(1), progress_bar() as bar:
-                invert_update(pair, seat, settings, where, None, Shown(bar))
+                invert_update(pair, seat, settings, where, None, Bars(bar))
         arrays, _ = load_weights(where.images)
         images, labels = torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["labels"])
         save_sheet(where.path / PICTURE, [images[labels == label] for label in labels.unique()], caption="")

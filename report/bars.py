@@ -3,7 +3,7 @@
 from rich.progress import Progress, TaskID
 
 
-class Shown:
+class Bars:
     """An ``attacker.attacks.attack.Progress`` that keeps one bar per kind of work."""
 
     def __init__(self, bar: Progress) -> None:
