@@ -138,14 +138,23 @@ def test_other_attacks_evaluators_and_rounds_reuse_a_finished_federation_and_are
 def test_ctrl_c_says_what_is_kept_and_how_to_go_on(tiny: Load, tmp_path: Path) -> None:
     tiny(federation={"rounds": 3000})  # it must not be done before it is stopped
     command = [sys.executable, "fedinverse_sim.py", str(tmp_path / "tiny.toml"), "--out", str(tmp_path / "a [b] c")]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    rounds = tmp_path / "a [b] c" / "tiny" / "federation" / "with_victim" / "rounds.jsonl"
-    deadline = time.monotonic() + 120
-    while not rounds.exists() and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.05)
-    time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
-    out, said = process.communicate(timeout=60)
+    # Tests may run where interrupts are ignored (in the background of a script), and children inherit that.
+    heeding = (
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", heeding, *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        rounds = tmp_path / "a [b] c" / "tiny" / "federation" / "with_victim" / "rounds.jsonl"
+        deadline = time.monotonic() + 120
+        while not rounds.exists() and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        out, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130, said
     assert re.search(r"stopped \(round \d+ of 3000\); all that was finished is kept in", said)
     assert (
