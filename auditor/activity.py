@@ -6,21 +6,20 @@ passive world) and the one without the victim. Detectability is read from what t
 figures say how often an innocent one would have been dropped.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from auditor.questions import QUESTIONS, Answer, Said
-from auditor.statistics import wilson
+from auditor.questions import Answer, Reply, question_of
+from auditor.statistics import newcombe, wilson
 from auditor.verdict import Interval, Missing
-from fedinverse.errors import IntegrityError
 from fedinverse.layout import PASSIVE, WITH_VICTIM, World
+from fedinverse.records import read_model
 from fedinverse.run import Run
-from fedinverse.storage import read_jsonl, read_object
+from fedinverse.storage import read_jsonl
 
 RULES = {"krum-drops": "Krum", "median-drops": "median", "trimmed-drops": "trimmed mean"}
 NOT_WATCHED = "federation.watch_updates was off: nothing is known of single updates"
@@ -61,12 +60,7 @@ class ActiveReport(_Part):
 
 def read_active(path: Path) -> ActiveReport:
     """Read ``audit/active.json``; ``IntegrityError`` names the file and the key that does not fit."""
-    try:
-        return ActiveReport.model_validate_json(json.dumps(read_object(path)))
-    except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(map(str, problem["loc"]))
-        raise IntegrityError(f"{path}: '{place}': {problem['msg']}; delete it and audit again") from None
+    return read_model(ActiveReport, path, "delete it and audit again")
 
 
 def share_of(right: Sequence[bool]) -> Interval:
@@ -77,10 +71,8 @@ def share_of(right: Sequence[bool]) -> Interval:
 
 def less(one: Interval, other: Interval) -> Interval:
     """Return the difference of two shares with Newcombe's interval."""
-    value = one.value - other.value
-    low = value - float(np.hypot(one.value - one.low, other.high - other.value))
-    high = value + float(np.hypot(one.high - one.value, other.value - other.low))
-    return Interval(value=value, low=low, high=high, marks=())
+    apart = newcombe(one, other)
+    return Interval(value=apart.value, low=apart.low, high=apart.high, marks=())
 
 
 def accuracies(run: Run, worlds: Sequence[World]) -> dict[str, tuple[float, float | None]]:
@@ -99,7 +91,7 @@ def visible_in(run: Run, attackers: Sequence[int]) -> tuple[Visible, ...] | Miss
         "the same client, passive": [line for line in lines[PASSIVE] if line["partition"] in attackers],
         "the other clients": [line for line in lines[WITH_VICTIM] if line["partition"] not in attackers],
     }
-    return tuple(_visible(whose, found) for whose, found in groups.items() if found)
+    return tuple(_visible(whose, lines) for whose, lines in groups.items() if lines)
 
 
 def _noted(run: Run, world: World) -> list[dict[str, Any]]:
@@ -127,12 +119,12 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def answer_to(report: ActiveReport, marks: tuple[str, ...] = ()) -> Answer:
     """Return the answer that ``report`` gives."""
-    question = next(each for each in QUESTIONS if each.key == "active")
+    question = question_of("active")
     gained = report.difference
     figures: dict[str, float | None] = {
-        name: found.value if isinstance(found, Interval) else None for name, found in report.leakage.items()
+        name: figure.value if isinstance(figure, Interval) else None for name, figure in report.leakage.items()
     }
-    outcome: Said
+    outcome: Reply
     if isinstance(gained, Missing):
         outcome, sentence = "inconclusive", f"There is nothing to hold it against: {gained.omitted}."
     else:
@@ -142,10 +134,10 @@ def answer_to(report: ActiveReport, marks: tuple[str, ...] = ()) -> Answer:
     if not isinstance(report.visible, Missing):
         dropped = report.visible[0].dropped
         figures |= {f"dropped by {rule}": share for rule, share in dropped.items()}
-        told = ", ".join(
+        rules = ", ".join(
             f"a {rule} server in {100 * share:.0f} %" for rule, share in dropped.items() if share is not None
         )
-        sentence += f" Its updates would have been dropped by {told} of its rounds." if told else ""
+        sentence += f" Its updates would have been dropped by {rules} of its rounds." if rules else ""
     missing = (report.visible.omitted,) if isinstance(report.visible, Missing) else ()
     return Answer(
         question=question.key,
@@ -158,7 +150,7 @@ def answer_to(report: ActiveReport, marks: tuple[str, ...] = ()) -> Answer:
     )
 
 
-def _outcome(gained: Interval, resolution: float, words: str) -> tuple[Said, str]:
+def _outcome(gained: Interval, resolution: float, words: str) -> tuple[Reply, str]:
     if gained.low > 0:
         if gained.value >= resolution:
             return "yes", f"It gained by being active ({words})."

@@ -16,7 +16,6 @@ USENIX Security 2019, by rank among canaries that were left out): log2(n + 1) - 
 1 / ln 2 = 1.44 on average.
 """
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from scipy import special
 
 from auditor.statistics import UPPER
@@ -35,9 +34,10 @@ from fedinverse.data.source import unit
 from fedinverse.errors import IntegrityError, StageError
 from fedinverse.layout import WITH_VICTIM
 from fedinverse.models import Classifier, for_inference
+from fedinverse.records import read_model
 from fedinverse.run import Run
 from fedinverse.split import held_by
-from fedinverse.storage import into_module, load_weights, read_json, read_object
+from fedinverse.storage import into_module, load_weights, read_json
 
 DELTA = 1e-5  # where nothing is accounted that names one
 MOST = 60.0  # epsilon beyond which nobody asks
@@ -211,13 +211,7 @@ def read_canaries(path: Path) -> CanaryReport:
     Raises:
         IntegrityError: damaged; names the file.
     """
-    try:
-        return CanaryReport.model_validate_json(json.dumps(read_object(path)))
-    except ValidationError as error:
-        place = ".".join(map(str, error.errors()[0]["loc"]))
-        raise IntegrityError(
-            f"{path}: '{place}': {error.errors()[0]['msg']}; delete it to have it made again"
-        ) from None
+    return read_model(CanaryReport, path, "delete it to have it made again")
 
 
 def measure(run: Run) -> CanaryReport:

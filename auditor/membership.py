@@ -7,26 +7,26 @@ score: the world without the victim, whose models were trained on neither kind, 
 
 import hashlib
 import itertools
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from auditor.metrics.roc import Bools, Bounded, Floats, Told, permuted_area, roc, told_apart
+from auditor.metrics.roc import Bools, Floats, RocSummary, permuted_area, roc, told_apart
 from auditor.omitted import Omitted
-from auditor.questions import QUESTIONS, Answer, Said
+from auditor.questions import Answer, Reply, question_of
+from auditor.statistics import Bounded
 from auditor.verdict import Interval, Missing
 from fedinverse.canaries import PART as CANARY
-from fedinverse.errors import ConfigError, IntegrityError, StageError
+from fedinverse.errors import ConfigError, StageError
+from fedinverse.records import read_model
 from fedinverse.run import Run
 from fedinverse.seeds import numpy_generator
 from fedinverse.shard import Shard
 from fedinverse.split import held_by
-from fedinverse.storage import read_object
 
 FEWEST = 20  # members below which a bootstrap over candidates says too little
 CURVE_POINTS = 200  # of a stored ROC curve: what a picture shows
@@ -185,7 +185,7 @@ def judged(
         seed: of bootstrap and permutations.
         by_attacker: whether a participant can compute it.
     """
-    found = told_apart(scores, member, numpy_generator(seed, "membership", name))
+    summary = told_apart(scores, member, numpy_generator(seed, "membership", name))
     permuted, p = permuted_area(scores, member, numpy_generator(seed, "membership permuted", name))
     if isinstance(control, str):
         beside: Interval | Missing = Missing(omitted=control)
@@ -194,9 +194,9 @@ def judged(
     return ScoreReport(
         score=name,
         by_attacker=by_attacker,
-        auc=_interval(found.auc),
-        true_positive_rates=_rates(found),
-        balanced_accuracy=_interval(found.balanced),
+        auc=_interval(summary.auc),
+        true_positive_rates=_rates(summary),
+        balanced_accuracy=_interval(summary.balanced),
         control=beside,
         permuted=_interval(permuted),
         p=p,
@@ -206,29 +206,24 @@ def judged(
 
 def read_report(path: Path) -> MembershipReport:
     """Read ``audit/membership.json``; ``IntegrityError`` names the file and the key that does not fit."""
-    try:
-        return MembershipReport.model_validate_json(json.dumps(read_object(path)))
-    except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(map(str, problem["loc"]))
-        raise IntegrityError(f"{path}: '{place}': {problem['msg']}; delete it and ask again") from None
+    return read_model(MembershipReport, path, "delete it and ask again")
 
 
 def answer_to(report: MembershipReport, marks: tuple[str, ...] = ()) -> Answer:
     """Return the answer that ``report`` gives, by the score that was chosen before the run."""
-    question = next(each for each in QUESTIONS if each.key == "membership")
+    question = question_of("membership")
     line = next((each for each in report.scores if each.score == report.primary), None)
     figures: dict[str, float | None] = {"members": report.members, "non-members": report.others}
     if line is None:
         why = report.omitted.get(report.primary, "it was not computed")
-        outcome: Said = "inconclusive"
+        outcome: Reply = "inconclusive"
         sentence = f"The score '{report.primary}' could not be had: {why}."
     else:
         outcome, sentence = _outcome(line, report.resolution)
         figures |= {"auc": line.auc.value, "auc-low": line.auc.low, "auc-high": line.auc.high, "p": line.p}
         figures["control-auc"] = line.control.value if isinstance(line.control, Interval) else None
-        for rate, found in line.true_positive_rates.items():
-            figures[f"tpr-at-{rate}"] = found.value if isinstance(found, Interval) else None
+        for rate, figure in line.true_positive_rates.items():
+            figures[f"tpr-at-{rate}"] = figure.value if isinstance(figure, Interval) else None
     return Answer(
         question=question.key,
         text=question.text,
@@ -240,7 +235,7 @@ def answer_to(report: MembershipReport, marks: tuple[str, ...] = ()) -> Answer:
     )
 
 
-def _outcome(line: ScoreReport, resolution: float) -> tuple[Said, str]:
+def _outcome(line: ScoreReport, resolution: float) -> tuple[Reply, str]:
     area, control = line.auc, line.control
     figures = f"area {_shown(area)} by the score '{line.score}'"
     if isinstance(control, Missing):
@@ -262,14 +257,14 @@ def _shown(area: Interval) -> str:
     return f"{area.value:.3f} [{area.low:.3f}, {area.high:.3f}]"
 
 
-def _interval(found: Bounded) -> Interval:
-    return Interval(value=found.value, low=found.low, high=found.high, marks=())
+def _interval(figure: Bounded) -> Interval:
+    return Interval(value=figure.value, low=figure.low, high=figure.high, marks=())
 
 
-def _rates(found: Told) -> dict[str, Interval | Missing]:
+def _rates(summary: RocSummary) -> dict[str, Interval | Missing]:
     return {
         f"{rate:g}": Missing(omitted=value.reason) if isinstance(value, Omitted) else _interval(value)
-        for rate, value in found.rates.items()
+        for rate, value in summary.rates.items()
     }
 
 

@@ -10,18 +10,17 @@
 Whoever answers one writes it with ``write_answer``; the verdict and the report take them from ``further_answers``.
 """
 
-import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from fedinverse.errors import IntegrityError
+from fedinverse.records import read_model
 from fedinverse.run import Run
-from fedinverse.storage import read_object, write_json
+from fedinverse.storage import write_json
 
 Key = Literal["classes", "updates", "membership", "active"]
-Said = Literal["yes", "in part", "no", "inconclusive", "not asked"]
+Reply = Literal["yes", "in part", "no", "inconclusive", "not asked"]
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class Answer(BaseModel):
 
     question: Key
     text: str = Field(description="the question")
-    outcome: Said
+    outcome: Reply
     sentence: str = Field(description="the answer in one sentence")
     figures: dict[str, float | None] = Field(
         default_factory=dict, description="what it rests on, by name; null: it could not be had"
@@ -71,6 +70,11 @@ class Answer(BaseModel):
 def write_answer(run: Run, answer: Answer) -> None:
     """Write ``answer`` to the audit of ``run``."""
     write_json(run.files.auditor.answer(answer.question), answer.model_dump(mode="json"))
+
+
+def question_of(key: Key) -> Question:
+    """Return the question ``key``."""
+    return next(question for question in QUESTIONS if question.key == key)
 
 
 def answer_of(run: Run, question: Question) -> Answer:
@@ -85,12 +89,7 @@ def answer_of(run: Run, question: Question) -> Answer:
     if not path.exists():
         sentence = "Asked, and not answered yet."
         return Answer(question=question.key, text=question.text, outcome="inconclusive", sentence=sentence)
-    try:
-        return Answer.model_validate_json(json.dumps(read_object(path)))
-    except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(map(str, problem["loc"]))
-        raise IntegrityError(f"{path}: '{place}': {problem['msg']}; audit the run again") from None
+    return read_model(Answer, path, "audit the run again")
 
 
 def further_answers(run: Run) -> tuple[Answer, ...]:

@@ -16,6 +16,7 @@ level is measured by ``benchmarks/coverage.py`` and published in docs/statistics
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -280,6 +281,42 @@ def sign_flip_p(apart: Floats) -> float:
     for each in apart:
         sums = np.concatenate([sums + each, sums - each])
     return float((np.abs(sums) >= abs(apart.sum()) - ROUNDING).mean())
+
+
+class WithInterval(Protocol):
+    """A figure and its 95 % interval, low <= value <= high."""
+
+    @property
+    def value(self) -> float:
+        """The figure."""
+        ...
+
+    @property
+    def low(self) -> float:
+        """Lower end of the interval."""
+        ...
+
+    @property
+    def high(self) -> float:
+        """Upper end of the interval."""
+        ...
+
+
+@dataclass(frozen=True)
+class Bounded:
+    """A figure with its 95 % interval, low <= value <= high."""
+
+    value: float
+    low: float
+    high: float
+
+
+def newcombe(one: WithInterval, other: WithInterval) -> Bounded:
+    """Return ``one`` less ``other``, in [-1, 1]: independent shares, Wilson intervals (Newcombe 1998, method 10)."""
+    value = one.value - other.value
+    below = math.hypot(one.value - one.low, other.high - other.value)
+    above = math.hypot(one.high - one.value, other.value - other.low)
+    return Bounded(value, value - below, value + above)
 
 
 def wilson(successes: float, trials: int) -> tuple[float, float]:

@@ -24,7 +24,7 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from auditor.evaluators.embedding import Embedding, fit_embedding
-from auditor.questions import QUESTIONS, Answer, Said
+from auditor.questions import Answer, Reply, question_of
 from auditor.statistics import LEVEL
 from fedinverse.data.source import unit
 from fedinverse.errors import IntegrityError
@@ -43,7 +43,7 @@ FEWEST_CELLS = 3
 ATTACK, WITHOUT, RANDOM = "attack", "the world without the victim", "random images of the class"
 ARMS = (ATTACK, WITHOUT, RANDOM)
 METRICS = ("psnr", "ssim", "distance")
-QUESTION = next(each for each in QUESTIONS if each.key == "updates")
+QUESTION = question_of("updates")
 
 
 @dataclass(frozen=True)
@@ -179,12 +179,12 @@ def compared(run: Run, shown: Sequence[Shown]) -> Cells:
 
 def figures_of(cells: Cells) -> dict[str, float | None]:
     """Return the mean over cells of every metric and arm, and the leads."""
-    found: dict[str, float | None] = {}
+    figures: dict[str, float | None] = {}
     for metric in METRICS:
         for arm in ARMS:
             values = [float(getattr(cell, metric).mean()) for cell in cells[arm].values()]
-            found[f"{metric}, {arm}"] = round(float(np.mean(values)), 4) if values else None
-    return found
+            figures[f"{metric}, {arm}"] = round(float(np.mean(values)), 4) if values else None
+    return figures
 
 
 def answer_to(run: Run, shown: Sequence[Shown], cells: Cells, marks: Sequence[str], inputs: str) -> Answer:
@@ -207,12 +207,12 @@ def answer_to(run: Run, shown: Sequence[Shown], cells: Cells, marks: Sequence[st
         "label error of equal shares": round(float(torch.stack(equal).mean()), 4),
     }
     leads = _leads(cells)
-    for arm, found in leads.items():
-        bounded = np.isfinite(found.low)
+    for arm, lead in leads.items():
+        bounded = np.isfinite(lead.low)
         figures |= {
-            f"lead over {arm}": round(found.value, 4),
-            f"lead over {arm}, low": round(found.low, 4) if bounded else None,
-            f"lead over {arm}, high": round(found.high, 4) if bounded else None,
+            f"lead over {arm}": round(lead.value, 4),
+            f"lead over {arm}, low": round(lead.low, 4) if bounded else None,
+            f"lead over {arm}, high": round(lead.high, 4) if bounded else None,
         }
     outcome, sentence = _decided(run, attack, leads)
     return Answer(
@@ -236,7 +236,7 @@ def _leads(cells: Cells) -> dict[str, Lead]:
     return leads
 
 
-def _decided(run: Run, attack: Sequence[Shown], leads: Mapping[str, Lead]) -> tuple[Said, str]:
+def _decided(run: Run, attack: Sequence[Shown], leads: Mapping[str, Lead]) -> tuple[Reply, str]:
     seen = [each for each in attack if run.population.victim in trained_in(run, each.round)]
     rounds = ", ".join(str(each.round) for each in attack)
     if not seen:
@@ -249,10 +249,10 @@ def _decided(run: Run, attack: Sequence[Shown], leads: Mapping[str, Lead]) -> tu
         return "inconclusive", (
             "Nothing can be attributed to the victim without a federation that lacks him (audit.without_victim = true)."
         )
-    said = "; ".join(f"{_in_words(found)} over {arm}" for arm, found in leads.items())
-    if any(found.high < RESOLUTION for found in leads.values()):
+    said = "; ".join(f"{_in_words(lead)} over {arm}" for arm, lead in leads.items())
+    if any(lead.high < RESOLUTION for lead in leads.values()):
         return "no", f"Images from the update of round {rounds} come no nearer to the victim's than a control: {said}."
-    if all(found.low > 0 and found.value >= RESOLUTION for found in leads.values()):
+    if all(lead.low > 0 and lead.value >= RESOLUTION for lead in leads.values()):
         return (
             "yes",
             f"Images from the update of round {rounds} come nearer to the victim's than both controls: {said}.",
@@ -260,7 +260,7 @@ def _decided(run: Run, attack: Sequence[Shown], leads: Mapping[str, Lead]) -> tu
     return "inconclusive", f"Images from the update of round {rounds} are not told from the controls: {said}."
 
 
-def _in_words(found: Lead) -> str:
-    if not np.isfinite(found.low):
-        return f"{found.value:+.1f} dB, of fewer than {FEWEST_CELLS} rounds and classes,"
-    return f"{found.value:+.1f} dB [{found.low:+.1f}, {found.high:+.1f}]"
+def _in_words(lead: Lead) -> str:
+    if not np.isfinite(lead.low):
+        return f"{lead.value:+.1f} dB, of fewer than {FEWEST_CELLS} rounds and classes,"
+    return f"{lead.value:+.1f} dB [{lead.low:+.1f}, {lead.high:+.1f}]"

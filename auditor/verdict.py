@@ -5,16 +5,16 @@ Numbers are shares in [0, 1] unless their field says otherwise. Within a version
 ``read_verdict`` is the one reader: it takes version 1 too, and refuses what it does not know.
 """
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from auditor.arms import ARMS
 from auditor.decision import Outcome
 from auditor.questions import Answer
 from fedinverse.errors import IntegrityError
+from fedinverse.records import as_model
 from fedinverse.storage import read_object
 
 VERSION = 2
@@ -173,11 +173,7 @@ def read_verdict(path: Path) -> Verdict:
     try:
         if document["version"] == 1:
             document = _from_version_1(document)
-        return Verdict.model_validate_json(json.dumps(document))
-    except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(map(str, problem["loc"]))
-        raise IntegrityError(f"{path}: '{place}': {problem['msg']}; audit the run again") from None
+        return as_model(Verdict, document, path, "audit the run again")
     except (AttributeError, KeyError, TypeError) as error:
         raise IntegrityError(f"{path}: not a verdict of version 1 ({error!r}); audit the run again") from None
 

@@ -11,12 +11,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from fedinverse.errors import IntegrityError
 from fedinverse.storage import append_jsonl, read_jsonl, read_object, typed, write_json
 
 T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,30 @@ def read_record(kind: type[T], path: Path) -> T:
     known = {each.name for each in fields(cast(Any, kind))}
     stored = {key.replace("-", "_"): value for key, value in read_object(path).items()}
     return typed(kind, {key: value for key, value in stored.items() if key in known}, path)
+
+
+def read_model(kind: type[M], path: Path, remedy: str) -> M:
+    """Return the JSON object at ``path`` as the pydantic model ``kind``.
+
+    Args:
+        kind: what it must be.
+        path: the file.
+        remedy: what the reader of a refusal should do, such as "audit the run again".
+
+    Raises:
+        IntegrityError: damaged, or a key does not fit; names file, key and remedy.
+    """
+    return as_model(kind, read_object(path), path, remedy)
+
+
+def as_model(kind: type[M], document: Mapping[str, Any], path: Path, remedy: str) -> M:
+    """Return ``document``, read from ``path``, as the pydantic model ``kind``; errors as ``read_model``'s."""
+    try:
+        return kind.model_validate_json(json.dumps(document))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(map(str, problem["loc"]))
+        raise IntegrityError(f"{path}: '{place}': {problem['msg']}; {remedy}") from None
 
 
 def append_lines(path: Path, lines: Sequence[Any]) -> None:

@@ -6,6 +6,7 @@ victim. Where clients overlap, ``borrowers`` says who else holds an image.
 """
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -185,3 +186,18 @@ def _check_parts(table: pd.DataFrame, class_names: tuple[str, ...]) -> None:
             f"too few different images for [split]: class {'; class '.join(problems[:5])}{more}. Raise "
             "data.private_limit, change [split], or take these classes out of the source"
         )
+
+
+def first_lacking(manifest: pd.DataFrame, names: Sequence[str]) -> tuple[str, list[str]] | None:
+    """Return the first class that has no image of some part, with those parts; None: every class has all three.
+
+    Args:
+        manifest: one row per image, with its ``label`` and its ``part``.
+        names: of the classes, by label.
+    """
+    for label, name in enumerate(names):
+        have = set(manifest.loc[manifest["label"] == label, "part"])
+        lacking = [part for part in ("train", "vault", "reserve") if part not in have]
+        if lacking:
+            return name, lacking
+    return None

@@ -169,10 +169,10 @@ def audit_model(
         FedInverseError: names the option or key, what was found and what to write.
     """
     from pipeline.ownmodel.audit import audit_model as audited
-    from pipeline.ownmodel.settings import Said
+    from pipeline.ownmodel.settings import ModelAudit
 
     flattened = tuple(f"{key}={_inline(value)}" for key, value in flat(settings).items())
-    said = Said(
+    said = ModelAudit(
         Path(file),
         str(private),
         str(public),

@@ -1,8 +1,8 @@
 """Figures as text, the same on every page and terminal; a missing one is a dash."""
 
 from auditor.omitted import Omitted
-from auditor.statistics import Estimate
-from auditor.verdict import Interval, Missing
+from auditor.statistics import WithInterval
+from auditor.verdict import Missing
 
 NONE = "–"
 
@@ -22,18 +22,19 @@ def whole(value: float | None) -> str:
     return NONE if value is None else f"{100 * value:.0f}"
 
 
-def interval(figure: Interval | Missing) -> str:
+def interval(figure: WithInterval | Missing | Omitted) -> str:
     """Return a share with its 95 % interval, in whole percent."""
-    if isinstance(figure, Missing):
+    if isinstance(figure, Missing | Omitted):
         return NONE
     return f"{share(figure.value)} [{100 * figure.low:.0f}, {100 * figure.high:.0f}]"
 
 
-def points(figure: Estimate | Omitted) -> str:
+def points(figure: WithInterval | Omitted) -> str:
     """Return a difference of shares with its interval, in percentage points, signed."""
     if isinstance(figure, Omitted):
         return NONE
-    return f"{100 * figure.value:+.0f} [{100 * figure.low:+.0f}, {100 * figure.high:+.0f}]"
+    value, low, high = (round(100 * each) for each in (figure.value, figure.low, figure.high))
+    return f"{value:+d} [{low:+d}, {high:+d}]"
 
 
 def probability(p: float | None) -> str:

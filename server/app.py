@@ -85,8 +85,9 @@ def _federate(grid: Grid, context: Context, callbacks: Sequence[AfterRound], han
         def finish() -> MetricRecord:
             into_module(network, received, f"the global model of round {server_round}")
             scores = utility(network, held_out, run.victim_classes, federation.device)
+            over = Round(run, world, server_round, received, scores, state)
             for callback in callbacks:
-                callback(Round(run, world, server_round, received, scores, state))
+                callback(over)
             known = {key: scores[key] for key in ("accuracy", "victim-accuracy") if scores[key] is not None}
             return MetricRecord(known)
 

@@ -24,7 +24,7 @@ from fedinverse.run import Run
 from pipeline.cli.main import app
 from pipeline.ownmodel.audit import audit_model
 from pipeline.ownmodel.prepare import prepare_model
-from pipeline.ownmodel.settings import Said
+from pipeline.ownmodel.settings import ModelAudit
 from pipeline.stages.invert import _show
 from report.console import console
 
@@ -57,9 +57,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def said(file: Path, *settings: str, **changes: Any) -> Said:
+def said(file: Path, *settings: str, **changes: Any) -> ModelAudit:
     given: dict[str, Any] = {"private": "mnist", "public": "glyphs", "model": "mcnn", "classes": (0, 4)}
-    return Said(file, **given | changes, settings=(*SMALL, *settings))
+    return ModelAudit(file, **given | changes, settings=(*SMALL, *settings))
 
 
 @pytest.fixture(scope="module")

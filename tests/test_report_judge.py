@@ -17,9 +17,9 @@ from auditor.evidence import Exhibit, read_exhibit
 from auditor.omitted import Omitted
 from auditor.people.agreement import cohens_kappa, interval, krippendorffs_alpha
 from auditor.people.answers import Answer, Answers, Given, named, read_answers
-from auditor.people.reading import Apart, Share, read
+from auditor.people.reading import Share, read
 from auditor.people.sheet import KINDS, Item, Key, draw, read_key
-from auditor.statistics import wilson
+from auditor.statistics import Bounded, wilson
 from fedinverse.errors import ConfigError, FedInverseError, StageError
 from fedinverse.layout import SheetFiles
 from fedinverse.run import Run
@@ -167,7 +167,7 @@ def test_figures_are_those_worked_out_by_hand() -> None:
     shares = {each.kind: (each.yes.value, each.no.value, each.unsure.value) for each in reading.kinds}
     assert shares["true-positive"] == (0.5, 0, 0.5)
     assert shares["control-world"] == (0, 0.5, 0.5)
-    assert isinstance(reading.lead, Apart)
+    assert isinstance(reading.lead, Bounded)
     assert reading.lead.value == pytest.approx(0.5)
     assert reading.lead.low < 0 < reading.lead.high
     # Denied: i5 (E1 sees it), i6 (E1 sees it) and i8; of what was made, the open evaluators see none of them.

@@ -49,17 +49,17 @@ class Population:
 
 def scores_of(seen: Signals) -> dict[str, Tensor]:
     """Return the scores that need captured models alone, float64 [N] each; one model: no slope and no cosine."""
-    found = {
+    scores = {
         "loss": -seen.loss[-1],
         "trajectory-mean": seen.phi.mean(0),
         "gradient": -seen.gradient[-1],
     }
     if not seen.last_layer[-1].isnan().any():
-        found["last-layer"] = -seen.last_layer[-1]
+        scores["last-layer"] = -seen.last_layer[-1]
     if len(seen.rounds) > 1:
-        found["trajectory-slope"] = slope(seen.phi, torch.tensor(seen.rounds, dtype=torch.float64))
-        found["cosine"] = seen.cosine.mean(0)
-    return found
+        scores["trajectory-slope"] = slope(seen.phi, torch.tensor(seen.rounds, dtype=torch.float64))
+        scores["cosine"] = seen.cosine.mean(0)
+    return scores
 
 
 def slope(values: Tensor, rounds: Tensor) -> Tensor:

@@ -148,9 +148,10 @@ def _on_one_model(
 
 def last_layer(model: Classifier) -> tuple[str, ...]:
     """Return the names of the parameters of the last layer that has a row for every class; empty: there is none."""
-    found: tuple[str, ...] = ()
+    parameters: tuple[str, ...] = ()
     for name, module in model.named_modules():
         weight = getattr(module, "weight", None)
         if isinstance(weight, Tensor) and weight.ndim >= 2 and weight.shape[0] == model.classes:
-            found = tuple(f"{name}.{own}" if name else own for own, _ in module.named_parameters(recurse=False))
-    return found
+            prefix = f"{name}." if name else ""
+            parameters = tuple(prefix + each for each, _ in module.named_parameters(recurse=False))
+    return parameters

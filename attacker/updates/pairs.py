@@ -59,7 +59,7 @@ def pairs(spools: Sequence[Path], settings: Updates) -> list[Pair]:
             f"updates.rounds asks for {missing}, but {where} has the models on both sides of {between} only"
         )
     sent, asked = _sent(spools), _asked(spools)
-    found = []
+    paired = []
     for number in sorted(wanted):
         for each in (number - 1, number):
             _check_one_model(spools, each)
@@ -68,8 +68,8 @@ def pairs(spools: Sequence[Path], settings: Updates) -> list[Pair]:
         replies = tuple(sent[number].values())
         for reply in replies:
             _check_same_network(before, reply)
-        found.append(Pair(number, before, after, replies, len(asked[number] - sent[number].keys())))
-    return found
+        paired.append(Pair(number, before, after, replies, len(asked[number] - sent[number].keys())))
+    return paired
 
 
 def _sent(spools: Sequence[Path]) -> dict[int, dict[str, Path]]:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from auditor.omitted import Omitted
+from auditor.statistics import Bounded
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -39,16 +40,7 @@ class Roc:
 
 
 @dataclass(frozen=True)
-class Bounded:
-    """A figure with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Told:
+class RocSummary:
     """How well one score tells members from non-members.
 
     Attributes:
@@ -84,7 +76,7 @@ def true_at(curve: Roc, rate: float) -> float:
     return float(curve.true[curve.false <= rate + 1e-12].max())
 
 
-def told_apart(scores: Floats, member: Bools, random: np.random.Generator, draws: int = DRAWS) -> Told:
+def told_apart(scores: Floats, member: Bools, random: np.random.Generator, draws: int = DRAWS) -> RocSummary:
     """Return every figure of ``scores`` [N] with its interval.
 
     Args:
@@ -120,7 +112,8 @@ def told_apart(scores: Floats, member: Bools, random: np.random.Generator, draws
         else:
             rates[rate] = _bounded(true_at(whole, rate), np.concatenate([part[place] for part in tails]))
     area = float(np.trapezoid(whole.true, whole.false))
-    return Told(_bounded(area, np.concatenate(areas)), _balanced(scores, member, random, draws), rates, members, others)
+    balanced = _balanced(scores, member, random, draws)
+    return RocSummary(_bounded(area, np.concatenate(areas)), balanced, rates, members, others)
 
 
 def paired_difference(

@@ -14,7 +14,7 @@ from auditor.omitted import Omitted
 from auditor.people.agreement import MISSING, cohens_kappa, interval, krippendorffs_alpha
 from auditor.people.answers import ANSWERS, Answers
 from auditor.people.sheet import KINDS, MADE, Item, Key, Kind
-from auditor.statistics import wilson
+from auditor.statistics import Bounded, newcombe, wilson
 from fedinverse.seeds import derive, numpy_generator
 
 YES, NO, UNSURE = range(len(ANSWERS))
@@ -30,15 +30,6 @@ class Share:
     low: float
     high: float
     items: int
-
-
-@dataclass(frozen=True)
-class Apart:
-    """A difference of two shares of different items with its 95 % interval (Newcombe 1998, method 10)."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -91,8 +82,8 @@ class Reading:
     kinds: tuple[KindReading, ...]
     accuracy: Share | Omitted
     by_judge: dict[str, Share | Omitted]
-    lead: Apart | Omitted
-    lead_of_prior: Apart | Omitted
+    lead: Bounded | Omitted
+    lead_of_prior: Bounded | Omitted
     false_positives: dict[str, Share | Omitted]
     missed: dict[str, Share | Omitted]
     agreement: Agreement | Omitted
@@ -160,14 +151,10 @@ def _accuracy(key: Key, table: Table) -> Share | Omitted:
     return Share(value, value - down, value + up, one.items + other.items)
 
 
-def _lead(yes: Mapping[Kind, Share], control: Kind) -> Apart | Omitted:
+def _lead(yes: Mapping[Kind, Share], control: Kind) -> Bounded | Omitted:
     if "reconstruction" not in yes or control not in yes:
         return Omitted(f"nobody answered both reconstructions and {control} images")
-    attacked, base = yes["reconstruction"], yes[control]
-    value = attacked.value - base.value
-    down = float(np.hypot(attacked.value - attacked.low, base.high - base.value))
-    up = float(np.hypot(attacked.high - attacked.value, base.value - base.low))
-    return Apart(value, value - down, value + up)
+    return newcombe(yes["reconstruction"], yes[control])
 
 
 def _against(key: Key, table: Table, people: int, said: Callable[[Item], bool], seen: bool) -> Share | Omitted:

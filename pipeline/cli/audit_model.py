@@ -60,9 +60,10 @@ def audit_model(
     """
     from pipeline.cli.choice import chosen_device, numbers
     from pipeline.ownmodel.audit import audit_model as audit
-    from pipeline.ownmodel.settings import Said
+    from pipeline.ownmodel.settings import ModelAudit
 
     chosen_device(device)
     classes = tuple(numbers(wanted, "--classes-to-invert")) if wanted else ()
-    said = Said(file, private, public, held_out, model, width, kind, classes, name, seed, device, tuple(set_ or ()))
-    audit(said, out, resume=resume)
+    settings = tuple(set_ or ())
+    asked = ModelAudit(file, private, public, held_out, model, width, kind, classes, name, seed, device, settings)
+    audit(asked, out, resume=resume)

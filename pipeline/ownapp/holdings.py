@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from auditor.evaluators.embedding import SMALLEST_VAULT
 from fedinverse.errors import ConfigError, DataError
 from fedinverse.seeds import numpy_generator
-from fedinverse.split import NOBODY
+from fedinverse.split import NOBODY, first_lacking
 from fedinverse.theirs import TheirError, attribute_at
 from pipeline.ownapp.images import Prepare, images_and_labels, rows_in, test_part, training_part
 from pipeline.ownapp.settings import AppAudit
@@ -221,14 +221,13 @@ def _few(only: dict[int, list[str]]) -> str:
 
 def _check_parts(table: pd.DataFrame, names: tuple[str, ...], settings: AppAudit) -> None:
     """Refuse a class that lacks images of some part."""
-    for label, name in enumerate(names):
-        have = set(table.loc[table["label"] == label, "part"])
-        lacking = [part for part in ("train", "vault", "reserve") if part not in have]
-        if lacking:
-            raise DataError(
-                f"class '{name}' has no image for {' and '.join(lacking)}: held_out = {settings.held_out!r} must leave "
-                "at least two images of every class to the auditor, and data at least one to the clients"
-            )
+    lacking = first_lacking(table, names)
+    if lacking is not None:
+        name, parts = lacking
+        raise DataError(
+            f"class '{name}' has no image for {' and '.join(parts)}: held_out = {settings.held_out!r} must leave "
+            "at least two images of every class to the auditor, and data at least one to the clients"
+        )
     vault = int((table["part"] == "vault").sum())
     if vault < SMALLEST_VAULT:
         raise DataError(

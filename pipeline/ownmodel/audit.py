@@ -8,7 +8,7 @@ from fedinverse.lock import only_here
 from fedinverse.run import Run
 from pipeline.log import logging_to
 from pipeline.ownmodel.prepare import prepare_model
-from pipeline.ownmodel.settings import Said
+from pipeline.ownmodel.settings import ModelAudit
 from pipeline.profile import Stages
 from pipeline.provenance import note_start
 from pipeline.stages.audit import audit, show
@@ -23,7 +23,7 @@ from report.text import percent
 CHANCES = 3  # an accuracy below so many times chance is no accuracy of a trained model
 
 
-def audit_model(said: Said, out: Path = Path("runs"), *, resume: bool = False) -> Path:
+def audit_model(said: ModelAudit, out: Path = Path("runs"), *, resume: bool = False) -> Path:
     """Audit one weights file; return the run directory.
 
     Args:

@@ -24,7 +24,7 @@ from fedinverse.overlap import check_disjoint
 from fedinverse.private import part_of
 from fedinverse.records import RoundLine, append_lines
 from fedinverse.run import Run, differences
-from fedinverse.split import manifest_of_model
+from fedinverse.split import first_lacking, manifest_of_model
 from fedinverse.storage import (
     file_sha256,
     read_object,
@@ -36,14 +36,14 @@ from fedinverse.storage import (
 )
 from pipeline.ownapp.images import on_canvas
 from pipeline.ownapp.settings import canvas_for
-from pipeline.ownmodel.settings import Said, Sections, attacks_of, audit_of, sections
+from pipeline.ownmodel.settings import ModelAudit, Sections, attacks_of, audit_of, sections
 from pipeline.ownmodel.weights import Loaded, load
 from server.utility import utility
 
 VICTIM, HOLDER = 0, 1  # partitions of the run: who has the private images, and who has the file
 
 
-def prepare_model(said: Said, out: Path, *, resume: bool) -> Run:
+def prepare_model(said: ModelAudit, out: Path, *, resume: bool) -> Run:
     """Make the run directory, or find it as it was made.
 
     Raises:
@@ -83,7 +83,7 @@ def with_canvas(model: str) -> str:
     return (said if said.canvas else replace(said, canvas=canvas_for(said.shape))).name
 
 
-def _written(files: RunFiles, said: Said, chosen: Sections, table: Table, loaded: Loaded) -> Run:
+def _written(files: RunFiles, said: ModelAudit, chosen: Sections, table: Table, loaded: Loaded) -> Run:
     private, public = (
         _opened(option, where, loaded, chosen, said.seed, limit)
         for option, where, limit in (
@@ -149,7 +149,7 @@ def _model_files(run: Run, loaded: Loaded) -> None:
     append_lines(rounds, [RoundLine.of(number, scores, weights_sha256(weights))])
 
 
-def _table(said: Said, chosen: Sections, loaded: Loaded) -> Table:
+def _table(said: ModelAudit, chosen: Sections, loaded: Loaded) -> Table:
     """Return the configuration of the run, without its population, which the data decide."""
     audit = audit_of(chosen, loaded.model, loaded.network.input_shape)
     data: dict[str, Any] = chosen.data.model_dump(mode="json")
@@ -208,7 +208,7 @@ def fitted(images: NDArray[np.uint8], canvas: tuple[int, int, int]) -> NDArray[n
 
 
 def _together(
-    private: Pool, held: Pool | None, said: Said
+    private: Pool, held: Pool | None, said: ModelAudit
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_]]:
     """Return all images, their classes, and which the model was trained on."""
     count = len(private.labels)
@@ -226,17 +226,16 @@ def _together(
     )
 
 
-def _check_parts(manifest: pd.DataFrame, names: tuple[str, ...], said: Said) -> None:
+def _check_parts(manifest: pd.DataFrame, names: tuple[str, ...], said: ModelAudit) -> None:
     """Refuse a class that has no image of a part, and too few images to train the evaluator on."""
     where = f"--held-out {said.held_out}" if said.held_out else f"--private {said.private}"
-    for label, name in enumerate(names):
-        have = set(manifest.loc[manifest["label"] == label, "part"])
-        lacking = [part for part in ("train", "vault", "reserve") if part not in have]
-        if lacking:
-            raise DataError(
-                f"class '{name}' has too few different images: none for {' and '.join(lacking)}. The auditor needs "
-                f"some of every class that are not in the comparison: give more in {where}"
-            )
+    lacking = first_lacking(manifest, names)
+    if lacking is not None:
+        name, parts = lacking
+        raise DataError(
+            f"class '{name}' has too few different images: none for {' and '.join(parts)}. The auditor needs "
+            f"some of every class that are not in the comparison: give more in {where}"
+        )
     vault = int((manifest["part"] == "vault").sum())
     if vault < SMALLEST_VAULT:
         raise DataError(

@@ -19,7 +19,7 @@ RESTARTS = 10
 
 
 @dataclass(frozen=True)
-class Said:
+class ModelAudit:
     """What the command line says.
 
     Attributes:
@@ -62,7 +62,7 @@ class Sections(Section):
     split: Split = Field(Split(), description="how private images are divided without images that are held out")
 
 
-def sections(said: Said) -> Sections:
+def sections(said: ModelAudit) -> Sections:
     """Return the sections, with the settings of the command line over them.
 
     Raises:

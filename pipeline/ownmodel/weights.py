@@ -57,8 +57,8 @@ def load(path: Path, model: str, width: float | None) -> Loaded:
     if path.suffix.lower() in _PICKLES:
         if not model:
             raise ConfigError(unsaid)
-        found = convert(read_pickle(path), model, width, str(path), backbone=False)
-        return Loaded(found.network, model, found.width, 1)
+        converted = convert(read_pickle(path), model, width, str(path), backbone=False)
+        return Loaded(converted.network, model, converted.width, 1)
     about = read_metadata(path)
     stored = about.get("model", "")
     if model and stored and stored != model:
@@ -75,5 +75,5 @@ def load(path: Path, model: str, width: float | None) -> Loaded:
     arrays, about = load_weights(path)
     said = about.get("model-round", "")
     tensors = {key: torch.from_numpy(value) for key, value in arrays.items()}
-    found = convert(tensors, name, width, str(path), backbone=False)
-    return Loaded(found.network, name, found.width, max(1, int(said)) if said.isdigit() else 1)
+    converted = convert(tensors, name, width, str(path), backbone=False)
+    return Loaded(converted.network, name, converted.width, max(1, int(said)) if said.isdigit() else 1)

@@ -1,4 +1,4 @@
-"""Stage 6: what an active participant won, and whether the server could have noticed."""
+"""What an active participant won, and whether the server could have noticed."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ from auditor.evaluators.evaluator import THREADS, train_judge
 from auditor.grids import png
 from auditor.membership import Candidates, candidates_of
 from auditor.metrics.roc import paired_difference, told_apart
-from auditor.questions import QUESTIONS, write_answer
+from auditor.questions import question_of, write_answer
 from auditor.settings import Audit
 from auditor.verdict import Interval, Missing
 from fedinverse.data.source import unit
@@ -41,7 +41,7 @@ from pipeline.stages.membership_scores import Membership
 from report.console import console
 
 VERSION = 1  # of the figures; raise it when one of them changes
-QUESTION = next(each for each in QUESTIONS if each.key == "active")
+QUESTION = question_of("active")
 SAMPLES, SHOWN = 200, 16  # images of a generator that are judged, and of those that are shown
 RESOLUTION = {"gan": 0.25, "ascent": 0.05}
 
@@ -77,10 +77,10 @@ def active(run: Run) -> ActiveReport:
             return stored
     console.print(f"[b]Active participant[/b] '{kind}': what it won, and whether the server could have noticed")
     with threads(THREADS):
-        found = _of_gan(run, Gan(**settings)) if kind == "gan" else _of_ascent(run)
+        figures = _of_gan(run, Gan(**settings)) if kind == "gan" else _of_ascent(run)
     report = ActiveReport(
         kind=kind,
-        **found,
+        **figures,
         resolution=RESOLUTION[kind],
         accuracy=accuracies(run, (WITH_VICTIM, PASSIVE, *run.control_worlds)),
         visible=visible_in(run, run.population.attackers),
@@ -156,8 +156,8 @@ def _of_ascent(run: Run) -> dict[str, Any]:
                 f"membership.score '{settings.score}' needs reference models; choose one of captures alone"
             )
         kept[name] = scores[settings.score].numpy()
-        found = told_apart(kept[name], pushed.member, numpy_generator(run.seed, "ascent", name)).auc
-        areas[name] = Interval(value=found.value, low=found.low, high=found.high, marks=())
+        area = told_apart(kept[name], pushed.member, numpy_generator(run.seed, "ascent", name)).auc
+        areas[name] = Interval(value=area.value, low=area.low, high=area.high, marks=())
     gained = paired_difference(kept["active"], kept["passive"], pushed.member, numpy_generator(run.seed, "ascent"))
     return {
         "gain": f"area under the ROC curve of the pushed candidates by the score '{settings.score}'",

@@ -1,13 +1,13 @@
 """The four questions and their answers, gathered: into the verdict, onto the terminal, for the report."""
 
 from auditor.decision import Outcome
-from auditor.questions import QUESTIONS, Answer, Said, further_answers
+from auditor.questions import QUESTIONS, Answer, Reply, further_answers
 from auditor.verdict import read_verdict
 from fedinverse.run import Run
 from fedinverse.storage import file_sha256, read_object, write_json
 from report.console import console
 
-_SAID: dict[Outcome, Said] = {
+_REPLIES: dict[Outcome, Reply] = {
     "leak": "yes",
     "selected": "in part",
     "recognised only": "in part",
@@ -25,7 +25,7 @@ def answers_of(run: Run) -> tuple[Answer, ...]:
         classes = Answer(question=first.key, text=first.text, outcome="not asked", sentence="No attack was run.")
     else:
         verdict = read_verdict(path)
-        said = _SAID[verdict.outcome]
+        said = _REPLIES[verdict.outcome]
         classes = Answer(question=first.key, text=first.text, outcome=said, sentence=verdict.sentence)
     return classes, *further_answers(run)
 

@@ -1,4 +1,4 @@
-"""Stage 5: was this record used for training? The auditor asks, the attacker's scores answer, the auditor judges.
+"""Was this record used for training? The auditor asks, the attacker's scores answer, the auditor judges.
 
 The same scores are computed on the federation without the victim, as a control. Results are keyed by all that they
 follow from.
@@ -16,7 +16,7 @@ from attacker.schedule import captured
 from attacker.settings import Attacker
 from auditor.marks import marks_of_question
 from auditor.membership import Candidates, MembershipReport, answer_to, candidates_of, read_report
-from auditor.questions import QUESTIONS, write_answer
+from auditor.questions import question_of, write_answer
 from fedinverse.client_data import pooled_shard
 from fedinverse.layout import WITH_VICTIM, spools_of
 from fedinverse.models import Classifier
@@ -27,7 +27,7 @@ from pipeline.stages.membership_scores import Membership, Seat, check, measured,
 from report.console import console
 
 VERSION = 1  # of scores and figures; raise it when one of them changes
-QUESTION = next(each for each in QUESTIONS if each.key == "membership")
+QUESTION = question_of("membership")
 
 
 def membership(run: Run) -> MembershipReport:

@@ -104,23 +104,23 @@ def measured(
             f"the attacker holds no image of {len(lacking)} of the candidates' classes, so its reference models know "
             "nothing of them (lira-offline, rmia)",
         )
-    found = _captures_alone(asked, opened) | _referenced(asked, opened, references, seat)
+    scores = _captures_alone(asked, opened) | _referenced(asked, opened, references, seat)
     control: Mapping[str, Tensor] = {}
     if not isinstance(beside, str):
         without = open_models(beside, seat.device)
         control = _captures_alone(asked, without) | _referenced(asked, without, references, seat)
     lines = [
-        judged(name, found[name].numpy(), asked.member, _control(control, name, beside), seat.seed)
+        judged(name, scores[name].numpy(), asked.member, _control(control, name, beside), seat.seed)
         for name in SCORES
-        if name in found
+        if name in scores
     ]
-    omitted = {name: _reason(name, opened, references) for name in SCORES if name not in found}
+    omitted = {name: _reason(name, opened, references) for name in SCORES if name not in scores}
     ours = "its reference models are those of the control world"
     known = _referenced(asked, opened, bound, seat)
     for name, source in BOUNDS.items():
         if source in known:
-            found[name] = known[source]
-            lines.append(judged(name, found[name].numpy(), asked.member, ours, seat.seed, by_attacker=False))
+            scores[name] = known[source]
+            lines.append(judged(name, scores[name].numpy(), asked.member, ours, seat.seed, by_attacker=False))
         else:
             omitted[name] = bound if isinstance(bound, str) else NOTHING_HELD
     members = int(asked.member.sum())
@@ -134,7 +134,7 @@ def measured(
         omitted=omitted,
         notes=(*asked.notes, *notes),
     )
-    return Measured(report, found)
+    return Measured(report, scores)
 
 
 def _captures_alone(asked: Candidates, models: Mapping[int, Classifier]) -> dict[str, Tensor]:

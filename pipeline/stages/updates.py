@@ -155,10 +155,10 @@ def seat_of_run(run: Run, settings: Updates) -> Seat:
         ConfigError: how the others train is not known, or it is not by SGD.
     """
     own, largest = pooled_shard(run), len(shard_of(run, run.population.attackers[0], WITH_VICTIM))
-    told = run.table.get("training") if "app" not in run.table else None
-    federation = run.section("federation", Federation) if told is not None else None
+    announced = run.table.get("training") if "app" not in run.table else None
+    federation = run.section("federation", Federation) if announced is not None else None
     clients = None if federation is None else max(1, round(run.population.clients * federation.fraction_train))
-    seat = seat_of(own, settings, told, largest, clients, derive(run.seed, "updates"), str(run.files.config))
+    seat = seat_of(own, settings, announced, largest, clients, derive(run.seed, "updates"), str(run.files.config))
     if federation is not None and not averages_plainly(federation.strategy):
         mark = (
             f"the server's strategy '{federation.strategy}' is no plain average: the difference of two models is not "
@@ -168,23 +168,23 @@ def seat_of_run(run: Run, settings: Updates) -> Seat:
 
 
 def seat_of(
-    own: Shard, settings: Updates, told: Table | None, images: int, clients: int | None, seed: int, origin: str
+    own: Shard, settings: Updates, announced: Table | None, images: int, clients: int | None, seed: int, origin: str
 ) -> Seat:
     """Return what an attacker knows and assumes.
 
     Args:
         own: its images.
-        settings: of the attack; what they say goes before what was told.
-        told: the section ``[training]`` that every client is sent; None: it is not known.
+        settings: of the attack; what they say goes before what was announced.
+        announced: the section ``[training]`` that every client is sent; None: it is not known.
         images: of its own shard, by which the others' steps are guessed.
         clients: that train in a round; None: not known.
         seed: of the start.
-        origin: where ``told`` comes from, for messages.
+        origin: where ``announced`` comes from, for messages.
 
     Raises:
         ConfigError: local steps, rate or share are not known, or training is not by SGD.
     """
-    training = None if told is None else parse(Training, told, "training", origin)
+    training = None if announced is None else parse(Training, announced, "training", origin)
     if training is not None and training.optimizer != "sgd":
         raise ConfigError(
             f"{origin}: [updates] reads the difference of two models as a mean gradient, but training.optimizer is "

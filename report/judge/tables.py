@@ -1,10 +1,10 @@
 """What people's answers say, as tables of text."""
 
 from auditor.omitted import Omitted
-from auditor.people.reading import Agreement, Apart, Reading, Share
+from auditor.people.reading import Agreement, Reading
 from auditor.people.sheet import Key
 from report.table import Table
-from report.text import NONE, counted, share
+from report.text import NONE, counted, interval, points, share
 
 MEANING = {
     "reconstruction": "what the attack made",
@@ -28,8 +28,8 @@ def _kinds(reading: Reading) -> Table:
             each.kind,
             MEANING[each.kind],
             str(each.yes.items),
-            _share(each.yes),
-            _share(each.no),
+            interval(each.yes),
+            interval(each.no),
             share(each.unsure.value),
         ]
         for each in reading.kinds
@@ -40,20 +40,20 @@ def _kinds(reading: Reading) -> Table:
 
 def _figures(reading: Reading) -> Table:
     rows = [
-        ["accuracy of people", _share(reading.accuracy), "true positives and wrong classes, weighing the same"],
+        ["accuracy of people", interval(reading.accuracy), "true positives and wrong classes, weighing the same"],
         [
             "lead over the control world",
-            _apart(reading.lead),
+            points(reading.lead),
             "'yes' to reconstructions minus 'yes' without the victim",
         ],
-        ["lead over the prior", _apart(reading.lead_of_prior), "'yes' to reconstructions minus 'yes' to its samples"],
+        ["lead over the prior", points(reading.lead_of_prior), "'yes' to reconstructions minus 'yes' to its samples"],
     ]
     rows += [
-        [f"false positives, {name}", _share(figure), f"{READINGS[name]}: sees the class where most people say no"]
+        [f"false positives, {name}", interval(figure), f"{READINGS[name]}: sees the class where most people say no"]
         for name, figure in reading.false_positives.items()
     ]
     rows += [
-        [f"missed, {name}", _share(figure), f"{READINGS[name]}: does not see it where most people say yes"]
+        [f"missed, {name}", interval(figure), f"{READINGS[name]}: does not see it where most people say yes"]
         for name, figure in reading.missed.items()
     ]
     rows.append(["agreement of judges", _agreement(reading.agreement), "1: always; 0: as often as chance"])
@@ -65,21 +65,10 @@ def _figures(reading: Reading) -> Table:
 
 def _judges(key: Key, reading: Reading) -> Table:
     rows = [
-        [name, f"{count} of {reading.items}", _share(reading.by_judge[name])] for name, count in reading.judges.items()
+        [name, f"{count} of {reading.items}", interval(reading.by_judge[name])]
+        for name, count in reading.judges.items()
     ]
     return Table("Judges", ["", "answered", "accuracy [95 %]"], rows, notes=list(key.notes))
-
-
-def _share(figure: Share | Omitted) -> str:
-    if isinstance(figure, Omitted):
-        return NONE
-    return f"{share(figure.value)} [{100 * figure.low:.0f}, {100 * figure.high:.0f}]"
-
-
-def _apart(figure: Apart | Omitted) -> str:
-    if isinstance(figure, Omitted):
-        return NONE
-    return f"{100 * figure.value:+.0f} [{100 * figure.low:+.0f}, {100 * figure.high:+.0f}]"
 
 
 def _agreement(figure: Agreement | Omitted) -> str:
@@ -93,9 +82,9 @@ def sentence_of(reading: Reading) -> str:
     who = counted(len(reading.judges), "judge")
     if isinstance(reading.accuracy, Omitted):
         return f"{who}: nothing can be said of them: {reading.accuracy.reason}."
-    sees = f"{who}, right on {_share(reading.accuracy)} of the real images"
+    sees = f"{who}, right on {interval(reading.accuracy)} of the real images"
     if isinstance(reading.lead, Omitted):
         return f"{sees}; {reading.lead.reason}."
-    lead = f"{_apart(reading.lead)} points more often in reconstructions than in those made without the victim"
+    lead = f"{points(reading.lead)} points more often in reconstructions than in those made without the victim"
     state = "" if reading.lead.low > 0 else "; that is not shown to be more than nothing"
     return f"{sees}, see the class {lead}{state}."

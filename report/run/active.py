@@ -42,7 +42,7 @@ class ActiveFigures:
 
 def active_figures(report: ActiveReport, pictures: Mapping[World, bytes]) -> ActiveFigures:
     """Return what the page shows of ``report``; ``pictures``: samples of the generator by world."""
-    rows = [[name, _figure(found)] for name, found in report.leakage.items()]
+    rows = [[name, _figure(figure)] for name, figure in report.leakage.items()]
     rows.append([f"difference from {report.control}", _figure(report.difference)])
     gained = Table(f"What it won: {report.gain}", ["", "figure"], rows, {}, report.notes)
     captions = {world: f"Samples of its generator, {_world(world)}" for world in pictures}
@@ -79,5 +79,5 @@ def _world(world: World) -> str:
     return _WORLDS.get(world, "without the victim" + world.removeprefix("without_victim").replace("-", " "))
 
 
-def _figure(found: Interval | Missing) -> str:
-    return NONE if isinstance(found, Missing) else f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+def _figure(figure: Interval | Missing) -> str:
+    return NONE if isinstance(figure, Missing) else f"{figure.value:.3f} [{figure.low:.3f}, {figure.high:.3f}]"

@@ -43,9 +43,9 @@ def update_figures(answer: Answer, picture: Path) -> UpdateFigures:
         ]
         for arm in ARMS
     ]
-    found, equal = (answer.figures.get(key) for key in ("label error", "label error of equal shares"))
+    wrong, equal = (answer.figures.get(key) for key in ("label error", "label error of equal shares"))
     labels = (
-        f"Of the class shares that the attack reads from the update {_share(found)} lie wrong; of equal shares "
+        f"Of the class shares that the attack reads from the update {_share(wrong)} lie wrong; of equal shares "
         f"{_share(equal)} would."
     )
     header = list(COLUMNS)
