@@ -120,8 +120,8 @@ def _width_in(model: str, shapes: Shapes) -> float:
         return 1.0
     sides = {
         (theirs, ours)
-        for name in narrow.keys() & shapes.keys()
-        if len(narrow[name]) == len(shapes[name])
+        for name in narrow
+        if name in shapes and len(narrow[name]) == len(shapes[name])
         for theirs, ours, other in zip(shapes[name], narrow[name], wide[name], strict=True)
         if ours != other
     }
@@ -148,10 +148,10 @@ def _candidates(sides: set[tuple[int, int]]) -> Iterator[float]:
 
 
 def _classes_in(model: str, shapes: Shapes, width: float) -> int | None:
-    """Return the side of an array that follows the number of classes; None: no such array is in the file."""
+    """Return the side of the network's first array that follows the number of classes; None: the file has none."""
     few, more = (shapes_of(model, classes, width) for classes in _CLASSES)
-    for name in few.keys() & shapes.keys() & more.keys():
-        if len(few[name]) == len(shapes[name]):
+    for name in few:  # in the network's order: two arrays of a damaged file may disagree, and a set has none
+        if name in shapes and name in more and len(few[name]) == len(shapes[name]):
             for theirs, one, other in zip(shapes[name], few[name], more[name], strict=True):
                 if (one, other) == _CLASSES:
                     return theirs
