@@ -6,19 +6,12 @@ from collections.abc import Iterator
 import click
 import pytest
 import typer
+from rich.text import Text
 from typer.testing import CliRunner
 
-from pipeline.cli import deploy, sweep
-from pipeline.cli.main import EXAMPLES, app
+from pipeline.cli.main import app
 
 PROGRAM = typer.main.get_command(app)
-EPILOGS = {
-    "run": EXAMPLES,
-    "sweep": sweep.EXAMPLE,
-    "deploy keys": deploy.KEYS_HELP,
-    "deploy superlink": deploy.SUPERLINK_HELP,
-    "deploy local": deploy.LOCAL_HELP,
-}
 
 
 def commands(group: click.Command = PROGRAM, path: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
@@ -53,17 +46,29 @@ def test_every_argument_and_option_is_explained(words: str, command: click.Comma
     assert squeezed(command.help.replace("\\[", "[")) in squeezed(text)
 
 
-@pytest.mark.parametrize(("words", "epilog"), EPILOGS.items(), ids=lambda value: value if value in EPILOGS else "")
-def test_examples_keep_their_lines_and_brackets(words: str, epilog: str) -> None:
-    lines = [squeezed(line) for line in help_of(words, width=200).splitlines()]
-    for line in epilog.replace("**", "").strip().splitlines():
-        assert squeezed(line) in lines
+@pytest.mark.parametrize(("words", "command"), commands(), ids=lambda value: value if isinstance(value, str) else "")
+def test_in_80_columns_examples_keep_their_lines_and_no_word_is_cut(words: str, command: click.Command) -> None:
+    text = help_of(words, width=80)
+    lines = [squeezed(line) for line in text.splitlines()]
+    assert "…" not in text
+    for line in (command.epilog or "").split("\n\n"):
+        assert squeezed(Text.from_markup(line).plain) in lines
 
 
-def test_examples_of_the_main_command_fit_a_terminal_of_80_columns() -> None:
-    lines = [squeezed(line) for line in help_of("run", width=80).splitlines()]
-    for line in EXAMPLES.replace("**", "").strip().splitlines():
-        assert squeezed(line) in lines
+@pytest.mark.parametrize(
+    ("words", "command"), [("", PROGRAM), *commands()], ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_in_40_columns_every_line_fits_and_no_word_is_cut(words: str, command: click.Command) -> None:
+    text = help_of(words, width=40)
+    assert "…" not in text
+    assert max(len(line) for line in text.splitlines()) <= 40
+    for name in [option for parameter in command.params for option in parameter.opts if option.startswith("--")]:
+        assert name in text.split() or f"{name}," in text.split()
+
+
+def test_brackets_and_line_ends_of_examples_are_printed_as_they_are_typed() -> None:
+    assert "[[sweep.variants.bido.cohorts]]" in help_of("sweep")
+    assert "--public others \\\n" in re.sub(r" +\n", "\n", help_of("audit-model"))
 
 
 def test_completion_is_offered() -> None:

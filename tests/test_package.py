@@ -42,7 +42,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     archive = place / built.stdout.split()[-1]
     unpacked = ran([sys.executable, "-m", "tarfile", "-e", str(archive), str(place)], place)
     assert unpacked.returncode == 0, unpacked.stderr
-    built = ran([sys.executable, "-c", build.format("wheel", str(place))], place / archive.name.removesuffix(".tar.gz"))
+    unpacked_source = place / archive.name.removesuffix(".tar.gz")
+    for part in ("examples", "mkdocs.yml", "docs", "tests", "benchmarks", "constraints.txt", "Makefile"):
+        assert (unpacked_source / part).exists(), f"the source distribution leaves out {part}"
+    built = ran([sys.executable, "-c", build.format("wheel", str(place))], unpacked_source)
     assert built.returncode == 0, built.stderr
     return place / built.stdout.split()[-1]
 

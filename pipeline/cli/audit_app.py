@@ -10,8 +10,8 @@ from pipeline.cli.run_options import OutOption, ResumeOption, SetOption
 EXAMPLE = """
 **Examples**
 
-  fedinverse audit-app myapp --init      write myapp/audit.toml, every key explained, and look through it
-  fedinverse audit-app myapp             federation with and without the victim, inversion, report.html
+fedinverse audit-app myapp --init     first: writes myapp/audit.toml
+fedinverse audit-app myapp            then: the whole audit, to report.html
 """
 
 

@@ -11,9 +11,9 @@ from pipeline.cli.run_options import ResumeOption
 EXAMPLE = """
 **Examples**
 
-fedinverse audit-model net.pth --private faces --public others \\\\
+fedinverse audit-model net.pth --private faces --public others \\
     --model "mynet:Net?shape=3,64,64&mean=0.5&std=0.5"
-fedinverse audit-model net.safetensors --private faces --public others \\\\
+fedinverse audit-model net.safetensors --private faces --public others \\
     --held-out faces-test --set audit.evaluator.epochs=60
 
 faces/ and others/ hold one directory of pictures per class.
@@ -29,7 +29,7 @@ def audit_model(
     public: Annotated[str, typer.Option("--public", help="images that an attacker has: a directory or a data source")],
     model: Annotated[
         str,
-        typer.Option("--model", help='its network, if the file does not say it: "package.module:Net?shape=3,32,32"'),
+        typer.Option("--model", help='its network, if the file does not say it: "module:Net?shape=3,32,32"'),
     ] = "",
     held_out: Annotated[
         str, typer.Option("--held-out", help="images of the same classes that it was not trained on")
@@ -43,8 +43,8 @@ def audit_model(
         list[str] | None,
         typer.Option(
             "--set",
-            metavar="SECTION.KEY=VALUE",
-            help="of attack, attacker, audit, data or split, e.g. attack.iterations=600; may be repeated",
+            metavar="KEY=VALUE",
+            help="of attack, attacker, audit, data or split: attack.iterations=600; repeatable",
         ),
     ] = None,
     device: DeviceOption = "cpu",

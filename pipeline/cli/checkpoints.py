@@ -12,7 +12,7 @@ def convert(
     file: Annotated[Path, typer.Argument(help="a checkpoint made by torch.save: .pth, .pt, .tar")],
     model: Annotated[
         str,
-        typer.Option("--model", help="see 'fedinverse names'; or your own: \"package.module:Net?shape=3,32,32\""),
+        typer.Option("--model", help="see 'fedinverse names'; or your own: \"module:Net?shape=3,32,32\""),
     ],
     out: Annotated[Path, typer.Option("--out", help="the .safetensors file to write")],
     width: Annotated[

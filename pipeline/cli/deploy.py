@@ -29,31 +29,35 @@ and every public key is registered once, when the SuperLink runs:
 SUPERLINK_HELP = """
 **Plain Flower**
 
-  flower-superlink --ssl-ca-certfile KEYS/ca.pem --ssl-certfile KEYS/server.pem --ssl-keyfile KEYS/server.key
-  --enable-supernode-auth --isolation subprocess --host HOST --port PORT --fleet-api-address HOST:PORT
+  flower-superlink --ssl-ca-certfile KEYS/ca.pem \\
+  --ssl-certfile KEYS/server.pem --ssl-keyfile KEYS/server.key \\
+  --enable-supernode-auth --isolation subprocess \\
+  --host HOST --port PORT --fleet-api-address HOST:PORT
 """
 SUPERNODE_HELP = """
 **Plain Flower**
 
-  flower-supernode --superlink HOST:PORT --root-certificates KEYS/ca.pem --auth-supernode-private-key KEYS/node-00.key
-  --isolation subprocess --host 127.0.0.1 --port PORT --node-config 'partition-id=0 data-path="/data"'
+  flower-supernode --superlink HOST:PORT --root-certificates KEYS/ca.pem \\
+  --auth-supernode-private-key KEYS/node-00.key \\
+  --isolation subprocess --host 127.0.0.1 --port PORT \\
+  --node-config 'partition-id=0 data-path="/data"'
 """
 ATTACKER_HELP = """
-**By hand**  Flower has no part in it: the command writes plan.json beside the spool and becomes
+**By hand**  the command writes plan.json beside the spool and becomes
 
   python -m attacker.worker plan.json --watch
 
-To have it do what its schedule still asks for and then end, make the file plan.stop beside plan.json.
+With a file plan.stop beside plan.json it does what is scheduled, then ends.
 """
 PREPARE_HELP = """
-**Plain Flower**  knows no such step: the lines printed are what each SuperNode gets as --node-config, then
+**Plain Flower**  each SuperNode gets a printed line as --node-config, then
 
-  flwr run . deployment --run-config 'config="" run-dir="/absolute/run/directory"'
+  flwr run . deployment --run-config 'config="" run-dir="/absolute/run/dir"'
 """
 LOCAL_HELP = """
 **Plain Flower**  the commands above for every process, then
 
-  flwr run . deployment --run-config 'config="" run-dir="/absolute/run/directory"'
+  flwr run . deployment --run-config 'config="" run-dir="/absolute/run/dir"'
 
   flwr list deployment
 """

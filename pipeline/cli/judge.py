@@ -8,9 +8,9 @@ import typer
 EXAMPLE = """
 **Examples**  the page needs no network; give it to people, keep key.json
 
-fedinverse judge runs/quickstart                                  makes the page
+fedinverse judge runs/quickstart                          makes the page
 fedinverse judge runs/quickstart --read answers-ada.json answers-bo.json
-fedinverse judge runs/quickstart --with mymodels.vision:same      a program judges
+fedinverse judge runs/quickstart --with mymodels:same     a program judges
 """
 
 

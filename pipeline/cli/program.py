@@ -1,13 +1,17 @@
 """Commands whose help is printed as it is written: brackets stay, lines of examples stay, paragraphs flow."""
 
 import re
+import shutil
 from collections.abc import Callable
 from typing import Any
 
 import click
 import typer
 from rich.markup import escape
-from typer.core import TyperCommand
+from rich.text import Text
+from typer.core import TyperCommand, TyperGroup
+
+NARROW = 72  # columns; in a narrower terminal typer's tables cut words
 
 
 class Command(TyperCommand):
@@ -24,6 +28,13 @@ class Command(TyperCommand):
             text = getattr(parameter, "help", None)
             if text:
                 parameter.help = escape(text)  # type: ignore[attr-defined]
+            if parameter.type.name.startswith(("integer", "float")) and isinstance(parameter, click.Option):
+                parameter.metavar = parameter.metavar or "N"  # "INTEGER RANGE" leaves no room for the explanation
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Print the help as tables, or as paragraphs where the terminal is too narrow for tables."""
+        if not narrow_help(self, ctx, formatter):
+            super().format_help(ctx, formatter)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; an interruption leaves as ``StoppedError``, since typer would end without a word."""
@@ -31,6 +42,15 @@ class Command(TyperCommand):
             return super().invoke(ctx)
         except KeyboardInterrupt as stopped:
             raise StoppedError(str(stopped) or "stopped; what was finished is kept") from None
+
+
+class Group(TyperGroup):
+    """A group of commands."""
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Print the help as tables, or as paragraphs where the terminal is too narrow for tables."""
+        if not narrow_help(self, ctx, formatter):
+            super().format_help(ctx, formatter)
 
 
 class StoppedError(Exception):
@@ -43,6 +63,7 @@ class Program(typer.Typer):
     def __init__(self, **settings: Any) -> None:
         super().__init__(
             **{
+                "cls": Group,
                 "no_args_is_help": True,
                 "add_completion": False,
                 "rich_markup_mode": "rich",
@@ -59,6 +80,34 @@ class Program(typer.Typer):
         return super().command(name, **{"cls": Command, **settings})
 
 
+def narrow_help(command: click.Command, context: click.Context, formatter: click.HelpFormatter) -> bool:
+    """Write the help with every explanation below its name, and return True; in a wide terminal, return False."""
+    columns = shutil.get_terminal_size().columns
+    if columns >= NARROW:
+        return False
+    formatter.width = columns - 1  # click would not go below 50
+    command.format_usage(context, formatter)
+    for paragraph in (command.help or "").split("\n\n"):
+        formatter.write_paragraph()
+        formatter.write_text(_plain(paragraph))
+    records = [each.get_help_record(context) for each in command.get_params(context)]
+    sections = {"Arguments and options": [record for record in records if record]}
+    if isinstance(command, click.Group):
+        sections["Commands"] = [(name, each.get_short_help_str(200)) for name, each in command.commands.items()]
+    for title, rows in sections.items():
+        with formatter.section(title):
+            formatter.write_dl([(name, _plain(text)) for name, text in rows], col_max=4)
+    for number, line in enumerate(_plain(command.epilog or "").split("\n\n")):
+        if not number:
+            formatter.write_paragraph()
+        formatter.write_text(line)
+    return True
+
+
+def _plain(text: str) -> str:
+    return Text.from_markup(text).plain
+
+
 def flowing(text: str) -> str:
     """Return ``text`` with every paragraph on one line."""
     paragraphs = re.split(r"\n\s*\n", text.strip())
@@ -71,4 +120,5 @@ def line_by_line(text: str) -> str:
 
 
 def _bold(text: str) -> str:
-    return re.sub(r"\*\*(.+?)\*\*", r"[b]\1[/b]", escape(text))
+    words = text.rstrip("\\")  # rich doubles a backslash at the end
+    return re.sub(r"\*\*(.+?)\*\*", r"[b]\1[/b]", escape(words)) + text[len(words) :]
