@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -146,11 +147,16 @@ class Run:
 LATER = ("attacks", "attacker", "audit", "updates", "membership")
 
 
-def prepare(path: Path, table: Table) -> Run:
+def prepare(path: Path, table: Table, complete: Callable[[Table], Table] = dict) -> Run:
     """Make the run directory ``path`` for the configuration ``table``: decode data, split, write the manifest.
 
     Preparing again with the same configuration changes nothing. What only later stages read (``LATER``) may change;
     once the federation has begun, that is written down. Any other change is refused.
+
+    Args:
+        path: the run directory.
+        table: every default written out.
+        complete: writes out the defaults of keys that an older version, which made the directory, did not know yet.
 
     Raises:
         ConfigError: impossible values, or another configuration stands there already.
@@ -170,7 +176,8 @@ def prepare(path: Path, table: Table) -> Run:
         pool.verify()
     table = names_numbered(table, pools["private"].class_names)
     if stored.exists():
-        differing = differences(read_object(stored), table)
+        before = read_object(stored)
+        differing = differences(complete(before), table)
         locked = [key for key in differing if key.split(".")[0] not in LATER]
         if locked:
             raise ConfigError(
@@ -179,6 +186,8 @@ def prepare(path: Path, table: Table) -> Run:
             )
         if differing:
             _amend(files, differing, table)
+        elif differences(before, table):
+            write_json(stored, table)
         if prepared:
             return Run(path)
     population = parse(Population, table.get("population", {}), "population", origin)

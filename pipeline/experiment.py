@@ -261,3 +261,14 @@ def resolved(experiment: Experiment) -> Table:
     for key in ("out", "engine", "storage", "tracking"):  # where and on what it runs changes no result
         del table[key]
     return table
+
+
+def completed(stored: Table) -> Table:
+    """Return what ``resolved`` once gave, with the defaults of keys that it did not know then.
+
+    What is no configuration of this version is returned as it is: it differs from every other.
+    """
+    try:
+        return resolved(parse(Experiment, stored, "", "config"))
+    except ConfigError:
+        return stored

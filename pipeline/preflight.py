@@ -221,8 +221,7 @@ def _check_attacks(run: Run, experiment: Experiment, network: Classifier, steps:
             "'attacker.classes', or leave it empty"
         )
     some = labels[torch.isin(labels, labels.unique()[:CLASSES])]
-    public = run.pools["public"]
-    images = PublicSet(public.tensor(), public.path.name)
+    images = PublicSet.of(run.pools["public"])
     device = torch.device(settings.device)
     target = Target(for_inference(network, device), "0" * 64, 0, device)
     targets = _targets(experiment) / (settings.processes or torch.get_num_threads())
@@ -234,10 +233,13 @@ def _check_attacks(run: Run, experiment: Experiment, network: Classifier, steps:
                 rates = rehearse(attack, target, images, some, run.seed, Path(scratch), steps)
             except FedInverseError as error:
                 raise ConfigError(f"'attacks.{label}': {error}") from error
+        trained = attack.has_prior(images, run.seed)
         for what, (step, total) in rates.items():
+            if "prior" in what and trained:
+                continue
             if "prior" in what:
-                trained = attack.settings.prior.steps * (targets if attack.needs.target_at_prior else 1)
-                seconds[f"{label}: {what}"] = step * trained
+                times = targets if attack.needs.target_at_prior else 1
+                seconds[f"{label}: {what}"] = step * attack.settings.prior.steps * times
             else:
                 seconds[f"{label}: {what}"] = step * total * targets * len(labels) / len(some)
     return seconds

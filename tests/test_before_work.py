@@ -14,11 +14,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from attacker.attacks.registry import make_attack
+from attacker.target import PublicSet
 from auditor.marks import amended
 from fedinverse.errors import ConfigError, DataError
-from fedinverse.run import Run
+from fedinverse.run import Run, prepare
 from pipeline.cli.main import app
-from pipeline.stages.all_stages import run_all
+from pipeline.experiment import resolved
+from pipeline.stages.all_stages import ready, run_all
 
 ROOT = Path(__file__).parent.parent
 Load = Callable[..., Any]
@@ -97,9 +100,10 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
 
 
 def test_a_dry_run_says_time_and_disk_and_writes_nothing(tiny: Load, tmp_path: Path) -> None:
-    tiny(attacks={"gmi": {"iterations": 30, "prior": {"steps": 30}}})
+    experiment = tiny(attacks={"gmi": {"iterations": 30, "prior": {"steps": 30}}})
     out = tmp_path / "runs"
-    done = CliRunner().invoke(app, ["run", str(tmp_path / "tiny.toml"), "--out", str(out), "--dry-run"])
+    command = ["run", str(tmp_path / "tiny.toml"), "--out", str(out), "--dry-run"]
+    done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     for part in (
         "Threat model",
@@ -112,6 +116,30 @@ def test_a_dry_run_says_time_and_disk_and_writes_nothing(tiny: Load, tmp_path: P
         assert part in done.output
     assert re.search(r"federation +\d+ (s|min)", done.output)
     assert not out.exists()
+
+    public = PublicSet.of(prepare(tmp_path / "other", resolved(experiment)).pools["public"])
+    attack = make_attack(experiment.attacks["gmi"], "attacks.gmi", "config")
+    attack.prior(None, public, experiment.seed, torch.device("cpu"))
+    assert "gmi: training" not in CliRunner().invoke(app, command).output  # it lies in the cache
+
+
+def test_a_directory_made_before_a_key_existed_is_gone_on_with(tiny: Load, tmp_path: Path) -> None:
+    experiment = tiny(federation={"timeout": 50.0})
+    path = tmp_path / "runs" / "tiny"
+    run = prepare(path, resolved(experiment))
+    run.files.server.rounds("with_victim").parent.mkdir(parents=True)
+    run.files.server.rounds("with_victim").touch()  # the federation has begun
+    older = {key: value for key, value in run.table.items() if key not in ("canaries", "updates")}
+    older["federation"] = {key: value for key, value in older["federation"].items() if key != "max_update_norm"}
+    older["attacks"] = {"gmi": {key: value for key, value in older["attacks"]["gmi"].items() if key != "generator"}}
+    run.files.config.write_text(json.dumps(older))
+    with pytest.raises(ConfigError, match=r"federation\.max_update_norm"):  # not the default
+        ready(tiny(federation={"timeout": 50.0, "max_update_norm": 2.0}), path)
+    with pytest.raises(ConfigError, match=r"differs in federation\.timeout\)"):
+        ready(tiny(federation={"timeout": 60.0}), path)
+    assert json.loads(run.files.config.read_text()) == older
+    assert ready(experiment, path).table == resolved(experiment)
+    assert not amended(Run(path))
 
 
 def test_other_attacks_evaluators_and_rounds_reuse_a_finished_federation_and_are_marked(

@@ -19,14 +19,16 @@ from pipeline.deploy import commands
 from pipeline.deploy.fleet import Fleet
 from pipeline.deploy.keys import make_keys
 from pipeline.deploy.local import check_captures, federate_deployed
+from pipeline.deploy.network import Network
 from pipeline.deploy.parties import node_configs, server_run
-from pipeline.deploy.processes import Processes, tail
+from pipeline.deploy.processes import Owned, Processes, tail
 from pipeline.engines import Engine, run_federation
 from pipeline.experiment import resolved
 from server.settings import Federation
 
 Load = Callable[..., Any]
 WORLD: World = "with_victim"
+START_NODE = Fleet.start_node
 
 
 def processes_of(directory: Path) -> list[int]:
@@ -46,7 +48,15 @@ def test_deployed_federation_is_the_simulated_one_and_the_captures_equal_the_led
     federation = {"rounds": 2, "fraction_evaluate": 0.5, "policy": "every_round", "always_train": [3], "timeout": 120.0}
     table = resolved(tiny(federation=federation, cohorts=[{"defence": "noisy_images", "clients": [1]}]))
     deployed, simulated = prepare(tmp_path / "deployed", table), prepare(tmp_path / "simulated", table)
+    open_ports: list[bool] = []
+
+    def start_node(fleet: Fleet, *arguments: Any) -> Owned:
+        open_ports.append(not fleet.network.reason and Network().listens(fleet.control_port))
+        return START_NODE(fleet, *arguments)
+
+    monkeypatch.setattr(Fleet, "start_node", start_node)
     compared = federate_deployed(deployed)
+    assert open_ports == [False] * 4  # the SuperLink listens, but not where other users of this machine could reach it
     assert processes_of(tmp_path) == []
 
     run_federation(simulated, WORLD, Engine(kind="local"))

@@ -73,6 +73,18 @@ def test_another_one_is_trained_when_asked_for(entry: Shipped, change: dict[str,
     assert prior(0, **change).key != prior(1, **change).key
 
 
+def test_whether_a_prior_is_there_is_known_without_training_it(entry: Shipped) -> None:
+    def there(seed: int, kind: str = "gmi", **settings: object) -> bool:
+        return attack(kind, {"prior": TINY[kind]["prior"] | settings}).has_prior(IMAGES, seed)
+
+    assert there(7)  # it comes with the package, for whatever seed
+    assert not there(7, shipped=False)
+    prior(7, shipped=False)
+    assert there(7, shipped=False)
+    assert not there(8, shipped=False)
+    assert not there(7, "kedmi")  # trained against every captured model
+
+
 def test_an_altered_one_is_refused(entry: Shipped) -> None:
     content = bytearray(entry.path.read_bytes())
     content[-1] ^= 1

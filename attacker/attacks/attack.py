@@ -23,7 +23,7 @@ from attacker.losses.diversity import layout
 from attacker.losses.objective import Objective, objective
 from attacker.losses.settings import InversionSettings
 from attacker.priors.external import external_prior
-from attacker.priors.prior import Prior, PriorTrainer, trained_prior
+from attacker.priors.prior import Prior, PriorTrainer, is_trained, trained_prior
 from attacker.reconstructions import Cost, Reconstructions, scored
 from attacker.streams import Streams, occurrences
 from attacker.target import Progress, PublicSet, Stopwatch, Target, silent
@@ -96,6 +96,12 @@ class Attack(ABC):
             return external_prior(self.settings.generator, device)
         with deterministic(self.settings.deterministic):
             return trained_prior(self.recipe(self.settings.prior), target, public, seed, device, progress)
+
+    def has_prior(self, public: PublicSet, seed: int) -> bool:
+        """Return whether the prior is there and need not be trained; one that needs the target is trained per round."""
+        if self.settings.generator:
+            return True
+        return not self.needs.target_at_prior and is_trained(self.recipe(self.settings.prior), public, seed)
 
     def invert(
         self,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from attacker.acceleration.switches import exact_fp32
 from attacker.priors.checkpoint import Checkpoint
-from attacker.priors.shipped import shipped_prior
+from attacker.priors.shipped import Shipped, shipped_prior
 from attacker.target import Progress, PublicSet, Target, silent
 from fedinverse.data.source import cache_directory, unit
 from fedinverse.errors import ConfigError, IntegrityError
@@ -210,23 +210,9 @@ def trained_prior(
             )
         classes, against, device = target.model.classes, target.sha256, target.device
     start = trainer.start(target, public, seed, progress)
-    settings = trainer.settings.model_dump(mode="json")
-    made_from = {
-        "settings": settings,
-        "target": against,
-        "public": public.key,
-        "seed": seed,
-        "shape": public.shape,
-        "version": trainer.version,
-        "arithmetic": "fp32",
-        "start": start,
-    }
-    key = content_sha256(made_from)
-    if settings.pop("shipped", False):
-        entry = shipped_prior(trainer.name, trainer.version, settings, public.recipe, public.shape)
-        if entry is not None:
-            key = entry.key
-            entry.into(prior_path(trainer.name, key))
+    key, entry = _key_of(trainer, public, seed, against, start)
+    if entry is not None:
+        entry.into(prior_path(trainer.name, key))
     random = generator(seed, trainer.name, "training")
     checkpoint = Checkpoint(prior_path(trainer.name, key).with_suffix(".checkpoint"), random)
     with exact_fp32(device), seeded(derive(seed, trainer.name, "weights"), device):
@@ -257,6 +243,34 @@ def trained_prior(
         float(about["seconds"]),
         int(getattr(nets["generator"], "classes", 0)),
     )
+
+
+def is_trained(trainer: PriorTrainer, public: PublicSet, seed: int) -> bool:
+    """Return whether a prior that needs no target comes with the package, or lies in the cache; arguments as above."""
+    key, entry = _key_of(trainer, public, seed)
+    return entry is not None or prior_path(trainer.name, key).exists()
+
+
+def _key_of(
+    trainer: PriorTrainer, public: PublicSet, seed: int, against: str = "", start: str = ""
+) -> tuple[str, Shipped | None]:
+    """Return the key of a prior, and the shipped one that it is, if it is one."""
+    settings = trainer.settings.model_dump(mode="json")
+    made_from = {
+        "settings": settings,
+        "target": against,
+        "public": public.key,
+        "seed": seed,
+        "shape": public.shape,
+        "version": trainer.version,
+        "arithmetic": "fp32",
+        "start": start,
+    }
+    key = content_sha256(made_from)
+    if not settings.pop("shipped", False):
+        return key, None
+    entry = shipped_prior(trainer.name, trainer.version, settings, public.recipe, public.shape)
+    return (key if entry is None else entry.key), entry
 
 
 def _part(nets: nn.ModuleDict, names: tuple[str, ...]) -> nn.ModuleDict:

@@ -21,16 +21,18 @@ class Control:
     Attributes:
         home: a Flower home of its own, where the address stands and logs are written.
         nodes: node id -> number of the nodes that were registered through it.
+        within: what a command begins with to reach it (``pipeline.deploy.network``).
     """
 
     home: Path
     nodes: dict[str, int] = field(default_factory=dict)
+    within: tuple[str, ...] = ()
 
     @classmethod
-    def connect(cls, home: Path, control: str, authority: Path) -> "Control":
+    def connect(cls, home: Path, control: str, authority: Path, within: tuple[str, ...] = ()) -> "Control":
         """Write the Flower config that names the SuperLink at ``control`` (``host:port``) into ``home``."""
         atomic_write(home / "config.toml", commands.connection(control, authority))
-        return cls(home)
+        return cls(home, within=within)
 
     def register(self, public_key: Path) -> str:
         """Register a node's public key; return its node id."""
@@ -71,7 +73,7 @@ class Control:
     def _call(self, command: list[str]) -> subprocess.CompletedProcess[str]:
         try:
             return subprocess.run(
-                commands.program(command),
+                [*self.within, *commands.program(command)],
                 cwd=self.home,
                 env=commands.environment(self.home),
                 stdin=subprocess.DEVNULL,

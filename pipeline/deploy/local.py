@@ -4,6 +4,7 @@ The server knows its run directory from the run config. A node knows what its op
 partition, its own data directory, and the malicious one its role and spool; nothing the server sends names it.
 """
 
+import logging
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,6 +17,7 @@ from fedinverse.run import Run
 from fedinverse.storage import load_weights, write_json
 from pipeline.deploy.control import Control
 from pipeline.deploy.fleet import Fleet
+from pipeline.deploy.network import Network, private_network
 from pipeline.deploy.parties import WORLD, export_shards, node_configs, private_directory, server_run, spool_of
 from pipeline.deploy.processes import Processes
 from pipeline.experiment import Experiment
@@ -26,6 +28,8 @@ from pipeline.stages.invert import Meanwhile
 from report.console import console, say
 from report.text import counted, percent
 from server.settings import Federation
+
+log = logging.getLogger("fedinverse.deploy")
 
 _START = 120.0  # seconds until the first round is recorded, beside the rounds' own time
 _ASK, _ASK_AT_THE_END = 15.0, 1.0  # seconds between two questions to the SuperLink: each costs a fresh process
@@ -72,14 +76,20 @@ def federate_deployed(run: Run) -> int:
     nodes = node_configs(run)
     if _last_round(run) < run.section("federation", Federation).rounds:
         export_shards(run, nodes)
-        with Processes() as processes:
-            _federate(run, nodes, processes)
+        with private_network() as network, Processes() as processes:
+            _federate(run, nodes, processes, network)
     return sum(check_captures(run, attacker) for attacker in run.population.attackers)
 
 
-def _federate(run: Run, nodes: list[dict[str, str | int]], processes: Processes) -> None:
+def _federate(run: Run, nodes: list[dict[str, str | int]], processes: Processes, network: Network) -> None:
     federation, directory = run.section("federation", Federation), private_directory(run)
-    fleet = Fleet.on_loopback(directory, len(nodes))
+    fleet = Fleet.on_loopback(directory, len(nodes), network=network)
+    if network.reason:
+        log.warning(
+            "no network of its own for this deployment (%s): other users of this machine can reach its ports, run code "
+            "through one and take models from the others; trust them, or use another machine",
+            network.reason,
+        )
     say("Deploying", f"SuperLink on {fleet.fleet} and {counted(len(nodes), 'SuperNode')}; logs in {directory}")
     fleet.start_superlink(processes)
     control = fleet.connect(register=range(len(nodes)))

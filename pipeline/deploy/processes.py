@@ -58,12 +58,17 @@ class Processes:
             if self._handler is not None:
                 signal.signal(signal.SIGTERM, self._handler)
 
-    def start(self, name: str, command: list[str], environment: dict[str, str], log: Path) -> Owned:
-        """Start ``command``, a program installed beside this Python; its output goes to ``log``."""
+    def start(
+        self, name: str, command: list[str], environment: dict[str, str], log: Path, within: tuple[str, ...] = ()
+    ) -> Owned:
+        """Start ``command``, a program installed beside this Python; its output goes to ``log``.
+
+        ``within`` is what the command line begins with, see ``pipeline.deploy.network``.
+        """
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
             process = subprocess.Popen(
-                program(command),
+                [*within, *program(command)],
                 env=environment | {_MARK: self._mark},
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -13,11 +13,11 @@ from fedinverse.layout import RunFiles, is_run
 from fedinverse.lock import only_here
 from fedinverse.rounds import AfterRound
 from fedinverse.run import Run, prepare
-from fedinverse.storage import read_json
+from fedinverse.storage import read_object
 from fedinverse.thinning import Thinning
 from pipeline.disk import check_disk
 from pipeline.engines import session_of
-from pipeline.experiment import Experiment, resolved, worlds_of
+from pipeline.experiment import Experiment, completed, resolved, worlds_of
 from pipeline.log import event, logging_to
 from pipeline.preflight import check_before_work
 from pipeline.profile import Stages
@@ -109,8 +109,8 @@ def ready(experiment: Experiment, path: Path) -> Run:
     check_disk(experiment, path)
     files, table = RunFiles(path), resolved(experiment)
     there, fresh = is_run(path), not path.exists()
-    finished = there and files.report.exists() and read_json(files.config) == table
-    run = prepare(path, table)
+    finished = there and files.report.exists() and completed(read_object(files.config)) == table
+    run = prepare(path, table, completed)
     if finished:
         return run
     try:
