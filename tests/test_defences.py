@@ -16,8 +16,6 @@ from clients.training import Training, TrainingDivergedError, TrainResult, train
 from fedinverse.accounting import spent_epsilon
 from fedinverse.errors import ConfigError
 from fedinverse.models import Classifier, build
-from fedinverse.models.groupnorm import with_group_norm
-from fedinverse.models.mcnn import MCNN
 from fedinverse.models.vib import VIBHead, log_softplus
 from fedinverse.seeds import generator
 from fedinverse.shard import Shard
@@ -294,9 +292,10 @@ def test_dp_sgd_refuses_batch_norm() -> None:
 
 
 def test_group_norm_takes_the_place_of_every_batch_norm() -> None:
-    converted = with_group_norm(MCNN(4, 0.25))
+    """As many channels to a group at every width; two values of a 1x1 block would be normalised to a sign."""
+    converted = build("mcnn_gn", 4, 0.25)
     norms = [module for module in converted.modules() if isinstance(module, nn.GroupNorm)]
-    assert [(norm.num_groups, norm.num_channels) for norm in norms] == [(16, 16), (32, 32), (32, 64)]
+    assert [(norm.num_groups, norm.num_channels) for norm in norms] == [(8, 16), (8, 32), (8, 64)]
     assert not list(converted.buffers())
     DpSgd.check(DpSgd.Settings(), converted)
 
