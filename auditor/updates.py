@@ -166,7 +166,7 @@ def compared(run: Run, shown: Sequence[Shown]) -> Cells:
     for each in shown:
         if run.population.victim not in trained_in(run, each.round):
             continue
-        for label in sorted(set(each.labels.tolist()) & set(run.population.victim_classes)):
+        for label in sorted(set(each.labels.tolist()) & set(victim.labels.tolist())):
             mine = each.labels == label
             cells[each.arm][each.round, label] = matched(each.images[mine], each.labels[mine], victim, embedding)
             if each.arm == ATTACK:

@@ -99,14 +99,8 @@ class Experiment(Section):
         if self.attacks and not self.population.malicious:
             raise ValueError("attacks are configured but population.malicious is 0; make it 1 or remove the attacks")
         for section in ("membership", "updates", "active"):
-            alone = self.population.has_victim or section != "updates"
-            if getattr(self, section) is None or (self.population.malicious and alone):
-                continue
-            raise ValueError(
-                f"[{section}] needs an attacker and a victim: set population.malicious"
-                + ("" if alone else " and population.victim_classes")
-                + ", or remove the section"
-            )
+            if getattr(self, section) is not None and not self.population.malicious:
+                raise ValueError(f"[{section}] needs an attacker: set population.malicious, or remove the section")
         return self
 
 

@@ -222,11 +222,11 @@ def test_two_scores_of_the_same_candidates_are_compared_candidate_by_candidate()
 
 @pytest.fixture(scope="module")
 def active_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Return a run with a GAN participant, its passive twin and the world without the victim."""
+    """Return a run with two GAN participants, its passive twin and the world without the victim."""
     found = run_in(
         tmp_path_factory.mktemp("active"),
         attacks=None,
-        population={"clients": 6},
+        population={"clients": 6, "malicious": 2},
         federation={"rounds": 2, "fraction_train": 1.0, "watch_updates": True},
         active={"kind": "gan", **SMALL_GAN},
         audit={"without_victim": True},
@@ -242,7 +242,8 @@ def test_a_run_says_what_it_won_and_what_the_server_could_see(active_run: Run) -
     assert set(report.accuracy) == {WITH_VICTIM, PASSIVE, "without_victim"}
     assert not isinstance(report.visible, Missing)
     whose = {line.whose: line.updates for line in report.visible}
-    assert whose == {"the attacker, active": 2, "the same client, passive": 2, "the other clients": 10}
+    assert whose == {"the attacker, active": 4, "the same client, passive": 4, "the other clients": 8}
+    assert report.gain.startswith("share of 200 samples of each of 2 generators that")
     page = active_run.files.report.read_text()
     assert "Would the server have noticed?" in page
     assert "8 generated images under a wrong label" in page
@@ -255,16 +256,15 @@ def test_the_worlds_differ_by_what_the_attacker_does(active_run: Run) -> None:
     end = [active_run.recorded_rounds(world)[-1].sha256 for world in (WITH_VICTIM, PASSIVE)]
     assert start[0] == start[1]
     assert end[0] != end[1]
-    states = sorted(
-        path.name for path in active_run.files.attacker.active(WITH_VICTIM).glob("client-5/gan-*.safetensors")
-    )
-    assert states == ["gan-0001.safetensors", "gan-0002.safetensors"]
+    for client in (4, 5):
+        states = active_run.files.attacker.active(WITH_VICTIM).glob(f"client-{client}/gan-*.safetensors")
+        assert sorted(path.name for path in states) == ["gan-0001.safetensors", "gan-0002.safetensors"]
     assert not active_run.files.attacker.active(PASSIVE).exists()
 
 
 def test_the_same_node_is_told_so_in_a_deployment_and_the_server_is_not(active_run: Run) -> None:
     configs = node_configs(active_run)
-    assert [config.get("active") for config in configs] == [None] * 5 + ["gan"]
+    assert [config.get("active") for config in configs] == [None] * 4 + ["gan"] * 2
     assert configs[5]["active-settings.images"] == 8
 
 
@@ -275,7 +275,11 @@ def test_a_passive_attackers_federation_is_the_passive_world(active_run: Run, tm
 
     table = merged(
         TINY,
-        {"attacks": None, "population": {"clients": 6}, "federation": {"rounds": 2, "fraction_train": 1.0}},
+        {
+            "attacks": None,
+            "population": {"clients": 6, "malicious": 2},
+            "federation": {"rounds": 2, "fraction_train": 1.0},
+        },
     )
     path = tmp_path / "passive.toml"
     path.write_text(tomli_w.dumps(table))

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from fedinverse.errors import ConfigError, StageError
 from fedinverse.layout import World
 from fedinverse.run import Run, prepare
-from fedinverse.storage import append_jsonl, read_jsonl
+from fedinverse.storage import append_jsonl, read_jsonl, read_metadata
 from pipeline.cli.deploy import app
 from pipeline.deploy import commands
 from pipeline.deploy.fleet import Fleet
@@ -46,7 +46,8 @@ def test_deployed_federation_is_the_simulated_one_and_the_captures_equal_the_led
 ) -> None:
     monkeypatch.syspath_prepend(installed)  # one client's defence is another package's, which its SuperNode imports
     federation = {"rounds": 2, "fraction_evaluate": 0.5, "policy": "every_round", "always_train": [3], "timeout": 120.0}
-    table = resolved(tiny(federation=federation, cohorts=[{"defence": "noisy_images", "clients": [1]}]))
+    gan = {"kind": "gan", "images": 4, "steps": 2, "batch_size": 4, "width": 0.1}
+    table = resolved(tiny(federation=federation, cohorts=[{"defence": "noisy_images", "clients": [1]}], active=gan))
     deployed, simulated = prepare(tmp_path / "deployed", table), prepare(tmp_path / "simulated", table)
     open_ports: list[bool] = []
 
@@ -65,6 +66,11 @@ def test_deployed_federation_is_the_simulated_one_and_the_captures_equal_the_led
     assert rounds[0] == rounds[1]  # bit for bit
     clients = read_jsonl(deployed.files.server.client_reports(WORLD))
     assert "fedinverse_example.noisy_images:NoisyImages" in {line.get("defence") for line in clients}
+
+    states = [sorted(run.files.attacker.active(WORLD).rglob("gan-*.safetensors")) for run in (deployed, simulated)]
+    generators = [[read_metadata(path)["sha256"] for path in each] for each in states]
+    assert len(generators[0]) == 2  # the node's operator alone turned the GAN participant on
+    assert generators[0] == generators[1]
 
     # The attacker trains in both rounds; its spool, fed by one node alone, is where the later stages look for it.
     receipts = read_jsonl(deployed.files.attacker.spool(WORLD) / "receipts.jsonl")

@@ -29,20 +29,21 @@ from attacker.updates.update_inversion import (
 from attacker.worker import Bench
 from auditor.evaluators.embedding import fit_embedding
 from auditor.questions import QUESTIONS, answer_of
-from auditor.updates import Lead, lead, matched
+from auditor.updates import ATTACK, RANDOM, WITHOUT, Lead, Shown, compared, lead, matched
 from auditor.verdict import read_verdict
 from clients.defences import make_defence
 from clients.training import Training, train
 from fedinverse.client_data import shard_of
 from fedinverse.data.source import unit
 from fedinverse.errors import ConfigError, FedInverseError, IntegrityError, StageError
-from fedinverse.layout import spools_of
+from fedinverse.layout import WITH_VICTIM, spools_of
 from fedinverse.messages import ARRAYS, CONFIG, to_record
 from fedinverse.models.classifier import Classifier, Features
+from fedinverse.private import part_of
 from fedinverse.run import Run, prepare
 from fedinverse.seeds import generator
 from fedinverse.shard import Shard
-from fedinverse.storage import load_weights, to_weights
+from fedinverse.storage import append_jsonl, load_weights, to_weights
 from pipeline.cli.main import app
 from pipeline.engines import run_federation
 from pipeline.experiment import resolved
@@ -328,7 +329,20 @@ def test_what_cannot_be_asked_is_refused_before_any_work(tiny: Callable[..., Any
     with pytest.raises(ConfigError, match=r"rounds run from 1 to 3"):
         tiny(updates={"rounds": [4]})
     with pytest.raises(ConfigError, match=r"\[updates\]"):
-        tiny(updates={}, attacks=None, population={"victim_classes": []})
+        tiny(updates={}, attacks=None, population={"malicious": 0})
+
+
+def test_of_a_victim_who_shares_his_classes_it_is_asked_too(tiny: Callable[..., Any], tmp_path: Path) -> None:
+    run = prepare(tmp_path / "run", resolved(tiny(updates={}, population={"victim_classes": []})))
+    line = {"round": 1, "message-type": "train", "partition": run.population.victim, "node": "0", "sha256": "0"}
+    append_jsonl(run.files.server.ledger(WITH_VICTIM), line)
+    his = part_of(run, "train", victim_only=True)
+    assert set(his.labels.tolist()) == set(run.victim_classes) != set()
+    shown = [Shown(arm, 1, unit(his.images[:2]), his.labels[:2], torch.zeros(10)) for arm in (ATTACK, WITHOUT)]
+    cells = compared(run, shown)
+    assert {label for _, label in cells[ATTACK]} == set(his.labels[:2].tolist())
+    assert cells[ATTACK].keys() == cells[RANDOM].keys()
+    assert all(cell.psnr.min() > 90 for cell in cells[ATTACK].values())  # his images come back as themselves
 
 
 def test_own_replies_are_taken_off_the_average() -> None:

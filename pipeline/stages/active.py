@@ -40,7 +40,7 @@ from fedinverse.storage import (
 from pipeline.stages.membership_scores import Membership
 from report.console import console
 
-VERSION = 1  # of the figures; raise it when one of them changes
+VERSION = 2  # of the figures; raise it when one of them changes
 QUESTION = question_of("active")
 SAMPLES, SHOWN = 200, 16  # images of a generator that are judged, and of those that are shown
 RESOLUTION = {"gan": 0.25, "ascent": 0.05}
@@ -97,17 +97,22 @@ def _of_gan(run: Run, settings: Gan) -> dict[str, Any]:
         run, run.section("audit", Audit).evaluator, run.files.auditor.root, run.section("audit", Audit).device
     )
     shares: dict[str, Interval | Missing] = {}
+    drawn: dict[str, None] = {}
     names = {"active": WITH_VICTIM, **_without(run)}
     for name, world in names.items():
-        state = _last_state(run, world)
-        about = read_metadata(state)
-        made = Generator(spec_of(run.model.name).input_shape, settings.width)
-        into_module(made, load_weights(state)[0], str(state))
-        images = unit(sampled(made, SAMPLES, derive(run.seed, "gan judged"), torch.device("cpu")))
-        read = judge.logits(images).argmax(1) == int(about["target"])
-        shares[name] = share_of(read.tolist())
-        atomic_write(run.files.auditor.active_picture(world), png(images[:SHOWN]))
-        target = run.class_names[int(about["target"])]
+        states, read, shown = _last_states(run, world), [], []
+        for state in states:
+            about = read_metadata(state)
+            made = Generator(spec_of(run.model.name).input_shape, settings.width)
+            into_module(made, load_weights(state)[0], str(state))
+            images = unit(sampled(made, SAMPLES, derive(run.seed, "gan judged"), torch.device("cpu")))
+            read += (judge.logits(images).argmax(1) == int(about["target"])).tolist()
+            shown.append(images[: max(1, SHOWN // len(states))])
+            drawn[run.class_names[int(about["target"])]] = None
+        shares[name] = share_of(read)
+        atomic_write(run.files.auditor.active_picture(world), png(torch.cat(shown)))
+    malicious = len(_last_states(run, WITH_VICTIM))
+    whose = "its generator" if malicious == 1 else f"each of {malicious} generators"
     gained: Interval | Missing = Missing(omitted="no federation without the victim was run (audit.without_victim)")
     if "no victim" in shares:
         one, other = shares["active"], shares["no victim"]
@@ -115,11 +120,11 @@ def _of_gan(run: Run, settings: Gan) -> dict[str, Any]:
         assert isinstance(other, Interval)
         gained = less(one, other)
     return {
-        "gain": f"share of {SAMPLES} samples of its generator that the evaluator reads as class {target}",
+        "gain": f"share of {SAMPLES} samples of {whose} that the evaluator reads as class {', '.join(drawn)}",
         "leakage": shares,
         "difference": gained,
         "control": "the same without the victim",
-        "notes": ("intervals are over samples of one generator, as if they were independent",),
+        "notes": ("intervals are over samples of an attacker's generator, as if they were independent",),
     }
 
 
@@ -128,15 +133,16 @@ def _without(run: Run) -> dict[str, World]:
     return dict(zip(("no victim",), run.control_worlds, strict=False))
 
 
-def _last_state(run: Run, world: World) -> Path:
-    where = run.files.attacker.active(world) / f"client-{run.population.attackers[0]}"
-    states = sorted(where.glob(STATES))
+def _last_states(run: Run, world: World) -> list[Path]:
+    """Return the last generator of every attacker that took part."""
+    where = [run.files.attacker.active(world) / f"client-{client}" for client in run.population.attackers]
+    states = [max(found) for each in where if (found := sorted(each.glob(STATES)))]
     if not states:
         raise StageError(
-            f'{where} holds no generator: the attacker was never drawn to train; set federation.policy = "every_round" '
-            "with federation.always_train, or let more clients train"
+            f"{', '.join(map(str, where))}: no generator, since no attacker was ever drawn to train; set "
+            'federation.policy = "every_round" with federation.always_train, or let more clients train'
         )
-    return states[-1]
+    return states
 
 
 def _of_ascent(run: Run) -> dict[str, Any]:
