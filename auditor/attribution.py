@@ -26,7 +26,7 @@ from auditor.metrics.names import (
     RESEMBLANCE_OTHERS,
     RESEMBLANCE_VICTIM,
 )
-from auditor.omitted import Omitted
+from auditor.omitted import Omitted, unless_omitted
 from auditor.statistics import LEVEL, Cells, Estimate, consistent, estimate, lead_over_half
 from auditor.table import cells
 
@@ -78,27 +78,17 @@ def attribute(scores: pd.DataFrame, attack: str, server_round: int) -> Attributi
     if isinstance(nearer, Omitted):
         return None
     member = cells(scores, "A", attack, server_round, MEMBER)
+    resembling = {whose: cells(scores, "A", attack, server_round, metric) for whose, metric in RESEMBLING.items()}
     copied = {whose: cells(scores, arm, attack, server_round, metric) for whose, (arm, metric) in COPIED.items()}
     return Attribution(
         lead_over_half(nearer),
-        member if isinstance(member, Omitted) else lead_over_half(member),
-        without if isinstance(without, Omitted) else lead_over_half(without),
-        not isinstance(without, Omitted) and _above(nearer, without),
-        {
-            whose: near if isinstance(near, Omitted) else estimate(near)
-            for whose, metric in RESEMBLING.items()
-            for near in [cells(scores, "A", attack, server_round, metric)]
-        },
+        unless_omitted(lead_over_half, member),
+        unless_omitted(lead_over_half, without),
+        unless_omitted(consistent, nearer, without) is True,
+        {whose: unless_omitted(estimate, near) for whose, near in resembling.items()},
         {whose: count if isinstance(count, Omitted) else count.mean for whose, count in copied.items()},
         _more_than_chance(copied["victim"], copied["victim, without his client"]),
     )
-
-
-def _above(first: Cells, second: Cells) -> bool:
-    try:
-        return consistent(first, second)
-    except ValueError:  # they share no class
-        return False
 
 
 def _more_than_chance(copied: Cells | Omitted, without: Cells | Omitted) -> bool:

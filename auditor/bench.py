@@ -8,6 +8,7 @@ from torch import Tensor
 
 from auditor.evaluators.embedding import Embedding, fit_embedding
 from auditor.evaluators.evaluator import Judge
+from auditor.evaluators.material import Material
 from auditor.evaluators.open_set import FAILED, OpenEvaluators
 from auditor.evaluators.threshold import Threshold, calibrate
 from auditor.evidence import Exhibit
@@ -58,21 +59,22 @@ class Bench:
     peers: Peers | None = None
 
 
-def open_bench(run: Run, judge: Judge, evaluators: OpenEvaluators, device: str | torch.device = "cpu") -> Bench:
+def open_bench(
+    run: Run, material: Material, judge: Judge, evaluators: OpenEvaluators, device: str | torch.device = "cpu"
+) -> Bench:
     """Fit E2 on the vault, calibrate its threshold on the reserve, describe every real image once, on ``device``."""
-    embedding = fit_embedding(part_of(run, "vault").images)
-    train, reserve = part_of(run, "train", victim_only=True), part_of(run, "reserve")
+    train, reserve = part_of(run, "train", victim_only=True), material.reserve
+    others = held_by_others(run) if run.population.shares_classes else None
     public = run.pools["public"].tensor()
-    shards = [shard_of(run, client, "with_victim").images for client in run.population.attackers]
-    known = torch.cat([public, *shards])
+    known = torch.cat([public, *(shard_of(run, each, "with_victim").images for each in run.population.attackers)])
+    embedding = fit_embedding(material.vault.images)
 
     def described(images: Tensor) -> Tensor:
         return torch.cat([embedding(unit(part, device)).cpu() for part in images.split(CHUNK)])
 
     of_train, of_reserve, of_known = map(described, (train.images, reserve.images, known))
     peers = None
-    if run.population.shares_classes:
-        others = held_by_others(run)
+    if others is not None:
         held = Side(described(others.images), others.labels)
         peers = peers_of(Side(of_train, train.labels), held, Side(of_reserve, reserve.labels), run.seed)
     return Bench(

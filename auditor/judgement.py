@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from auditor.decision import Case, Outcome, decide, sentence
 from auditor.leakage import Gate, Leakage, measure
 from auditor.metrics.names import MEMBER
-from auditor.omitted import Omitted
+from auditor.omitted import Omitted, unless_omitted
 from auditor.settings import Primary
 from auditor.statistics import Estimate, estimate, holm, minimum_detectable_effect
 from auditor.table import attacks_of, cells, check_table, rounds_of
@@ -21,7 +21,6 @@ from auditor.verdict import (
     EVERY_METRIC,
     AttributionReport,
     GateReport,
-    Interval,
     LeakCost,
     Missing,
     Omission,
@@ -30,6 +29,7 @@ from auditor.verdict import (
     RunDeviation,
     Verdict,
     Whose,
+    as_written,
 )
 from fedinverse.errors import ConfigError
 
@@ -73,17 +73,19 @@ def judge(
     attack, server_round = _primary(scores, primary)
     attacks = attacks_of(scores, primary.metric)
     absent = {arm: each.reason for each in omitted if each.metric == EVERY_METRIC for arm in each.arms}
-    cases = {
-        (name, each): Case(
-            _reasoned(measure(scores, name, each, primary.metric, primary.between_runs), absent),
-            Gate(accuracy[each], primary.gate) if each in accuracy else None,
-            primary,
-            classes,
-        )
-        for name in attacks
-        for each in rounds_of(scores, name, primary.metric)
-    }
-    adjusted = _adjusted({key: case.main for key, case in cases.items()})
+    cases: dict[tuple[str, int], Case] = {}
+    adjusted: dict[tuple[str, int], float] = {}  # Holm's, within each attack over its rounds
+    for name in attacks:
+        p = {}
+        for each in rounds_of(scores, name, primary.metric):
+            main = measure(scores, name, each, primary.metric, primary.between_runs)
+            if isinstance(main.leakage, Estimate):
+                p[name, each] = main.leakage.p
+            elif "B2" in absent:
+                main = replace(main, leakage=Omitted(absent["B2"]))
+            gate = Gate(accuracy[each], primary.gate) if each in accuracy else None
+            cases[name, each] = Case(main, gate, primary, classes)
+        adjusted |= dict(zip(p, holm(list(p.values())), strict=True))
     points = tuple(_point(case, adjusted.get(key)) for key, case in cases.items())
     case = cases[attack, server_round]
     decision = decide(case)
@@ -98,21 +100,19 @@ def judge(
         primary=PrimaryReport(attack=attack, round=server_round, metric=primary.metric, resolution=primary.resolution),
         seeds=known.seeds,
         classes=known.classes,
-        between_runs=_between(case.main, known.seeds),
+        between_runs=(
+            RunDeviation(deviation=case.main.between.deviation, control_worlds=case.main.between.worlds)
+            if known.seeds == 1
+            else Missing(omitted="several seeds show it themselves")
+        ),
         points=points,
         time_to_leak=_time_to_leak(points),
         cost_per_leaked_class=_cost(decision.outcome, case.main, (costs or {}).get(attack)),
-        member_lift=_member_lift(scores, attack, server_round),
+        member_lift=as_written(unless_omitted(estimate, cells(scores, "A", attack, server_round, MEMBER))),
         attacks=tuple(attacks),
         omitted=omitted,
         marks=(*marks, *([decision.mark] if decision.mark else [])),
     )
-
-
-def _reasoned(main: Leakage, absent: Mapping[str, str]) -> Leakage:
-    """Return ``main`` with the reason why there is no federation without the victim, where it is known."""
-    known = isinstance(main.leakage, Omitted) and "B2" in absent
-    return replace(main, leakage=Omitted(absent["B2"])) if known else main
 
 
 def _primary(scores: pd.DataFrame, primary: Primary) -> tuple[str, int]:
@@ -133,19 +133,6 @@ def _primary(scores: pd.DataFrame, primary: Primary) -> tuple[str, int]:
     return attack, server_round
 
 
-def _adjusted(leakages: Mapping[tuple[str, int], Leakage]) -> dict[tuple[str, int], float]:
-    """Return Holm's adjustment within each attack over its rounds."""
-    adjusted: dict[tuple[str, int], float] = {}
-    for name in {attack for attack, _ in leakages}:
-        p = {
-            key: leakage.leakage.p
-            for key, leakage in leakages.items()
-            if key[0] == name and isinstance(leakage.leakage, Estimate)
-        }
-        adjusted |= dict(zip(p, holm(list(p.values())), strict=True))
-    return adjusted
-
-
 def _point(case: Case, p_holm: float | None) -> Point:
     main, gate, difference = case.main, case.gate, case.main.leakage
     missing = Missing(omitted=difference.reason) if isinstance(difference, Omitted) else None
@@ -159,12 +146,12 @@ def _point(case: Case, p_holm: float | None) -> Point:
             if gate is None
             else GateReport(accuracy=gate.accuracy, threshold=gate.threshold, learned=gate.learned, text=str(gate))
         ),
-        arms={arm: _interval(each) for arm, each in main.arms.items()},
-        leakage=_interval(difference),
-        leads={arm: _interval(each) for arm, each in main.leads.items()},
-        selection=_interval(main.selection),
-        corrected=_interval(main.corrected),
-        normalised=_interval(main.normalised),
+        arms={arm: as_written(each) for arm, each in main.arms.items()},
+        leakage=as_written(difference),
+        leads={arm: as_written(each) for arm, each in main.leads.items()},
+        selection=as_written(main.selection),
+        corrected=as_written(main.corrected),
+        normalised=as_written(main.normalised),
         p=missing or difference.p,  # type: ignore[union-attr]
         p_holm=missing or p_holm,  # type: ignore[arg-type]
         minimum_detectable_effect=missing or minimum_detectable_effect(difference),  # type: ignore[arg-type]
@@ -183,31 +170,15 @@ def _attribution(case: Case, outcome: Outcome) -> AttributionReport | Missing:
     }
     return AttributionReport(
         answer="the client" if shown and outcome != "inconclusive" else answers.get(outcome, "unknown"),
-        others=_known(whose.others),
-        nobody=_interval(whose.nobody),
-        without=_interval(whose.without),
-        resemblance={name: _interval(each) for name, each in whose.resembling.items()},
+        others=as_written(whose.others),
+        nobody=as_written(whose.nobody),
+        without=as_written(whose.without),
+        resemblance={name: as_written(each) for name, each in whose.resembling.items()},
         copied={
             name: Missing(omitted=each.reason) if isinstance(each, Omitted) else each
             for name, each in whose.copied.items()
         },
     )
-
-
-def _known(estimate: Estimate) -> Interval:
-    return Interval(value=estimate.value, low=estimate.low, high=estimate.high, marks=estimate.marks)
-
-
-def _interval(estimate: Estimate | Omitted) -> Interval | Missing:
-    if isinstance(estimate, Omitted):
-        return Missing(omitted=estimate.reason)
-    return _known(estimate)
-
-
-def _between(main: Leakage, seeds: int) -> RunDeviation | Missing:
-    if seeds > 1:
-        return Missing(omitted="several seeds show it themselves")
-    return RunDeviation(deviation=main.between.deviation, control_worlds=main.between.worlds)
 
 
 def _time_to_leak(points: tuple[Point, ...]) -> dict[str, int | Missing]:
@@ -237,8 +208,3 @@ def _cost(outcome: str, main: Leakage, cost: AttackCost | None) -> LeakCost | Mi
     assert isinstance(main.leakage, Estimate)
     leaked = main.leakage.value * main.leakage.classes
     return LeakCost(seconds=cost.seconds / leaked, target_queries=cost.target_queries / leaked, classes_leaked=leaked)
-
-
-def _member_lift(scores: pd.DataFrame, attack: str, server_round: int) -> Interval | Missing:
-    held = cells(scores, "A", attack, server_round, MEMBER)
-    return _interval(held if isinstance(held, Omitted) else estimate(held))

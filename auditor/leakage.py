@@ -18,14 +18,15 @@ model (B0) do not.
 
 import statistics
 from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 
 from auditor.arms import ARMS, keys
 from auditor.attribution import Attribution, attribute
 from auditor.metrics.names import COPY_GUARD, RESEMBLANCE
-from auditor.omitted import Omitted
-from auditor.statistics import BetweenRuns, Cells, Error, Estimate, aligned, combine, consistent, difference, estimate
+from auditor.omitted import Omitted, unless_omitted
+from auditor.statistics import BetweenRuns, Cells, Estimate, aligned, combine, consistent, difference, estimate
 from auditor.table import cells, worlds
 
 PRIORS = ("B0", "B2", "B3")  # controls of the normalised form: what an attacker reaches without the victim
@@ -105,24 +106,26 @@ def measure(scores: pd.DataFrame, attack: str, server_round: int, metric: str, d
             control worlds.
     """
     held = {arm: cells(scores, arm, attack, server_round, metric) for arm in ARMS}
+    resemblance, guard = (cells(scores, "A", attack, server_round, name) for name in (RESEMBLANCE, COPY_GUARD))
     between = between_runs(worlds(scores, "B2", attack, server_round, metric), deviation)
 
     def lead(arm: str, other: str) -> Estimate | Omitted:
         controls = between.worlds if ARMS[other].lacks_victim else 1
-        return _difference(held[arm], held[other], between.error(1 + 1 / controls) if other in OTHER_MODELS else None)
+        error = between.error(1 + 1 / controls) if other in OTHER_MODELS else None
+        return unless_omitted(partial(difference, between=error), held[arm], held[other])
 
     return Leakage(
         attack,
         server_round,
-        {arm: _mean(each) for arm, each in held.items()},
+        {arm: unless_omitted(estimate, each) for arm, each in held.items()},
         lead("A", "B2"),
-        _consistent(held["A"], held["B2"]),
+        unless_omitted(consistent, held["A"], held["B2"]) is True,
         {arm: lead("A", arm) for arm in BASELINES},
         lead("B4", "B4W"),
-        _corrected(held, between),
-        _normalised(held, between),
-        _mean(cells(scores, "A", attack, server_round, RESEMBLANCE)),
-        _mean(cells(scores, "A", attack, server_round, COPY_GUARD)),
+        unless_omitted(partial(_corrected, between), held["A"], held["B2"]),
+        unless_omitted(partial(_normalised, between), *(held[arm] for arm in ("A", "CEIL", *PRIORS))),
+        unless_omitted(estimate, resemblance),
+        unless_omitted(estimate, guard),
         between,
         attribute(scores, attack, server_round),
     )
@@ -139,66 +142,25 @@ def between_runs(controls: dict[str, Cells], deviation: float) -> BetweenRuns:
     return BetweenRuns(statistics.stdev(means), len(means) - 1, len(means))
 
 
-def _mean(held: Cells | Omitted) -> Estimate | Omitted:
-    return held if isinstance(held, Omitted) else estimate(held)
-
-
-def _difference(first: Cells | Omitted, second: Cells | Omitted, between: Error | None) -> Estimate | Omitted:
-    if isinstance(first, Omitted):
-        return first
-    if isinstance(second, Omitted):
-        return second
-    try:
-        return difference(first, second, between)
-    except ValueError as error:
-        return Omitted(str(error))
-
-
-def _consistent(first: Cells | Omitted, second: Cells | Omitted) -> bool:
-    if isinstance(first, Omitted) or isinstance(second, Omitted):
-        return False
-    try:
-        return consistent(first, second)
-    except ValueError:
-        return False
-
-
-def _corrected(held: dict[str, Cells | Omitted], between: BetweenRuns) -> Estimate | Omitted:
-    both = _together(held, ("A", "B2"))
-    if isinstance(both, Omitted):
-        return both
-    attack, false_positives = (each.mean for each in both.values())
+def _corrected(between: BetweenRuns, attack: Cells, control: Cells) -> Estimate | Omitted:
+    both = list(aligned({"A": attack, "B2": control}).values())
+    score, false_positives = (each.mean for each in both)
     left = 1 - false_positives
     if left <= 0:
         return Omitted("the control without the victim always succeeds")
-    weights = [1 / left, -(1 - attack) / left**2]
+    weights = [1 / left, -(1 - score) / left**2]
     runs = weights[0] ** 2 + weights[1] ** 2 / between.worlds
-    return combine(list(both.values()), weights, between.error(runs), value=(attack - false_positives) / left)
+    return combine(both, weights, between.error(runs), value=(score - false_positives) / left)
 
 
-def _normalised(held: dict[str, Cells | Omitted], between: BetweenRuns) -> Estimate | Omitted:
-    shared = _together(held, ("A", "CEIL", *PRIORS))
-    if isinstance(shared, Omitted):
-        return shared
+def _normalised(between: BetweenRuns, attack: Cells, ceiling: Cells, *controls: Cells) -> Estimate | Omitted:
+    shared = aligned({"A": attack, "CEIL": ceiling} | dict(zip(PRIORS, controls, strict=True)))
     best = max(PRIORS, key=lambda arm: shared[arm].mean)
-    attack, ceiling, control = (shared[arm].mean for arm in ("A", "CEIL", best))
-    room = ceiling - control
+    score, most, least = (shared[arm].mean for arm in ("A", "CEIL", best))
+    room = most - least
     if room <= 0:
         return Omitted("the ceiling on real images does not exceed the controls")
-    share = (attack - control) / room
+    share = (score - least) / room
     weights = {"A": 1 / room, "CEIL": -share / room, best: (share - 1) / room}
     runs = weights["A"] ** 2 + (weights[best] ** 2 if best in OTHER_MODELS else 0)
     return combine([shared[arm] for arm in weights], list(weights.values()), between.error(runs), value=share)
-
-
-def _together(held: dict[str, Cells | Omitted], names: tuple[str, ...]) -> dict[str, Cells] | Omitted:
-    present: dict[str, Cells] = {}
-    for name in names:
-        arm = held[name]
-        if isinstance(arm, Omitted):
-            return arm
-        present[name] = arm
-    try:
-        return aligned(present)
-    except ValueError as error:
-        return Omitted(str(error))

@@ -1,6 +1,6 @@
 """The tidy score table: one row per seed x world x round x arm x attack x class x metric (see ``auditor.table``)."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,10 +8,7 @@ import pandas as pd
 
 from auditor.bench import Bench, inspect
 from auditor.evidence import Exhibit
-from auditor.metrics.attribution import attribution_figures
-from auditor.metrics.class_scores import Figure, class_figures
-from auditor.metrics.names import METRICS
-from auditor.metrics.set_scores import set_figures
+from auditor.metrics.figures import figures_of
 from auditor.omitted import Omitted
 from auditor.table import COLUMNS
 from auditor.verdict import Omission
@@ -38,7 +35,7 @@ def score(exhibits: Iterable[Exhibit], bench: Bench, seed: int, metrics: Sequenc
     missing: dict[tuple[str, str], list[str]] = {}
     for exhibit in exhibits:
         where = {"seed": seed} | {key: getattr(exhibit, key) for key in ("world", "round", "arm", "attack")}
-        for each in figures_of(exhibit, bench, metrics):
+        for each in figures_of(inspect(exhibit, bench), bench, metrics):
             if isinstance(each.value, Omitted):
                 missing.setdefault((each.metric, each.value.reason), []).append(exhibit.arm)
             else:
@@ -50,15 +47,3 @@ def score(exhibits: Iterable[Exhibit], bench: Bench, seed: int, metrics: Sequenc
         for (metric, reason), arms in sorted(missing.items())
     )
     return Scored(pd.DataFrame(rows, columns=list(COLUMNS)), omitted)
-
-
-def figures_of(exhibit: Exhibit, bench: Bench, metrics: Sequence[str] = ()) -> Iterator[Figure]:
-    """Yield everything that is said of one exhibit."""
-    seen = inspect(exhibit, bench)
-    yield from class_figures(seen, bench)
-    yield from set_figures(seen, bench)
-    yield from attribution_figures(seen, bench)
-    for name in metrics:
-        figures = METRICS.get(name).figures
-        assert figures is not None  # settings are checked for it
-        yield from (Figure(name, label, count, value) for label, count, value in figures(seen, bench))

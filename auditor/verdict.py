@@ -6,13 +6,16 @@ Numbers are shares in [0, 1] unless their field says otherwise. Within a version
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
+import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
 from auditor.arms import ARMS
 from auditor.decision import Outcome
+from auditor.omitted import Omitted
 from auditor.questions import Answer
+from auditor.statistics import Estimate
 from fedinverse.errors import IntegrityError
 from fedinverse.records import as_model
 from fedinverse.storage import read_object
@@ -39,6 +42,17 @@ class Interval(_Part):
     low: float
     high: float
     marks: tuple[str, ...] = Field(description="what a reader must know before believing it; empty: nothing")
+
+
+@overload
+def as_written(figure: Estimate) -> Interval: ...
+@overload
+def as_written(figure: Estimate | Omitted) -> Interval | Missing: ...
+def as_written(figure: Estimate | Omitted) -> Interval | Missing:
+    """Return ``figure`` as ``verdict.json`` holds it."""
+    if isinstance(figure, Omitted):
+        return Missing(omitted=figure.reason)
+    return Interval(value=figure.value, low=figure.low, high=figure.high, marks=figure.marks)
 
 
 class GateReport(_Part):
@@ -125,6 +139,11 @@ class Omission(_Part):
     arms: tuple[str, ...] = Field(description="the arms concerned")
     figures: int = Field(description="how many figures: exhibits, or classes of exhibits")
 
+    @classmethod
+    def of_arm(cls, arm: str, reason: str) -> "Omission":
+        """Return what is missing of an arm that was not made at all."""
+        return cls(metric=EVERY_METRIC, reason=reason, arms=(arm,), figures=1)
+
 
 class Verdict(_Part):
     """``verdict.json``."""
@@ -201,3 +220,32 @@ def _from_version_1(document: dict[str, Any]) -> dict[str, Any]:
         "between_runs": lacking,
         "points": points,
     }
+
+
+TABLE_COLUMNS = ("attack", "round", "figure", "value", "low", "high", "omitted")
+OF_POINT = ("leakage", "corrected", "normalised", "p", "p_holm", "minimum_detectable_effect")
+
+
+def leakage_table(verdict: Verdict) -> pd.DataFrame:
+    """Return columns ``TABLE_COLUMNS``: the figures ``OF_POINT`` of every point, and every attack's ``time-to-leak``.
+
+    A time to leak is a round; it stands at round -1, because it speaks of all rounds.
+    """
+    rows = [
+        {"attack": point.attack, "round": point.round, "figure": name} | _cells(getattr(point, name))
+        for point in verdict.points
+        for name in OF_POINT
+    ]
+    rows += [
+        {"attack": attack, "round": -1, "figure": "time-to-leak"} | _cells(first_round)
+        for attack, first_round in verdict.time_to_leak.items()
+    ]
+    return pd.DataFrame(rows, columns=list(TABLE_COLUMNS))
+
+
+def _cells(figure: Interval | Missing | float) -> dict[str, Any]:
+    if isinstance(figure, Missing):
+        return {"omitted": figure.omitted}
+    if isinstance(figure, Interval):
+        return {"value": figure.value, "low": figure.low, "high": figure.high, "omitted": ""}
+    return {"value": float(figure), "omitted": ""}

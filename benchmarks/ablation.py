@@ -29,6 +29,7 @@ from attacker.attacks.registry import make_attack
 from attacker.streams import occurrences
 from attacker.target import PublicSet, Target, open_target
 from auditor.evaluators.evaluator import Judge, train_judge
+from auditor.evaluators.material import material_of
 from auditor.metrics.attack_accuracy import attack_accuracy, others_ahead
 from auditor.settings import Audit
 from fedinverse.data import Request, open_source
@@ -118,7 +119,8 @@ def federation(out: Path, seed: int) -> Run:
 def evaluator(out: Path, seed: int) -> Judge:
     """Return the auditor's evaluator of that federation."""
     run = federation(out, seed)
-    return train_judge(run, run.section("audit", Audit).evaluator, run.files.auditor.root)
+    settings = run.section("audit", Audit).evaluator
+    return train_judge(material_of(run, settings), settings, run.files.auditor.root)
 
 
 @cache

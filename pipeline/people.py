@@ -9,6 +9,7 @@ from torch import Tensor
 
 from attacker.inversion import PRIOR_ONLY, RECONSTRUCTIONS
 from auditor.evaluators.evaluator import THREADS
+from auditor.evaluators.material import material_of
 from auditor.evidence import Exhibit, read_exhibit
 from auditor.metrics.attack_accuracy import others_ahead
 from auditor.people.answers import ANSWERS, Answers, Given, named
@@ -84,7 +85,8 @@ def _judged(run: Run, drawn: Drawn) -> tuple[Item, ...]:
     """Return the items with what the run's evaluators say of the same pixels that people see."""
     images, labels = unit(drawn.images[:, 0]), torch.tensor(drawn.labels)
     with threads(THREADS):
-        judge, both = evaluators_of(run, finished(run), run.section("audit", Audit))
+        settings = run.section("audit", Audit)
+        judge, both = evaluators_of(run, material_of(run, settings.evaluator), finished(run), settings)
         closed = others_ahead(judge.logits(images), labels) == 0
         opened = (both.read(images) == labels[:, None]).all(1)
     rows = zip(drawn.ids, drawn.kinds, drawn.labels, closed.tolist(), opened.tolist(), strict=True)

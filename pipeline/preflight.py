@@ -19,7 +19,7 @@ from attacker.attacks.registry import make_attack
 from attacker.target import PublicSet, Target
 from attacker.worker import labels_of
 from auditor.evaluators.embedding import check_vault
-from auditor.evaluators.independence import check_independent
+from auditor.evaluators.material import check_independent
 from clients.cohorts import assign
 from clients.defences import make_defence
 from clients.training import train

@@ -14,6 +14,7 @@ from torch import Tensor
 from auditor.bench import Bench, open_bench, reserve_exhibit
 from auditor.decision import Outcome
 from auditor.evaluators.evaluator import train_judge
+from auditor.evaluators.material import material_of
 from auditor.evaluators.open_set import none_images, train_open_evaluators
 from auditor.evidence import Exhibit
 from auditor.judgement import judge
@@ -55,8 +56,9 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Bench]:
     experiment = load_experiment("quickstart", [*kept, "population.victim_classes=[]", "population.clients=5"], out)
     run = prepare(out / experiment.name, resolved(experiment))
     settings, store = run.section("audit", Audit).evaluator, run.files.auditor.root
-    evaluators = train_open_evaluators(run, settings, none_images(run, []), store)
-    return run, open_bench(run, train_judge(run, settings, store), evaluators)
+    material = material_of(run, settings)
+    evaluators = train_open_evaluators(material, settings, none_images(run, []), store)
+    return run, open_bench(run, material, train_judge(material, settings, store), evaluators)
 
 
 def exhibit(arm: str, images: Tensor, labels: Tensor) -> Exhibit:

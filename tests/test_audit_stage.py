@@ -25,7 +25,7 @@ from fedinverse.run import Run, prepare
 from pipeline.cli.main import app
 from pipeline.engines import Engine, run_federation
 from pipeline.experiment import resolved
-from pipeline.stages.audit import audit, costs_of, stamp_of
+from pipeline.stages.audit import audit, costs_of, inputs_of
 from pipeline.stages.controls import controls
 from pipeline.stages.inversions import finished
 from pipeline.stages.invert import plan_of, planned
@@ -110,10 +110,10 @@ def test_the_cost_is_the_primary_rounds(attacked_run: Run) -> None:
 def test_an_audit_by_an_older_evaluator_is_not_up_to_date(
     name: str, attacked_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = stamp_of(attacked_run, finished(attacked_run))
+    before = inputs_of(attacked_run).stamp
     module = {"evaluator": evaluator, "embedding": embedding, "scores": scores}[name]
     monkeypatch.setattr(module, "VERSION", module.VERSION + 1)
-    assert stamp_of(attacked_run, finished(attacked_run)) != before
+    assert inputs_of(attacked_run).stamp != before
 
 
 def test_a_newer_attack_makes_its_inversions_again(attacked_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

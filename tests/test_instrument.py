@@ -25,10 +25,11 @@ from auditor.bench import Bench, inspect, open_bench, reserve_exhibit
 from auditor.controls import permuted
 from auditor.evaluators import ahead as ahead_module
 from auditor.evaluators.evaluator import train_judge
+from auditor.evaluators.material import material_of
 from auditor.evaluators.open_set import FAILED, none_images, train_open_evaluators
 from auditor.evidence import Exhibit
 from auditor.judgement import judge
-from auditor.metrics.class_scores import class_figures
+from auditor.metrics.figures import class_figures
 from auditor.metrics.names import (
     ACCURACY,
     DISAGREEMENT,
@@ -160,8 +161,9 @@ def prepared(out: Path) -> Run:
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
     run = prepared(tmp_path_factory.mktemp("laboratory"))
     settings, store = run.section("audit", Audit).evaluator, run.files.auditor.root
-    evaluators = train_open_evaluators(run, settings, none_images(run, []), store)
-    bench = open_bench(run, train_judge(run, settings, store), evaluators)
+    material = material_of(run, settings)
+    evaluators = train_open_evaluators(material, settings, none_images(run, []), store)
+    bench = open_bench(run, material, train_judge(material, settings, store), evaluators)
     everyone = part_of(run, "train")
     rows = torch.cat([(everyone.labels == label).nonzero().flatten()[:10] for label in range(len(run.class_names))])
     images = unit(everyone.images[rows])
@@ -305,7 +307,7 @@ def test_open_evaluators_are_shared_by_seeds_and_differ_with_what_none_is(
 
     def names(run: Run, images: Tensor) -> set[str]:
         store = tmp_path / f"store-{run.seed}-{len(images)}"
-        train_open_evaluators(run, settings, images, store)
+        train_open_evaluators(material_of(run, settings), settings, images, store)
         return {path.name for path in store.iterdir()}
 
     def reseeded(manifest: pd.DataFrame) -> None:
@@ -333,7 +335,7 @@ def test_a_second_evaluator_that_says_nothing_new_is_refused(lab: Laboratory, se
 def refused(run: Run, settings: Evaluator, reason: str) -> None:
     before = sorted(run.path.rglob("*"))
     with pytest.raises(ConfigError, match=reason):
-        train_judge(run, settings, run.files.auditor.root)
+        material_of(run, settings)
     assert sorted(run.path.rglob("*")) == before
 
 
@@ -400,7 +402,7 @@ def test_the_evaluator_comes_from_the_cache_and_does_not_depend_on_threads(
         monkeypatch.setenv("FEDINVERSE_CACHE", str(tmp_path / f"cache-{threads}"))
         torch.set_num_threads(threads)
         try:
-            train_judge(run, settings, tmp_path / f"run-{threads}")
+            train_judge(material_of(run, settings), settings, tmp_path / f"run-{threads}")
             assert torch.get_num_threads() == threads
         finally:
             torch.set_num_threads(1)
@@ -411,4 +413,4 @@ def test_the_evaluator_comes_from_the_cache_and_does_not_depend_on_threads(
     stored.write_bytes(next((tmp_path / "cache-3" / "evaluators").glob("*.safetensors")).read_bytes()[:100])
     monkeypatch.setenv("FEDINVERSE_CACHE", str(tmp_path / "cache-1"))
     with pytest.raises(IntegrityError, match="evaluators"):  # read, not trained
-        train_judge(run, settings, tmp_path / "another")
+        train_judge(material_of(run, settings), settings, tmp_path / "another")

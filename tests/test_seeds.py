@@ -11,6 +11,7 @@ from torch import nn
 from attacker.losses.students import DistillationSettings, distilled
 from attacker.target import PublicSet, Target
 from auditor.evaluators.evaluator import train_judge
+from auditor.evaluators.material import material_of
 from auditor.settings import Evaluator
 from clients.defences import make_defence
 from clients.training import Training, train
@@ -92,7 +93,7 @@ def test_evaluator_and_student_with_dropout_repeat(tiny: Callable[..., Any], tmp
 
     def networks(name: str) -> list[str]:
         monkeypatch.setenv("FEDINVERSE_CACHE", str(tmp_path / name))
-        judge = train_judge(run, asked, tmp_path / name / "store").model
+        judge = train_judge(material_of(run, asked), asked, tmp_path / name / "store").model
         return [weights_sha256(to_weights(network)) for network in (judge, *distilled(1, few, target, public))]
 
     first = networks("first")

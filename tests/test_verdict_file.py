@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 from score_tables import LEAK, METRIC, QUIET, rows, verdict
 
-from auditor.leakage_table import leakage_table
 from auditor.metrics.names import METRICS
 from auditor.settings import Primary
 from auditor.verdict import (
@@ -20,6 +19,7 @@ from auditor.verdict import (
     Point,
     RunDeviation,
     Verdict,
+    leakage_table,
     read_verdict,
 )
 from fedinverse.errors import ConfigError, IntegrityError

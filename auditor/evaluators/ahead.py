@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from auditor.evaluators.evaluator import THREADS
+from auditor.evaluators.material import material_of
 from auditor.evaluators.open_set import none_images, train_open_evaluator
 from auditor.settings import Audit
 from fedinverse.processes import end_with_parent
@@ -60,7 +61,7 @@ def main(directory: str, parent: str, *samples: str) -> None:
     run = Run(Path(directory))
     settings, none = run.section("audit", Audit).evaluator, none_images(run, [Path(each) for each in samples])
     with threads(THREADS):
-        train_open_evaluator(run, settings, 0, none, run.files.auditor.root)
+        train_open_evaluator(material_of(run, settings), settings, 0, none, run.files.auditor.root)
 
 
 if __name__ == "__main__":

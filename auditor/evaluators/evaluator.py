@@ -2,7 +2,7 @@
 
 Published evaluators share the target's training data and its mistakes. E1 sees only vault images, which no client ever
 held, and is refused if it is the target's architecture or if a client's image is among its training images
-(``auditor.evaluators.independence``).
+(``auditor.evaluators.material``).
 """
 
 from collections.abc import Callable
@@ -15,12 +15,10 @@ import torch.nn.functional as F
 from filelock import FileLock
 from torch import Tensor
 
-from auditor.evaluators.independence import check_independent
+from auditor.evaluators.material import Material
 from auditor.settings import Evaluator
 from fedinverse.data.source import cache_directory, unit
 from fedinverse.models import Classifier, build, for_inference
-from fedinverse.private import part_of
-from fedinverse.run import Run
 from fedinverse.seeds import derive, generator, seeded, threads
 from fedinverse.shard import Shard
 from fedinverse.storage import content_sha256, into_module, load_weights, save_weights, to_weights
@@ -60,42 +58,34 @@ class Judge:
         return self.read(images)[1]
 
 
-def train_judge(run: Run, settings: Evaluator, store: Path, device: str | torch.device = "cpu") -> Judge:
+def train_judge(material: Material, settings: Evaluator, store: Path, device: str | torch.device = "cpu") -> Judge:
     """Return E1, trained on the vault, or read from ``store`` or from the cache, where a sweep's runs find it.
 
-    It depends on its settings, the seed and the vault alone. That these are independent of this run's target is checked
-    every time, before anything is read.
+    It depends on its settings, the seed and the vault alone.
 
     Args:
-        run: whose reconstructions it will judge.
+        material: of the run whose reconstructions it will judge.
         settings: of its training.
         store: where the run keeps the judge that it was judged by.
         device: where it computes.
 
     Raises:
-        ConfigError: it would not be independent; see ``auditor.evaluators.independence``.
         IntegrityError: a stored E1 is damaged; the message names the file.
     """
-    check_independent(run, settings)
-    network = build(settings.model, len(run.class_names), settings.width, derive(run.seed, "evaluator"))
+    seed = material.seed
+    trained = settings.model_dump(include={"model", "width", "epochs", "batch_size", "lr"})
+    key = content_sha256([VERSION, trained, seed, material.classes, material.listed])
+    network = build(settings.model, material.classes, settings.width, derive(seed, "evaluator"))
 
     def train() -> None:
-        random = generator(run.seed, "evaluator", "training")
-        with seeded(derive(run.seed, "evaluator", "layers"), device):
-            fit(network.to(device), Vault(part_of(run, "vault")), settings, random, device)
+        random = generator(seed, "evaluator", "training")
+        with seeded(derive(seed, "evaluator", "layers"), device):
+            fit(network.to(device), Vault(material.vault), settings, random, device)
 
-    kept(network, settings.model.replace(":", "-"), _key(run, settings), store, train)
+    kept(network, settings.model.replace(":", "-"), key, store, train)
     ready = for_inference(network, device)
-    reserve = part_of(run, "reserve")
-    right = Judge(ready, 0.0, device).logits(unit(reserve.images)).argmax(1) == reserve.labels
+    right = Judge(ready, 0.0, device).logits(unit(material.reserve.images)).argmax(1) == material.reserve.labels
     return Judge(ready, float(right.float().mean()), device)
-
-
-def _key(run: Run, settings: Evaluator) -> str:
-    vault = run.split[run.split["part"] == "vault"]
-    images = vault[["sha256", "label"]].to_numpy().tolist()  # in training order
-    trained = settings.model_dump(include={"model", "width", "epochs", "batch_size", "lr"})
-    return content_sha256([VERSION, trained, run.seed, len(run.class_names), images])
 
 
 def kept(network: Classifier, name: str, key: str, store: Path, train: Callable[[], None]) -> None:

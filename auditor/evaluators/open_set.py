@@ -18,13 +18,12 @@ import torch
 from torch import Tensor
 
 from auditor.evaluators.evaluator import fit, kept
-from auditor.evaluators.independence import check_independent
-from auditor.evaluators.plain import NAME, plain_classifier
+from auditor.evaluators.material import Material
+from auditor.evaluators.plain import plain_classifier
 from auditor.settings import Evaluator
 from fedinverse.data.source import unit
 from fedinverse.errors import IntegrityError
-from fedinverse.models import Classifier, build, for_inference, spec_of
-from fedinverse.private import part_of
+from fedinverse.models import Classifier, build, for_inference
 from fedinverse.run import Run
 from fedinverse.seeds import derive, generator, seeded
 from fedinverse.shard import Shard
@@ -84,7 +83,7 @@ def none_images(run: Run, samples: Sequence[Path]) -> Tensor:
 
 
 def train_open_evaluators(
-    run: Run, settings: Evaluator, none: Tensor, store: Path, device: str | torch.device = "cpu"
+    material: Material, settings: Evaluator, none: Tensor, store: Path, device: str | torch.device = "cpu"
 ) -> OpenEvaluators:
     """Return both, trained on the vault and on ``none``, or read from ``store`` or from the cache.
 
@@ -92,57 +91,49 @@ def train_open_evaluators(
     audit with the same images shares them.
 
     Args:
-        run: whose reconstructions they will judge.
+        material: of the run whose reconstructions they will judge.
         settings: of their training.
         none: what "none of these" looks like, uint8 [M, C, H, W]; see ``none_images``.
         store: where the run keeps the evaluators it was judged by.
         device: where they compute.
 
     Raises:
-        ConfigError: one would not be independent of the target; see ``auditor.evaluators.independence``.
         IntegrityError: a stored one is damaged; the message names the file.
     """
-    check_independent(run, settings)
     # The second one first: the first may just be trained by another process (``auditor.evaluators.ahead``).
-    second, first = (train_open_evaluator(run, settings, number, none, store, device) for number in (1, 0))
+    second, first = (train_open_evaluator(material, settings, number, none, store, device) for number in (1, 0))
     models = for_inference(first, device), for_inference(second, device)
-    reserve = part_of(run, "reserve")
-    ready = OpenEvaluators(models, 0.0, device)
-    right = (ready.read(unit(reserve.images)) == reserve.labels[:, None]).all(1)
+    answers = OpenEvaluators(models, 0.0, device).read(unit(material.reserve.images))
+    right = (answers == material.reserve.labels[:, None]).all(1)
     return OpenEvaluators(models, float(right.float().mean()), device)
 
 
 def train_open_evaluator(
-    run: Run, settings: Evaluator, number: int, none: Tensor, store: Path, device: str | torch.device = "cpu"
+    material: Material,
+    settings: Evaluator,
+    number: int,
+    none: Tensor,
+    store: Path,
+    device: str | torch.device = "cpu",
 ) -> Classifier:
     """Return one of the two, ``number`` 0 or 1, trained or read; see ``train_open_evaluators``."""
-    classes = len(run.class_names)
-    vault = run.split[run.split["part"] == "vault"]
-    images = vault[["sha256", "label"]].to_numpy().tolist()  # in training order
-    content = [VERSION, settings.model_dump(), classes, images, weights_sha256({"none": none.contiguous().numpy()})]
-    key = content_sha256([number, *content])
+    classes = material.classes
+    trained_on = [classes, material.listed, weights_sha256({"none": none.contiguous().numpy()})]
+    key = content_sha256([number, VERSION, settings.model_dump(), *trained_on])
     seed = int(key[:15], 16)
-    network = _network(run, settings, number, derive(seed, "weights"))
+    if number == 1 and not settings.second:
+        network: Classifier = plain_classifier(material.shape, classes + 1, derive(seed, "weights"))
+    else:
+        name = settings.second if number else settings.model
+        network = build(name, classes + 1, settings.width, derive(seed, "weights"))
 
     def train() -> None:
-        epochs = WithNone(part_of(run, "vault"), none, settings.none_share, classes)
+        epochs = WithNone(material.vault, none, settings.none_share, classes)
         with seeded(derive(seed, "layers"), device):
             fit(network.to(device), epochs, settings, generator(seed, "training"), device)
 
     kept(network, f"open-{number}", key, store, train)
     return network
-
-
-def name_of(settings: Evaluator, number: int) -> str:
-    """Return the name of the architecture of evaluator ``number``, 0 or 1."""
-    return settings.model if number == 0 else settings.second or NAME
-
-
-def _network(run: Run, settings: Evaluator, number: int, seed: int) -> Classifier:
-    answers = len(run.class_names) + 1
-    if number == 0 or settings.second:
-        return build(name_of(settings, number), answers, settings.width, seed)
-    return plain_classifier(spec_of(run.model.name).input_shape, answers, seed)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from fedinverse.models.classifier import Classifier, Features
 from fedinverse.seeds import seeded
 
-NAME = "auditor's own"
 DRAWINGS = (16, 32, 64)  # widths of the blocks, for images of up to 32 pixels
 PHOTOGRAPHS = (32, 64, 128, 256)  # of larger ones
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from auditor.evaluators.embedding import SMALLEST_VAULT
-from auditor.evaluators.independence import check_independent
+from auditor.evaluators.material import check_independent
 from auditor.settings import Audit
 from fedinverse.config import Population, Table
 from fedinverse.data import Pool, Request, arrays, located, open_source, source_names, source_of

@@ -15,6 +15,7 @@ from attacker.schedule import captured
 from attacker.settings import Attacker
 from auditor.activity import ActiveReport, accuracies, answer_to, less, read_active, share_of, visible_in
 from auditor.evaluators.evaluator import THREADS, train_judge
+from auditor.evaluators.material import material_of
 from auditor.grids import png
 from auditor.membership import Candidates, candidates_of
 from auditor.metrics.roc import paired_difference, told_apart
@@ -93,9 +94,8 @@ def active(run: Run) -> ActiveReport:
 
 def _of_gan(run: Run, settings: Gan) -> dict[str, Any]:
     """Return how many samples of the generator E1 reads as the class, with and without the victim."""
-    judge = train_judge(
-        run, run.section("audit", Audit).evaluator, run.files.auditor.root, run.section("audit", Audit).device
-    )
+    audit = run.section("audit", Audit)
+    judge = train_judge(material_of(run, audit.evaluator), audit.evaluator, run.files.auditor.root, audit.device)
     shares: dict[str, Interval | Missing] = {}
     drawn: dict[str, None] = {}
     names = {"active": WITH_VICTIM, **_without(run)}

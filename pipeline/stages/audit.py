@@ -1,7 +1,7 @@
 """Stage 4: the auditor judges what the attacker made, beside its controls, and gives a verdict."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -15,18 +15,18 @@ from auditor.controls import KnownImages, nearest_known, permuted, surest_known
 from auditor.evaluators import embedding, evaluator, open_set
 from auditor.evaluators.ahead import ahead
 from auditor.evaluators.evaluator import THREADS, Judge, train_judge
+from auditor.evaluators.material import Material, material_of
 from auditor.evaluators.open_set import OpenEvaluators, none_images, train_open_evaluators
 from auditor.evidence import Exhibit, read_exhibit
 from auditor.grids import row_of, save_grid
 from auditor.judgement import AttackCost, judge
-from auditor.leakage_table import leakage_table
 from auditor.marks import OVERLAP_CAPTION, marks_of_run, overlaps
 from auditor.metrics.names import METRICS, WHOLE_SET
-from auditor.scores import Scored, score
+from auditor.scores import score
 from auditor.settings import Audit
 from auditor.summary import RoundSummary, summarise
-from auditor.targets import Targets
-from auditor.verdict import EVERY_METRIC, VERSION, Omission, Verdict, read_verdict
+from auditor.targets import LeftOut, Targets
+from auditor.verdict import VERSION, Omission, leakage_table, read_verdict
 from fedinverse.errors import IntegrityError, StageError
 from fedinverse.models import Classifier, build, for_inference
 from fedinverse.run import Run
@@ -49,8 +49,36 @@ GRID_IMAGES = 8
 GRID_CLASSES = 200  # rows of a grid: a sheet of more is looked at by nobody
 
 
-def audit(run: Run) -> pd.DataFrame:
-    """Score every finished inversion; write tables, grids and verdict; return the scores.
+@dataclass(frozen=True)
+class AuditInputs:
+    """What an audit follows from beside the images; read from the run before any work.
+
+    Attributes:
+        settings: of the audit.
+        inversions: every finished one.
+        left_out: the arms that the run cannot have.
+        marks: what must be shown wherever the verdict is.
+        known: the model's accuracy on the victim's reserve images, by round.
+    """
+
+    settings: Audit
+    inversions: list[Finished]
+    left_out: tuple[LeftOut, ...]
+    marks: tuple[str, ...]
+    known: dict[int, float]
+
+    @property
+    def stamp(self) -> str:
+        """A hash of all of it and of the instruments' versions: with the same hash, an audit is up to date."""
+        versions = [evaluator.VERSION, open_set.VERSION, embedding.VERSION, scores.VERSION, VERSION]
+        judged = [[each.attack, asdict(each.target), each.inversion.path.name] for each in self.inversions]
+        left_out = [asdict(each) for each in self.left_out]
+        settings, metrics = self.settings.model_dump(mode="json"), sorted(METRICS.registered())
+        return content_sha256([settings, [*versions, metrics], judged, left_out, *self.marks])
+
+
+def inputs_of(run: Run) -> AuditInputs:
+    """Read what an audit of ``run`` follows from.
 
     Raises:
         StageError: nothing was inverted yet.
@@ -58,9 +86,19 @@ def audit(run: Run) -> pd.DataFrame:
     inversions = finished(run)
     if not any(each.target.arm == "A" for each in inversions):
         raise StageError(f"{run.path} holds no finished inversion; run the stage 'invert' first")
-    settings, stamp = run.section("audit", Audit), stamp_of(run, inversions)
-    done = run.files.auditor.summary
-    if _is_current(run, stamp):
+    left_out = Targets.read(run).left_out
+    return AuditInputs(run.section("audit", Audit), inversions, left_out, marks_of_run(run), known_by_round(run))
+
+
+def audit(run: Run) -> pd.DataFrame:
+    """Score every finished inversion; write tables, grids and verdict; return the scores.
+
+    Raises:
+        StageError: nothing was inverted yet.
+    """
+    inputs = inputs_of(run)
+    settings = inputs.settings
+    if _is_current(run, inputs.stamp):
         console.print("Auditing: the scores are up to date")
         gather(run)
         return pd.read_parquet(run.files.auditor.scores)
@@ -68,13 +106,22 @@ def audit(run: Run) -> pd.DataFrame:
         pool.verify()
     console.print("[b]Auditing[/b]: training the evaluators on images that no client holds")
     with threads(THREADS), working("auditing"):
-        bench = bench_of(run, inversions, settings)
+        bench = bench_of(run, inputs)
         console.print(
             f"  E1 reads {percent(bench.judge.ceiling)} of real reserve images; the two that may answer 'none of "
             f"these' agree on {percent(bench.open.ceiling)} of them"
         )
-        scored = score(drawn(run, exhibits_of(run, inversions, bench), bench), bench, run.seed, settings.metrics)
-    verdict = verdict_of(run, scored, inversions, settings)
+        exhibits = drawn(run, exhibits_of(run, inputs.inversions, bench), bench)
+        scored = score(exhibits, bench, run.seed, settings.metrics)
+    verdict = judge(
+        scored.table[scored.table["label"].isin([*run.victim_classes, WHOLE_SET])],
+        settings.primary,
+        inputs.known,
+        classes=len(run.class_names),
+        costs=costs_of(inputs.inversions, settings.primary.round),
+        omitted=(*(Omission.of_arm(each.arm, each.reason) for each in inputs.left_out), *scored.omitted),
+        marks=inputs.marks,
+    )
     tables = {run.files.auditor.scores: scored.table, run.files.auditor.leakage: leakage_table(verdict)}
     for path, frame in tables.items():
         marked = frame.assign(overlap=overlaps(run))
@@ -83,7 +130,7 @@ def audit(run: Run) -> pd.DataFrame:
     write_json(run.files.verdict, verdict.model_dump(mode="json"))
     products = {path.name: file_sha256(path) for path in _products(run)}
     ceilings = {"ceiling": bench.judge.ceiling, "open-ceiling": bench.open.ceiling}
-    write_json(done, {"inputs": stamp, **ceilings, "products": products})
+    write_json(run.files.auditor.summary, {"inputs": inputs.stamp, **ceilings, "products": products})
     gather(run)
     return scored.table
 
@@ -105,37 +152,29 @@ def _is_current(run: Run, stamp: str) -> bool:
     return bool(summary["inputs"] == stamp and summary["products"] == written)
 
 
-def bench_of(run: Run, inversions: list[Finished], settings: Audit) -> Bench:
-    """Return the evaluators, trained or read from the cache, and every real image in their features.
+def bench_of(run: Run, inputs: AuditInputs) -> Bench:
+    """Return the evaluators, trained or read from the cache, and every real image in their features."""
+    material = material_of(run, inputs.settings.evaluator)
+    first, both = evaluators_of(run, material, inputs.inversions, inputs.settings)
+    return open_bench(run, material, first, both, inputs.settings.device)
+
+
+def evaluators_of(
+    run: Run, material: Material, inversions: list[Finished], settings: Audit
+) -> tuple[Judge, OpenEvaluators]:
+    """Return E1, and both evaluators that may say "none of these", trained or read from the cache.
 
     What is "none of these" is learned from the public images and from samples of the attacks' priors; of a prior that
     depends on its target, from those of the world without the victim, or of the untrained model where there is none.
     """
-    judge, both = evaluators_of(run, inversions, settings)
-    return open_bench(run, judge, both, settings.device)
-
-
-def evaluators_of(run: Run, inversions: list[Finished], settings: Audit) -> tuple[Judge, OpenEvaluators]:
-    """Return E1, and both evaluators that may say "none of these"; see ``bench_of``."""
     store, device = run.files.auditor.root, settings.device
     source = "B2" if any(each.target.arm == "B2" for each in inversions) else "B1"
-    samples = {
-        each.inversion.path.parent / each.inversion.about.samples for each in inversions if each.target.arm == source
-    }
-    none = none_images(run, sorted(samples))
-    with ahead(run, settings, sorted(samples)):
-        judge = train_judge(run, settings.evaluator, store, device)
-        return judge, train_open_evaluators(run, settings.evaluator, none, store, device)
-
-
-def stamp_of(run: Run, inversions: list[Finished]) -> str:
-    """Return a hash of everything that the scores and the verdict follow from; the same hash: they are up to date."""
-    settings = run.section("audit", Audit).model_dump(mode="json")
-    names = sorted(METRICS.registered())
-    versions = [evaluator.VERSION, open_set.VERSION, embedding.VERSION, scores.VERSION, VERSION, names]
-    judged = [[each.attack, asdict(each.target), each.inversion.path.name] for each in inversions]
-    left_out = [asdict(each) for each in Targets.read(run).left_out]
-    return content_sha256([settings, versions, judged, left_out, *marks_of_run(run)])
+    of_source = [each.inversion for each in inversions if each.target.arm == source]
+    samples = sorted({inversion.path.parent / inversion.about.samples for inversion in of_source})
+    none = none_images(run, samples)
+    with ahead(run, settings, samples):
+        first = train_judge(material, settings.evaluator, store, device)
+        return first, train_open_evaluators(material, settings.evaluator, none, store, device)
 
 
 def exhibits_of(run: Run, inversions: list[Finished], bench: Bench) -> Iterator[Exhibit]:
@@ -166,24 +205,6 @@ def _network(run: Run, weights: Path, device: str | torch.device) -> Classifier:
     network = build(run.model.name, len(run.class_names), run.model.width, seed=0)
     into_module(network, load_weights(weights)[0], str(weights))
     return for_inference(network, device)
-
-
-def verdict_of(run: Run, scored: Scored, inversions: list[Finished], settings: Audit) -> Verdict:
-    """Return the verdict over the scores of ``run``."""
-    victims = run.victim_classes
-    left_out = tuple(
-        Omission(metric=EVERY_METRIC, reason=each.reason, arms=(each.arm,), figures=1)
-        for each in Targets.read(run).left_out
-    )
-    return judge(
-        scored.table[scored.table["label"].isin([*victims, WHOLE_SET])],
-        settings.primary,
-        known_by_round(run),
-        classes=len(run.class_names),
-        costs=costs_of(inversions, settings.primary.round),
-        omitted=(*left_out, *scored.omitted),
-        marks=marks_of_run(run),
-    )
 
 
 def costs_of(inversions: list[Finished], primary_round: int) -> dict[str, AttackCost]:

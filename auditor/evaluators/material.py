@@ -1,4 +1,4 @@
-"""What makes a judge of reconstructions independent of those it judges, checked before every use of it.
+"""What evaluators learn from; and what makes them independent of those they judge, checked before every use.
 
 Published evaluators share the target's architecture, training data and mistakes. Here E1 is another network, trained on
 vault images alone, and no image is in two parts of the split: not in the vault and at a client (E1 would know the
@@ -6,13 +6,50 @@ target's training images), nor in the reserve and at a client (the ceiling and t
 nobody trained on).
 """
 
+from dataclasses import dataclass
+
 import pandas as pd
 
 from auditor.settings import Evaluator
 from fedinverse.errors import ConfigError
 from fedinverse.models import same_network, spec_of
+from fedinverse.private import part_of
 from fedinverse.run import Run
+from fedinverse.shard import Shard
 from fedinverse.split import NOBODY
+
+
+@dataclass(frozen=True)
+class Material:
+    """What evaluators learn from and are tested with.
+
+    Attributes:
+        seed: of the run.
+        classes: number K of private classes.
+        shape: (C, H, W) of an image.
+        vault: the images they learn from.
+        listed: hash and class of every vault image, in training order.
+        reserve: images that nobody learned from.
+    """
+
+    seed: int
+    classes: int
+    shape: tuple[int, int, int]
+    vault: Shard
+    listed: list[list[object]]
+    reserve: Shard
+
+
+def material_of(run: Run, settings: Evaluator) -> Material:
+    """Return what evaluators of ``run`` learn from, once ``check_independent`` has passed.
+
+    Raises:
+        ConfigError: they would not be independent.
+    """
+    check_independent(run, settings)
+    listed = run.split.loc[run.split["part"] == "vault", ["sha256", "label"]].to_numpy().tolist()
+    vault, reserve = part_of(run, "vault"), part_of(run, "reserve")
+    return Material(run.seed, len(run.class_names), spec_of(run.model.name).input_shape, vault, listed, reserve)
 
 
 def check_independent(run: Run, settings: Evaluator) -> None:
