@@ -17,13 +17,13 @@ from attacker.samples import keep_samples
 from attacker.target import Progress, PublicSet, Target, silent
 from fedinverse.config import FILE_NAME
 from fedinverse.errors import ConfigError
+from fedinverse.layout import ABOUT, PRIOR_ONLY, RECONSTRUCTIONS
 from fedinverse.records import read_record, write_record
 from fedinverse.seeds import generator
 from fedinverse.storage import content_sha256, load_weights, save_weights
 from fedinverse.words import plain
 
 VERSION = 2  # of what all attacks share; raise it when any code below an attack changes what is reconstructed
-RECONSTRUCTIONS, PRIOR_ONLY, ABOUT = "reconstructions.safetensors", "prior-only.safetensors", "about.json"
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ copied    Single images of his are copied (``auditor.metrics.copies``), in more 
           discoveries explains, and fewer, if any, by the same attack without his client.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-import pandas as pd
 from scipy import special
 
 from auditor.metrics.copies import RATE
@@ -26,14 +26,22 @@ from auditor.metrics.names import (
     RESEMBLANCE_OTHERS,
     RESEMBLANCE_VICTIM,
 )
-from auditor.omitted import Omitted, unless_omitted
-from auditor.statistics import LEVEL, Cells, Estimate, consistent, estimate, lead_over_half
-from auditor.table import cells
+from auditor.omitted import Omitted
+from auditor.statistics import LEVEL, Cells, Estimate, consistent, estimate, lead_over_half, unless_omitted
 
-RESEMBLING = {"victim": RESEMBLANCE_VICTIM, "others": RESEMBLANCE_OTHERS, "nobody": RESEMBLANCE_NOBODY}
-COPIED = {"victim": ("A", COPIES), "others": ("A", COPIES_OTHERS), "nobody": ("A", COPIES_NOBODY)} | {
-    "victim, without his client": ("B2", COPIES)
+CELLS = {
+    "nearer": ("A", NEARER),
+    "without": ("B2", NEARER),
+    "member": ("A", MEMBER),
+    "like victim": ("A", RESEMBLANCE_VICTIM),
+    "like others": ("A", RESEMBLANCE_OTHERS),
+    "like nobody": ("A", RESEMBLANCE_NOBODY),
+    "copied victim": ("A", COPIES),
+    "copied others": ("A", COPIES_OTHERS),
+    "copied nobody": ("A", COPIES_NOBODY),
+    "copied victim, without his client": ("B2", COPIES),
 }
+"""The arm and metric of the score table that answer each part of the question."""
 
 
 @dataclass(frozen=True)
@@ -66,26 +74,24 @@ class Attribution:
         return self.others.above_zero and beyond and self.due
 
 
-def attribute(scores: pd.DataFrame, attack: str, server_round: int) -> Attribution | None:
-    """Return what ``scores`` say; None where no attacked class is shared, so that the leakage is the victim's anyway.
+def attribute(held: Mapping[str, Cells | Omitted]) -> Attribution | None:
+    """Return what the ``CELLS`` of one attack at one round say.
 
-    Args:
-        scores: tidy table that ``auditor.table.check_table`` accepts.
-        attack: label of the attack.
-        server_round: of the captured model.
+    None where no attacked class is shared, so that the leakage is the victim's anyway.
     """
-    nearer, without = (cells(scores, arm, attack, server_round, NEARER) for arm in ("A", "B2"))
+    nearer, without = held["nearer"], held["without"]
     if isinstance(nearer, Omitted):
         return None
-    member = cells(scores, "A", attack, server_round, MEMBER)
-    resembling = {whose: cells(scores, "A", attack, server_round, metric) for whose, metric in RESEMBLING.items()}
-    copied = {whose: cells(scores, arm, attack, server_round, metric) for whose, (arm, metric) in COPIED.items()}
+    like, copied = (
+        {name.removeprefix(kind): each for name, each in held.items() if name.startswith(kind)}
+        for kind in ("like ", "copied ")
+    )
     return Attribution(
         lead_over_half(nearer),
-        unless_omitted(lead_over_half, member),
+        unless_omitted(lead_over_half, held["member"]),
         unless_omitted(lead_over_half, without),
         unless_omitted(consistent, nearer, without) is True,
-        {whose: unless_omitted(estimate, near) for whose, near in resembling.items()},
+        {whose: unless_omitted(estimate, near) for whose, near in like.items()},
         {whose: count if isinstance(count, Omitted) else count.mean for whose, count in copied.items()},
         _more_than_chance(copied["victim"], copied["victim, without his client"]),
     )

@@ -1,21 +1,25 @@
 """What reconstructions are held against: both evaluators, and the real images in their features, made once a run."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from auditor.evaluators.ahead import ahead
 from auditor.evaluators.embedding import Embedding, fit_embedding
-from auditor.evaluators.evaluator import Judge
-from auditor.evaluators.material import Material
-from auditor.evaluators.open_set import FAILED, OpenEvaluators
+from auditor.evaluators.evaluator import Judge, train_judge
+from auditor.evaluators.material import Material, material_of
+from auditor.evaluators.open_set import FAILED, OpenEvaluators, none_images, train_open_evaluators
 from auditor.evaluators.threshold import Threshold, calibrate
 from auditor.evidence import Exhibit
 from auditor.metrics.attack_accuracy import others_ahead
 from auditor.metrics.fidelity import RealSet
 from auditor.omitted import Omitted
 from auditor.peers import Peers, Side, peers_of
+from auditor.settings import Audit
 from fedinverse.client_data import shard_of
 from fedinverse.data.source import unit
 from fedinverse.private import held_by_others, part_of
@@ -59,14 +63,35 @@ class Bench:
     peers: Peers | None = None
 
 
-def open_bench(
-    run: Run, material: Material, judge: Judge, evaluators: OpenEvaluators, device: str | torch.device = "cpu"
-) -> Bench:
-    """Fit E2 on the vault, calibrate its threshold on the reserve, describe every real image once, on ``device``."""
+def evaluators_of(
+    run: Run, material: Material, settings: Audit, samples: Sequence[Path]
+) -> tuple[Judge, OpenEvaluators]:
+    """Return E1, and both evaluators that may say "none of these"; trained, or read from the cache.
+
+    What is "none of these" is learned from the public images and from ``samples``, files of unoptimised samples of the
+    attacks' priors.
+    """
+    store, device = run.files.auditor.root, settings.device
+    none = none_images(run, samples)
+    with ahead(run, settings, samples):
+        judge = train_judge(material, settings.evaluator, store, device)
+        return judge, train_open_evaluators(material, settings.evaluator, none, store, device)
+
+
+def open_bench(run: Run, settings: Audit, samples: Sequence[Path]) -> Bench:
+    """Open every instrument, and describe every real image once.
+
+    Fits E2 on the vault and calibrates its threshold on the reserve; ``samples``: see ``evaluators_of``.
+
+    Raises:
+        ConfigError: the evaluators would not be independent of the target.
+    """
+    material, device = material_of(run, settings.evaluator), settings.device
     train, reserve = part_of(run, "train", victim_only=True), material.reserve
     others = held_by_others(run) if run.population.shares_classes else None
     public = run.pools["public"].tensor()
     known = torch.cat([public, *(shard_of(run, each, "with_victim").images for each in run.population.attackers)])
+    judge, evaluators = evaluators_of(run, material, settings, samples)
     embedding = fit_embedding(material.vault.images)
 
     def described(images: Tensor) -> Tensor:
@@ -145,11 +170,3 @@ def inspect(exhibit: Exhibit, bench: Bench) -> Inspected:
         torch.cat(seen),
         torch.cat(features),
     )
-
-
-def reserve_exhibit(bench: Bench, classes: tuple[int, ...], server_round: int) -> Exhibit:
-    """Return the ceiling: real reserve images of ``classes``, judged as if they were reconstructions."""
-    rows = torch.isin(bench.reserve.labels, torch.tensor(classes))
-    images, labels = unit(bench.reserve.images[rows]), bench.reserve.labels[rows]
-    sure, none = torch.ones(len(labels)), torch.zeros(len(labels), dtype=torch.bool)
-    return Exhibit("CEIL", "with_victim", server_round, "", images, labels, sure, none)

@@ -1,16 +1,71 @@
-"""Controls that need no further attack: what the instrument makes of images the attacker holds, and of wrong
-labels."""
+"""Every arm's images: what attacks made of targets, and the controls that need no further attack."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from auditor.evidence import Exhibit
+from auditor.bench import Bench
+from auditor.evidence import Exhibit, read_exhibit
+from auditor.targets import ArmTarget
 from fedinverse.data.source import unit
-from fedinverse.models import Classifier
+from fedinverse.layout import PRIOR_ONLY, RECONSTRUCTIONS
+from fedinverse.models import Classifier, for_inference
+from fedinverse.run import Run
 
 _CHUNK = 256  # known images shown to a target at once
+
+
+@dataclass(frozen=True)
+class Inverted:
+    """A finished inversion.
+
+    Attributes:
+        attack: label of the attack; empty for arm T1, which speaks of every attack.
+        target: whose inversion it is.
+        weights: the target's file.
+        directory: of the files that it left.
+    """
+
+    attack: str
+    target: ArmTarget
+    weights: Path
+    directory: Path
+
+
+def exhibits_of(run: Run, inversions: Iterable[Inverted], bench: Bench) -> Iterator[Exhibit]:
+    """Yield every arm of every attack, one at a time: the inversions, what is made of them, and real images.
+
+    Of an inversion of a captured model (A) come the prior's samples (B0), wrong labels (B5) and the known images that
+    the model is surest of (B4); of one without the victim (B2), the known images that *it* is surest of (B4W).
+    """
+    surest: dict[str, KnownImages] = {}  # several attacks have the same targets
+    last, device = 0, bench.judge.device
+    for each in inversions:
+        target, last = each.target, max(last, each.target.round)
+        where = target.world, target.round, each.attack
+        exhibit = read_exhibit(each.directory / RECONSTRUCTIONS, target.arm, *where)
+        yield exhibit
+        if target.arm == "A":
+            yield read_exhibit(each.directory / PRIOR_ONLY, "B0", *where)
+            yield permuted(exhibit)
+        chosen = {"A": "B4", "B2": "B4W"}.get(target.arm)
+        if chosen is not None:
+            if target.sha256 not in surest:
+                network = for_inference(run.network_of(each.weights), device)
+                surest = {target.sha256: surest_known(network, bench.known, exhibit.labels, device)}
+            yield nearest_known(exhibit, surest[target.sha256], bench.known, chosen)
+    yield reserve_exhibit(bench, run.victim_classes, last)
+
+
+def reserve_exhibit(bench: Bench, classes: tuple[int, ...], server_round: int) -> Exhibit:
+    """Return the ceiling: real reserve images of ``classes``, judged as if they were reconstructions."""
+    rows = torch.isin(bench.reserve.labels, torch.tensor(classes))
+    images, labels = unit(bench.reserve.images[rows]), bench.reserve.labels[rows]
+    sure, none = torch.ones(len(labels)), torch.zeros(len(labels), dtype=torch.bool)
+    return Exhibit("CEIL", "with_victim", server_round, "", images, labels, sure, none)
 
 
 def permuted(exhibit: Exhibit) -> Exhibit:
@@ -71,7 +126,7 @@ def nearest_known(exhibit: Exhibit, surest: KnownImages, known: Tensor, arm: str
     """Return arm B4 or B4W: no attack, the images the attacker holds that a target is surest show the class.
 
     Args:
-        shown: whose labels and counts are met; where too few images are known, they come again.
+        exhibit: whose labels and counts are met; where too few images are known, they come again.
         surest: as ``surest_known`` returns it, for the target of the same round.
         known: the public images and the attacker's own, uint8 [M, C, H, W].
         arm: B4 for the model with the victim, B4W for the one without.

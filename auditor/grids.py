@@ -1,17 +1,22 @@
 """Pictures: each class's reconstructions beside the private image nearest to them."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from auditor.bench import Bench
 from auditor.evaluators.evaluator import Judge
 from auditor.evidence import Exhibit
 from fedinverse.data.source import unit
 from fedinverse.shard import Shard
 from fedinverse.storage import atomic_write
+
+GRID_IMAGES = 8
+GRID_CLASSES = 200  # rows of a grid: a sheet of more is looked at by nobody
 
 
 def best_first(exhibit: Exhibit, label: int, count: int) -> Tensor:
@@ -34,6 +39,14 @@ def row_of(
     """Return (reconstructions, nearest private images) of ``label``, ``count`` each; ``seen``: these' features."""
     images = best_first(exhibit, label, count)
     return images, nearest(images, label, private, seen, judge)
+
+
+def draw_grid(path: Path, exhibit: Exhibit, bench: Bench, victims: Sequence[int], caption: str) -> None:
+    """Write a grid: images of ``victims``, ``GRID_CLASSES`` at most, beside the nearest training images."""
+    labels = [label for label in victims if (exhibit.labels == label).any()][:GRID_CLASSES]
+    rows = [row_of(exhibit, label, bench.train, bench.train_seen, bench.judge, GRID_IMAGES) for label in labels]
+    if rows:
+        save_grid(path, rows, caption=caption)
 
 
 _STRIP = 16  # pixels that a caption takes

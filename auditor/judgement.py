@@ -12,11 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from auditor.decision import Case, Outcome, decide, sentence
 from auditor.leakage import Gate, Leakage, measure
-from auditor.metrics.names import MEMBER
-from auditor.omitted import Omitted, unless_omitted
+from auditor.omitted import Omitted
 from auditor.settings import Primary
-from auditor.statistics import Estimate, estimate, holm, minimum_detectable_effect
-from auditor.table import attacks_of, cells, check_table, rounds_of
+from auditor.statistics import Estimate, holm, minimum_detectable_effect
+from auditor.table import attacks_of, check_table, primary_of, rounds_of
 from auditor.verdict import (
     EVERY_METRIC,
     AttributionReport,
@@ -31,7 +30,6 @@ from auditor.verdict import (
     Whose,
     as_written,
 )
-from fedinverse.errors import ConfigError
 
 
 class AttackCost(BaseModel):
@@ -70,7 +68,7 @@ def judge(
         ConfigError: the primary attack or round is not in the table, or must be chosen.
     """
     check_table(scores)
-    attack, server_round = _primary(scores, primary)
+    attack, server_round = primary_of(scores, primary)
     attacks = attacks_of(scores, primary.metric)
     absent = {arm: each.reason for each in omitted if each.metric == EVERY_METRIC for arm in each.arms}
     cases: dict[tuple[str, int], Case] = {}
@@ -108,29 +106,11 @@ def judge(
         points=points,
         time_to_leak=_time_to_leak(points),
         cost_per_leaked_class=_cost(decision.outcome, case.main, (costs or {}).get(attack)),
-        member_lift=as_written(unless_omitted(estimate, cells(scores, "A", attack, server_round, MEMBER))),
+        member_lift=as_written(case.main.member_share),
         attacks=tuple(attacks),
         omitted=omitted,
         marks=(*marks, *([decision.mark] if decision.mark else [])),
     )
-
-
-def _primary(scores: pd.DataFrame, primary: Primary) -> tuple[str, int]:
-    attacks = attacks_of(scores, primary.metric)
-    if not attacks:
-        raise ConfigError(f"audit.primary.metric: no attack has a score '{primary.metric}'")
-    if not primary.attack and len(attacks) > 1:
-        raise ConfigError(
-            f"audit.primary.attack must name one of {', '.join(attacks)}: the choice is made before the run"
-        )
-    attack = primary.attack or attacks[0]
-    if attack not in attacks:
-        raise ConfigError(f"audit.primary.attack is '{attack}'; the run has {', '.join(attacks)}")
-    rounds = rounds_of(scores, attack, primary.metric)
-    server_round = rounds[-1] if primary.round == -1 else primary.round
-    if server_round not in rounds:
-        raise ConfigError(f"audit.primary.round is {server_round}; '{attack}' was run at {', '.join(map(str, rounds))}")
-    return attack, server_round
 
 
 def _point(case: Case, p_holm: float | None) -> Point:

@@ -22,11 +22,22 @@ from functools import partial
 
 import pandas as pd
 
+from auditor import attribution
 from auditor.arms import ARMS, keys
-from auditor.attribution import Attribution, attribute
-from auditor.metrics.names import COPY_GUARD, RESEMBLANCE
-from auditor.omitted import Omitted, unless_omitted
-from auditor.statistics import BetweenRuns, Cells, Estimate, aligned, combine, consistent, difference, estimate
+from auditor.attribution import Attribution
+from auditor.metrics.names import COPY_GUARD, MEMBER, RESEMBLANCE
+from auditor.omitted import Omitted
+from auditor.statistics import (
+    BetweenRuns,
+    Cells,
+    Estimate,
+    aligned,
+    combine,
+    consistent,
+    difference,
+    estimate,
+    unless_omitted,
+)
 from auditor.table import cells, worlds
 
 PRIORS = ("B0", "B2", "B3")  # controls of the normalised form: what an attacker reaches without the victim
@@ -76,6 +87,7 @@ class Leakage:
         resemblance: share of the attack's images near enough to a training image by E2.
         copy_guard: share of them nearer to a victim's image than to any the attacker holds.
         between: the deviation between runs that one run's figures carry.
+        member_share: share of them nearer to a training than to a reserve image; one half: class prototypes.
         attribution: whose images are shown, of a victim who shares his classes; None: they are his alone.
     """
 
@@ -91,6 +103,7 @@ class Leakage:
     resemblance: Estimate | Omitted
     copy_guard: Estimate | Omitted
     between: BetweenRuns
+    member_share: Estimate | Omitted
     attribution: Attribution | None = None
 
 
@@ -106,12 +119,16 @@ def measure(scores: pd.DataFrame, attack: str, server_round: int, metric: str, d
             control worlds.
     """
     held = {arm: cells(scores, arm, attack, server_round, metric) for arm in ARMS}
-    resemblance, guard = (cells(scores, "A", attack, server_round, name) for name in (RESEMBLANCE, COPY_GUARD))
-    between = between_runs(worlds(scores, "B2", attack, server_round, metric), deviation)
+    controls = worlds(scores, "B2", attack, server_round, metric)
+    resemblance, guard, member = (
+        cells(scores, "A", attack, server_round, name) for name in (RESEMBLANCE, COPY_GUARD, MEMBER)
+    )
+    whose = {name: cells(scores, arm, attack, server_round, of) for name, (arm, of) in attribution.CELLS.items()}
+    between = between_runs(controls, deviation)
 
     def lead(arm: str, other: str) -> Estimate | Omitted:
-        controls = between.worlds if ARMS[other].lacks_victim else 1
-        error = between.error(1 + 1 / controls) if other in OTHER_MODELS else None
+        averaged = between.worlds if ARMS[other].lacks_victim else 1
+        error = between.error(1 + 1 / averaged) if other in OTHER_MODELS else None
         return unless_omitted(partial(difference, between=error), held[arm], held[other])
 
     return Leakage(
@@ -127,7 +144,8 @@ def measure(scores: pd.DataFrame, attack: str, server_round: int, metric: str, d
         unless_omitted(estimate, resemblance),
         unless_omitted(estimate, guard),
         between,
-        attribute(scores, attack, server_round),
+        unless_omitted(estimate, member),
+        attribution.attribute(whose),
     )
 
 

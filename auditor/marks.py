@@ -34,11 +34,16 @@ def amended(run: Run) -> tuple[str, ...]:
 
 def marks_of_run(run: Run) -> tuple[str, ...]:
     """Return the marks of ``run``; empty: there are none. What only a further question reads marks its own answer."""
+    held = ""
+    if run.population.shares_classes:
+        theirs = np.logical_or.reduce([held_by(run.split, attacker) for attacker in run.population.attackers])
+        both = set(run.split.loc[theirs, "label"]) & set(run.victim_classes)
+        held = HELD.format(len(both), len(run.victim_classes)) if both else ""
     changed = [key for key in amended(run) if key.split(".")[0] not in SECTIONS[1:]]
     one_file, active = run.table.get("weights_file"), run.table.get("active")
     marks = (
         OVERLAP if overlaps(run) else "",
-        _held(run),
+        held,
         ACTIVE.format(active["kind"]) if active else "",
         AMENDED.format(", ".join(changed)) if changed else "",
         NOT_HELD_OUT if one_file and not one_file["held_out"] else "",
@@ -50,12 +55,3 @@ def marks_of_question(run: Run, question: Question) -> tuple[str, ...]:
     """Return the marks of the answer to ``question``: what was changed of its section after the federation began."""
     changed = [key for key in amended(run) if key.split(".")[0] == question.section]
     return (AMENDED.format(", ".join(changed)),) if changed else ()
-
-
-def _held(run: Run) -> str:
-    """Return that the attacker holds attacked classes itself; empty: none, or they are the victim's alone."""
-    if not run.population.shares_classes:
-        return ""
-    theirs = np.logical_or.reduce([held_by(run.split, attacker) for attacker in run.population.attackers])
-    both = set(run.split.loc[theirs, "label"]) & set(run.victim_classes)
-    return HELD.format(len(both), len(run.victim_classes)) if both else ""

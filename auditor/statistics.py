@@ -14,15 +14,18 @@ level is measured by ``benchmarks/coverage.py`` and published in docs/statistics
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special
 
+from auditor.omitted import Omitted
+
 Floats = NDArray[np.float64]
+T = TypeVar("T")
 
 LEVEL = 0.95
 POWER = 0.8
@@ -143,6 +146,20 @@ class Estimate:
     def half_width(self, quantile: float = UPPER) -> float:
         """Return the half-width of the interval whose upper end is that quantile, before it is cut to its bounds."""
         return math.hypot(*(error.half_width(quantile) for error in self.errors))
+
+
+def unless_omitted(figure: Callable[..., T | Omitted], *values: object) -> T | Omitted:
+    """Return ``figure`` of ``values``; the first of them that is omitted; or why ``figure`` cannot be had of them.
+
+    A ``ValueError`` of ``figure`` says why: its values have nothing in common.
+    """
+    for value in values:
+        if isinstance(value, Omitted):
+            return value
+    try:
+        return figure(*values)
+    except ValueError as error:
+        return Omitted(str(error))
 
 
 def aligned(arms: Mapping[str, Cells]) -> dict[str, Cells]:

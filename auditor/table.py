@@ -11,8 +11,9 @@ import pandas as pd
 
 from auditor.arms import ARMS, ONCE
 from auditor.omitted import Omitted
+from auditor.settings import Primary
 from auditor.statistics import Cells
-from fedinverse.errors import DataError
+from fedinverse.errors import ConfigError, DataError
 from fedinverse.layout import is_control
 
 COLUMNS = ("seed", "world", "round", "arm", "attack", "label", "metric", "value", "count")
@@ -96,3 +97,26 @@ def rounds_of(scores: pd.DataFrame, attack: str, metric: str) -> list[int]:
 def attacks_of(scores: pd.DataFrame, metric: str) -> list[str]:
     """Return the attacks that were run, sorted."""
     return sorted(scores.loc[(scores["arm"] == "A") & (scores["metric"] == metric), "attack"].unique())
+
+
+def primary_of(scores: pd.DataFrame, primary: Primary) -> tuple[str, int]:
+    """Return the attack and round that the verdict speaks of.
+
+    Raises:
+        ConfigError: one of them is not in the table, or must be chosen.
+    """
+    attacks = attacks_of(scores, primary.metric)
+    if not attacks:
+        raise ConfigError(f"audit.primary.metric: no attack has a score '{primary.metric}'")
+    if not primary.attack and len(attacks) > 1:
+        raise ConfigError(
+            f"audit.primary.attack must name one of {', '.join(attacks)}: the choice is made before the run"
+        )
+    attack = primary.attack or attacks[0]
+    if attack not in attacks:
+        raise ConfigError(f"audit.primary.attack is '{attack}'; the run has {', '.join(attacks)}")
+    rounds = rounds_of(scores, attack, primary.metric)
+    server_round = rounds[-1] if primary.round == -1 else primary.round
+    if server_round not in rounds:
+        raise ConfigError(f"audit.primary.round is {server_round}; '{attack}' was run at {', '.join(map(str, rounds))}")
+    return attack, server_round

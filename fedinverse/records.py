@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from fedinverse.errors import IntegrityError
-from fedinverse.storage import append_jsonl, read_jsonl, read_object, typed, write_json
+from fedinverse.storage import append_jsonl, file_sha256, read_jsonl, read_object, typed, write_json
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
@@ -150,6 +150,35 @@ def read_record(kind: type[T], path: Path) -> T:
     known = {each.name for each in fields(cast(Any, kind))}
     stored = {key.replace("-", "_"): value for key, value in read_object(path).items()}
     return typed(kind, {key: value for key, value in stored.items() if key in known}, path)
+
+
+@dataclass(frozen=True)
+class AuditSummary:
+    """What an audit was made from, and the files that it wrote; written last.
+
+    Attributes:
+        inputs: hash of all that it follows from.
+        ceiling: share of real reserve images that E1 reads.
+        open_ceiling: share that both open evaluators read.
+        products: name of a file -> its SHA-256.
+    """
+
+    inputs: str
+    ceiling: float
+    open_ceiling: float
+    products: dict[str, str]
+
+    @staticmethod
+    def stands(path: Path, inputs: str, products: Sequence[Path]) -> bool:
+        """Return whether the audit at ``path`` was made from ``inputs`` and ``products`` are there as it wrote them."""
+        if not path.exists():
+            return False
+        try:
+            summary = read_record(AuditSummary, path)
+            written = {each.name: file_sha256(each) for each in products if each.is_file()}
+        except IntegrityError:
+            return False  # it is made again
+        return summary.inputs == inputs and summary.products == written
 
 
 def read_model(kind: type[M], path: Path, remedy: str) -> M:

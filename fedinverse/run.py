@@ -25,6 +25,8 @@ from fedinverse.split import held_by, make_split
 from fedinverse.storage import (
     append_jsonl,
     content_sha256,
+    into_module,
+    load_weights,
     read_hashed,
     read_object,
     save_hashed,
@@ -128,6 +130,22 @@ class Run:
     def recorded_rounds(self, world: World) -> list[RoundLine]:
         """Return the recorded rounds in order; of a round recorded twice (a resume), the later line."""
         return list({line.round: line for line in read_lines(RoundLine, self.files.server.rounds(world))}.values())
+
+    @property
+    def victim_accuracy(self) -> dict[int, float]:
+        """The global model's accuracy on the victim's reserve images by round, in the world with the victim."""
+        lines = self.recorded_rounds(WITH_VICTIM)
+        return {line.round: line.victim_accuracy for line in lines if line.victim_accuracy is not None}
+
+    def network_of(self, weights: Path) -> Classifier:
+        """Return the global model with the ``weights`` of a file.
+
+        Raises:
+            IntegrityError: the file is damaged or of another network; names it.
+        """
+        network = build(self.model.name, len(self.class_names), self.model.width, seed=0)
+        into_module(network, load_weights(weights)[0], str(weights))
+        return network
 
     def initial_network(self, world: World = WITH_VICTIM) -> Classifier:
         """Return the global model of round 0: drawn with the world's seed, or started from ``model.weights``.

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from attacker.inversion import PRIOR_ONLY, RECONSTRUCTIONS
+from auditor.bench import evaluators_of
 from auditor.evaluators.evaluator import THREADS
 from auditor.evaluators.material import material_of
 from auditor.evidence import Exhibit, read_exhibit
@@ -19,12 +19,12 @@ from auditor.settings import Audit
 from auditor.verdict import read_verdict
 from fedinverse.data.source import unit
 from fedinverse.errors import ConfigError, IntegrityError, StageError
-from fedinverse.layout import SheetFiles
+from fedinverse.layout import PRIOR_ONLY, RECONSTRUCTIONS, SheetFiles
 from fedinverse.run import Run
 from fedinverse.seeds import threads
 from fedinverse.storage import atomic_write, load_weights, save_weights, write_json
 from fedinverse.theirs import TheirError, attribute_at
-from pipeline.stages.audit import evaluators_of
+from pipeline.stages.audit import samples_of
 from pipeline.stages.inversions import finished
 from report.judge import render
 
@@ -86,7 +86,7 @@ def _judged(run: Run, drawn: Drawn) -> tuple[Item, ...]:
     images, labels = unit(drawn.images[:, 0]), torch.tensor(drawn.labels)
     with threads(THREADS):
         settings = run.section("audit", Audit)
-        judge, both = evaluators_of(run, material_of(run, settings.evaluator), finished(run), settings)
+        judge, both = evaluators_of(run, material_of(run, settings.evaluator), settings, samples_of(finished(run)))
         closed = others_ahead(judge.logits(images), labels) == 0
         opened = (both.read(images) == labels[:, None]).all(1)
     rows = zip(drawn.ids, drawn.kinds, drawn.labels, closed.tolist(), opened.tolist(), strict=True)

@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attacker.attacks.registry import make_attack
-from attacker.inversion import ABOUT
 from attacker.schedule import captured
 from auditor.membership import read_report
 from fedinverse.data.source import cache_directory
 from fedinverse.errors import StageError
-from fedinverse.layout import ROUND_FILES, replies_of, spools_of
+from fedinverse.layout import ABOUT, ROUND_FILES, replies_of, spools_of
 from fedinverse.lock import check_own
 from fedinverse.run import Run
 from fedinverse.storage import read_json

@@ -15,12 +15,13 @@ from attacker.attacks.attack import Attack
 from attacker.attacks.case import Case
 from attacker.attacks.registry import attack_names, make_attack
 from attacker.attacks.selection import Candidates
-from attacker.inversion import PRIOR_ONLY, Inversion, invert, place
+from attacker.inversion import Inversion, invert, place
 from attacker.priors.prior import Prior
 from attacker.streams import Streams
 from attacker.target import Target
 from fedinverse.data.source import unit
 from fedinverse.errors import ConfigError
+from fedinverse.layout import PRIOR_ONLY
 from fedinverse.models import build, for_inference
 from fedinverse.seeds import generator
 from fedinverse.storage import to_weights, weights_sha256

@@ -11,11 +11,9 @@ import torch
 from conftest import merged, run_in
 from torch import Tensor
 
-from auditor.bench import Bench, open_bench, reserve_exhibit
+from auditor.bench import Bench, open_bench
+from auditor.controls import reserve_exhibit
 from auditor.decision import Outcome
-from auditor.evaluators.evaluator import train_judge
-from auditor.evaluators.material import material_of
-from auditor.evaluators.open_set import none_images, train_open_evaluators
 from auditor.evidence import Exhibit
 from auditor.judgement import judge
 from auditor.metrics.copies import Copies, copies
@@ -55,10 +53,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Bench]:
     out = tmp_path_factory.mktemp("shared")
     experiment = load_experiment("quickstart", [*kept, "population.victim_classes=[]", "population.clients=5"], out)
     run = prepare(out / experiment.name, resolved(experiment))
-    settings, store = run.section("audit", Audit).evaluator, run.files.auditor.root
-    material = material_of(run, settings)
-    evaluators = train_open_evaluators(material, settings, none_images(run, []), store)
-    return run, open_bench(run, material, train_judge(material, settings, store), evaluators)
+    return run, open_bench(run, run.section("audit", Audit), [])
 
 
 def exhibit(arm: str, images: Tensor, labels: Tensor) -> Exhibit:

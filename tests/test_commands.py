@@ -14,8 +14,9 @@ from click.testing import Result
 from PIL import Image
 from typer.testing import CliRunner
 
-from attacker.inversion import PRIOR_ONLY, Inversion
+from attacker.inversion import Inversion
 from fedinverse.errors import ConfigError, DataError, FedInverseError, IntegrityError, StageError
+from fedinverse.layout import PRIOR_ONLY
 from fedinverse.models import build
 from fedinverse.storage import load_weights, save_weights, to_weights
 from pipeline.cli import attack, data, prior

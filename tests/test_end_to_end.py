@@ -18,13 +18,13 @@ from conftest import run_in
 from markupsafe import escape
 from torch import get_num_threads
 
-from attacker.inversion import RECONSTRUCTIONS
 from auditor.metrics.names import METRICS, WHOLE_SET
 from auditor.targets import Targets, weights_of
 from auditor.verdict import read_verdict
 from clients.training import train
 from fedinverse.client_data import shard_of
 from fedinverse.errors import ConfigError, IntegrityError, StageError
+from fedinverse.layout import RECONSTRUCTIONS
 from fedinverse.run import Run
 from fedinverse.seeds import threads
 from fedinverse.shard import Shard

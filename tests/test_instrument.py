@@ -21,8 +21,8 @@ from attacker.attacks.registry import make_attack
 from attacker.priors.prior import Prior
 from attacker.target import PublicSet, Target
 from auditor.arms import Key
-from auditor.bench import Bench, inspect, open_bench, reserve_exhibit
-from auditor.controls import permuted
+from auditor.bench import Bench, inspect, open_bench
+from auditor.controls import permuted, reserve_exhibit
 from auditor.evaluators import ahead as ahead_module
 from auditor.evaluators.evaluator import train_judge
 from auditor.evaluators.material import material_of
@@ -160,10 +160,7 @@ def prepared(out: Path) -> Run:
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
     run = prepared(tmp_path_factory.mktemp("laboratory"))
-    settings, store = run.section("audit", Audit).evaluator, run.files.auditor.root
-    material = material_of(run, settings)
-    evaluators = train_open_evaluators(material, settings, none_images(run, []), store)
-    bench = open_bench(run, material, train_judge(material, settings, store), evaluators)
+    bench = open_bench(run, run.section("audit", Audit), [])
     everyone = part_of(run, "train")
     rows = torch.cat([(everyone.labels == label).nonzero().flatten()[:10] for label in range(len(run.class_names))])
     images = unit(everyone.images[rows])

@@ -15,12 +15,12 @@ from conftest import merged
 from PIL import Image
 from report_page import Page, page_of
 
-from attacker.inversion import RECONSTRUCTIONS
 from auditor.evaluators.embedding import fit_embedding
 from auditor.evidence import Exhibit, read_exhibit
 from auditor.marks import OVERLAP
 from auditor.nearest import KINDS
 from fedinverse.data.source import unit
+from fedinverse.layout import RECONSTRUCTIONS
 from fedinverse.private import part_of
 from fedinverse.run import Run
 from fedinverse.storage import read_json, write_json

@@ -12,7 +12,6 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from attacker.inversion import RECONSTRUCTIONS
 from auditor.evidence import Exhibit, read_exhibit
 from auditor.omitted import Omitted
 from auditor.people.agreement import cohens_kappa, interval, krippendorffs_alpha
@@ -21,7 +20,7 @@ from auditor.people.reading import Share, read
 from auditor.people.sheet import KINDS, Item, Key, draw, read_key
 from auditor.statistics import Bounded, wilson
 from fedinverse.errors import ConfigError, FedInverseError, StageError
-from fedinverse.layout import SheetFiles
+from fedinverse.layout import RECONSTRUCTIONS, SheetFiles
 from fedinverse.run import Run
 from fedinverse.storage import load_weights, read_json, write_json
 from fedinverse.theirs import TheirError

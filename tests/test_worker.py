@@ -16,11 +16,11 @@ import pytest
 import torch
 from attack_bench import TINY
 
-from attacker.inversion import ABOUT
 from attacker.settings import Attacker
 from attacker.worker import Bench, Plan, main
 from fedinverse.data import Request, open_source
 from fedinverse.errors import IntegrityError, StageError
+from fedinverse.layout import ABOUT
 from fedinverse.models import build
 from fedinverse.run import prepare
 from fedinverse.storage import load_weights, read_metadata, save_weights, to_weights

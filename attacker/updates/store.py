@@ -21,6 +21,7 @@ from attacker.updates.update_inversion import (
     reconstruct,
 )
 from fedinverse.errors import StageError
+from fedinverse.layout import ABOUT, RECONSTRUCTIONS
 from fedinverse.models import Classifier, built_for, claimed
 from fedinverse.seeds import generator
 from fedinverse.shard import Shard
@@ -35,8 +36,6 @@ from fedinverse.storage import (
     weights_sha256,
     write_json,
 )
-
-IMAGES, ABOUT = "reconstructions.safetensors", "about.json"
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class InvertedUpdate:
     @property
     def images(self) -> Path:
         """``images`` float32 [N, C, H, W], ``labels`` int64 [N], ``shares`` float64 [K]."""
-        return self.path / IMAGES
+        return self.path / RECONSTRUCTIONS
 
     @property
     def done(self) -> bool:

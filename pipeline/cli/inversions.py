@@ -6,8 +6,9 @@ from statistics import mean
 
 from rich.markup import escape
 
-from attacker.inversion import PRIOR_ONLY, Inversion
+from attacker.inversion import Inversion
 from attacker.target import Target
+from fedinverse.layout import PRIOR_ONLY
 from pipeline.cli.pictures import save_sheet
 from report.text import percent
 

@@ -1,10 +1,13 @@
 """The four questions and their answers, gathered: into the verdict, onto the terminal, for the report."""
 
+from dataclasses import replace
+
 from auditor.decision import Outcome
 from auditor.questions import QUESTIONS, Answer, Reply, further_answers
 from auditor.verdict import read_verdict
+from fedinverse.records import AuditSummary, read_record, write_record
 from fedinverse.run import Run
-from fedinverse.storage import file_sha256, read_object, write_json
+from fedinverse.storage import file_sha256, write_json
 from report.console import console
 
 _REPLIES: dict[Outcome, Reply] = {
@@ -39,9 +42,8 @@ def gather(run: Run) -> None:
     if verdict.answers == answers:
         return
     write_json(path, verdict.model_copy(update={"answers": answers}).model_dump(mode="json"))
-    account = read_object(summary, "inputs", "products")
-    account["products"][path.name] = file_sha256(path)
-    write_json(summary, account)
+    account = read_record(AuditSummary, summary)
+    write_record(summary, replace(account, products=account.products | {path.name: file_sha256(path)}))
 
 
 def show_answers(run: Run) -> None:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import pandas as pd
 import torch
 
-from attacker.inversion import RECONSTRUCTIONS
 from auditor.bench import CHUNK
 from auditor.evaluators.embedding import fit_embedding
 from auditor.evidence import Exhibit, read_exhibit
@@ -14,6 +13,7 @@ from auditor.settings import Audit
 from fedinverse.client_data import shard_of
 from fedinverse.data.source import unit
 from fedinverse.errors import StageError
+from fedinverse.layout import RECONSTRUCTIONS
 from fedinverse.private import part_of
 from fedinverse.run import Run
 from fedinverse.shard import Shard

@@ -4,12 +4,12 @@ Reading it opens no image, no network and no pool, and makes nothing.
 """
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from attacker.inversion import Inversion
 from auditor.arms import TYPE_I
+from auditor.controls import Inverted
 from auditor.table import EVERY_ATTACK
-from auditor.targets import ArmTarget, Targets, weights_of
+from auditor.targets import LeftOut, Targets
 from fedinverse.errors import StageError
 from fedinverse.run import Run
 from fedinverse.storage import read_json, typed, write_json
@@ -38,20 +38,13 @@ class Index:
 
 
 @dataclass(frozen=True)
-class Finished:
-    """A finished inversion.
+class Finished(Inverted):
+    """A finished inversion, with what the attacker wrote down of it."""
 
-    Attributes:
-        attack: label of the attack; empty for arm T1, which speaks of every attack.
-        target: whose inversion it is.
-        weights: the target's file.
-        inversion: where the result lies.
-    """
-
-    attack: str
-    target: ArmTarget
-    weights: Path
-    inversion: Inversion
+    @property
+    def inversion(self) -> Inversion:
+        """Its costs and settings."""
+        return Inversion(self.directory)
 
 
 def write_index(run: Run, planned: list[Planned]) -> None:
@@ -59,8 +52,21 @@ def write_index(run: Run, planned: list[Planned]) -> None:
     write_json(run.files.attacker.index, asdict(Index(tuple(planned))))
 
 
+@dataclass(frozen=True)
+class Inversions:
+    """What was inverted: the finished ones by target, in the order of ``targets.json``, and the arms left out."""
+
+    finished: list[Finished]
+    left_out: tuple[LeftOut, ...]
+
+
 def finished(run: Run) -> list[Finished]:
-    """Return the finished inversions of ``run`` by target, in the order of ``targets.json``, and attack.
+    """Return the finished inversions of ``run``; see ``read_inversions``."""
+    return read_inversions(run).finished
+
+
+def read_inversions(run: Run) -> Inversions:
+    """Read which inversions of ``run`` are finished, and of which target each is.
 
     Raises:
         StageError: no inversion was planned yet; names the stage to run.
@@ -72,9 +78,9 @@ def finished(run: Run) -> list[Finished]:
     done = []
     for target in targets.models:
         for each in index.planned:
-            inversion = Inversion(run.files.attacker.inversions / each.directory)
+            directory = run.files.attacker.inversions / each.directory
             of_arm = (each.attack == TYPE_I) == (target.arm == "T1")
-            if each.target_sha256 == target.sha256 and of_arm and inversion.done:
+            if each.target_sha256 == target.sha256 and of_arm and Inversion(directory).done:
                 attack = EVERY_ATTACK if target.arm == "T1" else each.attack
-                done.append(Finished(attack, target, weights_of(run, target), inversion))
-    return done
+                done.append(Finished(attack, target, run.path / target.weights, directory))
+    return Inversions(done, targets.left_out)

@@ -24,7 +24,6 @@ from fedinverse.storage import atomic_write, check_regular
 from pipeline.profile import stored_times
 from pipeline.provenance import provenance
 from pipeline.stages.answers import answers_of
-from pipeline.stages.audit import known_by_round
 from pipeline.stages.copies import copies_of
 from pipeline.stages.gallery import galleries
 from pipeline.stages.inversions import finished
@@ -161,7 +160,7 @@ def _unattacked(run: Run) -> Figures:
 
 def _attacked(run: Run, scores: pd.DataFrame) -> Figures:
     verdict = read_verdict(run.files.verdict)
-    known, gate = known_by_round(run), run.section("audit", Audit).primary.gate
+    known, gate = run.victim_accuracy, run.section("audit", Audit).primary.gate
     points, primary = verdict.points, verdict.primary
     first = primary.attack
     rounds = {attack: _shown_round(points, attack, primary.round) for attack in _first(first, verdict.attacks)}
