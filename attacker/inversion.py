@@ -12,8 +12,7 @@ from torch import Tensor
 
 from attacker.attacks.attack import Attack
 from attacker.losses.diversity import ClassDiversity, measured_diversity
-from attacker.reconstructions import Cost, Reconstructions
-from attacker.samples import keep_samples
+from attacker.reconstructions import Cost, Reconstructions, unoptimised
 from attacker.target import Progress, PublicSet, Target, silent
 from fedinverse.config import FILE_NAME
 from fedinverse.errors import ConfigError
@@ -145,11 +144,16 @@ def invert(
     prior = attack.prior(target, public, seed, target.device, progress)
     # The stream does not depend on the target, so that every target starts from the same latents: paired figures.
     reconstructions = attack.invert(target, prior, public, labels, generator(seed, "attack", attack.name), progress)
-    plain = prior.sample(len(labels), generator(seed, "attack", attack.name), target.device, labels)
-    samples = keep_samples(where.path.parent, prior, seed, target.device)
+    sampled = prior.sample(len(labels), generator(seed, "attack", attack.name), target.device, labels)
+    control = unoptimised(target.model, sampled, labels, target.device)
+    with torch.inference_mode():
+        parts = reconstructions.images.to(target.device).split(256)
+        features = torch.cat([target.model.features(part).penultimate for part in parts]).cpu()
+    diversity = measured_diversity(reconstructions.images, features, reconstructions.labels, reconstructions.failed)
+    samples = prior.keep_samples(where.path.parent, seed, target.device)
     shutil.rmtree(where.path, ignore_errors=True)
-    save_weights(where.path / RECONSTRUCTIONS, _arrays(reconstructions))
-    save_weights(where.path / PRIOR_ONLY, _arrays(_as_reconstructions(target, plain.cpu(), labels)))
+    save_weights(where.path / RECONSTRUCTIONS, reconstructions.arrays)
+    save_weights(where.path / PRIOR_ONLY, control.arrays)
     write_record(
         where.path / ABOUT,
         About(
@@ -167,30 +171,6 @@ def invert(
             cost=reconstructions.cost,
             notes=tuple(reconstructions.notes),
             failed=int(reconstructions.failed.sum()),
-            diversity=_diversity(target, reconstructions),
+            diversity={str(label): of_class for label, of_class in diversity.items()},
         ),
     )
-
-
-@torch.inference_mode()
-def _diversity(target: Target, reconstructions: Reconstructions) -> dict[str, ClassDiversity]:
-    """Return the measured diversity by class, on the target's features."""
-    parts = reconstructions.images.to(target.device).split(256)
-    features = torch.cat([target.model.features(part).penultimate for part in parts]).cpu()
-    measured = measured_diversity(reconstructions.images, features, reconstructions.labels, reconstructions.failed)
-    return {str(label): diversity for label, diversity in measured.items()}
-
-
-@torch.inference_mode()
-def _as_reconstructions(target: Target, images: Tensor, labels: Tensor) -> Reconstructions:
-    logits = target.model(images.to(target.device)).cpu()
-    confidence = logits.softmax(1).gather(1, labels[:, None]).squeeze(1)
-    nothing = torch.zeros(len(labels), 1)
-    return Reconstructions(
-        images, labels, nothing, nothing[:, 0], confidence, torch.zeros(len(labels), dtype=torch.bool)
-    )
-
-
-def _arrays(reconstructions: Reconstructions) -> dict[str, Any]:
-    names = ("images", "labels", "latent", "identity_loss", "confidence", "failed")
-    return {name: getattr(reconstructions, name).numpy() for name in names}

@@ -1,11 +1,14 @@
 """What an attack made of a target, and what that cost."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from attacker.losses.objective import Objective
+from fedinverse.models import Classifier
 
 
 @dataclass
@@ -48,6 +51,22 @@ class Reconstructions:
     failed: Tensor
     cost: Cost = field(default_factory=Cost)
     notes: tuple[str, ...] = ()
+
+    @property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """What is stored of it."""
+        return {name: getattr(self, name).numpy() for name in STORED}
+
+
+STORED = ("images", "labels", "latent", "identity_loss", "confidence", "failed")
+
+
+@torch.inference_mode()
+def unoptimised(model: Classifier, images: Tensor, labels: Tensor, device: torch.device) -> Reconstructions:
+    """Return samples of a prior [N, C, H, W] as reconstructions of ``labels``: the control of every figure."""
+    confidence = model(images.to(device)).cpu().softmax(1).gather(1, labels[:, None]).squeeze(1)
+    nothing = torch.zeros(len(labels), 1)
+    return Reconstructions(images.cpu(), labels, nothing, nothing[:, 0], confidence, nothing[:, 0].bool())
 
 
 @torch.no_grad()

@@ -13,8 +13,7 @@ from pathlib import Path
 import torch
 from ablation import ATTACKS, CPU, SHARED, public_set
 
-from attacker.acceleration.passes import Steps
-from attacker.acceleration.precision import agreement_of
+from attacker.acceleration import Steps, agreement_of
 from attacker.attacks.registry import make_attack
 from attacker.target import open_target
 from fedinverse.layout import WORLDS

@@ -30,7 +30,7 @@ from tables import markdown, publish
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from attacker.acceleration.precision import in_bf16
+from attacker.acceleration import in_bf16
 from attacker.attacks.registry import make_attack
 from attacker.priors.dcgan import LATENT, Critic, Generator
 from attacker.priors.kplus1 import Discriminator, MinibatchDiscrimination, Realness

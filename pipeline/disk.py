@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from attacker.samples import COUNT
+from attacker.priors.prior import SAMPLES
 from attacker.settings import Attacker
 from fedinverse.config import Population
 from fedinverse.data import open_source
@@ -88,7 +88,7 @@ def _images(attacker: Attacker, experiment: Experiment, classes: int, shape: tup
     targets = attacked * worlds + 2 if experiment.attacks else 0  # and the untrained and the own-shard model
     wanted = len(attacker.classes) or _not_held(experiment.population, classes)
     pixels = shape[0] * shape[1] * shape[2]
-    samples = (len(experiment.attacks) + 1) * COUNT * pixels if experiment.attacks else 0
+    samples = (len(experiment.attacks) + 1) * SAMPLES * pixels if experiment.attacks else 0
     return targets * len(experiment.attacks) * wanted * attacker.restarts * 2 * 4 * pixels + samples
 
 

@@ -4,9 +4,8 @@ import pytest
 import torch
 from attack_bench import CPU, attack, inverted, public, target
 
-from attacker.acceleration import compiled
-from attacker.acceleration.compiled import in_compiled
-from attacker.acceleration.passes import Steps
+from attacker import acceleration
+from attacker.acceleration import Steps, in_compiled
 from fedinverse.errors import ConfigError
 
 LABELS = torch.tensor([0, 3])
@@ -15,7 +14,7 @@ LABELS = torch.tensor([0, 3])
 @pytest.fixture(autouse=True)
 def _traced(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trace as for inductor, without its minute of C++ compilation."""
-    monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
+    monkeypatch.setattr(acceleration, "BACKEND", "aot_eager")
 
 
 @pytest.mark.parametrize("name", ["gmi", "kedmi"])
@@ -33,6 +32,6 @@ def test_auto_leaves_the_cpu_alone() -> None:
 
 def test_changed_gradients_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = Steps(target(), attack("gmi").prior(None, public(), 0, CPU))
-    monkeypatch.setattr(compiled, "AGREE", 1.1)
+    monkeypatch.setattr(acceleration, "COMPILED_AGREE", 1.1)
     with pytest.raises(ConfigError, match="compile"):
         in_compiled("on", plain, LABELS, "ce")

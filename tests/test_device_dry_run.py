@@ -31,7 +31,7 @@ from fedinverse.shard import Shard
 LABELS = torch.arange(3).repeat_interleave(4)
 # Where the CPU may wait for the device, and how often in these few steps: never once per step, but for the last.
 ALLOWED = {
-    ("attacker/acceleration/passes.py", "agreement"): 2,  # the check of another arithmetic, once per inversion
+    ("attacker/acceleration.py", "agreement"): 2,  # the check of another arithmetic, once per inversion
     ("attacker/attacks/bound.py", "stalled"): 2,  # VMI's patience, once per window of 50 steps
     ("clients/training.py", "_train"): 6,  # whether training diverged, and its sums: once per round
     # The median rule of a kernel's width: once per inversion, but with sigma = 0, as published, for every batch.

@@ -10,11 +10,8 @@ import torch
 import torch.nn.functional as F
 from attack_bench import CPU, attack, inverted, public, target
 
-from attacker.acceleration import compiled, precision
-from attacker.acceleration.compiled import in_compiled
-from attacker.acceleration.passes import Steps, gradients, with_steps
-from attacker.acceleration.precision import AGREE, agreement_of, in_bf16, in_precision
-from attacker.acceleration.switches import tf32
+from attacker import acceleration
+from attacker.acceleration import AGREE, Steps, agreement_of, gradients, in_bf16, in_compiled, in_precision, with_steps
 from attacker.attacks import attack as attacks
 from attacker.attacks.case import Case
 from attacker.priors import prior
@@ -22,6 +19,7 @@ from attacker.priors.dcgan import Critic
 from attacker.priors.prior import Training
 from attacker.priors.wgan_gp import WganGp
 from attacker.reconstructions import scored
+from attacker.switches import tf32
 from attacker.target import Target
 from fedinverse.errors import ConfigError
 from fedinverse.models import Classifier, Features, build, for_inference
@@ -70,10 +68,10 @@ def test_a_trained_target_passes_the_check(monkeypatch: pytest.MonkeyPatch) -> N
     exact = Steps(victim, attack("gmi").prior(None, public(), 0, CPU))
     agreed = agreement_of("bf16", exact, LABELS, "max_margin")
     assert 0.5 < agreed <= 1
-    monkeypatch.setattr(precision, "AGREE", agreed - 1e-3)
+    monkeypatch.setattr(acceleration, "AGREE", agreed - 1e-3)
     with in_precision("bf16", exact, LABELS, "max_margin") as steps:
         assert steps.arithmetic == "bf16"
-    monkeypatch.setattr(precision, "_native", lambda device: ["bf16"])
+    monkeypatch.setattr(acceleration, "_native", lambda device: ["bf16"])
     for name in ("gmi", "vmi", "ifgmi"):
         result = inverted(name, [0, 3], {"precision": "auto"}, of=victim)
         assert result.images.isfinite().all()
@@ -82,8 +80,8 @@ def test_a_trained_target_passes_the_check(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_what_bends_gradients_is_refused_and_auto_leaves_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert AGREE == 0.99
-    monkeypatch.setattr(precision, "agreement_of", lambda *_: 0.7)
-    monkeypatch.setattr(precision, "_native", lambda device: ["bf16"])
+    monkeypatch.setattr(acceleration, "agreement_of", lambda *_: 0.7)
+    monkeypatch.setattr(acceleration, "_native", lambda device: ["bf16"])
     with pytest.raises(ConfigError, match=r"cosine to fp32 0\.700"):
         inverted("kedmi", [0, 3], {"precision": "bf16"})
     plain, auto = inverted("kedmi", [0, 3]), inverted("kedmi", [0, 3], {"precision": "auto"})
@@ -103,8 +101,8 @@ def test_a_network_that_is_perturbed_is_refused(kind: str, broken: str, monkeypa
         wanted = Classifier if broken == "model" else Critic
         return twisted if isinstance(network, wanted) else network
 
-    monkeypatch.setattr(precision, "in_bf16", lambda network, device: flipped(network))
-    monkeypatch.setattr(compiled, "with_steps", lambda network, change: flipped(network))
+    monkeypatch.setattr(acceleration, "in_bf16", lambda network, device: flipped(network))
+    monkeypatch.setattr(acceleration, "with_steps", lambda network, change: flipped(network))
     exact = Steps(target(), attack("gmi").prior(None, public(), 0, CPU))
     if kind == "bf16":
         assert agreement_of("bf16", exact, LABELS, "logit") == pytest.approx(-1)
@@ -132,8 +130,8 @@ def test_the_reference_of_tf32_is_computed_without_it(monkeypatch: pytest.Monkey
     def signed(*arguments: Any) -> list[torch.Tensor]:
         return [sign[0] * slope for slope in gradients(*arguments)]
 
-    monkeypatch.setattr(precision, "tf32", flipping)
-    monkeypatch.setattr(precision, "gradients", signed)
+    monkeypatch.setattr(acceleration, "tf32", flipping)
+    monkeypatch.setattr(acceleration, "gradients", signed)
     assert agreement_of("tf32", exact, LABELS, "ce") == pytest.approx(-1)
 
 

@@ -13,10 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from attacker.acceleration.compiled import in_compiled
-from attacker.acceleration.passes import Steps
-from attacker.acceleration.precision import in_precision
-from attacker.acceleration.switches import deterministic, exact_fp32
+from attacker.acceleration import Steps, in_compiled, in_precision
 from attacker.attacks.batches import class_parts, row_parts
 from attacker.attacks.case import Case, Problem
 from attacker.losses.diversity import layout
@@ -26,6 +23,7 @@ from attacker.priors.external import external_prior
 from attacker.priors.prior import Prior, PriorTrainer, is_trained, trained_prior
 from attacker.reconstructions import Cost, Reconstructions, scored
 from attacker.streams import Streams, occurrences
+from attacker.switches import deterministic, exact_fp32
 from attacker.target import Progress, PublicSet, Stopwatch, Target, silent
 from fedinverse.config import Section, parse
 from fedinverse.errors import ConfigError
@@ -142,7 +140,7 @@ class Attack(ABC):
                     ] = None
                 latent, images = self._solve(problem, labels)
             if images is None:
-                images = _made(prior, latent, labels.to(target.device), settings.max_batch)
+                images = prior.all_images(latent, labels.to(target.device), settings.max_batch)
             cost = Cost(watch.seconds, problem.queries + len(labels) * goal.captures, problem.done, steps.arithmetic)
             return scored(goal, images, latent, labels, cost, tuple(problem.notes))
 
@@ -171,12 +169,6 @@ class Attack(ABC):
             placed = layout(labels)
             latent = latent[placed.column, placed.restart]
         return latent, torch.cat(pictures)[place] if pictures else None
-
-
-@torch.no_grad()
-def _made(prior: Prior, latent: Tensor, labels: Tensor, batch: int) -> Tensor:
-    parts = zip(latent.split(batch), labels.split(batch), strict=True)
-    return torch.cat([prior.images(z, wanted) for z, wanted in parts])
 
 
 def check_fit(target: Target, prior: Prior, labels: Tensor, needs: Capabilities = Capabilities()) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from attacker.acceleration.passes import Steps
+from attacker.acceleration import Steps
 from attacker.attacks.selection import Candidates
 from attacker.losses.objective import Loss, Objective
 from attacker.priors.prior import Prior

@@ -16,13 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attacker.acceleration.switches import exact_fp32
 from attacker.losses.augment import NUMBERS, augmented
 from attacker.losses.diversity import Diversity, diversity_term
 from attacker.losses.identity import IdentityLoss, identity_loss
 from attacker.losses.settings import InversionSettings
 from attacker.losses.students import distilled
 from attacker.streams import Streams, Supply
+from attacker.switches import exact_fp32
 from attacker.target import Progress, PublicSet, Target, silent
 from fedinverse.errors import ConfigError
 from fedinverse.models import Classifier, Features

@@ -2,8 +2,7 @@
 
 from pydantic import Field
 
-from attacker.acceleration.compiled import Compile
-from attacker.acceleration.precision import Precision
+from attacker.acceleration import Compile, Precision
 from attacker.losses.diversity import DiversitySettings
 from attacker.losses.identity import IdentityName
 from attacker.losses.students import DistillationSettings

@@ -16,9 +16,9 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
-from attacker.acceleration.switches import exact_fp32
 from attacker.priors.checkpoint import Checkpoint
 from attacker.priors.shipped import Shipped, shipped_prior
+from attacker.switches import exact_fp32
 from attacker.target import Progress, PublicSet, Target, silent
 from fedinverse.data.source import cache_directory, unit
 from fedinverse.errors import ConfigError, IntegrityError
@@ -36,6 +36,7 @@ from fedinverse.storage import (
 
 LATENT = 100  # dimension of z in the inversion papers
 _BATCH = 256  # unoptimised samples made at once
+SAMPLES = 512  # unoptimised images kept beside the inversions
 _EVERY = 1.0  # seconds between two notes of how far a training is
 
 
@@ -79,9 +80,29 @@ class Prior:
         """
         z = torch.randn(count, self.latent, generator=random).to(device)
         wanted = torch.arange(count) % max(1, self.conditional) if labels is None else labels
-        parts = zip(z.split(_BATCH), wanted.to(device).split(_BATCH), strict=True)
-        with torch.inference_mode():
-            return torch.cat([self.images(*part) for part in parts])
+        return self.all_images(z, wanted.to(device), _BATCH)
+
+    @torch.no_grad()
+    def all_images(self, z: Tensor, labels: Tensor, batch: int) -> Tensor:
+        """Return the images of ``z`` without gradients, at most ``batch`` at once; see ``images``."""
+        parts = zip(z.split(batch), labels.split(batch), strict=True)
+        return torch.cat([self.images(*part) for part in parts])
+
+    def keep_samples(self, store: Path, seed: int, device: torch.device) -> str:
+        """Write ``SAMPLES`` unoptimised images, uint8 [N, C, H, W], to ``store``, unless they are there.
+
+        They are drawn from another stream than the samples an inversion starts from. Whoever judges reconstructions can
+        learn from them what an image is that shows nothing; nothing of the attack itself reads them.
+
+        Returns:
+            The name of the file, which the prior's key gives.
+        """
+        path = store / f"samples-{self.key[:16]}.safetensors"
+        if not path.exists():
+            images = self.sample(SAMPLES, generator(seed, "samples", self.key), device)
+            pixels = images.clamp(0, 1).mul(255).round().to(torch.uint8).cpu().contiguous()
+            save_weights(path, {"images": pixels.numpy()}, {"prior": self.key})
+        return path.name
 
 
 @dataclass(frozen=True)
