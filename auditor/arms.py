@@ -30,7 +30,6 @@ class Arm:
         meaning: one line.
         lacks_victim: whether its target comes from a world without the victim.
         per_round: whether it is scored at every attacked round; otherwise once for all of them.
-        inverts: whether it is made by inverting a control target; the others are made of what is there already.
         role: what it may say in the verdict.
     """
 
@@ -39,25 +38,24 @@ class Arm:
     meaning: str
     lacks_victim: bool
     per_round: bool
-    inverts: bool
     role: Role
 
 
 TYPE_I = "type-i-test"
 """Label under which the images of arm T1 are made; an attack of a configuration that has it is refused."""
 
-_TABLE: tuple[tuple[Key, str, str, bool, bool, bool, Role], ...] = (
-    # key, name, meaning, lacks the victim, per round, made by inverting a target, role in the verdict
-    ("A", "attack", "the attack on the captured model", False, True, True, "attack"),
-    ("B0", "prior only", "unoptimised samples of the attack's prior", False, True, False, "baseline"),
-    ("B1", "untrained", "the attack on the untrained model (round 0)", False, False, True, "baseline"),
-    ("B2", "no victim", "the attack on the model of a federation without the victim", True, True, True, "baseline"),
-    ("B3", "own shard", "the attack on a model of the attacker's own shard", False, False, True, "baseline"),
-    ("B4", "public image", "no attack: known images that the model is surest of", False, True, False, "baseline"),
-    ("B4W", "public, no victim", "B4 chosen by the model without the victim", True, True, False, "beside"),
-    ("B5", "wrong label", "the attack's images, judged as the next class", False, True, False, "instrument"),
-    ("T1", "no prior", "images optimised against the model without a prior", False, False, True, "instrument"),
-    ("CEIL", "real images", "real reserve images of the victim's classes", False, False, False, "ceiling"),
+_TABLE: tuple[tuple[Key, str, str, bool, bool, Role], ...] = (
+    # key, name, meaning, lacks the victim, per round, role in the verdict
+    ("A", "attack", "the attack on the captured model", False, True, "attack"),
+    ("B0", "prior only", "unoptimised samples of the attack's prior", False, True, "baseline"),
+    ("B1", "untrained", "the attack on the untrained model (round 0)", False, False, "baseline"),
+    ("B2", "no victim", "the attack on the model of a federation without the victim", True, True, "baseline"),
+    ("B3", "own shard", "the attack on a model of the attacker's own shard", False, False, "baseline"),
+    ("B4", "public image", "no attack: known images that the model is surest of", False, True, "baseline"),
+    ("B4W", "public, no victim", "B4 chosen by the model without the victim", True, True, "beside"),
+    ("B5", "wrong label", "the attack's images, judged as the next class", False, True, "instrument"),
+    ("T1", "no prior", "images optimised against the model without a prior", False, False, "instrument"),
+    ("CEIL", "real images", "real reserve images of the victim's classes", False, False, "ceiling"),
 )
 ARMS: dict[str, Arm] = {row[0]: Arm(*row) for row in _TABLE}
 

@@ -3,11 +3,14 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from auditor.judgement import judge
 from fedinverse.errors import ConfigError, StageError
 from fedinverse.layout import COMPARISON_PAGE, COMPARISON_TABLE, SWEEP, is_run
 from fedinverse.run import Run
 from fedinverse.storage import atomic_write, read_json
-from report.comparison import Comparison, Record, compare, markdown, render
+from report.comparison import Comparison, Record, compared, markdown, render
+from report.comparison.figures import GroupFigures, figures_of, mean_of, pooled
+from report.comparison.groups import Group, grouped
 from report.comparison.records import Rank
 from report.console import console, table
 
@@ -32,6 +35,36 @@ def compare_runs(paths: Sequence[Path], out: Path, by: Sequence[str] = (), basel
     atomic_write(out / COMPARISON_PAGE, render(comparison.page))  # last
     _show(comparison)
     return out / COMPARISON_PAGE
+
+
+def compare(records: Sequence[Record], title: str, by: Sequence[str] = (), baseline: str = "") -> Comparison:
+    """Compare audited runs.
+
+    Args:
+        records: at least one.
+        title: what the page is called.
+        by: configuration keys to group by; empty: all that vary.
+        baseline: label of the group the others are held against; empty: the first.
+
+    Raises:
+        ConfigError: runs that cannot be compared, or an unknown key or baseline.
+        StageError: a run that was not audited.
+    """
+    return compared([judged(group) for group in grouped(records, by)], title, baseline)
+
+
+def judged(group: Group) -> GroupFigures:
+    """Return the figures of one group, its seeds judged together.
+
+    Raises:
+        StageError: a run was not audited.
+    """
+    records = group.records
+    scores, primary = pooled(records)
+    rounds = set.intersection(*(set(record.rounds) for record in records))
+    known = {number: mean_of([r.rounds[number].figures["victim-accuracy"] for r in records]) for number in rounds}
+    classes = len(next(iter(records[0].rounds.values())).class_accuracy)
+    return figures_of(group, scores, judge(scores, primary, known, classes=classes))
 
 
 def _records(path: Path) -> Iterator[Record]:

@@ -24,14 +24,13 @@ from rich.text import Text
 
 from fedinverse.run import Run
 from fedinverse.words import LONG, plain
+from report.threat import threat_model
 
 console = Console(highlight=False)
 
 
 def show_threat_model(run: Run) -> None:
     """Print who holds what and what the attacker sees, before anything starts."""
-    from report.threat import threat_model  # it knows Flower's settings; a standalone attack must not need Flower
-
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column()

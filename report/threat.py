@@ -3,12 +3,11 @@
 import numpy as np
 
 from auditor.questions import QUESTIONS
-from fedinverse.config import Data
+from fedinverse.config import Data, Table
 from fedinverse.run import Run
 from fedinverse.split import holdings, remarks
 from fedinverse.words import plain
 from report.text import span
-from server.settings import Federation
 
 NAMES = 12  # classes that are named; a threat model is read at a glance
 
@@ -20,7 +19,7 @@ def threat_model(run: Run) -> list[tuple[str, str]]:
     population, split, cohorts = run.population, run.split, run.table.get("cohorts", [])
     held = holdings(split, population.clients, len(run.class_names)).sum(1)
     others = np.delete(held, population.victim) if run.victim_classes else held
-    public, federation = run.pools["public"].about, run.section("federation", Federation)
+    public, federation = run.pools["public"].about, run.table.get("federation", {})
     victims = _listed([run.class_names[label] for label in run.victim_classes])
     defences = "; ".join(
         f"{cohort['defence']} on "
@@ -123,9 +122,9 @@ def _asked(run: Run) -> str:
     return f"{len(asked)} of {len(QUESTIONS)} questions: {' '.join(asked)}" if asked else "nothing: no attack is run"
 
 
-def _seen_by_server(run: Run, federation: Federation) -> str:
+def _seen_by_server(run: Run, federation: Table) -> str:
     """Return what the server could see, of the clients and of the attacker."""
-    hidden = "app" not in run.table and federation.secure_aggregation.enabled
+    hidden = "app" not in run.table and federation["secure_aggregation"]["enabled"]
     seen = "sums of updates, never one client's own" if hidden else "every update, with the number of images behind it"
     if not run.population.attackers:
         return seen
@@ -134,11 +133,11 @@ def _seen_by_server(run: Run, federation: Federation) -> str:
     return f"{seen}; nothing tells it an attacker that only keeps what it is sent"
 
 
-def _of_ours(run: Run, federation: Federation) -> list[tuple[str, str]]:
+def _of_ours(run: Run, federation: Table) -> list[tuple[str, str]]:
     """Return what is said of a federation of our server and clients."""
     federates = (
-        f"{run.population.clients} clients, {federation.rounds} rounds of {federation.strategy}, "
-        f"{federation.fraction_train:.0%} train per round, {federation.fraction_evaluate:.0%} evaluate; "
+        f"{run.population.clients} clients, {federation['rounds']} rounds of {federation['strategy']}, "
+        f"{federation['fraction_train']:.0%} train per round, {federation['fraction_evaluate']:.0%} evaluate; "
         f"model {run.model.name} (width {run.model.width:g})"
     )
     return [("Federation", federates), *_aggregation(federation)]
@@ -172,11 +171,11 @@ def _name(run: Run, client: int) -> str:
     return f"{client} ({plain(run.pools['private'].client_names[client], 60)})" if named else str(client)
 
 
-def _aggregation(federation: Federation) -> list[tuple[str, str]]:
+def _aggregation(federation: Table) -> list[tuple[str, str]]:
     """Return what the server puts around its strategy; nothing when that is nothing."""
-    privacy, added = federation.privacy, []
-    if privacy.kind != "none":
-        added.append(f"differential privacy {privacy.kind}, noise multiplier {privacy.noise_multiplier:g}")
-    if federation.secure_aggregation.enabled:
+    privacy, added = federation["privacy"], []
+    if privacy["kind"] != "none":
+        added.append(f"differential privacy {privacy['kind']}, noise multiplier {privacy['noise_multiplier']:g}")
+    if federation["secure_aggregation"]["enabled"]:
         added.append("secure aggregation: the server sees no client's own update")
     return [("Aggregation", "; ".join(added))] if added else []

@@ -29,9 +29,9 @@ from fedinverse.errors import ConfigError, IntegrityError, StageError
 from fedinverse.run import Run
 from fedinverse.storage import append_jsonl, write_json
 from pipeline.cli.main import app
+from pipeline.compare import compare, judged
 from pipeline.experiment import resolved
-from report.comparison import Comparison, Record, compare
-from report.comparison.figures import figures_of
+from report.comparison import Comparison, Record
 from report.comparison.groups import grouped
 from report.comparison.matched import front, matched
 from report.comparison.page import render
@@ -360,7 +360,7 @@ def test_a_defence_is_compared_at_its_strongest_point_of_equal_accuracy(searched
 
 
 def test_a_match_carries_its_interval_and_the_front_is_what_nothing_beats_in_both(searched: list[Record]) -> None:
-    figures = [figures_of(group) for group in grouped(searched)]
+    figures = [judged(group) for group in grouped(searched)]
     rows = {row.defence: row for row in matched(figures)}
     chosen = rows["smoothing"].chosen
     assert chosen is not None

@@ -1,4 +1,4 @@
-"""From records to a comparison: everything that is shown of it, in one place."""
+"""From the figures of groups to a comparison: everything that is shown of it, in one place."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,14 +6,13 @@ from dataclasses import dataclass
 import pandas as pd
 
 from report.comparison.differences import differences
-from report.comparison.figures import baseline_of, figures_of
+from report.comparison.figures import GroupFigures, baseline_of
 from report.comparison.findings import findings_of, findings_of_matched
-from report.comparison.groups import Group, grouped, marks_of_groups
+from report.comparison.groups import Group, marks_of_groups
 from report.comparison.labels import key_and_value
 from report.comparison.matched import matched
 from report.comparison.page import Page
 from report.comparison.pictures import curves_svg, ladder_svg, plane_svg
-from report.comparison.records import Record
 from report.comparison.tables import tables_of
 from report.comparison.tidy import tidy
 
@@ -31,21 +30,18 @@ class Comparison:
     table: pd.DataFrame
 
 
-def compare(records: Sequence[Record], title: str, by: Sequence[str] = (), baseline: str = "") -> Comparison:
-    """Compare audited runs.
+def compared(figures: Sequence[GroupFigures], title: str, baseline: str = "") -> Comparison:
+    """Compare groups of audited runs.
 
     Args:
-        records: at least one.
+        figures: of at least one group.
         title: what the page is called.
-        by: configuration keys to group by; empty: all that vary.
         baseline: label of the group the others are held against; empty: the first.
 
     Raises:
-        ConfigError: runs that cannot be compared, or an unknown key or baseline.
-        StageError: a run that was not audited.
+        ConfigError: an unknown baseline.
     """
-    groups = grouped(records, by)
-    figures = [figures_of(group) for group in groups]
+    groups = [each.group for each in figures]
     base = baseline_of(figures, baseline)
     apart = differences(figures, base)
     equal = matched(figures)

@@ -1,7 +1,4 @@
-"""What a comparison says of each group alone.
-
-Scores of a group's seeds are one table, judged by ``auditor.judgement`` as one audit of several seeds.
-"""
+"""What a comparison says of each group alone: the scores of its seeds are one table, judged as one audit of several."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +7,6 @@ import numpy as np
 import pandas as pd
 
 from auditor.arms import ONCE
-from auditor.judgement import judge
 from auditor.omitted import Omitted
 from auditor.settings import Primary
 from auditor.verdict import Missing, Point, Verdict
@@ -57,17 +53,8 @@ class GroupFigures:
     bound: Spread | Omitted
 
 
-def figures_of(group: Group) -> GroupFigures:
-    """Return the figures of one group.
-
-    Raises:
-        StageError: a run was not audited.
-    """
-    scores, primary = _pooled(group.records)
-    rounds = set.intersection(*(set(record.rounds) for record in group.records))
-    known = {number: mean_of([r.rounds[number].figures["victim-accuracy"] for r in group.records]) for number in rounds}
-    classes = len(next(iter(group.records[0].rounds.values())).class_accuracy)
-    verdict = judge(scores, primary, known, classes=classes)
+def figures_of(group: Group, scores: pd.DataFrame, verdict: Verdict) -> GroupFigures:
+    """Return the figures of one group, whose ``scores`` the auditor judged by ``verdict``."""
     attacked = [record.rounds[record.primary.round] for record in group.records]
     return GroupFigures(
         group,
@@ -83,7 +70,7 @@ def figures_of(group: Group) -> GroupFigures:
     )
 
 
-def _pooled(records: Sequence[Record]) -> tuple[pd.DataFrame, Primary]:
+def pooled(records: Sequence[Record]) -> tuple[pd.DataFrame, Primary]:
     """Return all scores in one table, and what is primary in it.
 
     Runs whose primary rounds differ ("the last one captured" need not be the same) keep that round alone, under the
