@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import TINY, merged, run_in
 
-from attacker.active.ascent import AscentParticipant
+from attacker.active.ascent import CANDIDATES, AscentParticipant
 from attacker.active.gan import GanParticipant
 from auditor.activity import NOT_WATCHED, ActiveReport, answer_to, less, read_active, share_of
 from auditor.metrics.roc import paired_difference
@@ -18,12 +18,13 @@ from auditor.verdict import Interval, Missing
 from clients.node import node_of
 from clients.participant import make_participant
 from clients.training import Training, evaluate, train
-from fedinverse.errors import ConfigError
+from fedinverse.errors import ConfigError, StageError
 from fedinverse.layout import PASSIVE, WITH_VICTIM
 from fedinverse.models import Classifier, build
 from fedinverse.run import Run
 from fedinverse.seeds import generator, numpy_generator
 from fedinverse.shard import Shard, save_shard
+from pipeline.deploy.local import deploy_local
 from pipeline.deploy.parties import node_configs
 from pipeline.experiment import load_experiment
 from strategies.watch import seen
@@ -266,6 +267,25 @@ def test_the_same_node_is_told_so_in_a_deployment_and_the_server_is_not(active_r
     configs = node_configs(active_run)
     assert [config.get("active") for config in configs] == [None] * 4 + ["gan"] * 2
     assert configs[5]["active-settings.images"] == 8
+
+
+def test_deploying_gives_every_malicious_node_the_records_that_ascent_asks_about(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = []
+
+    def deployed(run: Run) -> int:
+        for number in run.population.attackers:
+            beside = Path(str(node_configs(run)[number]["spool"])).parent / "active" / f"client-{number}"
+            there.append((beside / CANDIDATES / "labels.npy").exists())
+        raise StageError("far enough")
+
+    monkeypatch.setattr("pipeline.deploy.local.federate_deployed", deployed)
+    asked = {"attacks": None, "active": {"kind": "ascent"}, "membership": {"with_vault": True}}
+    experiment = tiny(population={"malicious": 2}, **asked)
+    with pytest.raises(StageError, match="far enough"):
+        deploy_local(experiment, resume=False)
+    assert there == [True, True]
 
 
 def test_a_passive_attackers_federation_is_the_passive_world(active_run: Run, tmp_path: Path) -> None:

@@ -20,8 +20,9 @@ from pipeline.deploy.fleet import Fleet
 from pipeline.deploy.network import Network, private_network
 from pipeline.deploy.parties import WORLD, export_shards, node_configs, private_directory, server_run, spool_of
 from pipeline.deploy.processes import Processes
-from pipeline.experiment import Experiment
+from pipeline.experiment import Experiment, worlds_of
 from pipeline.profile import Stages
+from pipeline.stages.active import lay_out
 from pipeline.stages.all_stages import check_fresh, directory_of, ready, stages_in
 from pipeline.stages.federate import is_federated
 from pipeline.stages.invert import Meanwhile
@@ -52,6 +53,8 @@ def deploy_local(experiment: Experiment, *, resume: bool) -> Path:
     with only_here(path):  # a second fleet beside one that still federates would record its rounds twice
         check_fresh(path, resume=resume)
         run = ready(experiment, path)
+        if experiment.active is not None:
+            lay_out(run, worlds_of(experiment))
         left = not is_federated(run, WORLD)
         timed = Stages(path, profile=False).stage("federate") if left else nullcontext()
         with timed, Meanwhile(run) if experiment.attacks and left else nullcontext():
