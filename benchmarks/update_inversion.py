@@ -1,6 +1,6 @@
 """Where does update inversion stop? Clients x images per client x local steps, ours beside a published-style loop.
 
-    python benchmarks/update_inversion.py [--seeds 2] [--iterations 300] [--out FILE] [--cells base clients images ...]
+    python benchmarks/update_inversion.py [--seeds 2] [--iterations 300] [--out FILE] [--grid | --cells base images ...]
 
 A federation of C clients on MNIST makes one round from fresh weights (LeNet-5 with ReLU, no BatchNorm): everybody takes
 tau full-batch SGD steps on n images. The attacker is one of them and knows its own reply. The victim's images are of
@@ -14,11 +14,13 @@ layer's row sums, images in normalised pixels from N(0, 1), the local steps unro
 Adam at .1 with three drops, total variation at .1, one start. Ours is [updates] as it is configured by default, and
 with ``steps = "simulate"`` where there are several steps.
 
-Cells are measured in the order of CELLS, one thread; the table goes into docs/update-inversion.md.
+Cells are measured in the order of CELLS, one thread; the table goes into docs/update-inversion.md. ``--grid`` measures
+ours alone on every combination of GRID instead, and with four clients also on replies rounded as SecAgg+ does.
 """
 
 import argparse
 import copy
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,6 +51,7 @@ from fedinverse.models import Classifier, build
 from fedinverse.seeds import derive, generator
 from fedinverse.shard import Shard
 from fedinverse.storage import to_weights, write_json
+from strategies.secure_aggregation import SecureAggregation
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "update-inversion.md"
 MODEL, WIDTH, RATE, BUDGET = "lenet5", 1.0, 0.01, 8
@@ -62,6 +65,8 @@ CELLS: dict[str, list[tuple[int, int, int]]] = {
     "long": [(2, 1, 16)],
 }
 """(clients, images per client, local steps) by what is varied."""
+GRID = {"clients": (2, 4, 10), "images": (1, 4, 16), "steps": (1, 4, 16)}
+SECURE_CLIENTS = 4  # a sum of two is never unmasked
 Loop = Callable[["World", Tensor | None, int], tuple[Tensor, Tensor]]
 """(world, labels to use or None, seed) -> (images, labels)."""
 
@@ -94,8 +99,10 @@ def drawn(pool: Pool, classes: tuple[int, ...], count: int, seed: int, label: st
     return Shard(pool.tensor(chosen.numpy()), labels[chosen])
 
 
-def world(pool: Pool, clients: int, images: int, steps: int, seed: int, *, victim: bool) -> tuple[World, Shard]:
-    """Return a round, and the victim's images in it."""
+def world(
+    pool: Pool, clients: int, images: int, steps: int, seed: int, *, victim: bool, secure: bool = False
+) -> tuple[World, Shard]:
+    """Return a round, and the victim's images in it; ``secure``: replies are rounded before they are averaged."""
     others = tuple(range(len(VICTIMS), 10))
     shards = [drawn(pool, others, images, seed, f"client {client}") for client in range(clients)]
     private = drawn(pool, VICTIMS, images, seed, "victim")
@@ -105,12 +112,23 @@ def world(pool: Pool, clients: int, images: int, steps: int, seed: int, *, victi
     sent = [trained(before, shard, steps) for shard in shards]
     start, own = as_tensors(to_weights(before)), as_tensors(to_weights(sent[-1]))
     replies = [as_tensors(to_weights(each)) for each in sent]
+    if secure:
+        replies = [rounded(each, generator(seed, "rounding", number)) for number, each in enumerate(replies)]
     average = {name: sum((reply[name] for reply in replies), torch.zeros(())) / clients for name in start}
     after = copy.deepcopy(before)
     after.load_state_dict({name: value.float() for name, value in average.items()})
     update = others_update(start, average, [own], 1 / clients)
     training = LocalTraining(steps, RATE, 0.0, images)
     return World(before, after, update, training, shards[-1], images * (clients - 1)), private
+
+
+def rounded(reply: dict[str, Tensor], random: torch.Generator) -> dict[str, Tensor]:
+    """Return ``reply`` as SecAgg+ sums it: stochastically rounded to the steps of its defaults."""
+    step = 2 * SecureAggregation().clipping_range / SecureAggregation().quantization_range
+    return {
+        name: (value / step + torch.rand(value.shape, generator=random)).floor() * step if value.ndim else value
+        for name, value in reply.items()
+    }
 
 
 def trained(start: Classifier, shard: Shard, steps: int) -> Classifier:
@@ -215,13 +233,13 @@ class Measured:
     seconds: float
 
 
-def measure(pool: Pool, cell: tuple[int, int, int], seed: int, loop: Loop) -> Measured:
+def measure(pool: Pool, cell: tuple[int, int, int], seed: int, loop: Loop, *, secure: bool = False) -> Measured:
     """Run ``loop`` on both worlds of ``cell``."""
-    seen, private = world(pool, *cell, seed, victim=True)
+    seen, private = world(pool, *cell, seed, victim=True, secure=secure)
     begun = time.process_time()
     images, labels = loop(seen, None, seed)
     seconds = time.process_time() - begun
-    without, _ = world(pool, *cell, seed, victim=False)
+    without, _ = world(pool, *cell, seed, victim=False, secure=secure)
     beside, _ = loop(without, labels, seed)
     fresh = random_images(pool, labels, private, seed)
     truth = torch.cat([private.labels, *others_labels(pool, cell, seed)]).bincount(minlength=10)
@@ -278,6 +296,36 @@ def row(cell: tuple[int, int, int], name: str, found: list[Measured]) -> list[st
     ]
 
 
+def grid(pool: Pool, seeds: int, iterations: int, out: Path | None) -> list[list[str]]:
+    """Measure ours on every combination of GRID; return the table's lines."""
+    lines, every, loop = [], [], ours("gradient", iterations)
+    kinds = [(clients, False) for clients in GRID["clients"]] + [(SECURE_CLIENTS, True)]
+    for steps, (clients, secure) in itertools.product(GRID["steps"], kinds):
+        lines.append([str(steps), f"{clients}, SecAgg+" if secure else str(clients)])
+        for images in GRID["images"]:
+            cell = (clients, images, steps)
+            found = [measure(pool, cell, seed, loop, secure=secure) for seed in range(seeds)]
+            lines[-1].append(in_the_grid(found))
+            every += [{"cell": cell, "secure": secure, "seed": at, **vars(each)} for at, each in enumerate(found)]
+            if out is not None:
+                write_json(out, every)
+        print(" | ".join(lines[-1]), flush=True)
+    return lines
+
+
+def in_the_grid(found: list[Measured]) -> str:
+    """Return PSNR of the attack with its leads over random images of the class and over the world without him."""
+    known = [
+        (each.attack, each.attack - each.random, each.attack - each.control)
+        for each in found
+        if each.attack is not None and each.random is not None and each.control is not None
+    ]
+    if not known:
+        return "–"
+    attack, over_random, over_control = (mean(values) for values in zip(*known, strict=True))
+    return f"{attack:.1f} ({over_random:+.1f}, {over_control:+.1f})"
+
+
 HEADER = ["clients", "images each", "local steps", "loop", "attack", "without him", "random", "lead", "labels", "s"]
 
 
@@ -287,11 +335,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--iterations", type=int, default=300)
     parser.add_argument("--cells", nargs="*", default=list(CELLS), choices=list(CELLS))
+    parser.add_argument("--grid", action="store_true", help="ours alone, on every combination, and beside SecAgg+")
     parser.add_argument("--out", type=Path, help="also write every figure to this file")
     parser.add_argument("--publish", action="store_true", help="put the table into docs/update-inversion.md")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     pool = open_source(Request("mnist", (1, 32, 32), "", 0, 0))
+    if chosen.grid:
+        lines = grid(pool, chosen.seeds, chosen.iterations, chosen.out)
+        if chosen.publish:
+            header = ["local steps", "clients", *(f"{images} images each" for images in GRID["images"])]
+            publish("update-inversion-grid", markdown(header, lines), DOCUMENT)
+        return
     lines, every = [], []
     for cell in (cell for group in chosen.cells for cell in CELLS[group]):
         for name, loop in loops(pool, chosen.iterations).items():
