@@ -167,6 +167,7 @@ def _step(run: Run, experiment: Experiment, shard: Shard, defence: tuple[str, di
     """Train an epoch on ``shard``; return the seconds of the second time, the first warms up."""
     network, random = run.initial_network(), generator(run.seed, "before work")
     once = experiment.training.model_copy(update={"epochs": 1})
+    make_defence(*defence, "config").try_on(network, unit(shard.images), shard.labels)
     start = 0.0
     for _ in range(2):
         start = time.perf_counter()
