@@ -23,7 +23,8 @@ from plain_networks import plain_network
 from tables import markdown, publish
 from torch import Tensor, nn
 
-from attacker.priors.dcgan import LATENT, Critic, Generator, gan_adam
+from attacker.priors.dcgan import LATENT, Critic, Generator
+from attacker.priors.gan import gan_adam
 from attacker.priors.kplus1 import Discriminator, KPlus1, KPlus1Settings, discriminator_loss, generator_loss
 from attacker.priors.prior import trained_prior
 from attacker.priors.wgan_gp import WganGp, WganGpSettings, gradient_penalty

@@ -16,9 +16,9 @@ from attack_bench import CPU, TINY, attack, public, target
 from torch import Tensor, nn
 
 from attacker.priors import checkpoint, kplus1, prior
+from attacker.priors.gan import baked, normalise
 from attacker.priors.kplus1 import discriminator_loss, entropy
 from attacker.priors.prior import Prior, cached, prior_path
-from attacker.priors.spectral import baked, normalise
 from attacker.priors.wgan_gp import gradient_penalty
 from attacker.public_view import public_view
 from attacker.target import Progress, PublicSet, Target

@@ -25,26 +25,21 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from attacker.priors.averaging import averaged
-from attacker.priors.dcgan import Generator, gan_adam
+from attacker.priors.dcgan import Generator
+from attacker.priors.gan import CriticStepsSettings, averaged, descend, gan_adam
 from attacker.priors.prior import LATENT, PriorTrainer, Training, trained_prior
 from attacker.public_view import public_view
 from attacker.target import Progress, PublicSet, Target
-from fedinverse.config import Section
 from fedinverse.models.classifier import scaled
 from fedinverse.models.image_layers import LookConv2d
 
 _ENTROPY = 1e-4  # weight of the entropy of D's decision on fakes
 
 
-class KPlus1Settings(Section):
+class KPlus1Settings(CriticStepsSettings):
     """Training of the K+1 GAN. The papers' values: width 1, batch 64, ~100 epochs (CelebA: ~9,400 steps)."""
 
-    width: float = Field(1.0, gt=0, le=4, description="multiplies the networks' widths; 1 is the published size")
     steps: int = Field(9_400, ge=1, description="generator steps")
-    critic_steps: int = Field(5, ge=1, description="discriminator steps per generator step")
-    batch_size: int = Field(64, ge=2, description="images per step, of each kind")
-    lr: float = Field(2e-4, gt=0, description="Adam's learning rate; betas are (.5, .999)")
     minibatch_discrimination: bool = Field(
         False, description="published; inert at initialisation, and couples the images of a batch"
     )
@@ -180,18 +175,14 @@ class KPlus1(PriorTrainer):
                 _, logits = D(torch.cat([data.real(row), fake]), kinds=3)
                 labelled, unlabelled, generated = logits.split(B)
                 loss_D = discriminator_loss(labelled, soft[row[:B]], unlabelled, generated)  # eq. 2-3
-                step_D.zero_grad(set_to_none=True)
-                loss_D.backward()
-                step_D.step()
+                descend(step_D, loss_D)
             # generator: D's weights need no gradient here, nor do the real images' features
             D.requires_grad_(False)
             with torch.no_grad():
                 real, _ = D(data.real(data.rows(B)))
             generated, logits = D(G(data.noise(B, LATENT)))
             loss_G = generator_loss(generated, real, logits)  # eq. 4
-            step_G.zero_grad(set_to_none=True)
-            loss_G.backward()
-            step_G.step()
+            descend(step_G, loss_G)
             D.requires_grad_(True)
             average.update_parameters(G)
         G.load_state_dict(average.module.state_dict())
