@@ -225,15 +225,7 @@ def answer_to(report: MembershipReport, marks: tuple[str, ...] = ()) -> Answer:
         figures["control-auc"] = line.control.value if isinstance(line.control, Interval) else None
         for rate, figure in line.true_positive_rates.items():
             figures[f"tpr-at-{rate}"] = figure.value if isinstance(figure, Interval) else None
-    return Answer(
-        question=question.key,
-        text=question.text,
-        outcome=outcome,
-        sentence=sentence,
-        figures=figures,
-        marks=(*marks, ONE_MODEL, *report.notes),
-        inputs=report.inputs,
-    )
+    return question.answered(outcome, sentence, figures, (*marks, ONE_MODEL, *report.notes), report.inputs)
 
 
 def _outcome(line: ScoreReport, resolution: float) -> tuple[Reply, str]:

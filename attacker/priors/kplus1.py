@@ -5,8 +5,7 @@ D gives K logits l; the logit of "fake" is fixed at 0. With s = logsumexp(l), P(
 L_D = CE(softmax T(x_a), l(x_a)) + 1/2 [E softplus(s(x_u)) - E s(x_u) + E softplus(s(G z))]           (eq. 2-3)
 L_G = mean_j |E f_j(G z) - E f_j(x_u')| + 1e-4 sum_batch H(softmax l(G z)),  f: D's features          (eq. 4)
 
-The GAN belongs to one target: it is cached under the target's hash and made again for every audited round. With
-``warm_start`` it starts from the one of the round before, which is made first if it is not in the cache.
+The GAN belongs to one target: it is cached under the target's hash and made again for every audited round.
 
 | differs from the published code | why |
 |---|---|
@@ -27,9 +26,8 @@ from torch import Tensor, nn
 
 from attacker.priors.dcgan import Generator
 from attacker.priors.gan import CriticStepsSettings, averaged, descend, gan_adam
-from attacker.priors.prior import LATENT, PriorTrainer, Training, trained_prior
+from attacker.priors.prior import LATENT, PriorTrainer, Training
 from attacker.public_view import public_view
-from attacker.target import Progress, PublicSet, Target
 from fedinverse.models.classifier import scaled
 from fedinverse.models.image_layers import LookConv2d
 
@@ -43,10 +41,6 @@ class KPlus1Settings(CriticStepsSettings):
     minibatch_discrimination: bool = Field(
         False, description="published; inert at initialisation, and couples the images of a batch"
     )
-    warm_start: bool = Field(
-        False, description="start from the GAN of the model inverted before this one (the previous round's), if any"
-    )
-    warm_steps: int = Field(0, ge=0, description="generator steps after a warm start; 0: as many as from scratch")
 
 
 class MinibatchDiscrimination(nn.Module):
@@ -152,22 +146,15 @@ class KPlus1(PriorTrainer):
         """Return what the attack sees of D."""
         return Realness(nets["discriminator"])
 
-    def start(self, target: Target | None, public: PublicSet, seed: int, progress: Progress) -> str:
-        """Return the key of the GAN of the model before ``target``, made first if it is not in the cache."""
-        if not self.settings.warm_start or target is None or target.previous is None:
-            return ""
-        return trained_prior(self, target.previous(), public, seed, target.device, progress).key
-
-    def train(self, nets: nn.ModuleDict, data: Training) -> dict[str, str]:
+    def train(self, nets: nn.ModuleDict, data: Training) -> None:
         """Train in place; leave the average in the generator."""
         settings, B, n = self.settings, self.settings.batch_size, self.settings.critic_steps
-        steps = (settings.warm_steps or settings.steps) if data.warm else settings.steps
         G, D = nets["generator"].train(), nets["discriminator"].train()
         soft = public_view(data.victim.model, data.public.images, data.device)[1].softmax(1)  # once per target
         average = averaged(G)
         step_G, step_D = gan_adam(G, settings.lr), gan_adam(D, settings.lr)
         networks, optimisers = {**nets, "average": average}, {"step_G": step_G, "step_D": step_D}
-        for _ in data.steps(steps, "training the K+1 prior", networks, optimisers):
+        for _ in data.steps(settings.steps, "training the K+1 prior", networks, optimisers):
             # discriminator: all its fakes in one pass of G, each step's three kinds in one pass of D
             with torch.no_grad():
                 fakes = G(data.noise(n * B, LATENT)).split(B)
@@ -186,4 +173,3 @@ class KPlus1(PriorTrainer):
             D.requires_grad_(True)
             average.update_parameters(G)
         G.load_state_dict(average.module.state_dict())
-        return {"steps": str(steps)}
