@@ -10,7 +10,6 @@
 Whoever answers one writes it with ``write_answer``; the verdict and the report take them from ``further_answers``.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -41,25 +40,6 @@ class Question:
     def asked(self, table: dict[str, Any]) -> bool:
         """Return whether the configuration ``table`` asks it."""
         return bool(table.get(self.section))
-
-    def answered(
-        self,
-        outcome: "Reply",
-        sentence: str,
-        figures: dict[str, float | None] | None = None,
-        marks: Sequence[str] = (),
-        inputs: str = "",
-    ) -> "Answer":
-        """Return the answer to it."""
-        return Answer(
-            question=self.key,
-            text=self.text,
-            outcome=outcome,
-            sentence=sentence,
-            figures=figures or {},
-            marks=tuple(marks),
-            inputs=inputs,
-        )
 
 
 QUESTIONS = (
@@ -105,9 +85,10 @@ def answer_of(run: Run, question: Question) -> Answer:
     """
     path = run.files.auditor.answer(question.key)
     if not question.asked(run.table):
-        return question.answered("not asked", "This run does not ask.")
+        return Answer(question=question.key, text=question.text, outcome="not asked", sentence="This run does not ask.")
     if not path.exists():
-        return question.answered("inconclusive", "Asked, and not answered yet.")
+        sentence = "Asked, and not answered yet."
+        return Answer(question=question.key, text=question.text, outcome="inconclusive", sentence=sentence)
     return read_model(Answer, path, "audit the run again")
 
 

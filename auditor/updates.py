@@ -215,7 +215,15 @@ def answer_to(run: Run, shown: Sequence[Shown], cells: Cells, marks: Sequence[st
             f"lead over {arm}, high": round(lead.high, 4) if bounded else None,
         }
     outcome, sentence = _decided(run, attack, leads)
-    return QUESTION.answered(outcome, sentence, figures, marks, inputs)
+    return Answer(
+        question=QUESTION.key,
+        text=QUESTION.text,
+        outcome=outcome,
+        sentence=sentence,
+        figures=figures,
+        marks=tuple(marks),
+        inputs=inputs,
+    )
 
 
 def _leads(cells: Cells) -> dict[str, Lead]:

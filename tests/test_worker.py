@@ -120,6 +120,20 @@ def test_a_plan_that_names_an_impossible_place_is_refused(tmp_path: Path, capsys
     assert "no place for files" in message
 
 
+def test_warm_targets_know_the_one_before_them(tmp_path: Path) -> None:
+    plan = plan_at(tmp_path)
+    for number in (2, 4, 6):
+        arrives(tmp_path / "captures", number)
+    jobs = list(Bench(plan).jobs())
+    assert [job.before.weights.name if job.before else "" for job in jobs] == ["", *(j.weights.name for j in jobs[:2])]
+    opened = Bench(plan)._open(jobs[2])
+    assert opened.previous is not None
+    before = opened.previous()
+    assert (opened.round, before.round) == (6, 4)
+    assert before.previous is not None
+    assert before.previous().previous is None
+
+
 @pytest.mark.parametrize(
     ("settings", "during"),
     [
@@ -140,7 +154,7 @@ def test_during_and_after_end_alike(tiny: Any) -> None:
         experiment = tiny(name=when, federation={"rounds": 2}, attacker={"rounds": "every", "when": when})
         run = prepare(Path(experiment.out) / when, resolved(experiment))
         with Meanwhile(run):
-            federate(run, "with_victim", experiment.engine)
+            federate(run, ["with_victim"], experiment.engine)
             if when == "during":
                 until(lambda: any(run.files.attacker.inversions.rglob(ABOUT)))
         invert(run, controls(run))

@@ -116,6 +116,7 @@ class Training:
         device: where to train.
         random: CPU generator of all noise and batches.
         progress: told after every step.
+        warm: whether the networks start from an earlier prior.
         checkpoint: from which the training goes on after a kill.
     """
 
@@ -125,6 +126,7 @@ class Training:
     device: torch.device
     random: torch.Generator
     progress: Progress
+    warm: bool
     checkpoint: Checkpoint
 
     @property
@@ -182,13 +184,18 @@ class PriorTrainer(ABC):
         """
 
     @abstractmethod
-    def train(self, nets: nn.ModuleDict, data: Training) -> None:
-        """Train ``nets`` in place."""
+    def train(self, nets: nn.ModuleDict, data: Training) -> dict[str, str] | None:
+        """Train ``nets`` in place; may return metadata for its file."""
 
     def critic(self, nets: nn.ModuleDict) -> nn.Module | None:
         """Return the critic that an attack may use, if there is one."""
         del nets
         return None
+
+    def start(self, target: Target | None, public: PublicSet, seed: int, progress: Progress) -> str:
+        """Return the key of the prior that training starts from; empty: from scratch."""
+        del target, public, seed, progress
+        return ""
 
 
 def trained_prior(
@@ -223,7 +230,8 @@ def trained_prior(
                 "prepare the public set in that shape"
             )
         classes, against, device = target.model.classes, target.sha256, target.device
-    key, entry = _key_of(trainer, public, seed, against)
+    start = trainer.start(target, public, seed, progress)
+    key, entry = _key_of(trainer, public, seed, against, start)
     if entry is not None:
         entry.into(prior_path(trainer.name, key))
     random = generator(seed, trainer.name, "training")
@@ -233,14 +241,17 @@ def trained_prior(
         nets = nets.to(device).to(memory_format=torch.channels_last)
 
         def train(progress: Progress) -> dict[str, str]:
+            if start:
+                path = prior_path(trainer.name, start)
+                into_module(_part(nets, trainer.kept), load_weights(path)[0], str(path))
             images = public.images.to(device)
-            trainer.train(nets, Training(images, target, public, device, random, progress, checkpoint))
-            return {"seconds": f"{checkpoint.seconds:.3f}", "target": against}
+            data = Training(images, target, public, device, random, progress, bool(start), checkpoint)
+            figures = trainer.train(nets, data) or {}
+            return {"seconds": f"{checkpoint.seconds:.3f}", "target": against, **figures}
 
         about = {"seconds": "0"}
         if trainer.kept:
-            stored = nn.ModuleDict({name: nets[name] for name in trainer.kept})
-            about = cached(trainer.name, key, stored, train, progress)
+            about = cached(trainer.name, key, _part(nets, trainer.kept), train, progress)
             checkpoint.remove()
     critic = trainer.critic(nets)
     return Prior(
@@ -261,7 +272,9 @@ def is_trained(trainer: PriorTrainer, public: PublicSet, seed: int) -> bool:
     return entry is not None or prior_path(trainer.name, key).exists()
 
 
-def _key_of(trainer: PriorTrainer, public: PublicSet, seed: int, against: str = "") -> tuple[str, Shipped | None]:
+def _key_of(
+    trainer: PriorTrainer, public: PublicSet, seed: int, against: str = "", start: str = ""
+) -> tuple[str, Shipped | None]:
     """Return the key of a prior, and the shipped one that it is, if it is one."""
     settings = trainer.settings.model_dump(mode="json")
     made_from = {
@@ -272,13 +285,17 @@ def _key_of(trainer: PriorTrainer, public: PublicSet, seed: int, against: str = 
         "shape": public.shape,
         "version": trainer.version,
         "arithmetic": "fp32",
-        "start": "",  # part of the keys of priors that are in caches
+        "start": start,
     }
     key = content_sha256(made_from)
     if not settings.pop("shipped", False):
         return key, None
     entry = shipped_prior(trainer.name, trainer.version, settings, public.recipe, public.shape)
     return (key if entry is None else entry.key), entry
+
+
+def _part(nets: nn.ModuleDict, names: tuple[str, ...]) -> nn.ModuleDict:
+    return nn.ModuleDict({name: nets[name] for name in names})
 
 
 def prior_path(name: str, key: str) -> Path:

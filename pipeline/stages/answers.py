@@ -25,10 +25,11 @@ def answers_of(run: Run) -> tuple[Answer, ...]:
     """Return the answer to every question; the first is the verdict's, which may be absent."""
     first, path = QUESTIONS[0], run.files.verdict
     if not path.exists():
-        classes = first.answered("not asked", "No attack was run.")
+        classes = Answer(question=first.key, text=first.text, outcome="not asked", sentence="No attack was run.")
     else:
         verdict = read_verdict(path)
-        classes = first.answered(_REPLIES[verdict.outcome], verdict.sentence)
+        said = _REPLIES[verdict.outcome]
+        classes = Answer(question=first.key, text=first.text, outcome=said, sentence=verdict.sentence)
     return classes, *further_answers(run)
 
 
