@@ -32,7 +32,6 @@ class Target:
         device: where it lives.
         earlier: models captured before it that are inverted together with it, newest first.
         captured: the same network, frozen, before BatchNorm was folded; None: it is ``model`` itself.
-        previous: opens the model captured before it, for a prior that starts warm; None: there is none.
     """
 
     model: Classifier
@@ -41,7 +40,6 @@ class Target:
     device: torch.device
     earlier: "tuple[Target, ...]" = ()
     captured: Classifier | None = None
-    previous: "Callable[[], Target] | None" = None
 
     @property
     def plain(self) -> Classifier:

@@ -138,14 +138,12 @@ class Job:
         weights: the target's file.
         where: the result's place.
         earlier: files of the models that are inverted together with it.
-        before: the same attack on the model before it from the same directory.
     """
 
     label: str
     weights: Path
     where: Inversion
     earlier: tuple[Path, ...] = ()
-    before: "Job | None" = None
 
 
 class Bench:
@@ -176,14 +174,10 @@ class Bench:
             self._claims(path)  # before the schedule opens any of them
         scheduled = due(spools[0], self.settings, self.shard, over=over, pooled=spools[1:]) if spools else {}
         captures = scheduled.values()
-        before: dict[tuple[str, Path], Job] = {}
         for weights in [*captures, *map(Path, plan.controls)]:
             for label in plan.attacks:
                 earlier = together(weights, models, self.attacks[label].settings.captures)
-                where = self._place(label, weights, earlier)
-                previous = before.get((label, weights.parent))
-                job = before[label, weights.parent] = Job(label, weights, where, earlier, previous)
-                yield job
+                yield Job(label, weights, self._place(label, weights, earlier), earlier)
         for check in plan.checks:
             weights = Path(check.weights)
             yield Job(check.label, weights, self._place(check.label, weights, ()))
@@ -242,9 +236,7 @@ class Bench:
         )
 
     def _open(self, job: Job) -> Target:
-        target, before = self._model(job.weights), job.before
-        target = replace(target, earlier=tuple(self._model(path) for path in job.earlier))
-        return target if before is None else replace(target, previous=lambda: self._open(before))
+        return replace(self._model(job.weights), earlier=tuple(self._model(path) for path in job.earlier))
 
     def _model(self, weights: Path) -> Target:
         model, classes, width = self._claims(weights)

@@ -139,15 +139,7 @@ def answer_to(report: ActiveReport, marks: tuple[str, ...] = ()) -> Answer:
         )
         sentence += f" Its updates would have been dropped by {rules} of its rounds." if rules else ""
     missing = (report.visible.omitted,) if isinstance(report.visible, Missing) else ()
-    return Answer(
-        question=question.key,
-        text=question.text,
-        outcome=outcome,
-        sentence=sentence,
-        figures=figures,
-        marks=(*marks, ONE_RUN, *missing, *report.notes),
-        inputs=report.inputs,
-    )
+    return question.answered(outcome, sentence, figures, (*marks, ONE_RUN, *missing, *report.notes), report.inputs)
 
 
 def _outcome(gained: Interval, resolution: float, words: str) -> tuple[Reply, str]:

@@ -21,7 +21,7 @@ from auditor.questions import Answer, Reply, question_of
 from auditor.statistics import Bounded
 from auditor.verdict import Interval, Missing
 from fedinverse.canaries import PART as CANARY
-from fedinverse.errors import ConfigError, StageError
+from fedinverse.errors import ConfigError
 from fedinverse.records import read_model
 from fedinverse.run import Run
 from fedinverse.seeds import numpy_generator
@@ -67,7 +67,7 @@ def candidates_of(run: Run, per_class: int, *, with_vault: bool) -> Candidates:
         with_vault: non-members come from the vault as well: no client held those images either.
 
     Raises:
-        StageError: too few are left; says how many.
+        ConfigError: too few are left; says how many.
     """
     manifest, population = run.split, run.population
     of_class = manifest["label"].isin(run.victim_classes).to_numpy(bool)
@@ -88,9 +88,10 @@ def candidates_of(run: Run, per_class: int, *, with_vault: bool) -> Candidates:
             chosen += [(int(row), is_member) for row in random.permutation(rows)[:count]]
     members = sum(is_member for _, is_member in chosen)
     if members < FEWEST:
-        raise StageError(
-            f"{run.path}: {members} members and as many non-members of the victim's classes can be asked about, at "
-            f"least {FEWEST} are needed; give the victim more images, or split.reserve a larger share"
+        raise ConfigError(
+            f"membership: {members} members and as many non-members of the victim's classes can be asked about, at "
+            f"least {FEWEST} are needed; give the victim more images, split.reserve a larger share, or set "
+            "membership.with_vault"
         )
     order = random.permutation(len(chosen))
     places = np.array([chosen[place][0] for place in order], np.int64)
@@ -224,15 +225,7 @@ def answer_to(report: MembershipReport, marks: tuple[str, ...] = ()) -> Answer:
         figures["control-auc"] = line.control.value if isinstance(line.control, Interval) else None
         for rate, figure in line.true_positive_rates.items():
             figures[f"tpr-at-{rate}"] = figure.value if isinstance(figure, Interval) else None
-    return Answer(
-        question=question.key,
-        text=question.text,
-        outcome=outcome,
-        sentence=sentence,
-        figures=figures,
-        marks=(*marks, ONE_MODEL, *report.notes),
-        inputs=report.inputs,
-    )
+    return question.answered(outcome, sentence, figures, (*marks, ONE_MODEL, *report.notes), report.inputs)
 
 
 def _outcome(line: ScoreReport, resolution: float) -> tuple[Reply, str]:

@@ -10,6 +10,7 @@
 Whoever answers one writes it with ``write_answer``; the verdict and the report take them from ``further_answers``.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -40,6 +41,25 @@ class Question:
     def asked(self, table: dict[str, Any]) -> bool:
         """Return whether the configuration ``table`` asks it."""
         return bool(table.get(self.section))
+
+    def answered(
+        self,
+        outcome: "Reply",
+        sentence: str,
+        figures: dict[str, float | None] | None = None,
+        marks: Sequence[str] = (),
+        inputs: str = "",
+    ) -> "Answer":
+        """Return the answer to it."""
+        return Answer(
+            question=self.key,
+            text=self.text,
+            outcome=outcome,
+            sentence=sentence,
+            figures=figures or {},
+            marks=tuple(marks),
+            inputs=inputs,
+        )
 
 
 QUESTIONS = (
@@ -85,10 +105,9 @@ def answer_of(run: Run, question: Question) -> Answer:
     """
     path = run.files.auditor.answer(question.key)
     if not question.asked(run.table):
-        return Answer(question=question.key, text=question.text, outcome="not asked", sentence="This run does not ask.")
+        return question.answered("not asked", "This run does not ask.")
     if not path.exists():
-        sentence = "Asked, and not answered yet."
-        return Answer(question=question.key, text=question.text, outcome="inconclusive", sentence=sentence)
+        return question.answered("inconclusive", "Asked, and not answered yet.")
     return read_model(Answer, path, "audit the run again")
 
 

@@ -215,15 +215,7 @@ def answer_to(run: Run, shown: Sequence[Shown], cells: Cells, marks: Sequence[st
             f"lead over {arm}, high": round(lead.high, 4) if bounded else None,
         }
     outcome, sentence = _decided(run, attack, leads)
-    return Answer(
-        question=QUESTION.key,
-        text=QUESTION.text,
-        outcome=outcome,
-        sentence=sentence,
-        figures=figures,
-        marks=tuple(marks),
-        inputs=inputs,
-    )
+    return QUESTION.answered(outcome, sentence, figures, marks, inputs)
 
 
 def _leads(cells: Cells) -> dict[str, Lead]:

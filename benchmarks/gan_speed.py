@@ -8,22 +8,21 @@ of ``attacker.priors`` as it is; there the soft labels are computed once per tar
 Published widths and batch (64), mcnn at 32 pixels, vgg16 at 64; interleaved, one thread, CPU time, medians.
 """
 
-import argparse
 import os
 import tempfile
 import time
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from interleaved import Ticks, Turn, medians_apart
+from interleaved import Ticks, Turn, asked, medians_apart
 from plain_networks import plain_network
 from tables import markdown, publish
 from torch import Tensor, nn
 
-from attacker.priors.dcgan import LATENT, Critic, Generator, gan_adam
+from attacker.priors.dcgan import LATENT, Critic, Generator
+from attacker.priors.gan import gan_adam
 from attacker.priors.kplus1 import Discriminator, KPlus1, KPlus1Settings, discriminator_loss, generator_loss
 from attacker.priors.prior import trained_prior
 from attacker.priors.wgan_gp import WganGp, WganGpSettings, gradient_penalty
@@ -135,13 +134,7 @@ def measure(kind: str, size: int, turns: int) -> dict[str, float]:
 
 def main() -> None:
     """Measure, print, write JSON if asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", nargs="+", type=int, default=[32, 64], choices=NETS)
-    parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--publish", action="store_true", help="put the table into docs/attacks.md")
-    chosen = parser.parse_args()
-    torch.set_num_threads(1)
+    chosen = asked(__doc__, NETS)
     table: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as cache:
         os.environ["FEDINVERSE_CACHE"] = cache

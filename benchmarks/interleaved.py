@@ -1,12 +1,14 @@
 """Timing of variants side by side: each in a process of its own, turn and turn about, CPU time, medians."""
 
+import argparse
 import itertools
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +17,17 @@ from fedinverse.memory import keep_freed_memory
 
 Turn = Callable[[], list[float]]
 """Runs a few steps; returns the CPU seconds of each."""
+
+
+def asked(description: str | None, sizes: Iterable[int]) -> argparse.Namespace:
+    """Return what the command line of a benchmark over image sizes asks for; one thread is used from here on."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="+", type=int, default=[32, 64], choices=list(sizes))
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--publish", action="store_true", help="put the table into docs/attacks.md")
+    torch.set_num_threads(1)
+    return parser.parse_args()
 
 
 class Ticks:

@@ -14,17 +14,15 @@ that ours reaches by the FLOPs it needs (multiplications of forward and backward
 without its check, which a real target needs and these untrained weights do not.
 """
 
-import argparse
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from interleaved import Ticks, Turn, convolution_peak, medians_apart
+from interleaved import Ticks, Turn, asked, convolution_peak, medians_apart
 from plain_networks import plain_network
 from tables import markdown, publish
 from torch import Tensor, nn
@@ -176,13 +174,7 @@ def measure(title: str, size: int, turns: int, peak: float) -> dict[str, float]:
 
 def main() -> None:
     """Measure, print, write JSON if asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", nargs="+", type=int, default=[32, 64], choices=NETS)
-    parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--publish", action="store_true", help="put the table into docs/attacks.md")
-    chosen = parser.parse_args()
-    torch.set_num_threads(1)
+    chosen = asked(__doc__, NETS)
     peak = convolution_peak()
     print(f"fp32 convolution peak of one thread: {peak / 1e9:.0f} GFLOP/s", flush=True)
     table: dict[str, Any] = {}

@@ -1,5 +1,7 @@
 """The ClientApp: the same for honest and malicious clients. A node's own operator may wrap it in one more mod."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib import import_module
 from typing import Any, cast
@@ -12,12 +14,13 @@ from clients.node import Node, node_of
 from clients.secure import secure_aggregation
 from clients.training import Training, evaluate, train
 from fedinverse.config import parse
-from fedinverse.errors import ConfigError
+from fedinverse.errors import ConfigError, StageError
 from fedinverse.memory import keep_freed_memory
 from fedinverse.messages import ARRAYS, CLIENT, METRICS, Instructions, read_instructions, read_model, to_record
 from fedinverse.models import Classifier, build, check_shapes
 from fedinverse.seeds import derive, generator, seeded
 from fedinverse.storage import check_finite, into_module, to_weights
+from fedinverse.words import plain
 
 # What a role adds to the honest client. Found by name, so that honest code never imports the attacker, and chosen by
 # the node's own configuration, never by a message from the server.
@@ -65,6 +68,16 @@ def _check_shapes(name: str, classes: int, width: float, shapes: tuple[tuple[str
     check_shapes(dict(shapes), name, classes, width, "the received global model")
 
 
+@contextmanager
+def _named(what: str, node: Node) -> Iterator[None]:
+    """Turn what PyTorch raises in the body into one message: hyper-parameters that overflow, no such device."""
+    try:
+        yield
+    except (RuntimeError, ValueError, ArithmeticError) as error:
+        reason = plain((str(error).splitlines() or [type(error).__name__])[0])
+        raise StageError(f"this node cannot {what} as the server asks on device '{node.device}': {reason}") from error
+
+
 @app.query("who")
 def who(message: Message, context: Context) -> Message:
     """Tell the server which partition this node is, so that it can sample and sort by it."""
@@ -85,9 +98,10 @@ def train_round(message: Message, context: Context) -> Message:
     random = generator(node.seed, "training", instructions.server_round)
     defence, participant = node.defence(), node.participant()
     pull, number = instructions.proximal_mu, instructions.server_round
-    network.to(node.device)
-    images = node.shard if participant is None else participant.shard(network, node.shard, number)
-    result = train(network, images, settings, defence, random, node.device, pull)
+    with _named("train", node):
+        network.to(node.device)
+        images = node.shard if participant is None else participant.shard(network, node.shard, number)
+        result = train(network, images, settings, defence, random, node.device, pull)
     if participant is not None:
         participant.reply(network, number)
     metrics = {"num-examples": len(node.shard), "train-loss": result.loss, "train-accuracy": result.accuracy}
@@ -100,7 +114,7 @@ def evaluate_round(message: Message, context: Context) -> Message:
     """Evaluate the received model on this node's shard."""
     node = node_of(context)
     network, instructions = _receive(message, node)
-    with seeded(derive(node.seed, "evaluation", instructions.server_round), node.device):
+    with _named("evaluate", node), seeded(derive(node.seed, "evaluation", instructions.server_round), node.device):
         loss, accuracy = evaluate(network.to(node.device), node.shard, node.device)
     metrics = {"num-examples": len(node.shard), "eval-loss": loss, "eval-accuracy": accuracy}
     return _reply(message, node, MetricRecord(metrics))

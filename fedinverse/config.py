@@ -20,6 +20,7 @@ from fedinverse.errors import ConfigError
 from fedinverse.folders import absolute, spelling
 from fedinverse.house import CONFIGS
 from fedinverse.registry import nearest
+from fedinverse.words import TEXT
 
 Table = dict[str, Any]
 
@@ -255,6 +256,10 @@ def _explain(section: type[BaseModel], problem: Any, where: str, origin: str) ->
     location = [str(part) for part in problem["loc"]]
     key = ".".join([*filter(None, [where]), *location]) or "(top)"
     message = str(problem["msg"]).removeprefix("Value error, ")
+    if problem["type"] == "string_pattern_mismatch" and problem["ctx"]["pattern"] == f"^{FILE_NAME}$":
+        message = (
+            "a name that becomes a file has 1 to 100 letters, digits, '.', '-' and '_', the first no '.' and no '-'"
+        )
     if problem["type"] == "extra_forbidden":
         known = _fields_at(section, location[:-1])
         near = difflib.get_close_matches(location[-1], known, n=1)
@@ -263,7 +268,8 @@ def _explain(section: type[BaseModel], problem: Any, where: str, origin: str) ->
     if problem["type"] == "missing":
         return f"{origin}: key '{key}' is required"
     value = problem["input"]
-    got = f" (got {json.dumps(value)})" if isinstance(value, str | int | float | bool | list) else ""
+    shown = json.dumps(value) if isinstance(value, str | int | float | bool | list) else ""
+    got = f" (got {shown[:TEXT]}{'…' if len(shown) > TEXT else ''})" if shown else ""
     return f"{origin}: '{key}': {message}{got}"
 
 

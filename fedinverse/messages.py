@@ -361,7 +361,10 @@ def _opened(data: bytes, what: str) -> NDArray[Any]:
     count = math.prod(shape)
     if min(shape, default=1) < 0 or len(data) - stream.tell() != count * dtype.itemsize:
         raise RefusedReplyError(f"{what} is truncated, or longer than its header says")
-    return np.frombuffer(data, dtype, count, stream.tell()).reshape(shape, order="F" if fortran else "C")
+    try:
+        return np.frombuffer(data, dtype, count, stream.tell()).reshape(shape, order="F" if fortran else "C")
+    except (ValueError, TypeError) as error:  # empty along one axis and endless along another, 70 axes, axes of True
+        raise RefusedReplyError(f"{what} has an impossible shape ({plain(error, 80)})") from None
 
 
 # ---------------------------------------------------------------- what a schema consists of

@@ -162,6 +162,7 @@ def check(experiment: Experiment, origin: str) -> None:
         check_updates(experiment, origin)
     if experiment.membership is not None:
         check_membership(experiment.membership, "membership", origin)
+        _check_rounds("membership.rounds", experiment.membership.rounds, experiment.federation.rounds, origin)
     if experiment.active is not None:
         _participant(experiment.active, origin)
     _located(spec_of, experiment.audit.evaluator.model, f"{origin}: 'audit.evaluator.model'")
@@ -174,13 +175,19 @@ def check(experiment: Experiment, origin: str) -> None:
 
 def check_updates(experiment: Experiment, origin: str) -> None:
     """Refuse updates that will not be had, or are no mean gradients."""
-    updates, rounds = experiment.updates, experiment.federation.rounds
+    updates = experiment.updates
     assert updates is not None
-    if isinstance(updates.rounds, tuple) and not all(1 <= number <= rounds for number in updates.rounds):
-        raise ConfigError(f"{origin}: 'updates.rounds' is {list(updates.rounds)}, but rounds run from 1 to {rounds}")
+    if isinstance(updates.rounds, tuple):
+        _check_rounds("updates.rounds", updates.rounds, experiment.federation.rounds, origin, first=1)
     training = experiment.training
     nobody = Shard.empty()
     seat_of(nobody, updates, training.model_dump(mode="json"), 1, 2, 0, origin)
+
+
+def _check_rounds(key: str, asked: tuple[int, ...], rounds: int, origin: str, first: int = 0) -> None:
+    """Refuse rounds that will not be; round 0 is the model before training."""
+    if not all(first <= number <= rounds for number in asked):
+        raise ConfigError(f"{origin}: '{key}' is {list(asked)}, but rounds run from {first} to {rounds}")
 
 
 def _participant(table: dict[str, Any], origin: str) -> Participant:

@@ -13,7 +13,7 @@ from auditor.evaluators.material import material_of
 from auditor.evidence import Exhibit, read_exhibit
 from auditor.metrics.attack_accuracy import others_ahead
 from auditor.people.answers import ANSWERS, Answers, Given, named
-from auditor.people.reading import Reading, read
+from auditor.people.reading import PeopleReport, Reading, read
 from auditor.people.sheet import VERSION, Drawn, Item, Key, draw, read_key
 from auditor.settings import Audit
 from auditor.verdict import read_verdict
@@ -25,7 +25,7 @@ from fedinverse.seeds import threads
 from fedinverse.storage import atomic_write, load_weights, save_weights, write_json
 from fedinverse.theirs import TheirError, attribute_at
 from pipeline.stages.audit import samples_of
-from pipeline.stages.inversions import finished
+from pipeline.stages.inversions import directory_of, finished
 from report.judge import render
 
 PER_KIND = 20
@@ -39,7 +39,7 @@ def make_sheet(run: Run, files: SheetFiles, per_kind: int = PER_KIND, seed: int 
     Raises:
         StageError: the run was not audited, there is nothing to ask, or another sheet is there.
     """
-    drawn, attack, server_round = _drawn(run, per_kind, seed)
+    drawn, attack, server_round, inversion = _drawn(run, per_kind, seed)
     if files.key.exists():
         there = read_key(files.key)
         if there.sheet != drawn.sheet:
@@ -58,6 +58,7 @@ def make_sheet(run: Run, files: SheetFiles, per_kind: int = PER_KIND, seed: int 
         run.class_names,
         _judged(run, drawn),
         drawn.notes,
+        inversion,
     )
     save_weights(files.images, {"images": drawn.images.contiguous().numpy()})
     write_json(files.key, key.plain())
@@ -65,11 +66,13 @@ def make_sheet(run: Run, files: SheetFiles, per_kind: int = PER_KIND, seed: int 
     return key
 
 
-def _drawn(run: Run, per_kind: int, seed: int) -> tuple[Drawn, str, int]:
+def _drawn(run: Run, per_kind: int, seed: int) -> tuple[Drawn, str, int, str]:
+    """Return a sheet's items with what they are of: label of the attack, round, directory of its inversion."""
     if not run.files.verdict.exists():
         raise StageError(f"{run.path} was not audited; run 'fedinverse audit {run.path}' first")
     primary = read_verdict(run.files.verdict).primary
     exhibits: dict[str, Exhibit] = {}
+    inversion = ""
     for each in finished(run):
         target = each.target
         if each.attack != primary.attack or target.round != primary.round or target.arm not in ("A", "B2"):
@@ -77,8 +80,9 @@ def _drawn(run: Run, per_kind: int, seed: int) -> tuple[Drawn, str, int]:
         where = target.world, target.round, each.attack
         exhibits.setdefault(target.arm, read_exhibit(each.inversion.path / RECONSTRUCTIONS, target.arm, *where))
         if target.arm == "A":
+            inversion = directory_of(run, each)
             exhibits["B0"] = read_exhibit(each.inversion.path / PRIOR_ONLY, "B0", *where)
-    return draw(run, list(exhibits.values()), per_kind, seed), primary.attack, primary.round
+    return draw(run, list(exhibits.values()), per_kind, seed), primary.attack, primary.round, inversion
 
 
 def _judged(run: Run, drawn: Drawn) -> tuple[Item, ...]:
@@ -102,7 +106,8 @@ def read_sheet(files: SheetFiles, answers: list[Path]) -> Reading:
     """
     key = read_key(files.key)
     reading = read(key, named(answers, key))
-    write_json(files.reading, asdict(reading) | {"sheet": key.sheet, "notes": list(key.notes)})
+    report = PeopleReport(key.sheet, key.attack, key.round, key.inversion, key.notes, reading)
+    write_json(files.reading, asdict(report))
     return reading
 
 

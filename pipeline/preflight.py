@@ -20,6 +20,7 @@ from attacker.target import PublicSet, Target
 from attacker.worker import labels_of
 from auditor.evaluators.embedding import check_vault
 from auditor.evaluators.material import check_independent
+from auditor.membership import candidates_of
 from clients.cohorts import assign
 from clients.defences import make_defence
 from clients.training import train
@@ -76,6 +77,9 @@ def check_before_work(run: Run, experiment: Experiment, steps: int = 1) -> Forec
     if experiment.attacks:
         _check_evaluator(run, experiment)
         seconds |= _check_attacks(run, experiment, network, steps)
+    if experiment.membership is not None:
+        asked = experiment.membership
+        candidates_of(run, asked.per_class, with_vault=asked.with_vault)  # refuses too few
     if experiment.updates is not None:
         step = rehearsed(run, experiment.updates)
         if steps > 1:
@@ -163,6 +167,7 @@ def _step(run: Run, experiment: Experiment, shard: Shard, defence: tuple[str, di
     """Train an epoch on ``shard``; return the seconds of the second time, the first warms up."""
     network, random = run.initial_network(), generator(run.seed, "before work")
     once = experiment.training.model_copy(update={"epochs": 1})
+    make_defence(*defence, "config").try_on(network, unit(shard.images), shard.labels)
     start = 0.0
     for _ in range(2):
         start = time.perf_counter()

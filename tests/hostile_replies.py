@@ -78,10 +78,15 @@ def _bytes(data: bytes, stype: str = "numpy.ndarray") -> Callable[[Array], Array
     return lambda old: Array(old.dtype, old.shape, stype, data)
 
 
-def _header(shape: tuple[int, ...], dtype: str = "<f4") -> bytes:
+def npy_header(shape: tuple[int, ...], dtype: str = "<f4") -> bytes:
+    """Return the beginning of a ``.npy`` file that says ``shape``."""
     stream = io.BytesIO()
     np.lib.format.write_array_header_1_0(stream, {"descr": dtype, "fortran_order": False, "shape": shape})
-    return stream.getvalue() + b"\0" * 64
+    return stream.getvalue()
+
+
+def _header(shape: tuple[int, ...], dtype: str = "<f4") -> bytes:
+    return npy_header(shape, dtype) + bytes(64)
 
 
 def _npz() -> bytes:

@@ -47,6 +47,14 @@ IMPOSSIBLE: dict[str, tuple[dict[str, Any], str]] = {
         {"data": {"private_limit": 300}},
         r"the vault holds 90 images.*split\.vault",
     ),
+    "too few to ask whether they were trained on": (
+        {"population": {"victim_classes": [0]}, "data": {"private_limit": 340}, "membership": {}},
+        r"membership: \d+ members.*at least 20.*membership\.with_vault",
+    ),
+    "a round of the question that will not be": (
+        {"membership": {"rounds": [1, 4]}},
+        r"membership\.rounds.*from 0 to 3",
+    ),
     "images the model cannot take": ({"model": {"name": "strangers:narrow"}}, r"model\.name"),
 }
 if not torch.cuda.is_available():

@@ -1,5 +1,6 @@
 """One hostile client of several: every kind of reply is refused by name, and the model is as without that client."""
 
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Error, Message, RecordDict
-from hostile_replies import EVALUATE, TRAIN, WHO, Change
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from hostile_replies import EVALUATE, TRAIN, WHO, Change, npy_header
 from strategy_rounds import Load, federated, hashes
 
 from fedinverse.accounting import composed_epsilon
 from fedinverse.errors import ConfigError, IntegrityError, StageError
-from fedinverse.messages import CLIENT, RefusedReplyError, read_report
+from fedinverse.messages import CLIENT, RefusedReplyError, decode_bytes, read_model, read_report
 from fedinverse.run import Run
 from fedinverse.storage import read_jsonl, write_json
 from fedinverse.words import plain
@@ -228,3 +229,12 @@ def test_a_plugins_own_figures_are_kept_within_bounds() -> None:
     assert report == {"defence": "my.module:Defence", "note.pruned": 0.3}
     with pytest.raises(RefusedReplyError, match="note"):
         read_report(ConfigRecord({"partition": 1, **{f"note.n{i}": 1.0 for i in range(17)}}), 1)
+
+
+@pytest.mark.parametrize("shape", [(0, 2**62), (2**62, 0, 2**62), (1,) * 70, (True, True)])
+def test_a_header_of_an_impossible_shape_is_refused_on_both_sides(shape: tuple[int, ...]) -> None:
+    data = npy_header(shape) + bytes(4 * math.prod(shape))
+    with pytest.raises(RefusedReplyError, match="array 'x' has an impossible shape"):
+        decode_bytes(data, "array 'x'", (3, 2), np.dtype("f4"))
+    with pytest.raises(IntegrityError, match="array 'x' has an impossible shape"):
+        read_model(ArrayRecord({"x": Array("float32", shape, "numpy.ndarray", data)}), 1000)

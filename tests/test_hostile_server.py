@@ -17,7 +17,7 @@ from attacker.capture import capture
 from clients.app import evaluate_round, train_round
 from clients.node import client_seed, node_of
 from clients.training import Training
-from fedinverse.errors import ConfigError, FedInverseError
+from fedinverse.errors import ConfigError, FedInverseError, StageError
 from fedinverse.flower import DEVICE, RUN_DIR, WORLD, client_directory, world_of
 from fedinverse.messages import ARRAYS, CONFIG, Instructions, to_record
 from fedinverse.models import build
@@ -86,6 +86,10 @@ KINDS: dict[str, Callable[[], Message]] = {
     "epochs text": lambda: message(epochs="many"),
     "an unknown optimiser": lambda: message(optimizer="os.abort"),
     "a rate of NaN": lambda: message(lr=math.nan),
+    "a rate that overflows": lambda: message(lr=1e308),
+    "batches of one image": lambda: message(batch_size=1),
+    "an optimiser of 1 MB": lambda: message(optimizer="x" * 10**6),
+    "a list of 1 MB for a number": lambda: message(lr=[1] * 300_000),
     "an endless proximal weight": lambda: message(**{"proximal-mu": math.inf}),
     "no config": lambda: Message(RecordDict({ARRAYS: ArrayRecord()}), 7, "train"),
     "no arrays": lambda: Message(RecordDict({CONFIG: message().content[CONFIG]}), 7, "train"),
@@ -123,6 +127,13 @@ def test_a_server_has_nothing_imported_that_the_operator_did_not_name(
         with pytest.raises(ConfigError, match="its operator allows that"):
             train_round(message(model=f"{call}?shape=3,32,32&{place}=imported_here{colon}f"), node)
     assert "imported_here" not in sys.modules
+
+
+def test_a_device_that_torch_does_not_know_is_one_message(node: Context) -> None:
+    node.node_config["device"] = "gpu"
+    for answer, kind in ((train_round, "train"), (evaluate_round, "evaluate")):
+        with pytest.raises(StageError, match=f"this node cannot {kind} as the server asks on device 'gpu'"):
+            answer(message(kind), node)
 
 
 def test_a_capture_of_no_round_leaves_the_spool_readable(node: Context, tmp_path: Path) -> None:

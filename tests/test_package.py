@@ -117,6 +117,12 @@ def test_the_flower_app_holds_code_and_nothing_else_of_a_checkout(tmp_path: Path
     assert "clients/app.py" in names
 
 
+def test_the_flower_app_takes_configs_by_name_and_none_that_somebody_put_beside_them() -> None:
+    included = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["fab-include"]
+    listed = {pattern for pattern in included if pattern.startswith("/configs/")}
+    assert listed == {f"/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "configs").rglob("*.toml")}
+
+
 def test_the_version_stands_twice_and_is_one() -> None:
     table: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert table["project"]["version"] == fedinverse.__version__

@@ -5,7 +5,6 @@ import math
 import re
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,9 @@ from attack_bench import CPU, TINY, attack, public, target
 from torch import Tensor, nn
 
 from attacker.priors import checkpoint, kplus1, prior
+from attacker.priors.gan import baked, normalise
 from attacker.priors.kplus1 import discriminator_loss, entropy
 from attacker.priors.prior import Prior, cached, prior_path
-from attacker.priors.spectral import baked, normalise
 from attacker.priors.wgan_gp import gradient_penalty
 from attacker.public_view import public_view
 from attacker.target import Progress, PublicSet, Target
@@ -72,26 +71,6 @@ def test_kplus1_is_cached_per_target() -> None:
     assert again.seconds == first.seconds > 0
     assert weights_sha256(to_weights(first.generator)) == weights_sha256(to_weights(again.generator))
     assert kplus1_prior({}, target(seed=4)).key != first.key
-
-
-def apart(one: nn.Module, other: nn.Module) -> float:
-    return sum(float((a - b).abs().sum()) for a, b in zip(one.parameters(), other.parameters(), strict=True))
-
-
-def test_kplus1_starts_warm_from_the_target_before_it() -> None:
-    before, now = target(), target(seed=4)
-    warm, cold = {"warm_start": True, "warm_steps": 1, "steps": 12}, {"steps": 1}
-    first = kplus1_prior(warm, before)
-    after = kplus1_prior(warm, replace(now, previous=lambda: before))
-    assert after.key not in {kplus1_prior(warm, now).key, kplus1_prior(cold, now).key}
-    path = prior_path("kplus1", after.key)
-    assert read_metadata(path)["steps"] == "1"
-    assert read_metadata(prior_path("kplus1", first.key))["steps"] == "12"  # nothing was before it
-    near, far = (apart(one.generator, first.generator) for one in (after, kplus1_prior(cold, now)))
-    assert near < far
-    path.unlink()  # killed before it was stored: made again, the same
-    again = kplus1_prior(warm, replace(now, previous=lambda: before))
-    assert weights_sha256(to_weights(again.generator)) == weights_sha256(to_weights(after.generator))
 
 
 def test_kplus1_asks_the_target_once_and_leaves_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:

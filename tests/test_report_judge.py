@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from report_page import page_of
 from typer.testing import CliRunner
 
 from auditor.evidence import Exhibit, read_exhibit
 from auditor.omitted import Omitted
 from auditor.people.agreement import cohens_kappa, interval, krippendorffs_alpha
 from auditor.people.answers import Answer, Answers, Given, named, read_answers
-from auditor.people.reading import Share, read
+from auditor.people.reading import Share, read, read_people
 from auditor.people.sheet import KINDS, Item, Key, draw, read_key
 from auditor.statistics import Bounded, wilson
 from fedinverse.errors import ConfigError, FedInverseError, StageError
@@ -25,9 +27,10 @@ from fedinverse.run import Run
 from fedinverse.storage import load_weights, read_json, write_json
 from fedinverse.theirs import TheirError
 from pipeline.cli.main import app
-from pipeline.people import answer_with, make_sheet
+from pipeline.people import answer_with, make_sheet, read_sheet
 from pipeline.stages.inversions import finished
 from report.console import console
+from report.run.people import people_figures
 
 MISSING = -1
 
@@ -288,7 +291,7 @@ def test_a_program_judges_and_its_answers_are_read(
     printed = command("judge", attacked_run.path, "--out", sheet.root, "--per-kind", 4, "--with", f"{module}:bright")
     assert "1 judge, right on" in printed
     assert f"{module}:bright" in printed
-    figures = read_json(sheet.reading)
+    figures = read_json(sheet.reading)["reading"]
     assert figures["judges"] == {f"{module}:bright": 20}
     assert {each["kind"] for each in figures["kinds"]} == set(KINDS)
     for name, kind, complaint in (
@@ -315,12 +318,42 @@ def test_the_command_makes_the_page_and_reads_two_judges(sheet: SheetFiles, atta
     printed = command("judge", attacked_run.path, "--out", sheet.root, "--read", *files)
     assert "2 judges, right on" in printed
     assert "Cohen's kappa" in printed
-    figures = read_json(sheet.reading)
+    figures = read_json(sheet.reading)["reading"]
     assert figures["by_judge"]["ada"]["value"] == 1
     assert figures["lead"]["value"] > 0.5
+    assert "What people see" not in attacked_run.files.report.read_text()  # the page lies elsewhere, so do the figures
     with pytest.raises(ConfigError, match="follow --read"):
         command("judge", attacked_run.path, files[0])
     with pytest.raises(ConfigError, match="exclude each other"):
         command("judge", attacked_run.path, "--read", files[0], "--with", "a:b")
     with pytest.raises(StageError, match="make the page first"):
         command("judge", attacked_run.path, "--out", tmp_path / "nowhere", "--read", files[0])
+
+
+def people_of(run: Run) -> str:
+    """Return the text of the report's section about people."""
+    sections = page_of(run).all("section")
+    return next(" ".join(text.split()) for attributes, text, _ in sections if attributes.get("id") == "people")
+
+
+def test_the_report_shows_what_people_said_of_its_images_and_of_no_others(attacked_run: Run, tmp_path: Path) -> None:
+    # Fails if a section is there that nobody's answers stand behind, or answers about images of an earlier attack.
+    run = Run(shutil.copytree(attacked_run.path, tmp_path / "run"))
+    files = run.files.sheet
+    key = make_sheet(run, files, per_kind=2)
+    given = tuple(Given(item.id, "yes" if item.kind == "true-positive" else "no") for item in key.items)
+    write_json(tmp_path / "ada.json", Answers(1, key.sheet, "ada", given).plain())
+    printed = command("judge", run.path, "--read", tmp_path / "ada.json")
+    assert "section “What people see”" in printed
+    section = people_of(run)
+    assert "1 judge, right on 100 %" in section
+    assert "Attack “gmi”, round 3" in section
+    for name, figure in read_sheet(files, [tmp_path / "ada.json"]).false_positives.items():
+        assert isinstance(figure, Share)  # nobody sees a class in what was made
+        assert f"false positives, {name}" in section
+        assert f"{figure.value:.0%}".replace("%", " %") in section
+    people = read_people(files.reading)
+    assert people_figures(people, "another").tables == []
+    write_json(files.reading, read_json(files.reading) | {"inversion": "gmi/of-an-earlier-attack"})
+    command("report", run.path)
+    assert "other images than this page is about" in people_of(run)

@@ -1,6 +1,7 @@
 """The page for people who judge, in a real browser: keys, fingers, a reload, a file taken away and brought back."""
 
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ from test_report_browser import CONTRAST
 
 from auditor.people.answers import read_answers
 from auditor.people.sheet import Item, Key
+from fedinverse.run import Run
 from fedinverse.seeds import generator
 from fedinverse.storage import read_json
+from pipeline.people import make_sheet, read_sheet
+from pipeline.stages.report import report
 from report.judge import render
 
 IDS = ("one", "two", "three")
@@ -164,3 +168,28 @@ def test_a_browser_that_keeps_nothing_says_so(page: Path, browser: Browser) -> N
     assert "Download your answers" in browser.ask("document.getElementById('message').textContent")
     browser.press("n", 78, "n")
     assert answers(browser) == [("one", "no")]
+
+
+def test_what_was_answered_in_the_browser_stands_in_the_report(
+    attacked_run: Run, browser: Browser, tmp_path: Path
+) -> None:
+    run = Run(shutil.copytree(attacked_run.path, tmp_path / "run"))
+    key = make_sheet(run, run.files.sheet, per_kind=1)
+    browser.call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+    begin(browser, run.files.sheet.page)
+    for item in key.items:
+        said = "y" if item.kind == "true-positive" else "n"
+        browser.press(said, ord(said.upper()), said)
+    browser.click("#done .save")
+    path, deadline = tmp_path / "answers-Ada-L-.json", time.monotonic() + 30
+    while not path.exists():
+        assert time.monotonic() < deadline, list(tmp_path.iterdir())
+        time.sleep(0.05)
+    read_sheet(run.files.sheet, [path])
+    for width in (1280, 390):
+        browser.open(report(run), width, 844)
+        assert "1 judge, right on 100" in browser.ask("document.querySelector('#people .lead').textContent")
+        assert browser.ask("document.querySelectorAll('#people table').length") == 3
+        assert browser.ask("document.documentElement.scrollWidth") <= width
+        assert browser.ask(CONTRAST) == []
+        assert browser.complaints == []

@@ -121,7 +121,7 @@ def test_a_thousand_classes_are_folded_and_the_page_stays_small() -> None:
             notes=[],
             facts=[],
             leakage=Leakage(
-                [], [folded], CopiesShown("None.", []), None, [], [], [], table, table, None, [], [], table
+                [], [folded], CopiesShown("None.", []), None, None, [], [], [], table, table, None, [], [], table
             ),
             utility=table,
             partition=partition(np.ones((20, 1000), np.int64), 0, names),

@@ -19,7 +19,7 @@ from strategy_rounds import Load
 
 from attacker.schedule import due
 from attacker.settings import Attacker
-from clients.defences import defence_class
+from clients.defences import defence_class, make_defence
 from fedinverse.config import parse
 from fedinverse.errors import ConfigError, FedInverseError, IntegrityError, StageError
 from fedinverse.lock import only_here
@@ -225,6 +225,16 @@ def test_keys_that_others_may_read_and_an_authority_that_is_none_are_refused(tmp
             make_keys(tmp_path / "keys", 1)
 
 
+def test_certificates_that_have_run_out_and_a_key_of_another_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(IntegrityError, match=r"ca\.pem was valid until 20\d\d-"):
+        make_keys(tmp_path / "old", 0, days=0)
+    keys, other = make_keys(tmp_path / "keys", 0), make_keys(tmp_path / "other", 0)
+    for content, said in ((b"garbage", "not a readable key"), (other.certificate_key.read_bytes(), "not the key of")):
+        keys.certificate_key.write_bytes(content)
+        with pytest.raises(IntegrityError, match=rf"server\.key is {said}"):
+            make_keys(tmp_path / "keys", 0)
+
+
 def test_a_log_that_grew_is_begun_anew_while_its_writer_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,6 +307,37 @@ def test_dp_sgd_refuses_what_it_would_count_twice_or_not_at_all(network: type[Cl
     defence = defence_class("dp_sgd")
     with pytest.raises(FedInverseError, match=name):
         defence.check(parse(defence.Settings, {}, "", "test"), network())
+
+
+class Beside(Classifier):
+    """Whose second use of a weight no layer sees; with ``mixing``, whose images see one another."""
+
+    input_shape, classes = (1, 32, 32), 10
+
+    def __init__(self, *, beside: bool = False, mixing: bool = False) -> None:
+        import torch
+
+        super().__init__()
+        self.beside, self.mixing = beside, mixing
+        self.one, self.two = torch.nn.Linear(1024, 10), torch.nn.Linear(10, 10)
+
+    def features(self, images: Any) -> Features:
+        import torch
+
+        flat = self.one(images.flatten(1) - (images.mean() if self.mixing else 0))
+        logits = torch.nn.functional.linear(flat, self.two.weight) if self.beside else flat
+        return Features((flat,), flat, self.two(logits))
+
+
+@pytest.mark.parametrize("how", ["beside", "mixing"])
+def test_dp_sgd_refuses_gradients_that_are_not_those_of_one_image(how: str) -> None:
+    import torch
+
+    defence = make_defence("dp_sgd", {}, "test")
+    images, labels = torch.rand(3, 1, 32, 32), torch.tensor([0, 1, 2])
+    defence.try_on(Beside(), images, labels)
+    with pytest.raises(ConfigError, match=r"'(one|two)\.weight': Opacus' gradient of one image is not"):
+        defence.try_on(Beside(**{how: True}), images, labels)
 
 
 def test_a_report_without_its_scores_is_refused_and_the_audit_remakes_them(attacked_run: Any, tmp_path: Path) -> None:

@@ -120,20 +120,6 @@ def test_a_plan_that_names_an_impossible_place_is_refused(tmp_path: Path, capsys
     assert "no place for files" in message
 
 
-def test_warm_targets_know_the_one_before_them(tmp_path: Path) -> None:
-    plan = plan_at(tmp_path)
-    for number in (2, 4, 6):
-        arrives(tmp_path / "captures", number)
-    jobs = list(Bench(plan).jobs())
-    assert [job.before.weights.name if job.before else "" for job in jobs] == ["", *(j.weights.name for j in jobs[:2])]
-    opened = Bench(plan)._open(jobs[2])
-    assert opened.previous is not None
-    before = opened.previous()
-    assert (opened.round, before.round) == (6, 4)
-    assert before.previous is not None
-    assert before.previous().previous is None
-
-
 @pytest.mark.parametrize(
     ("settings", "during"),
     [

@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from attacker.priors.dcgan import Generator, gan_adam
+from attacker.priors.dcgan import Generator
+from attacker.priors.gan import descend, gan_adam
 from attacker.priors.prior import LATENT
 from fedinverse.config import Section, parse
 from fedinverse.errors import ConfigError
@@ -100,9 +101,7 @@ class GanParticipant:
             wanted = torch.full((chosen.batch_size,), target, device=self._device)
             for _ in range(chosen.steps):
                 z = torch.randn(chosen.batch_size, LATENT, generator=noise).to(self._device)
-                optimizer.zero_grad(set_to_none=True)
-                F.cross_entropy(network(made(z)), wanted).backward()
-                optimizer.step()
+                descend(optimizer, F.cross_entropy(network(made(z)), wanted))
         finally:
             network.requires_grad_(True).train(trained)
 

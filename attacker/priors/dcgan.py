@@ -16,11 +16,6 @@ from fedinverse.models.classifier import scaled
 from fedinverse.models.image_layers import LookConv2d, PaintDeconv2d
 
 
-def gan_adam(network: nn.Module, lr: float) -> torch.optim.Adam:
-    """Return Adam as DCGAN's authors and all the inversion papers set it: betas (.5, .999)."""
-    return torch.optim.Adam(network.parameters(), lr, betas=(0.5, 0.999))
-
-
 def stages(shape: tuple[int, int, int], width: float) -> list[int]:
     """Return the hidden widths from 4x4 up to half the image size: [256, 128, 64] at 32 pixels, width 1."""
     channels, height, side = shape

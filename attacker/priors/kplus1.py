@@ -5,8 +5,7 @@ D gives K logits l; the logit of "fake" is fixed at 0. With s = logsumexp(l), P(
 L_D = CE(softmax T(x_a), l(x_a)) + 1/2 [E softplus(s(x_u)) - E s(x_u) + E softplus(s(G z))]           (eq. 2-3)
 L_G = mean_j |E f_j(G z) - E f_j(x_u')| + 1e-4 sum_batch H(softmax l(G z)),  f: D's features          (eq. 4)
 
-The GAN belongs to one target: it is cached under the target's hash and made again for every audited round. With
-``warm_start`` it starts from the one of the round before, which is made first if it is not in the cache.
+The GAN belongs to one target: it is cached under the target's hash and made again for every audited round.
 
 | differs from the published code | why |
 |---|---|
@@ -25,33 +24,23 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from attacker.priors.averaging import averaged
-from attacker.priors.dcgan import Generator, gan_adam
-from attacker.priors.prior import LATENT, PriorTrainer, Training, trained_prior
+from attacker.priors.dcgan import Generator
+from attacker.priors.gan import CriticStepsSettings, averaged, descend, gan_adam
+from attacker.priors.prior import LATENT, PriorTrainer, Training
 from attacker.public_view import public_view
-from attacker.target import Progress, PublicSet, Target
-from fedinverse.config import Section
 from fedinverse.models.classifier import scaled
 from fedinverse.models.image_layers import LookConv2d
 
 _ENTROPY = 1e-4  # weight of the entropy of D's decision on fakes
 
 
-class KPlus1Settings(Section):
+class KPlus1Settings(CriticStepsSettings):
     """Training of the K+1 GAN. The papers' values: width 1, batch 64, ~100 epochs (CelebA: ~9,400 steps)."""
 
-    width: float = Field(1.0, gt=0, le=4, description="multiplies the networks' widths; 1 is the published size")
     steps: int = Field(9_400, ge=1, description="generator steps")
-    critic_steps: int = Field(5, ge=1, description="discriminator steps per generator step")
-    batch_size: int = Field(64, ge=2, description="images per step, of each kind")
-    lr: float = Field(2e-4, gt=0, description="Adam's learning rate; betas are (.5, .999)")
     minibatch_discrimination: bool = Field(
         False, description="published; inert at initialisation, and couples the images of a batch"
     )
-    warm_start: bool = Field(
-        False, description="start from the GAN of the model inverted before this one (the previous round's), if any"
-    )
-    warm_steps: int = Field(0, ge=0, description="generator steps after a warm start; 0: as many as from scratch")
 
 
 class MinibatchDiscrimination(nn.Module):
@@ -157,22 +146,15 @@ class KPlus1(PriorTrainer):
         """Return what the attack sees of D."""
         return Realness(nets["discriminator"])
 
-    def start(self, target: Target | None, public: PublicSet, seed: int, progress: Progress) -> str:
-        """Return the key of the GAN of the model before ``target``, made first if it is not in the cache."""
-        if not self.settings.warm_start or target is None or target.previous is None:
-            return ""
-        return trained_prior(self, target.previous(), public, seed, target.device, progress).key
-
-    def train(self, nets: nn.ModuleDict, data: Training) -> dict[str, str]:
+    def train(self, nets: nn.ModuleDict, data: Training) -> None:
         """Train in place; leave the average in the generator."""
         settings, B, n = self.settings, self.settings.batch_size, self.settings.critic_steps
-        steps = (settings.warm_steps or settings.steps) if data.warm else settings.steps
         G, D = nets["generator"].train(), nets["discriminator"].train()
         soft = public_view(data.victim.model, data.public.images, data.device)[1].softmax(1)  # once per target
         average = averaged(G)
         step_G, step_D = gan_adam(G, settings.lr), gan_adam(D, settings.lr)
         networks, optimisers = {**nets, "average": average}, {"step_G": step_G, "step_D": step_D}
-        for _ in data.steps(steps, "training the K+1 prior", networks, optimisers):
+        for _ in data.steps(settings.steps, "training the K+1 prior", networks, optimisers):
             # discriminator: all its fakes in one pass of G, each step's three kinds in one pass of D
             with torch.no_grad():
                 fakes = G(data.noise(n * B, LATENT)).split(B)
@@ -180,19 +162,14 @@ class KPlus1(PriorTrainer):
                 _, logits = D(torch.cat([data.real(row), fake]), kinds=3)
                 labelled, unlabelled, generated = logits.split(B)
                 loss_D = discriminator_loss(labelled, soft[row[:B]], unlabelled, generated)  # eq. 2-3
-                step_D.zero_grad(set_to_none=True)
-                loss_D.backward()
-                step_D.step()
+                descend(step_D, loss_D)
             # generator: D's weights need no gradient here, nor do the real images' features
             D.requires_grad_(False)
             with torch.no_grad():
                 real, _ = D(data.real(data.rows(B)))
             generated, logits = D(G(data.noise(B, LATENT)))
             loss_G = generator_loss(generated, real, logits)  # eq. 4
-            step_G.zero_grad(set_to_none=True)
-            loss_G.backward()
-            step_G.step()
+            descend(step_G, loss_G)
             D.requires_grad_(True)
             average.update_parameters(G)
         G.load_state_dict(average.module.state_dict())
-        return {"steps": str(steps)}

@@ -26,23 +26,17 @@ from torch import Tensor, nn
 
 from attacker.losses.augment import NUMBERS, augmented
 from attacker.losses.identity import max_margin
-from attacker.priors.averaging import averaged
 from attacker.priors.dcgan import stages
+from attacker.priors.gan import CriticStepsSettings, averaged, descend, gan_adam, normalise
 from attacker.priors.prior import PriorTrainer, Training
-from attacker.priors.spectral import normalise
 from attacker.public_view import public_view
-from fedinverse.config import Section
 from fedinverse.models.image_layers import LookConv2d, PaintDeconv2d
 
 
-class PlgGanSettings(Section):
+class PlgGanSettings(CriticStepsSettings):
     """Training of the conditional GAN. The paper's values: 30 images per class, batch 64, 30,000 steps."""
 
-    width: float = Field(1.0, gt=0, le=4, description="multiplies the networks' widths")
     steps: int = Field(30_000, ge=1, description="generator steps")
-    critic_steps: int = Field(5, ge=1, description="discriminator steps per generator step")
-    batch_size: int = Field(64, ge=2, description="images per step")
-    lr: float = Field(2e-4, gt=0, description="Adam's learning rate; betas are (0, .9)")
     latent: int = Field(128, ge=1, description="dimension of z")
     top: int = Field(30, ge=1, description="public images per class, those the target finds likeliest")
     guidance: float = Field(0.2, ge=0, description="weight of the target's max-margin loss on augmented fakes")
@@ -133,7 +127,7 @@ class PlgGan(PriorTrainer):
         G, D, victim = nets["generator"].train(), nets["discriminator"].train(), data.victim.model
         normalise(D)
         average = averaged(G)
-        step_G, step_D = (torch.optim.Adam(net.parameters(), settings.lr, betas=(0.0, 0.9)) for net in (G, D))
+        step_G, step_D = (gan_adam(net, settings.lr, (0.0, 0.9)) for net in (G, D))
         chosen = pseudo_labels(public_view(victim, data.public.images, data.device)[1].softmax(1), settings.top)
 
         def labels(count: int) -> Tensor:
@@ -150,18 +144,14 @@ class PlgGan(PriorTrainer):
                 real = data.real(chosen[real_y, row])
                 scores = D(torch.cat([real, fake]), torch.cat([real_y, fake_y]))
                 loss_D = F.relu(1 - scores[:B]).mean() + F.relu(1 + scores[B:]).mean()  # eq. 3
-                step_D.zero_grad(set_to_none=True)
-                loss_D.backward()
-                step_D.step()
+                descend(step_D, loss_D)
             D.requires_grad_(False)
             y = labels(B)
             fake = G(data.noise(B, settings.latent), y)
             chance = torch.rand(B, NUMBERS, generator=data.random).to(data.device)
             guide = max_margin(victim(augmented(fake, chance)), y).mean()
             loss_G = settings.guidance * guide - D(fake, y).mean()  # eq. 4
-            step_G.zero_grad(set_to_none=True)
-            loss_G.backward()
-            step_G.step()
+            descend(step_G, loss_G)
             D.requires_grad_(True)
             average.update_parameters(G)
         G.load_state_dict(average.module.state_dict())

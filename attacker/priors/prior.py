@@ -116,7 +116,6 @@ class Training:
         device: where to train.
         random: CPU generator of all noise and batches.
         progress: told after every step.
-        warm: whether the networks start from an earlier prior.
         checkpoint: from which the training goes on after a kill.
     """
 
@@ -126,7 +125,6 @@ class Training:
     device: torch.device
     random: torch.Generator
     progress: Progress
-    warm: bool
     checkpoint: Checkpoint
 
     @property
@@ -184,18 +182,13 @@ class PriorTrainer(ABC):
         """
 
     @abstractmethod
-    def train(self, nets: nn.ModuleDict, data: Training) -> dict[str, str] | None:
-        """Train ``nets`` in place; may return metadata for its file."""
+    def train(self, nets: nn.ModuleDict, data: Training) -> None:
+        """Train ``nets`` in place."""
 
     def critic(self, nets: nn.ModuleDict) -> nn.Module | None:
         """Return the critic that an attack may use, if there is one."""
         del nets
         return None
-
-    def start(self, target: Target | None, public: PublicSet, seed: int, progress: Progress) -> str:
-        """Return the key of the prior that training starts from; empty: from scratch."""
-        del target, public, seed, progress
-        return ""
 
 
 def trained_prior(
@@ -230,8 +223,7 @@ def trained_prior(
                 "prepare the public set in that shape"
             )
         classes, against, device = target.model.classes, target.sha256, target.device
-    start = trainer.start(target, public, seed, progress)
-    key, entry = _key_of(trainer, public, seed, against, start)
+    key, entry = _key_of(trainer, public, seed, against)
     if entry is not None:
         entry.into(prior_path(trainer.name, key))
     random = generator(seed, trainer.name, "training")
@@ -241,17 +233,14 @@ def trained_prior(
         nets = nets.to(device).to(memory_format=torch.channels_last)
 
         def train(progress: Progress) -> dict[str, str]:
-            if start:
-                path = prior_path(trainer.name, start)
-                into_module(_part(nets, trainer.kept), load_weights(path)[0], str(path))
             images = public.images.to(device)
-            data = Training(images, target, public, device, random, progress, bool(start), checkpoint)
-            figures = trainer.train(nets, data) or {}
-            return {"seconds": f"{checkpoint.seconds:.3f}", "target": against, **figures}
+            trainer.train(nets, Training(images, target, public, device, random, progress, checkpoint))
+            return {"seconds": f"{checkpoint.seconds:.3f}", "target": against}
 
         about = {"seconds": "0"}
         if trainer.kept:
-            about = cached(trainer.name, key, _part(nets, trainer.kept), train, progress)
+            stored = nn.ModuleDict({name: nets[name] for name in trainer.kept})
+            about = cached(trainer.name, key, stored, train, progress)
             checkpoint.remove()
     critic = trainer.critic(nets)
     return Prior(
@@ -272,9 +261,7 @@ def is_trained(trainer: PriorTrainer, public: PublicSet, seed: int) -> bool:
     return entry is not None or prior_path(trainer.name, key).exists()
 
 
-def _key_of(
-    trainer: PriorTrainer, public: PublicSet, seed: int, against: str = "", start: str = ""
-) -> tuple[str, Shipped | None]:
+def _key_of(trainer: PriorTrainer, public: PublicSet, seed: int, against: str = "") -> tuple[str, Shipped | None]:
     """Return the key of a prior, and the shipped one that it is, if it is one."""
     settings = trainer.settings.model_dump(mode="json")
     made_from = {
@@ -285,17 +272,13 @@ def _key_of(
         "shape": public.shape,
         "version": trainer.version,
         "arithmetic": "fp32",
-        "start": start,
+        "start": "",  # part of the keys of priors that are in caches
     }
     key = content_sha256(made_from)
     if not settings.pop("shipped", False):
         return key, None
     entry = shipped_prior(trainer.name, trainer.version, settings, public.recipe, public.shape)
     return (key if entry is None else entry.key), entry
-
-
-def _part(nets: nn.ModuleDict, names: tuple[str, ...]) -> nn.ModuleDict:
-    return nn.ModuleDict({name: nets[name] for name in names})
 
 
 def prior_path(name: str, key: str) -> Path:

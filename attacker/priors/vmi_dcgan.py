@@ -20,20 +20,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
-from attacker.priors.averaging import averaged
-from attacker.priors.dcgan import Critic, Generator, gan_adam
+from attacker.priors.dcgan import Critic, Generator
+from attacker.priors.gan import GanSettings, averaged, baked, descend, gan_adam, normalise
 from attacker.priors.prior import LATENT, PriorTrainer, Training
-from attacker.priors.spectral import baked, normalise
-from fedinverse.config import Section
 
 
-class VmiDcganSettings(Section):
-    """Training of VMI's DCGAN."""
+class VmiDcganSettings(GanSettings):
+    """Training of VMI's DCGAN; each generator step comes after one of the discriminator."""
 
-    width: float = Field(1.0, gt=0, le=4, description="multiplies the networks' widths; 1 is the published size")
-    steps: int = Field(20_000, ge=1, description="generator steps, each after one discriminator step")
-    batch_size: int = Field(64, ge=2, description="images per step, real and fake each")
-    lr: float = Field(2e-4, gt=0, description="Adam's learning rate; betas are (.5, .999)")
     input_noise: float = Field(0.1, ge=0, description="standard deviation of the noise on D's input")
 
 
@@ -68,15 +62,11 @@ class VmiDcgan(PriorTrainer):
             pair = torch.cat([data.real(row), fake])
             scores = D(pair + settings.input_noise * data.noise(*pair.shape))
             loss_D = F.softplus(-scores[:B]).mean() + F.softplus(scores[B:]).mean()
-            step_D.zero_grad(set_to_none=True)
-            loss_D.backward()
-            step_D.step()
+            descend(step_D, loss_D)
             D.requires_grad_(False)
             fake = G(data.noise(B, LATENT))
             loss_G = F.softplus(-D(fake + settings.input_noise * data.noise(*fake.shape))).mean()
-            step_G.zero_grad(set_to_none=True)
-            loss_G.backward()
-            step_G.step()
+            descend(step_G, loss_G)
             D.requires_grad_(True)
             average.update_parameters(G)
         nets["generator"].load_state_dict(baked(average.module))

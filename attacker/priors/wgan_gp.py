@@ -13,20 +13,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from attacker.priors.averaging import averaged
-from attacker.priors.dcgan import Critic, Generator, gan_adam
+from attacker.priors.dcgan import Critic, Generator
+from attacker.priors.gan import CriticStepsSettings, averaged, descend, gan_adam
 from attacker.priors.prior import LATENT, PriorTrainer, Training
-from fedinverse.config import Section
 
 
-class WganGpSettings(Section):
+class WganGpSettings(CriticStepsSettings):
     """Training of the WGAN-GP prior. The papers' values: width 1, ~47,000 steps on MNIST, ~140,000 on CelebA."""
 
-    width: float = Field(1.0, gt=0, le=4, description="multiplies the networks' widths; 1 is the published size")
-    steps: int = Field(20_000, ge=1, description="generator steps")
-    critic_steps: int = Field(5, ge=1, description="critic steps per generator step")
-    batch_size: int = Field(64, ge=2, description="images per step")
-    lr: float = Field(2e-4, gt=0, description="Adam's learning rate; betas are (.5, .999)")
     penalty: float = Field(10.0, ge=0, description="weight of the gradient penalty")
     shipped: bool = Field(
         True, description="take the package's own prior where one was made with these settings and images"
@@ -76,15 +70,11 @@ class WganGp(PriorTrainer):
                 mix = torch.rand(B, 1, 1, 1, generator=data.random).to(data.device)
                 loss_D = scores[B:].mean() - scores[:B].mean()
                 loss_D = loss_D + settings.penalty * gradient_penalty(D, real, fake, mix)
-                step_D.zero_grad(set_to_none=True)
-                loss_D.backward()
-                step_D.step()
+                descend(step_D, loss_D)
             # (2) generator: the critic's weights need no gradient here
             D.requires_grad_(False)
             loss_G = -D(G(data.noise(B, LATENT))).mean()
-            step_G.zero_grad(set_to_none=True)
-            loss_G.backward()
-            step_G.step()
+            descend(step_G, loss_G)
             D.requires_grad_(True)
             average.update_parameters(G)
         G.load_state_dict(average.module.state_dict())

@@ -6,6 +6,7 @@ answers: two people who look at one image are not two images. "Cannot tell" is n
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from auditor.people.answers import ANSWERS, Answers
 from auditor.people.sheet import KINDS, MADE, Item, Key, Kind
 from auditor.statistics import Bounded, newcombe, wilson
 from fedinverse.seeds import derive, numpy_generator
+from fedinverse.storage import read_json, typed
 
 YES, NO, UNSURE = range(len(ANSWERS))
 RIGHT: dict[Kind, int] = {"true-positive": YES, "wrong-class": NO}
@@ -87,6 +89,36 @@ class Reading:
     false_positives: dict[str, Share | Omitted]
     missed: dict[str, Share | Omitted]
     agreement: Agreement | Omitted
+
+
+@dataclass(frozen=True)
+class PeopleReport:
+    """``people.json``: what is said, and of which images.
+
+    Attributes:
+        sheet: name of the page that was answered.
+        attack: label of the attack that was judged.
+        round: of the models that were inverted.
+        inversion: directory of the reconstructions, as in the key.
+        notes: what the page lacks, and why.
+        reading: what the answers say.
+    """
+
+    sheet: str
+    attack: str
+    round: int
+    inversion: str
+    notes: tuple[str, ...]
+    reading: Reading
+
+
+def read_people(path: Path) -> PeopleReport:
+    """Read ``people.json``.
+
+    Raises:
+        IntegrityError: it was altered; names the key.
+    """
+    return typed(PeopleReport, read_json(path), path)
 
 
 def read(key: Key, judges: Mapping[str, Answers], seed: int = 0) -> Reading:

@@ -67,6 +67,7 @@ class Key:
         class_names: by label.
         items: in the order of the page.
         notes: what the sheet lacks, and why.
+        inversion: directory of the reconstructions below the run's inversions; another attack has another.
     """
 
     version: int
@@ -77,6 +78,7 @@ class Key:
     class_names: tuple[str, ...]
     items: tuple[Item, ...]
     notes: tuple[str, ...]
+    inversion: str = ""
 
     def plain(self) -> dict[str, object]:
         """Return it as JSON holds it."""

@@ -37,6 +37,12 @@ class Defence:
     def check(cls, settings: Any, model: Classifier) -> None:
         """Raise ``ConfigError`` naming the fix if this defence cannot work with ``model``; before the run."""
 
+    def try_on(self, model: Classifier, images: Tensor, labels: Tensor) -> None:
+        """Raise ``ConfigError`` if it would not do on ``model`` what it promises; before the run, by a few passes.
+
+        Images are [B, C, H, W] in [0, 1], B at least 1; ``model`` is left as it is.
+        """
+
     def prepare(self, model: Classifier, examples: int, generator: torch.Generator) -> Classifier:
         """Return the model to train, sharing ``model``'s weights; once a round, before the optimiser."""
         del examples, generator

@@ -5,11 +5,13 @@ samples, as the accountant assumes: every image is in a batch with probability B
 weights sent; the client's reported loss, accuracy and number of images are not.
 """
 
+import copy
 import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -21,6 +23,10 @@ from fedinverse.models import Classifier
 
 if TYPE_CHECKING:
     from clients.training import Training
+
+
+_TRIED = 2  # images whose gradients are compared
+_TOLERANCE = 1e-2  # of the whole gradient's length; float32 and another order of sums make 1e-6
 
 
 class DpSgdSettings(Section):
@@ -60,13 +66,51 @@ class DpSgd(Defence):
                     f"defence dp_sgd cannot work with '{name}', a {type(module).__name__}: Opacus has no per-image "
                     "gradients of it as it is; choose another network or another defence"
                 )
-            for parameter_name, parameter in module.named_parameters(recurse=False):
+            for parameter_name, parameter in module._parameters.items():  # its own: a wrapper names its network's
                 full = f"{name}.{parameter_name}".lstrip(".")
                 first = names.setdefault(id(parameter), full)
                 if first != full:
                     raise ConfigError(
                         f"defence dp_sgd cannot work with '{full}', which is '{first}' under another name: its "
                         "per-image gradients would count twice; untie the two or choose another defence"
+                    )
+
+    def try_on(self, model: Classifier, images: Tensor, labels: Tensor) -> None:
+        """Refuse a network of which Opacus' per-image gradients are not those of its images, taken one by one.
+
+        They are not where a weight is used beside its layer (``F.linear(x, layer.weight)``), or where the forward pass
+        mixes images: what is clipped is then not what an image changes. A network with randomness of its own cannot be
+        looked at so.
+        """
+        from opacus.grad_sample.grad_sample_module import GradSampleHooks  # seconds
+
+        images, labels = images[:_TRIED].contiguous(), labels[:_TRIED]
+        tried = copy.deepcopy(model).to(memory_format=torch.contiguous_format).train()
+        for module in tried.modules():
+            if isinstance(module, nn.modules.dropout._DropoutNd):
+                module.eval()
+        with torch.no_grad():
+            if not torch.equal(tried(images), tried(images)):
+                return
+        alone = [_gradients(tried, images[row : row + 1], labels[row : row + 1]) for row in range(len(images))]
+        hooks = GradSampleHooks(tried)
+        try:
+            F.cross_entropy(tried(images), labels).backward()
+            together: dict[str, Any] = {
+                name: getattr(value, "grad_sample", None) for name, value in tried.named_parameters()
+            }
+        finally:
+            hooks.cleanup()
+        for row, one in enumerate(alone):
+            size = torch.cat([gradient.flatten() for gradient in one.values()]).norm()
+            for name, gradient in one.items():
+                each = together[name]
+                hooked = torch.zeros_like(gradient) if each is None else each[row]
+                if (hooked - gradient).norm() > _TOLERANCE * size:
+                    raise ConfigError(
+                        f"defence dp_sgd cannot work with '{name}': Opacus' gradient of one image is not the one that "
+                        "the image alone gives. The weight is used beside its own layer, or the network mixes the "
+                        "images of a batch; change the network or choose another defence"
                     )
 
     def prepare(self, model: Classifier, examples: int, generator: torch.Generator) -> Classifier:
@@ -131,3 +175,13 @@ class DpSgd(Defence):
             "dp_sample_rate": self._sample_rate,
             "dp_steps": float(self._steps),
         }
+
+
+def _gradients(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Return the gradient of the mean cross-entropy by parameter; of one that is not used, zeros."""
+    used = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    gradients = torch.autograd.grad(F.cross_entropy(model(images), labels), list(used.values()), allow_unused=True)
+    return {
+        name: torch.zeros_like(value) if gradient is None else gradient
+        for (name, value), gradient in zip(used.items(), gradients, strict=True)
+    }

@@ -69,8 +69,13 @@ def judge(
         say("Answers", str(given[0]))
     reading = read_sheet(files, given)
     console.print(sentence_of(reading), soft_wrap=True, markup=False, style="bold")
-    for each in tables_of(read_key(files.key), reading):
+    for each in tables_of(reading, read_key(files.key).notes):
         table(each.caption, each.header, each.rows)
         for note in each.notes:
             console.print(f"  - {note}", soft_wrap=True, markup=False, style="dim")
     say("Figures", str(files.reading))
+    if out is None and run.files.report.exists():
+        from pipeline.stages.report import report
+
+        with held(directory) as opened:
+            say("Report", f"{report(opened)}, section “What people see”")

@@ -5,20 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.options import (
-    PUBLIC,
-    PUBLIC_LIMIT,
-    ConfigOption,
-    DeviceOption,
-    KindOption,
-    LabelOption,
-    PublicLimitOption,
-    PublicOption,
-    PublicRootOption,
-    SeedOption,
-    SetOption,
-    ThreadsOption,
-)
+from pipeline.cli import options
 from pipeline.cli.program import Program
 
 app = Program(help="Train, add, list and look at the priors that attacks sample from.")
@@ -26,20 +13,20 @@ app = Program(help="Train, add, list and look at the priors that attacks sample 
 
 @app.command()
 def train(
-    kind: KindOption = None,
-    config: ConfigOption = None,
-    label: LabelOption = None,
-    set_: SetOption = None,
+    kind: options.KindOption = None,
+    config: options.ConfigOption = None,
+    label: options.LabelOption = None,
+    set_: options.SetOption = None,
     target: Annotated[
         Path | None, typer.Option("--target", help="the captured model, for attacks that train their prior against it")
     ] = None,
     shape: Annotated[str, typer.Option("--shape", help="of the images; a --target knows its own")] = "1x32x32",
-    public: PublicOption = PUBLIC,
-    public_root: PublicRootOption = "",
-    public_limit: PublicLimitOption = PUBLIC_LIMIT,
-    device: DeviceOption = "cpu",
-    threads: ThreadsOption = 1,
-    seed: SeedOption = 0,
+    public: options.PublicOption = options.PUBLIC,
+    public_root: options.PublicRootOption = "",
+    public_limit: options.PublicLimitOption = options.PUBLIC_LIMIT,
+    device: options.DeviceOption = "cpu",
+    threads: options.ThreadsOption = 1,
+    seed: options.SeedOption = 0,
 ) -> None:
     """Train the prior of an attack into the cache, where runs with the same settings, images and seed find it."""
     import torch

@@ -1,8 +1,7 @@
 """The weights a command line points to: one safetensors file, a directory of captures, or a run directory."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -63,25 +62,19 @@ def weights_at(target: Path, settings: Attacker) -> list[Path]:
 def targets(
     paths: list[Path], network: Network, device: torch.device, captures: int = 1
 ) -> Iterator[tuple[Path, Target]]:
-    """Yield every file's model, ready to be attacked; each knows the one before it, for priors that start warm.
+    """Yield every file's model, ready to be attacked.
 
     With ``captures`` above 1 a model of a directory also knows those of the rounds before it that join it.
     """
-    previous: Callable[[], Target] | None = None
 
-    def opened(path: Path, before: Callable[[], Target] | None) -> Target:
-        def model(weights: Path) -> Target:
-            return open_target(weights, network.model, network.classes, network.width, device)
-
-        others = together(path, models, captures) if path in models.values() else ()
-        return replace(model(path), previous=before, earlier=tuple(model(other) for other in others))
+    def model(weights: Path) -> Target:
+        return open_target(weights, network.model, network.classes, network.width, device)
 
     directory = captures > 1 and "model-round" in metadata_of(paths[0])
     models = captured(paths[0].parent) if directory else {}
-
     for path in paths:
-        yield path, opened(path, previous)
-        previous = partial(opened, path, previous)
+        others = together(path, models, captures) if path in models.values() else ()
+        yield path, replace(model(path), earlier=tuple(model(other) for other in others))
 
 
 def shared_classes(target: Path, labels: Tensor, public: PublicSet, *, allow: bool) -> tuple[str, ...]:

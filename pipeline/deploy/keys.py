@@ -86,7 +86,7 @@ def make_keys(directory: Path, nodes: int, hosts: Sequence[str] = (), days: int 
         if private.exists() and private.stat().st_mode & 0o077:
             raise ConfigError(f"{private} may be read by others; take it from them: chmod 600 {private}")
     missing = sorted(set(names) - _names_in(keys.certificate))
-    _check_authority(keys)
+    _check_certificates(keys)
     if missing:
         raise ConfigError(
             f"{keys.certificate} does not name the host {missing[0]}; delete ca.* and server.* to have them made anew"
@@ -193,8 +193,13 @@ def _names_in(certificate: Path) -> set[str]:
     return addresses | set(names.get_values_for_type(x509.DNSName))
 
 
-def _check_authority(keys: Keys) -> None:
-    """Raise ``IntegrityError`` unless ``ca.pem`` is a certificate, and the one that signed ``server.pem``."""
+def _check_certificates(keys: Keys) -> None:
+    """Refuse certificates that nobody would accept.
+
+    Raises:
+        IntegrityError: ``ca.pem`` is none, did not sign ``server.pem``, or one of them has run out; ``server.key`` is
+            not the key of ``server.pem``.
+    """
     remedy = "delete ca.* and server.* to have them made anew"
     try:
         authority = x509.load_pem_x509_certificate(keys.authority.read_bytes())
@@ -205,6 +210,15 @@ def _check_authority(keys: Keys) -> None:
         server.verify_directly_issued_by(authority)
     except (ValueError, TypeError, InvalidSignature) as error:
         raise IntegrityError(f"{keys.authority} did not sign {keys.certificate.name}; {remedy}") from error
+    for path, certificate in ((keys.authority, authority), (keys.certificate, server)):
+        if certificate.not_valid_after_utc <= datetime.datetime.now(datetime.UTC):
+            raise IntegrityError(f"{path} was valid until {certificate.not_valid_after_utc:%Y-%m-%d}; {remedy}")
+    try:
+        key = serialization.load_pem_private_key(keys.certificate_key.read_bytes(), None)
+    except (ValueError, TypeError, OSError) as error:
+        raise IntegrityError(f"{keys.certificate_key} is not a readable key ({error}); {remedy}") from error
+    if key.public_key() != server.public_key():
+        raise IntegrityError(f"{keys.certificate_key} is not the key of {keys.certificate.name}; {remedy}")
 
 
 def _usage(*, signs_certificates: bool) -> x509.KeyUsage:

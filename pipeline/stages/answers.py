@@ -25,11 +25,10 @@ def answers_of(run: Run) -> tuple[Answer, ...]:
     """Return the answer to every question; the first is the verdict's, which may be absent."""
     first, path = QUESTIONS[0], run.files.verdict
     if not path.exists():
-        classes = Answer(question=first.key, text=first.text, outcome="not asked", sentence="No attack was run.")
+        classes = first.answered("not asked", "No attack was run.")
     else:
         verdict = read_verdict(path)
-        said = _REPLIES[verdict.outcome]
-        classes = Answer(question=first.key, text=first.text, outcome=said, sentence=verdict.sentence)
+        classes = first.answered(_REPLIES[verdict.outcome], verdict.sentence)
     return classes, *further_answers(run)
 
 

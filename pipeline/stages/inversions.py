@@ -84,3 +84,8 @@ def read_inversions(run: Run) -> Inversions:
                 attack = EVERY_ATTACK if target.arm == "T1" else each.attack
                 done.append(Finished(attack, target, run.path / target.weights, directory))
     return Inversions(done, targets.left_out)
+
+
+def directory_of(run: Run, each: Finished) -> str:
+    """Return where an inversion lies below the run's, the same for the same attack on the same weights."""
+    return each.directory.relative_to(run.files.attacker.inversions).as_posix()

@@ -12,6 +12,7 @@ from auditor.arms import ARMS
 from auditor.canaries import read_canaries
 from auditor.marks import marks_of_run
 from auditor.membership import read_report
+from auditor.people.reading import read_people
 from auditor.questions import QUESTIONS, answer_of
 from auditor.settings import Audit
 from auditor.verdict import Point, read_verdict
@@ -26,7 +27,7 @@ from pipeline.provenance import provenance
 from pipeline.stages.answers import answers_of
 from pipeline.stages.copies import copies_of
 from pipeline.stages.gallery import galleries
-from pipeline.stages.inversions import finished
+from pipeline.stages.inversions import directory_of, finished
 from report.participants import clients_table, cohorts_table
 from report.run import Figures, Leakage, render
 from report.run.active import ActiveFigures, active_figures
@@ -35,6 +36,7 @@ from report.run.curve import chart
 from report.run.findings import facts, figures, finding, omitted
 from report.run.membership import MembershipFigures, membership_figures
 from report.run.partition import partition
+from report.run.people import PeopleFigures, people_figures
 from report.run.plain import next_steps, qualification, sentence
 from report.run.tables import classes, controls, leakage, meanings, utility, whole_set, whose
 from report.run.updates import UpdateFigures, update_figures
@@ -171,6 +173,7 @@ def _attacked(run: Run, scores: pd.DataFrame) -> Figures:
         galleries=galleries(run, scores, rounds),
         copies=copies_of(run, first, rounds[first]),
         whose=whose(verdict.main),
+        people=_people(run, primary.attack, primary.round),
         sheets=_sheets(run, first, primary.round),
         controls=controls(verdict.main),
         figures=figures(verdict),
@@ -201,6 +204,15 @@ def _attacked(run: Run, scores: pd.DataFrame) -> Figures:
         leakage=measured,
         **_common(run, verdict.marks),
     )
+
+
+def _people(run: Run, attack: str, server_round: int) -> PeopleFigures | None:
+    """Return what people said of the primary attack's images; None: nobody's answers were read."""
+    path = run.files.sheet.reading
+    if not path.exists():
+        return None
+    judged = (each for each in finished(run) if each.attack == attack and each.target.round == server_round)
+    return people_figures(read_people(path), next(directory_of(run, each) for each in judged if each.target.arm == "A"))
 
 
 def _as_sentence(clause: str) -> str:

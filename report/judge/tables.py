@@ -1,8 +1,9 @@
 """What people's answers say, as tables of text."""
 
+from collections.abc import Sequence
+
 from auditor.omitted import Omitted
 from auditor.people.reading import Agreement, Reading
-from auditor.people.sheet import Key
 from report.table import Table
 from report.text import NONE, counted, interval, points, share
 
@@ -16,9 +17,9 @@ MEANING = {
 READINGS = {"closed": "E1, which must name a class", "open": "both that may say 'none of these'"}
 
 
-def tables_of(key: Key, reading: Reading) -> list[Table]:
-    """Return all tables, the most telling first."""
-    return [_kinds(reading), _figures(reading), _judges(key, reading)]
+def tables_of(reading: Reading, lacking: Sequence[str]) -> list[Table]:
+    """Return all tables, the most telling first; ``lacking``: what the page lacks, and why."""
+    return [_kinds(reading), _figures(reading), _judges(reading, lacking)]
 
 
 def _kinds(reading: Reading) -> Table:
@@ -63,12 +64,12 @@ def _figures(reading: Reading) -> Table:
     return Table("People, and the evaluators against them", ["", "[95 %]", ""], rows, notes=notes)
 
 
-def _judges(key: Key, reading: Reading) -> Table:
+def _judges(reading: Reading, lacking: Sequence[str]) -> Table:
     rows = [
         [name, f"{count} of {reading.items}", interval(reading.by_judge[name])]
         for name, count in reading.judges.items()
     ]
-    return Table("Judges", ["", "answered", "accuracy [95 %]"], rows, notes=list(key.notes))
+    return Table("Judges", ["", "answered", "accuracy [95 %]"], rows, notes=lacking)
 
 
 def _agreement(figure: Agreement | Omitted) -> str:

@@ -15,6 +15,7 @@ from report.run.curve import Canvas, Chart
 from report.run.gallery import Gallery, data_uri
 from report.run.membership import LogCanvas, MembershipFigures
 from report.run.partition import Partition
+from report.run.people import PeopleFigures
 from report.run.updates import UpdateFigures
 from report.table import Table
 from report.template import templates_in
@@ -32,6 +33,7 @@ class Leakage:
         galleries: likewise.
         copies: training images that the primary attack gave back.
         whose: of a victim who shares his classes, whose images are shown; None: they are his alone.
+        people: what people said of the primary attack's images; None: nobody's answers were read.
         sheets: (caption, alternative text, png) of some reconstructions and controls.
         controls: (arm, name, meaning, figure) of the primary attack and round.
         figures: (name, figure, meaning): the verdict's other figures.
@@ -47,6 +49,7 @@ class Leakage:
     galleries: list[Gallery]
     copies: CopiesShown
     whose: Table | None
+    people: PeopleFigures | None
     sheets: list[tuple[str, str, bytes]]
     controls: list[tuple[str, str, str, str]]
     figures: list[tuple[str, str, str]]
