@@ -23,6 +23,7 @@ from attacker.updates.update_inversion import (
 from fedinverse.errors import StageError
 from fedinverse.layout import ABOUT, RECONSTRUCTIONS
 from fedinverse.models import Classifier, built_for, claimed
+from fedinverse.records import ModelFile
 from fedinverse.seeds import generator
 from fedinverse.shard import Shard
 from fedinverse.storage import (
@@ -30,7 +31,6 @@ from fedinverse.storage import (
     content_sha256,
     into_module,
     load_weights,
-    read_metadata,
     read_object,
     save_weights,
     weights_sha256,
@@ -86,7 +86,7 @@ class InvertedUpdate:
 
 def place(store: Path, pair: Pair, seat: Seat, settings: Updates, labels: Tensor | None) -> InvertedUpdate:
     """Return where the inversion of ``pair`` lies, done or not."""
-    hashes = [read_metadata(path).get("sha256", "") for path in (pair.before, pair.after, *pair.replies)]
+    hashes = [ModelFile.read(path).sha256 for path in (pair.before, pair.after, *pair.replies)]
     own = weights_sha256({"images": seat.own.images.contiguous().numpy(), "labels": seat.own.labels.numpy()})
     chosen = settings.model_dump(mode="json", exclude={"rounds", "device"})
     dealt_before = None if labels is None else labels.tolist()

@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from rich.markup import escape
 
@@ -17,13 +16,13 @@ from fedinverse.errors import IntegrityError, StageError
 from fedinverse.layout import ROUND_FILES, WITH_VICTIM, WITHOUT_VICTIM, World, is_control
 from fedinverse.models import Classifier, build
 from fedinverse.private import part_of
-from fedinverse.records import RoundLine, append_lines
+from fedinverse.records import ModelFile, RoundLine, append_lines, read_record
 from fedinverse.registry import search_path
 from fedinverse.storage import Weights, into_module, load_weights, read_object
 from pipeline.engines.engine import quiet
 from pipeline.log import event
 from pipeline.ownapp.client import hook_marker
-from pipeline.ownapp.plan import COMPLAINTS, DONE, FAILED, Plan
+from pipeline.ownapp.plan import COMPLAINTS, DONE, FAILED, Federated, Plan
 from pipeline.ownapp.prepare import Prepared, names_of
 from report.console import console
 from report.text import percent
@@ -75,7 +74,7 @@ def federate_app(prepared: Prepared, world: World, heard: Callable[[World, Round
     if process.returncode or not (directory / DONE).exists():
         raise StageError(_reason(prepared, directory, process.returncode))
     judge.look()
-    _check(prepared, world, read_object(directory / DONE, "rounds", "sent-to", "answered", "failures", "alone"))
+    _check(prepared, world, read_record(Federated, directory / DONE))
 
 
 def _title(world: World) -> str:
@@ -151,7 +150,8 @@ class _Utility:
             check_fit(weights, self._network, f"the model that the app sends ({path.name})")
             into_module(self._network, weights, str(path))
             scores = utility(self._network, self._held_out, self._run.population.victim_classes)
-            line = RoundLine.of(int(about["model-round"]), scores, about["sha256"])
+            file = ModelFile.of(about)
+            line = RoundLine.of(file.round, scores, file.sha256)
             append_lines(files.rounds(self._world), [line])
             figures = {key: scores[key] for key in ("accuracy", "victim-accuracy")}
             event("round", f"round {line.round}", world=self._world, round=line.round, **figures)
@@ -194,7 +194,7 @@ def _padded(some: list[str], others: list[str]) -> list[str]:
     return some + ["-"] * max(0, len(others) - len(some))
 
 
-def _check(prepared: Prepared, world: World, done: dict[str, Any]) -> None:
+def _check(prepared: Prepared, world: World, done: Federated) -> None:
     """Refuse a federation that ran to its end and is of no use; say what else did not go well.
 
     Raises:
@@ -203,15 +203,15 @@ def _check(prepared: Prepared, world: World, done: dict[str, Any]) -> None:
     settings, run = prepared.settings, prepared.run
     directory = run.files.server.federation(world)
     unfinished = directory / DONE
-    failed = done["failures"]
+    failed = done.failures
     try:
-        if not done["rounds"]:
+        if not done.rounds:
             raise StageError("app: its ServerApp ended without asking any client to train")
-        if not done["answered"]:
+        if not done.answered:
             reasons = _complaint(directory) or "; ".join(dict.fromkeys(failed.values()))
             raise StageError(f"app: every client failed.\n{reasons}")
         deaf = prepared.rows_in(world) and [
-            client for client in done["sent-to"]
+            client for client in done.sent_to
             if str(client) not in failed and not hook_marker(directory, str(client)).exists()
         ]  # fmt: skip
         if deaf:
@@ -222,8 +222,8 @@ def _check(prepared: Prepared, world: World, done: dict[str, Any]) -> None:
             )
         if world == WITH_VICTIM and not captured(run.files.attacker.spool(world)):
             raise StageError(
-                f"attacker: client {settings.attacker} was never sent the model in {done['rounds']} round(s) "
-                f"(clients that were: {', '.join(map(str, done['sent-to']))}); choose one of them, or raise the "
+                f"attacker: client {settings.attacker} was never sent the model in {done.rounds} round(s) "
+                f"(clients that were: {', '.join(map(str, done.sent_to))}); choose one of them, or raise the "
                 "app's number of rounds or share of clients in [run_config]"
             )
     except StageError:

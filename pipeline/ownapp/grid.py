@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 
 from fedinverse.flower_compat import ErrorCode
 from fedinverse.received import arrays_in, is_training, model_round, weights_in
-from fedinverse.records import LedgerLine, append_lines
+from fedinverse.records import LedgerLine, ModelFile, append_lines
 from fedinverse.storage import save_weights, weights_sha256, write_json
 from pipeline.engines.simulated import NodesGrid, error_reply, explain
 from pipeline.ownapp.client import ANSWER, PARTITION, WHO
@@ -89,7 +89,7 @@ class Broadcasts:
             self._seen.append(sha)
         path = self._directory / "checkpoints" / f"round-{number:04d}.safetensors"
         if not path.exists():
-            save_weights(path, weights, {"model-round": number, **self._plan.about})
+            save_weights(path, weights, ModelFile.metadata(number, self._plan.about))
         return sha
 
     def _line(self, message: Message, sha: str) -> LedgerLine:
@@ -220,5 +220,5 @@ def train_alone(grid: Grid, node: int, broadcasts: Broadcasts, plan: Plan) -> st
     if arrays is None:
         return "the server never asked anybody to train"
     weights = weights_in(arrays, plan.names)
-    save_weights(Path(plan.own_shard), weights, {"model-round": len(broadcasts.trainings), **plan.about})
+    save_weights(Path(plan.own_shard), weights, ModelFile.metadata(len(broadcasts.trainings), plan.about))
     return None
