@@ -36,8 +36,8 @@ class Loaded:
     def takes(self) -> tuple[int, int, int]:
         """(C, H, W) at which images are read: the network's own, or a canvas that is smaller."""
         canvas = self.network.input_shape
-        own = self.network.declaration.shape if isinstance(self.network, DeclaredClassifier) else canvas
-        return own if own[1] * own[2] < canvas[1] * canvas[2] else canvas
+        declared = self.network.declaration.shape if isinstance(self.network, DeclaredClassifier) else canvas
+        return declared if declared[1] * declared[2] < canvas[1] * canvas[2] else canvas
 
 
 def load(path: Path, model: str, width: float | None) -> Loaded:
