@@ -229,7 +229,9 @@ def _draw(run: Run, cells: Cells, exhibits: list[UpdateExhibit]) -> None:
     for arm in ARMS:
         mine = [cell for (number, _), cell in sorted(cells[arm].items()) if number == last]
         if mine:
-            images, real = (torch.cat([getattr(cell, name) for cell in mine])[:PICTURED] for name in ("shown", "real"))
+            images, real = (
+                torch.cat([getattr(cell, name) for cell in mine])[:PICTURED] for name in ("reconstructed", "real")
+            )
             rows.append((images, real))
     if not rows:  # nothing is held against the victim's: the attacker's images alone
         images = exhibits[0].images[:PICTURED]
