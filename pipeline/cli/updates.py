@@ -101,8 +101,7 @@ def _of_spools(
     from fedinverse.storage import load_weights
     from pipeline.cli.pictures import save_sheet
     from pipeline.stages.updates import seat_of
-    from report.bars import Bars
-    from report.console import console, progress_bar, say, table
+    from report.console import Bars, console, progress_bar, say, table
     from report.text import share
 
     for spool in spools:

@@ -39,8 +39,7 @@ from fedinverse.run import Run
 from fedinverse.seeds import derive, generator, threads
 from fedinverse.shard import Shard
 from fedinverse.storage import content_sha256
-from report.bars import Bars
-from report.console import console, progress_bar
+from report.console import Bars, console, progress_bar
 from server.settings import Federation
 from strategies.choice import averages_plainly
 
