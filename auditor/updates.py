@@ -23,7 +23,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import t as student
 from torch import Tensor
 
-from auditor.evaluators.embedding import Embedding, fit_embedding
+from auditor.evaluators.embedding import Embedding, embedding_of
 from auditor.questions import Answer, Reply, question_of
 from auditor.statistics import LEVEL
 from fedinverse.data.source import unit
@@ -161,7 +161,7 @@ def true_shares(run: Run, server_round: int) -> Tensor:
 def compared(run: Run, exhibits: Sequence[UpdateExhibit]) -> Cells:
     """Return by arm and (round, class) how near each comes to the victim's images; rounds without him are left out."""
     victim, reserve = part_of(run, "train", victim_only=True), part_of(run, "reserve")
-    embedding = fit_embedding(part_of(run, "vault").images)
+    embedding = embedding_of(run)
     cells: dict[str, dict[tuple[int, int], Matched]] = {arm: {} for arm in ARMS}
     for each in exhibits:
         if run.population.victim not in trained_in(run, each.round):
