@@ -3,11 +3,12 @@
 from rich.markup import escape
 
 from fedinverse.layout import World
-from fedinverse.records import ClientLine, Noise, PrivacySpent
+from fedinverse.records import ClientLine
 from fedinverse.run import Run
+from fedinverse.storage import read_json
 from fedinverse.words import plain
 
-_SPENT: dict[Noise, str] = {"own": "by their own noise", "central": "by noise on the average"}
+_SPENT = {"epsilon": "by their own noise", "central_epsilon": "by noise on the average"}
 
 
 def what_clients_said(run: Run, world: World) -> list[str]:
@@ -21,12 +22,13 @@ def what_clients_said(run: Run, world: World) -> list[str]:
         + escape(plain(errors[max(errors)]))
         for partition, errors in sorted(failed.items())
     ]
-    accounts = [each.spent for each in PrivacySpent.read_all(run.files.server.privacy(world)).values()]
-    for noise, how in _SPENT.items():
-        spent = sorted(account[noise] for account in accounts if noise in account)
-        if spent:
-            least, most = f"{spent[0][0]:.3g}", f"{spent[-1][0]:.3g}"
+    path = run.files.server.privacy(world)
+    spent = read_json(path).values() if path.exists() else ()
+    for key, how in _SPENT.items():
+        epsilons = sorted(float(entry[key]) for entry in spent if key in entry)
+        if epsilons:
+            least, most = f"{epsilons[0]:.3g}", f"{epsilons[-1]:.3g}"
             span = least if least == most else f"{least} to {most}"
-            delta = max(delta for _, delta in spent)
-            lines.append(f"  epsilon {span} spent by {len(spent)} clients {how}, delta {delta:g}")
+            deltas = max(float(entry[key.replace("epsilon", "delta")]) for entry in spent if key in entry)
+            lines.append(f"  epsilon {span} spent by {len(epsilons)} clients {how}, delta {deltas:g}")
     return lines
