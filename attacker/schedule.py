@@ -9,7 +9,7 @@ from attacker.settings import Attacker
 from fedinverse.errors import IntegrityError, StageError
 from fedinverse.layout import ROUND_FILES, receipts_of, round_file
 from fedinverse.models import built_for, claimed
-from fedinverse.records import Receipt, read_lines
+from fedinverse.records import ModelFile, Receipt, read_lines
 from fedinverse.shard import Shard
 from fedinverse.storage import into_module, load_weights, read_metadata
 from fedinverse.words import plain
@@ -24,10 +24,10 @@ def captured(*spools: Path) -> dict[int, Path]:
     captures: dict[int, Path] = {}
     files = (path for spool in spools for path in spool.glob(ROUND_FILES))
     for path in sorted(files, key=lambda path: path.stat().st_mtime_ns):
-        about = read_metadata(path)
-        if not about.get("model-round", "").isdigit():
+        number = ModelFile.read(path).round
+        if number < 0:
             raise IntegrityError(f"{path}: its metadata does not say which round's model it is; not a capture")
-        captures[int(about["model-round"])] = path
+        captures[number] = path
     return dict(sorted(captures.items()))
 
 
@@ -101,7 +101,7 @@ def together(weights: Path, models: dict[int, Path], captures: int) -> tuple[Pat
         StageError: a model of the other world was not kept.
         IntegrityError: they are of different networks; names both files.
     """
-    server_round = int(read_metadata(weights).get("model-round", -1))
+    server_round = ModelFile.read(weights).round
     if captures == 1 or (weights not in models.values() and weights.name != round_file(server_round)):
         return ()
     rounds = earlier_rounds(models, server_round, captures)
@@ -118,7 +118,7 @@ def together(weights: Path, models: dict[int, Path], captures: int) -> tuple[Pat
 
 
 def _sha(path: Path) -> str:
-    return read_metadata(path).get("sha256", str(path))
+    return ModelFile.read(path).sha256 or str(path)
 
 
 def _network(path: Path) -> tuple[str, ...]:

@@ -17,10 +17,9 @@ from flwr.app import Context, Message
 from fedinverse.errors import IntegrityError
 from fedinverse.layout import receipts_of, replies_of, round_file
 from fedinverse.received import arrays_in, is_training, model_round, round_in, weights_in
-from fedinverse.records import Receipt, append_lines, read_lines
+from fedinverse.records import ModelFile, Receipt, append_lines, read_lines
 from fedinverse.storage import (
     read_json,
-    read_metadata,
     save_weights,
     typed,
     weights_sha256,
@@ -75,11 +74,11 @@ class Spool:
         sha = weights_sha256(weights)
         number = model_round(message, list(dict.fromkeys(line.sha256 for line in noted)), sha)
         path = directory / round_file(number)
-        if path.exists() and read_metadata(path).get("sha256") != sha:
+        if path.exists() and ModelFile.read(path).sha256 != sha:
             # The server sent other weights for the same round: it was restarted, or sends each node its own.
             path = path.with_stem(f"{path.stem}-{sha[:8]}")
         if not path.exists():
-            save_weights(path, weights, {"model-round": number, **self.about})
+            save_weights(path, weights, ModelFile.metadata(number, self.about))
         if damage is not None:
             raise damage
         node = str(message.metadata.dst_node_id)

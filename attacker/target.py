@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fedinverse.data import Pool
 from fedinverse.models import Classifier, built_for, for_inference
+from fedinverse.records import ModelFile
 from fedinverse.storage import into_module, load_weights
 
 Progress = Callable[[str, int, int], None]
@@ -57,10 +58,11 @@ def open_target(path: Path, model: str, classes: int, width: float, device: str 
     weights, metadata = load_weights(path)
     network = built_for(weights, model, classes, width, str(path))
     into_module(network, weights, str(path))
+    said = ModelFile.of(metadata)
     return Target(
         for_inference(network, device),
-        metadata["sha256"],
-        int(metadata.get("model-round", -1)),
+        said.sha256,
+        said.round,
         torch.device(device),
         captured=network.eval().requires_grad_(False).to(device),
     )

@@ -37,6 +37,7 @@ from fedinverse.memory import keep_freed_memory
 from fedinverse.models import claimed, is_code
 from fedinverse.processes import end_with_parent
 from fedinverse.profiling import profiled
+from fedinverse.records import ModelFile
 from fedinverse.shard import Shard, open_shard
 from fedinverse.storage import read_json, read_metadata, typed, write_json
 from fedinverse.words import plain
@@ -184,7 +185,7 @@ class Bench:
 
     def _place(self, label: str, weights: Path, earlier: tuple[Path, ...]) -> Inversion:
         plan = self.plan
-        target_sha, *others = (read_metadata(path).get("sha256", "") for path in (weights, *earlier))
+        target_sha, *others = (ModelFile.read(path).sha256 for path in (weights, *earlier))
         return place(
             Path(plan.store),
             label,

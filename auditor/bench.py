@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from auditor.evaluators.ahead import ahead
-from auditor.evaluators.embedding import Embedding, fit_embedding
+from auditor.evaluators.embedding import CHUNK, Embedding, fit_embedding
 from auditor.evaluators.evaluator import Judge, train_judge
 from auditor.evaluators.material import Material, material_of
 from auditor.evaluators.open_set import FAILED, OpenEvaluators, none_images, train_open_evaluators
@@ -25,8 +25,6 @@ from fedinverse.data.source import unit
 from fedinverse.private import held_by_others, part_of
 from fedinverse.run import Run
 from fedinverse.shard import Shard
-
-CHUNK = 2048  # images made floating-point at once
 
 
 @dataclass(frozen=True)
@@ -94,13 +92,12 @@ def open_bench(run: Run, settings: Audit, samples: Sequence[Path]) -> Bench:
     judge, evaluators = evaluators_of(run, material, settings, samples)
     embedding = fit_embedding(material.vault.images)
 
-    def described(images: Tensor) -> Tensor:
-        return torch.cat([embedding(unit(part, device)).cpu() for part in images.split(CHUNK)])
-
-    of_train, of_reserve, of_known = map(described, (train.images, reserve.images, known))
+    of_train, of_reserve, of_known = (
+        embedding.of_pixels(images, device) for images in (train.images, reserve.images, known)
+    )
     peers = None
     if others is not None:
-        held = Side(described(others.images), others.labels)
+        held = Side(embedding.of_pixels(others.images, device), others.labels)
         peers = peers_of(Side(of_train, train.labels), held, Side(of_reserve, reserve.labels), run.seed)
     return Bench(
         judge,

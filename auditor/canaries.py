@@ -31,13 +31,12 @@ from auditor.statistics import UPPER
 from auditor.verdict import Interval, Missing
 from fedinverse.canaries import COLUMN, NONE, Canaries
 from fedinverse.data.source import unit
-from fedinverse.errors import IntegrityError, StageError
+from fedinverse.errors import StageError
 from fedinverse.layout import WITH_VICTIM
 from fedinverse.models import Classifier, for_inference
-from fedinverse.records import read_model
+from fedinverse.records import ModelFile, Noise, PrivacySpent, read_model
 from fedinverse.run import Run
 from fedinverse.split import held_by
-from fedinverse.storage import into_module, load_weights, read_json
 
 DELTA = 1e-5  # where nothing is accounted that names one
 MOST = 60.0  # epsilon beyond which nobody asks
@@ -229,9 +228,7 @@ def measure(run: Run) -> CanaryReport:
         raise StageError(f"{run.path} has no model yet; run it first")
     number = rounds[-1].round
     path = run.files.server.checkpoint(WITH_VICTIM, number)
-    weights, about = load_weights(path)
-    network = run.initial_network()
-    into_module(network, weights, str(path))
+    network = run.network_of(path)
     mine = manifest[manifest[COLUMN] != NONE]
     planted = held_by(mine, run.population.victim)
     labels, true = mine[COLUMN].to_numpy(np.int64), mine["label"].to_numpy(np.int64)
@@ -241,7 +238,7 @@ def measure(run: Run) -> CanaryReport:
     delta = min((delta for _, delta in spent.values()), default=DELTA)
     best = guess(scores, planted, delta, settings.confidence)
     return CanaryReport(
-        sha256=about["sha256"],
+        sha256=ModelFile.read(path).sha256,
         round=number,
         count=len(mine),
         planted=int(planted.sum()),
@@ -264,23 +261,11 @@ def measure(run: Run) -> CanaryReport:
     )
 
 
-Noise = Literal["own", "central"]
-
-
 def _spent(run: Run) -> dict[Noise, tuple[float, float]]:
-    """Return whose noise -> (epsilon, delta) of the victim, as ``privacy.json`` has it; an infinite epsilon is none."""
-    path = run.files.server.privacy(WITH_VICTIM)
-    entry = read_json(path).get(str(run.population.victim), {}) if path.exists() else {}
-    kinds: tuple[tuple[Noise, str], ...] = (("own", ""), ("central", "central_"))
-    try:
-        stated = {
-            noise: (float(entry[f"{prefix}epsilon"]), float(entry[f"{prefix}delta"]))
-            for noise, prefix in kinds
-            if f"{prefix}epsilon" in entry
-        }
-    except (KeyError, TypeError, ValueError) as error:
-        raise IntegrityError(f"{path}: the victim's entry is no account ({error!r}); the file was altered") from error
-    return {noise: (epsilon, delta) for noise, (epsilon, delta) in stated.items() if math.isfinite(epsilon)}
+    """Return whose noise -> (epsilon, delta) of the victim; an infinite epsilon is none."""
+    accounts = PrivacySpent.read_all(run.files.server.privacy(WITH_VICTIM))
+    spent = accounts.get(run.population.victim, PrivacySpent()).spent
+    return {noise: account for noise, account in spent.items() if math.isfinite(account[0])}
 
 
 def _mean_exposure(scores: Floats, planted: Bools) -> Interval | Missing:

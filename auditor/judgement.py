@@ -143,13 +143,13 @@ def _attribution(case: Case, outcome: Outcome) -> AttributionReport | Missing:
     whose = case.main.attribution
     if whose is None:
         return Missing(omitted="the victim's classes are his alone, so that the leakage is his")
-    shown = whose.nearer or whose.copies_shown
+    his_images = whose.nearer or whose.copies_shown
     answers: dict[Outcome, Whose] = {
         "the class, not the client": "the class, not the client",
         "no leak detected": "neither",
     }
     return AttributionReport(
-        answer="the client" if shown and outcome != "inconclusive" else answers.get(outcome, "unknown"),
+        answer="the client" if his_images and outcome != "inconclusive" else answers.get(outcome, "unknown"),
         others=as_written(whose.others),
         nobody=as_written(whose.nobody),
         without=as_written(whose.without),

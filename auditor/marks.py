@@ -34,12 +34,12 @@ def amended(run: Run) -> tuple[str, ...]:
 
 def marks_of_run(run: Run) -> tuple[str, ...]:
     """Return the marks of ``run``; empty: there are none. What only a further question reads marks its own answer."""
+    changed = [key for key in amended(run) if key.split(".")[0] not in SECTIONS[1:]]
     held = ""
     if run.population.shares_classes:
         theirs = np.logical_or.reduce([held_by(run.split, attacker) for attacker in run.population.attackers])
         both = set(run.split.loc[theirs, "label"]) & set(run.victim_classes)
         held = HELD.format(len(both), len(run.victim_classes)) if both else ""
-    changed = [key for key in amended(run) if key.split(".")[0] not in SECTIONS[1:]]
     one_file, active = run.table.get("weights_file"), run.table.get("active")
     marks = (
         OVERLAP if overlaps(run) else "",

@@ -100,13 +100,13 @@ def candidates_of(run: Run, per_class: int, *, with_vault: bool) -> Candidates:
     return Candidates(run.pools["private"].tensor(rows), torch.from_numpy(labels[places].copy()), member, rows, notes)
 
 
-def candidates_between(members: Shard, others: Shard, own: Shard, seed: int) -> Candidates:
+def candidates_between(members: Shard, others: Shard, attackers: Shard, seed: int) -> Candidates:
     """Return as many images of ``others`` as of ``members`` of each class, in a random order.
 
     Args:
         members: images that were trained on.
         others: images that nobody trained on.
-        own: the attacker's.
+        attackers: the attacker's.
         seed: of the choice and the order.
 
     Raises:
@@ -114,7 +114,7 @@ def candidates_between(members: Shard, others: Shard, own: Shard, seed: int) -> 
     """
     if members.images.shape[1:] != others.images.shape[1:]:
         raise ConfigError(f"members are {tuple(members.images.shape[1:])}, others {tuple(others.images.shape[1:])}")
-    digests = [_digests(each) for each in (members, others, own)]
+    digests = [_digests(each) for each in (members, others, attackers)]
     named = dict(zip(("members", "others", "the attacker's own images"), digests, strict=True))
     for (first, one), (second, two) in itertools.combinations(named.items(), 2):
         shared = len(one & two)

@@ -23,7 +23,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import t as student
 from torch import Tensor
 
-from auditor.evaluators.embedding import Embedding, fit_embedding
+from auditor.evaluators.embedding import Embedding, embedding_of
 from auditor.questions import Answer, Reply, question_of
 from auditor.statistics import LEVEL
 from fedinverse.data.source import unit
@@ -47,7 +47,7 @@ QUESTION = question_of("updates")
 
 
 @dataclass(frozen=True)
-class Shown:
+class UpdateExhibit:
     """The reconstructions of one update.
 
     Attributes:
@@ -65,14 +65,14 @@ class Shown:
     shares: Tensor
 
 
-def read_update(path: Path, arm: str, server_round: int) -> Shown:
+def read_update(path: Path, arm: str, server_round: int) -> UpdateExhibit:
     """Read what the attacker made; ``IntegrityError`` names a file that lacks an array."""
     arrays, _ = load_weights(path)
     try:
         images, labels, shares = (torch.from_numpy(arrays[name]) for name in ("images", "labels", "shares"))
     except KeyError as error:
         raise IntegrityError(f"{path}: holds no array {error}; it is no inverted update") from error
-    return Shown(arm, server_round, images, labels, shares)
+    return UpdateExhibit(arm, server_round, images, labels, shares)
 
 
 @dataclass(frozen=True)
@@ -81,13 +81,13 @@ class Matched:
 
     Attributes:
         labels: int64 [N].
-        shown: float32 [N, C, H, W], the reconstructions.
+        reconstructed: float32 [N, C, H, W], the reconstructions.
         real: float32 [N, C, H, W], the private images.
         psnr: dB, float64 [N]; ``ssim`` in [-1, 1]; ``distance`` in E2, [0, 2].
     """
 
     labels: Tensor
-    shown: Tensor
+    reconstructed: Tensor
     real: Tensor
     psnr: NDArray[np.float64]
     ssim: NDArray[np.float64]
@@ -109,16 +109,16 @@ def matched(images: Tensor, labels: Tensor, private: Shard, embedding: Embedding
         order.append(mine[rows])
         partner.append(theirs[columns])
     chosen, real = torch.cat(order), unit(private.images[torch.cat(partner)])
-    shown = images[chosen]
-    squared = (shown - real).square().flatten(1).mean(1).double().clamp_min(1e-10)
+    reconstructed = images[chosen]
+    squared = (reconstructed - real).square().flatten(1).mean(1).double().clamp_min(1e-10)
     from torchmetrics.functional.image import structural_similarity_index_measure  # takes two seconds to import
 
-    similarity = structural_similarity_index_measure(shown, real, data_range=1.0, reduction="none")
+    similarity = structural_similarity_index_measure(reconstructed, real, data_range=1.0, reduction="none")
     assert isinstance(similarity, Tensor)
-    apart = (embedding(shown) - embedding(real)).norm(dim=1)
+    apart = (embedding(reconstructed) - embedding(real)).norm(dim=1)
     return Matched(
         labels[chosen],
-        shown,
+        reconstructed,
         real,
         (-10 * squared.log10()).numpy(),
         similarity.double().reshape(-1).numpy(),
@@ -158,12 +158,12 @@ def true_shares(run: Run, server_round: int) -> Tensor:
     return total / total.sum()
 
 
-def compared(run: Run, shown: Sequence[Shown]) -> Cells:
+def compared(run: Run, exhibits: Sequence[UpdateExhibit]) -> Cells:
     """Return by arm and (round, class) how near each comes to the victim's images; rounds without him are left out."""
     victim, reserve = part_of(run, "train", victim_only=True), part_of(run, "reserve")
-    embedding = fit_embedding(part_of(run, "vault").images)
+    embedding = embedding_of(run)
     cells: dict[str, dict[tuple[int, int], Matched]] = {arm: {} for arm in ARMS}
-    for each in shown:
+    for each in exhibits:
         if run.population.victim not in trained_in(run, each.round):
             continue
         for label in sorted(set(each.labels.tolist()) & set(victim.labels.tolist())):
@@ -187,17 +187,17 @@ def figures_of(cells: Cells) -> dict[str, float | None]:
     return figures
 
 
-def answer_to(run: Run, shown: Sequence[Shown], cells: Cells, marks: Sequence[str], inputs: str) -> Answer:
+def answer_to(run: Run, exhibits: Sequence[UpdateExhibit], cells: Cells, marks: Sequence[str], inputs: str) -> Answer:
     """Return the answer, with its figures.
 
     Args:
         run: whose private images the reconstructions are held against.
-        shown: the attack's, and the same of the world without the victim where there is one.
+        exhibits: the attack's, and the same of the world without the victim where there is one.
         cells: what ``compared`` makes of them.
         marks: of the question and of the attack.
         inputs: hash of what the answer follows from.
     """
-    attack = [each for each in shown if each.arm == ATTACK]
+    attack = [each for each in exhibits if each.arm == ATTACK]
     rounds = sorted({each.round for each in attack})
     figures: dict[str, float | None] = {"rounds": len(rounds), "cells": len(cells[ATTACK]), **figures_of(cells)}
     errors = [(each.shares - true_shares(run, each.round)).abs().sum() / 2 for each in attack]
@@ -228,7 +228,7 @@ def _leads(cells: Cells) -> dict[str, Lead]:
     return leads
 
 
-def _decided(run: Run, attack: Sequence[Shown], leads: Mapping[str, Lead]) -> tuple[Reply, str]:
+def _decided(run: Run, attack: Sequence[UpdateExhibit], leads: Mapping[str, Lead]) -> tuple[Reply, str]:
     seen = [each for each in attack if run.population.victim in trained_in(run, each.round)]
     rounds = ", ".join(str(each.round) for each in attack)
     if not seen:

@@ -1,6 +1,6 @@
 """Coverage and false leaks of the verdict's statistics, on simulated score tables whose truth is known.
 
-    python benchmarks/coverage.py [--tables 1000] [--out FILE.md]
+    python benchmarks/coverage.py [--tables 1000] [--leak 0.7 0.15] [--out FILE.md]
 
 Every table holds the attack (A) and the control without the victim (B2), `RESTARTS` reconstructions per class:
 
@@ -8,10 +8,10 @@ Every table holds the attack (A) and the control without the victim (B2), `RESTA
                           per seed and class, normal or skewed), cut to [0, 1]
     score               = Binomial(RESTARTS, p) / RESTARTS
 
-Coverage is counted where there is a leak (means .7 and .15), against the expectation over seeds for the table's
-classes. False leaks are counted where there is none (both means .3, the same class effects). Both go through the very
-functions that judge a run (`auditor.statistics`, `auditor.leakage.between_runs`); of one run both with the deviation
-between runs that the configuration assumes by default and with the one measured on five control worlds.
+Coverage is counted where there is a leak (means .7 and .15, or as `--leak` says), against the expectation over seeds
+for the table's classes. False leaks are counted where there is none (both means .3, the same class effects). Both go
+through the very functions that judge a run (`auditor.statistics`, `auditor.leakage.between_runs`); of one run both with
+the deviation between runs that the configuration assumes by default and with the one measured on five control worlds.
 """
 
 import argparse
@@ -77,13 +77,15 @@ def judged(
     return difference(attack, control, between.error(1 + 1 / worlds))
 
 
-def rates(world: World, classes: int, seeds: int, worlds: int, tables: int) -> tuple[float, float]:
+def rates(
+    world: World, classes: int, seeds: int, worlds: int, tables: int, leak: tuple[float, float] = LEAK
+) -> tuple[float, float]:
     """Return (coverage, false leaks) as shares of ``tables`` simulated ones each."""
     random = np.random.default_rng([classes, seeds, worlds, int(world.skewed), int(100 * world.luck)])
     expected, covered, false = world.expectation(), 0, 0
     for _ in range(tables):
         effects = world.common * random.standard_normal(classes)
-        leaky = LEAK[0] + effects, np.full(classes, LEAK[1])
+        leaky = leak[0] + effects, np.full(classes, leak[1])
         truth = float((expected(leaky[0]) - expected(leaky[1])).mean())
         estimate = judged(world, leaky, seeds, worlds, random)
         covered += estimate.low <= truth <= estimate.high
@@ -92,7 +94,7 @@ def rates(world: World, classes: int, seeds: int, worlds: int, tables: int) -> t
     return covered / tables, false / tables
 
 
-def table(tables: int) -> str:
+def table(tables: int, leak: tuple[float, float]) -> str:
     """Return the Markdown table."""
     header = ["run luck", "class effects", "noise", "classes"]
     header += [
@@ -102,7 +104,7 @@ def table(tables: int) -> str:
     for luck, common, skewed, classes in itertools.product((0, LUCK), (0, COMMON), (False, True), CLASSES):
         cells = []
         for seeds, worlds in COLUMNS:
-            coverage, false = rates(World(luck, common, skewed), classes, seeds, worlds, tables)
+            coverage, false = rates(World(luck, common, skewed), classes, seeds, worlds, tables, leak)
             cells.append(f"{100 * coverage:.1f} / {100 * false:.1f}")
         row = [f"{luck:g}", f"{common:g}", "skewed" if skewed else "normal", str(classes), *cells]
         lines.append("| " + " | ".join(row) + " |")
@@ -114,9 +116,12 @@ def main() -> None:
     """Simulate, print, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tables", type=int, default=1000, help="simulated tables per cell, twice")
+    parser.add_argument(
+        "--leak", type=float, nargs=2, default=LEAK, metavar=("A", "B2"), help="means of attack and control, in [0, 1]"
+    )
     parser.add_argument("--out", type=Path, help="file for the Markdown table")
     arguments = parser.parse_args()
-    text = table(arguments.tables)
+    text = table(arguments.tables, tuple(arguments.leak))
     if arguments.out:
         arguments.out.write_text(text)
 

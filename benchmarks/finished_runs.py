@@ -26,7 +26,7 @@ from attacker.attacks.registry import make_attack
 from attacker.reconstructions import Reconstructions
 from attacker.schedule import captured, together
 from attacker.target import PublicSet, Target, open_target
-from auditor.bench import Bench
+from auditor.bench import Bench, open_bench
 from auditor.evidence import Exhibit
 from auditor.grids import png
 from auditor.metrics.names import RESEMBLANCE
@@ -38,8 +38,7 @@ from fedinverse.run import Run
 from fedinverse.seeds import generator
 from fedinverse.storage import atomic_write
 from fedinverse.thinning import kept_checkpoint
-from pipeline.stages.audit import bench_of
-from pipeline.stages.inversions import finished
+from pipeline.stages.audit import inputs_of, samples_of
 
 CLOSED, OPEN = "attack-accuracy", "attack-accuracy-open"
 ATTACK, CONTROL, ALONE = "A", "B2", "B0"
@@ -73,7 +72,7 @@ def captures(gmi: dict[str, Any], steps: int) -> Iterator[Line]:
     budgets += [("equal steps", count, steps) for count in (3, 5)]
     budgets += [("equal queries", count, round(steps / count)) for count in (3, 5)]
     for budget, count, each in budgets:
-        yield Line((budget, str(count), str(each)), gmi | {"captures": count, "iterations": each})
+        yield Line((budget, str(count), str(each), str(count * each)), gmi | {"captures": count, "iterations": each})
 
 
 def faces(gmi: dict[str, Any], steps: int) -> Iterator[Line]:
@@ -97,9 +96,9 @@ def other(name: str, table: dict[str, Any], steps: int) -> Line:
 
 
 TABLES = {
-    "captures": (captures, 100, ["budget", "captures", "steps"], DOCUMENT),
-    "faces": (faces, 200, ["attack", "prior"], DOCUMENT.with_name("faces.md")),
-    "rounds": (rounds, 200, ["round", "prior"], DOCUMENT.with_name("faces.md")),
+    "captures": (captures, 100, ["budget", "captures", "steps", "queries"], DOCUMENT),
+    "faces": (faces, 100, ["attack", "prior"], DOCUMENT.with_name("faces.md")),
+    "rounds": (rounds, 100, ["round", "prior"], DOCUMENT.with_name("faces.md")),
 }
 """Lines, their budget, their first columns, and the document."""
 
@@ -167,7 +166,7 @@ def main() -> None:
     keep_freed_memory()
     lines_of, budget, first, document = TABLES[chosen.table]
     runs = [Run(path) for path in chosen.runs]
-    benches = [bench_of(run, finished(run), run.section("audit", Audit)) for run in runs]
+    benches = [open_bench(run, run.section("audit", Audit), samples_of(inputs_of(run).inversions)) for run in runs]
     rows = []
     for line in lines_of(runs[0].table["attacks"]["gmi"], budget):
         found = [

@@ -1,19 +1,20 @@
 """Fuzzing: mutated configs and mutated files must end in a clear error or in exactly what was meant.
 
-    python benchmarks/fuzz.py [--configs 100000] [--files 10000] [--places 2000] [--seed 0] [--json PATH]
+    python benchmarks/fuzz.py [--configs 100000] [--files 10000] [--places 2000] [--runs 500] [--seed 0] [--json PATH]
 
 Every case is made in this process from its number and the seed, so a failure is repeated with ``--only KIND:NUMBER``.
 A case fails when
 
 - anything but a ``FedInverseError`` is raised (a traceback for the user);
-- it takes longer than ten seconds;
+- it takes longer than ten seconds, a command on a damaged run longer than sixty;
 - a damaged file that carries a hash is read as if it were whole, or a config is accepted whose resolved form, written
   out and read again, says something else.
 
 The files are those of a small run made beforehand: checkpoints, captures, ledger, receipts, recorded rounds, split
 manifest, pool requests, resolved config, the worker's plan, an inversion's description and a pool's. Places are folders
 of pictures as nobody should have them, with their class names printed on a console of any width and encoding, and
-commands in environments with any home, temporary directory, locale, terminal and cache (``fuzz_places.py``).
+commands in environments with any home, temporary directory, locale, terminal and cache (``fuzz_places.py``). Runs are
+finished ones, any file of which is damaged before the next command (``fuzz_runs.py``).
 """
 
 import argparse
@@ -31,10 +32,12 @@ import torch
 from fuzz_configs import check_config, config_case
 from fuzz_files import check_file, file_case, make_run, targets
 from fuzz_places import CHECKS
+from fuzz_runs import finished_run, run_case
 
 from fedinverse.storage import write_json
 
 LIMIT = 10.0
+AGAIN = 60.0  # a command may make again what was damaged
 
 
 class HangError(Exception):
@@ -57,17 +60,18 @@ def time_limit(seconds: float = LIMIT) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def outcome(check: Callable[[], str]) -> str:
+def outcome(check: Callable[[], str], seconds: float = LIMIT) -> str:
     """Return what ``check`` says, or ``FAILED`` with the exception that came out of it."""
     try:
-        with time_limit():
+        with time_limit(seconds):
             return check()
     except Exception as error:  # whatever comes is the finding
         place = error.__traceback__
         while place is not None and place.tb_next is not None:
             place = place.tb_next
         where = f"{Path(place.tb_frame.f_code.co_filename).name}:{place.tb_lineno}" if place else "?"
-        return f"FAILED {type(error).__name__} at {where}: {str(error)[:120]}"
+        notes = " ".join(getattr(error, "__notes__", ()))
+        return f"FAILED {type(error).__name__} at {where}: {str(error)[:120]} {notes}".rstrip()
 
 
 def main() -> None:
@@ -76,6 +80,7 @@ def main() -> None:
     parser.add_argument("--configs", type=int, default=100_000)
     parser.add_argument("--files", type=int, default=10_000)
     parser.add_argument("--places", type=int, default=2_000, help="of each sort")
+    parser.add_argument("--runs", type=int, default=500)
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", metavar="KIND:NUMBER", help="one case, with its traceback")
@@ -99,6 +104,11 @@ def main() -> None:
             for number in range(chosen.first, chosen.first + chosen.places):
                 said = outcome(lambda n=number, check=check: check(scratch, n, chosen.seed))  # type: ignore[misc]
                 _count(kind, number, said, counts, examples)
+        if chosen.runs:
+            finished = finished_run(scratch / "finished")
+            for number in range(chosen.first, chosen.first + chosen.runs):
+                said = outcome(lambda n=number: run_case(finished, scratch, n, chosen.seed), AGAIN)  # type: ignore[misc]
+                _count("run", number, said, counts, examples)
         if chosen.files:
             kinds = targets(make_run(scratch))
             meant = {name: target.read(target.path) for name, target in kinds.items()}
@@ -123,6 +133,9 @@ def _one(case: str, seed: int, scratch: Path) -> None:
         return
     if kind in CHECKS:
         print(CHECKS[kind](scratch, int(number), seed))
+        return
+    if kind == "run":
+        print(run_case(finished_run(scratch / "finished"), scratch, int(number), seed))
         return
     target = targets(make_run(scratch))[kind]
     damaged = file_case(kind, target, int(number), seed)

@@ -22,7 +22,7 @@ from fedinverse.data import Pool
 from fedinverse.errors import FedInverseError
 from fedinverse.run import Run, prepare
 from fedinverse.storage import content_sha256, load_weights, read_jsonl, read_metadata, weights_sha256
-from pipeline.experiment import load_experiment, resolved
+from pipeline.experiment import Experiment, load_experiment, resolved
 from server.checkpoints import latest_round
 from server.settings import Federation
 
@@ -57,12 +57,8 @@ class Target:
     structured: bool = False
 
 
-def make_run(scratch: Path) -> Path:
-    """Make a small run directory, federated and inverted, and return it."""
-    from pipeline.engines import run_federation
-    from pipeline.stages.controls import controls
-    from pipeline.stages.invert import planned
-
+def small_experiment(scratch: Path) -> Experiment:
+    """Return a small experiment, whose configuration is written into ``scratch``."""
     text = tomllib.loads((CONFIGS / "quickstart.toml").read_text())
     changes: dict[str, Any] = {
         "data": {"private_limit": 400, "public_limit": 200},
@@ -71,11 +67,22 @@ def make_run(scratch: Path) -> Path:
         "federation": {"rounds": 2},
         "engine": {"kind": "local"},
         "attacker": {"rounds": "last", "restarts": 1},
+        "audit": {"unaided_steps": 1, "evaluator": {"width": 0.1, "epochs": 1}},
         "attacks": {"gmi": {"iterations": 1, "prior": {"width": 0.1, "steps": 1, "critic_steps": 1, "batch_size": 8}}},
     }
+    scratch.mkdir(exist_ok=True)
     config = scratch / "small.toml"
     config.write_text(tomli_w.dumps(laid_over(text, changes)))
-    experiment = load_experiment(str(config), [], scratch)
+    return load_experiment(str(config), [], scratch)
+
+
+def make_run(scratch: Path) -> Path:
+    """Make a small run directory, federated and inverted, and return it."""
+    from pipeline.engines import run_federation
+    from pipeline.stages.controls import controls
+    from pipeline.stages.invert import planned
+
+    experiment = small_experiment(scratch)
     run = prepare(scratch / "run", resolved(experiment))
     run_federation(run, "with_victim", experiment.engine)
     planned(run, controls(run)).work()

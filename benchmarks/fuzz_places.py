@@ -32,15 +32,15 @@ def picture(chance: random.Random) -> bytes:
     """Return a picture of any format and mode, as often damaged as not."""
     side = chance.choice((1, 2, 31, 32, 33, 70))
     pixels = np.frombuffer(chance.randbytes(side * side * 3), np.uint8).reshape(side, side, 3)
-    made = Image.fromarray(pixels)
+    picture = Image.fromarray(pixels)
     mode, kind = chance.choice(MODES), chance.choice(FORMATS)
     file = io.BytesIO()
     try:
         deep = Image.fromarray(pixels[:, :, 0].astype(np.uint16) * 256)
-        (deep if mode == "I;16" else made.convert(mode)).save(file, kind)
+        (deep if mode == "I;16" else picture.convert(mode)).save(file, kind)
     except (OSError, ValueError, KeyError):  # not every format holds every mode
         file = io.BytesIO()
-        made.save(file, "PNG")
+        picture.save(file, "PNG")
     raw = file.getvalue()
     return raw if chance.random() < 0.5 else mutated_bytes(raw, chance)
 

@@ -57,5 +57,5 @@ def make_participant(
     if kind not in ACTIVE:
         raise ConfigError(f"{origin}: active '{kind}' is unknown; use one of {', '.join(ACTIVE)}, or leave it out")
     module, name = ACTIVE[kind].split(":")
-    made: Participant = getattr(import_module(module), name)(settings, seed, directory, device, origin)
-    return made
+    participant: Participant = getattr(import_module(module), name)(settings, seed, directory, device, origin)
+    return participant

@@ -268,8 +268,8 @@ def _explain(section: type[BaseModel], problem: Any, where: str, origin: str) ->
     if problem["type"] == "missing":
         return f"{origin}: key '{key}' is required"
     value = problem["input"]
-    shown = json.dumps(value) if isinstance(value, str | int | float | bool | list) else ""
-    got = f" (got {shown[:TEXT]}{'…' if len(shown) > TEXT else ''})" if shown else ""
+    text = json.dumps(value) if isinstance(value, str | int | float | bool | list) else ""
+    got = f" (got {text[:TEXT]}{'…' if len(text) > TEXT else ''})" if text else ""
     return f"{origin}: '{key}': {message}{got}"
 
 

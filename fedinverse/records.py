@@ -5,19 +5,22 @@ left out. Lines are only ever appended, so of a round that was repeated after a 
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from fedinverse.errors import IntegrityError
-from fedinverse.storage import append_jsonl, file_sha256, read_jsonl, read_object, typed, write_json
+from fedinverse.storage import append_jsonl, file_sha256, read_jsonl, read_metadata, read_object, typed, write_json
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
+Noise = Literal["own", "central"]
+"""Whose noise: a client's own, or that on the average of all."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,92 @@ def read_record(kind: type[T], path: Path) -> T:
     known = {each.name for each in fields(cast(Any, kind))}
     stored = {key.replace("-", "_"): value for key, value in read_object(path).items()}
     return typed(kind, {key: value for key, value in stored.items() if key in known}, path)
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """What the metadata of a weights file say of the model in it; another party may have written them.
+
+    Its network, number of classes and width are read by ``fedinverse.models.claimed``.
+
+    Attributes:
+        sha256: of the weights; empty: it is not said.
+        round: of the federation, after which the server had it; -1: it is not said.
+    """
+
+    sha256: str = ""
+    round: int = -1
+
+    @classmethod
+    def of(cls, metadata: Mapping[str, str]) -> "ModelFile":
+        """Return what ``metadata`` say."""
+        number = metadata.get("model-round", "")
+        return cls(metadata.get("sha256", ""), int(number) if number.isdecimal() else -1)
+
+    @classmethod
+    def read(cls, path: Path) -> "ModelFile":
+        """Return what the file at ``path`` says; a damaged one raises ``IntegrityError``."""
+        return cls.of(read_metadata(path))
+
+    @staticmethod
+    def metadata(server_round: int, about: Mapping[str, str | int | float]) -> dict[str, str | int | float]:
+        """Return the metadata of the model after ``server_round``; ``about``: network, classes and width."""
+        return {"model-round": server_round, **about}
+
+
+@dataclass(frozen=True)
+class PrivacySpent:
+    """One client's account in ``privacy.json``; of each kind of noise epsilon and delta, or neither.
+
+    Attributes:
+        defence: by its registered name.
+        rounds: in which noise was accounted.
+        epsilon: spent by its own noise; infinite where the noise protects nothing.
+        delta: of that account.
+        central_epsilon: spent by the noise on the average.
+        central_delta: of that account.
+    """
+
+    defence: str = "none"
+    rounds: int = 0
+    epsilon: float | None = None
+    delta: float | None = None
+    central_epsilon: float | None = None
+    central_delta: float | None = None
+
+    @property
+    def spent(self) -> dict[Noise, tuple[float, float]]:
+        """Whose noise -> epsilon and delta."""
+        accounts: dict[Noise, tuple[float | None, float | None]] = {
+            "own": (self.epsilon, self.delta),
+            "central": (self.central_epsilon, self.central_delta),
+        }
+        return {noise: (e, delta) for noise, (e, delta) in accounts.items() if e is not None and delta is not None}
+
+    @classmethod
+    def read_all(cls, path: Path) -> "dict[int, PrivacySpent]":
+        """Return the accounts in ``path`` by partition; none: there is no such file.
+
+        Raises:
+            IntegrityError: an entry is no account; names file and key.
+        """
+        accounts = {}
+        for partition, entry in (read_object(path) if path.exists() else {}).items():
+            if not (partition.isdecimal() and isinstance(entry, dict)):
+                raise IntegrityError(f"{path}: '{partition}' is no client's account; the file was altered")
+            values = {key: math.inf if value == "inf" else value for key, value in entry.items()}
+            accounts[int(partition)] = typed(cls, values, path)
+        return accounts
+
+    @staticmethod
+    def write_all(path: Path, accounts: "Mapping[int, PrivacySpent]") -> None:
+        """Write the accounts by partition; JSON has no number for infinity."""
+        rows = {str(partition): asdict(account) for partition, account in sorted(accounts.items())}
+        filled = {
+            partition: {key: "inf" if value == math.inf else value for key, value in row.items() if value is not None}
+            for partition, row in rows.items()
+        }
+        write_json(path, filled)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ of its own (dropout, the first weights of a layer) runs under ``seeded``.
 """
 
 import hashlib
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -24,6 +25,10 @@ def generator(seed: int, *labels: str | int, device: str | torch.device = "cpu")
     return torch.Generator(device=device).manual_seed(derive(seed, *labels))
 
 
+# One thread at a time draws from the global generators of torch and NumPy: worlds of a run are federated side by side.
+_GLOBAL = threading.RLock()
+
+
 @contextmanager
 def seeded(seed: int, device: str | torch.device = "cpu") -> Iterator[None]:
     """Seed torch's global generators with ``seed`` for the time of a block and give them back as they were.
@@ -35,9 +40,21 @@ def seeded(seed: int, device: str | torch.device = "cpu") -> Iterator[None]:
     kind = torch.device(device).type
     # All devices of that kind: ``manual_seed`` seeds them all, and those the block does not use are given back too.
     devices = range(torch.get_device_module(kind).device_count()) if kind != "cpu" else ()
-    with torch.random.fork_rng(devices, device_type=kind if kind != "cpu" else "cuda"):
+    with _GLOBAL, torch.random.fork_rng(devices, device_type=kind if kind != "cpu" else "cuda"):
         torch.manual_seed(seed)
         yield
+
+
+@contextmanager
+def seeded_numpy(seed: int) -> Iterator[None]:
+    """Seed NumPy's global state, which Flower draws from, with ``seed`` for the time of a block and give it back."""
+    with _GLOBAL:
+        before = np.random.get_state()
+        np.random.seed(seed % 2**32)
+        try:
+            yield
+        finally:
+            np.random.set_state(before)
 
 
 def numpy_generator(seed: int, *labels: str | int) -> np.random.Generator:

@@ -25,8 +25,8 @@ from auditor.verdict import read_verdict
 from fedinverse.config import parse
 from fedinverse.errors import StageError
 from fedinverse.layout import WITH_VICTIM, spools_of
+from fedinverse.records import ModelFile
 from fedinverse.run import Run
-from fedinverse.storage import read_metadata
 from pipeline.cli.choice import chosen_attack, chosen_device, public_set
 from pipeline.cli.inversions import PICTURE, draw
 from pipeline.cli.weights import labels_to_invert, network_of_all, targets, weights_at
@@ -218,7 +218,7 @@ class Captured:
                 "round": number,
                 "accuracy": lines.get(number, {}).get("accuracy"),
                 "victim's classes": lines.get(number, {}).get("victim-accuracy"),
-                "sha256": read_metadata(path).get("sha256", "")[:12],
+                "sha256": ModelFile.read(path).sha256[:12],
             }
             for number, path in self.models.items()
         ]

@@ -3,12 +3,11 @@
 from rich.markup import escape
 
 from fedinverse.layout import World
-from fedinverse.records import ClientLine
+from fedinverse.records import ClientLine, Noise, PrivacySpent
 from fedinverse.run import Run
-from fedinverse.storage import read_json
 from fedinverse.words import plain
 
-_SPENT = {"epsilon": "by their own noise", "central_epsilon": "by noise on the average"}
+_SPENT: dict[Noise, str] = {"own": "by their own noise", "central": "by noise on the average"}
 
 
 def what_clients_said(run: Run, world: World) -> list[str]:
@@ -22,13 +21,12 @@ def what_clients_said(run: Run, world: World) -> list[str]:
         + escape(plain(errors[max(errors)]))
         for partition, errors in sorted(failed.items())
     ]
-    path = run.files.server.privacy(world)
-    spent = read_json(path).values() if path.exists() else ()
-    for key, how in _SPENT.items():
-        epsilons = sorted(float(entry[key]) for entry in spent if key in entry)
-        if epsilons:
-            least, most = f"{epsilons[0]:.3g}", f"{epsilons[-1]:.3g}"
+    accounts = [each.spent for each in PrivacySpent.read_all(run.files.server.privacy(world)).values()]
+    for noise, how in _SPENT.items():
+        spent = sorted(account[noise] for account in accounts if noise in account)
+        if spent:
+            least, most = f"{spent[0][0]:.3g}", f"{spent[-1][0]:.3g}"
             span = least if least == most else f"{least} to {most}"
-            deltas = max(float(entry[key.replace("epsilon", "delta")]) for entry in spent if key in entry)
-            lines.append(f"  epsilon {span} spent by {len(epsilons)} clients {how}, delta {deltas:g}")
+            delta = max(delta for _, delta in spent)
+            lines.append(f"  epsilon {span} spent by {len(spent)} clients {how}, delta {delta:g}")
     return lines

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fedinverse.errors import IntegrityError
 from fedinverse.layout import World
-from fedinverse.records import RoundLine, append_lines
+from fedinverse.records import ModelFile, RoundLine, append_lines
 from fedinverse.rounds import Round
 from fedinverse.run import Run
 from fedinverse.storage import load_weights, save_weights
@@ -22,15 +22,14 @@ Weights = dict[str, NDArray[Any]]
 def save_round(over: Round) -> None:
     """Store a round's model, what the strategy remembers, then the round's line: a callback."""
     run, files, world, number = over.run, over.run.files.server, over.world, over.number
-    metadata = {
-        "model-round": number,
+    about = {
         "model": run.model.name,
         "width": run.model.width,
         "classes": len(run.class_names),
         "accuracy": over.utility["accuracy"],
     }
     state = save_weights(files.strategy_state(world, number), over.state) if over.state else ""
-    sha = save_weights(files.checkpoint(world, number), over.weights, metadata)
+    sha = save_weights(files.checkpoint(world, number), over.weights, ModelFile.metadata(number, about))
     append_lines(files.rounds(world), [RoundLine.of(number, over.utility, sha, state)])
     files.strategy_state(world, number - 1).unlink(missing_ok=True)
 
@@ -57,7 +56,7 @@ def _recorded(run: Run, world: World, path: Path, sha256: str) -> Weights:
     if not path.exists():
         raise IntegrityError(f"{path} is missing although its round is recorded; delete {server.federation(world)}")
     weights, metadata = load_weights(path)
-    if metadata["sha256"] != sha256:
+    if ModelFile.of(metadata).sha256 != sha256:
         raise IntegrityError(
             f"{path} is not the file recorded in {server.rounds(world)}; delete {server.federation(world)}"
         )

@@ -14,8 +14,7 @@ BatchNorm buffers are averaged without noise; with any in the model no epsilon i
 """
 
 import logging
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import numpy as np
@@ -26,7 +25,7 @@ from pydantic import Field
 
 from fedinverse.config import Section
 from fedinverse.messages import ARRAYS, CLIPPING
-from fedinverse.seeds import derive
+from fedinverse.seeds import derive, seeded_numpy
 
 log = logging.getLogger("fedinverse.server")
 Kind = Literal["none", "server_fixed", "server_adaptive", "client_fixed", "client_adaptive"]
@@ -77,7 +76,7 @@ class Private:
         if not answered:
             return None, None
         self.num_sampled_clients = len(answered)
-        with _seeded(derive(self._seed, "central noise", server_round)):
+        with seeded_numpy(derive(self._seed, "central noise", server_round)):
             return super().aggregate_train(server_round, answered)  # type: ignore[misc,no-any-return]
 
     def _can_be_clipped(self, reply: Message) -> bool:
@@ -122,14 +121,3 @@ def wrapper_options(settings: CentralPrivacy, participants: int) -> dict[str, An
         "clip_norm_lr": settings.clip_norm_lr,
         "clipped_count_stddev": settings.clipped_count_stddev or None,
     }
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seed numpy's global state, which Flower draws its noise from, for a while."""
-    before = np.random.get_state()
-    np.random.seed(seed % 2**32)
-    try:
-        yield
-    finally:
-        np.random.set_state(before)

@@ -18,8 +18,7 @@ from typing import Any
 from fedinverse.accounting import Mechanism, composed_epsilon
 from fedinverse.errors import FedInverseError, IntegrityError
 from fedinverse.messages import Update
-from fedinverse.records import ClientLine, append_lines
-from fedinverse.storage import write_json
+from fedinverse.records import ClientLine, PrivacySpent, append_lines
 
 _OWN = ("dp_noise_multiplier", "dp_sample_rate", "dp_steps")
 _CENTRAL = "central_noise_multiplier"
@@ -67,18 +66,17 @@ class ClientReports:
             lines.append(replace(line, figures={key: _finite(value) for key, value in figures.items()}))
         append_lines(self._path, lines)
         if self._own or self._central:
-            write_json(self._summary, self.summary())
-
-    def summary(self) -> dict[str, Any]:
-        """Return, per partition with any accounted noise, its defence, rounds, epsilons and deltas."""
-        return {
-            str(partition): {
-                "defence": self._last[partition].figures.get("defence", "none"),
-                "rounds": len(self._own.get(partition, {}) | self._central.get(partition, {})),
-                **{key: _finite(value) for key, value in self._spent(partition).items()},
-            }
-            for partition in sorted(self._own.keys() | self._central.keys())
-        }
+            PrivacySpent.write_all(
+                self._summary,
+                {
+                    partition: PrivacySpent(
+                        str(self._last[partition].figures.get("defence", "none")),
+                        len(self._own.get(partition, {}) | self._central.get(partition, {})),
+                        **self._spent(partition),
+                    )
+                    for partition in self._own.keys() | self._central.keys()
+                },
+            )
 
     def _count(self, line: ClientLine) -> None:
         figures = line.figures

@@ -23,7 +23,7 @@ from auditor.settings import Audit, Primary
 from auditor.statistics import Cells, lead_over_half
 from auditor.verdict import AttributionReport, Interval, Missing, Verdict, read_verdict
 from fedinverse.client_data import shard_of
-from fedinverse.data.source import unit
+from fedinverse.data.source import Images, Request, Source, open_source, unit
 from fedinverse.errors import ConfigError
 from fedinverse.overlap import check_disjoint
 from fedinverse.private import held_by_others, part_of
@@ -42,18 +42,40 @@ SHARED = {"population": {"victim_classes": []}}
 EVALUATOR = {"width": 0.25, "epochs": 12}
 
 
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Bench]:
-    """Return a small split in which five clients share all digits, and its auditor."""
+def opened(out: Path, *settings: str) -> tuple[Run, Bench]:
+    """Return a small split in which clients share all digits, and its auditor."""
     from test_instrument import SETTINGS
 
     from pipeline.experiment import load_experiment
 
     kept = [each for each in SETTINGS if not each.startswith("population")]
-    out = tmp_path_factory.mktemp("shared")
-    experiment = load_experiment("quickstart", [*kept, "population.victim_classes=[]", "population.clients=5"], out)
+    experiment = load_experiment("quickstart", [*kept, "population.victim_classes=[]", *settings], out)
     run = prepare(out / experiment.name, resolved(experiment))
     return run, open_bench(run, run.section("audit", Audit), [])
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Bench]:
+    """Return five clients to whom all digits are dealt at random."""
+    return opened(tmp_path_factory.mktemp("shared"), "population.clients=5")
+
+
+def digits_in_folders(request: Request) -> Images:
+    """Return digits of three clients; the first writes every digit as others see it in a mirror."""
+    pool = open_source(Request("mnist", request.shape, limit=900))
+    holders = np.arange(len(pool.labels)) % 3
+    images = np.where(holders[:, None, None, None] == 0, pool.images[:, :, :, ::-1], pool.images[:])
+    return Images(images, np.asarray(pool.labels), pool.class_names, "", "", (), holders, ("a", "b", "c"))
+
+
+IN_FOLDERS = Source(f"{__name__}:IN_FOLDERS", 1, "", digits_in_folders)
+
+
+@pytest.fixture(scope="module")
+def foldered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Bench]:
+    """Return three clients who hold what lies in their folders, the victim images of a kind of his own."""
+    settings = ["population.clients=3", "population.partition=folders", f"data.private={IN_FOLDERS.name}"]
+    return opened(tmp_path_factory.mktemp("folders"), *settings)
 
 
 def exhibit(arm: str, images: Tensor, labels: Tensor) -> Exhibit:
@@ -69,9 +91,9 @@ def noisy(shard: Shard, run: Run) -> tuple[Tensor, Tensor]:
     return (images + 0.1 * torch.randn(images.shape, generator=generator(0, "noise"))).clamp(0, 1), shard.labels[rows]
 
 
-def averages(run: Run) -> tuple[Tensor, Tensor]:
-    """Return means of a few images of every class at other clients: what a class looks like, and nobody's image."""
-    others, random = held_by_others(run), generator(1, "averages")
+def averages(run: Run, of: Shard | None = None) -> tuple[Tensor, Tensor]:
+    """Return means of a few images of every class, by default of other clients': what it looks like, nobody's image."""
+    others, random = of or held_by_others(run), generator(1, "averages")
     images, labels = [], []
     for label in run.victim_classes:
         rows = (others.labels == label).nonzero().flatten()
@@ -139,6 +161,27 @@ def test_noise_shows_neither(bench: tuple[Run, Bench]) -> None:
     labels = torch.tensor(run.victim_classes).repeat_interleave(RESTARTS)
     images = torch.rand(len(labels), 1, 32, 32, generator=generator(3, "noise"))
     assert verdict_of(bench, (images, labels), (images, labels)).outcome in ("no leak detected", "inconclusive")
+
+
+def test_folders_of_his_own_kind_are_attributed_to_him_only_where_he_takes_part(foldered: tuple[Run, Bench]) -> None:
+    """What he holds is of a kind of its own: nearness to it alone, without the control, would say too much."""
+    run, _ = foldered
+    mine = part_of(run, "train", victim_only=True)
+    assert not hashes(mine) & hashes(held_by_others(run))
+    assert not len(shard_of(run, run.population.victim, "without_victim"))
+
+    copied = verdict_of(foldered, noisy(mine, run), averages(run))
+    assert (copied.outcome, whose(copied).answer) == ("leak", "the client")
+    assert whose(copied).copied["others"] == 0
+
+    his_kind = averages(run, mine)  # no image of his, but what only he writes
+    assert whose(verdict_of(foldered, his_kind, averages(run))).answer == "the client"
+    without_him_too = verdict_of(foldered, his_kind, his_kind)
+    assert without_him_too.outcome != "leak"
+    assert whose(without_him_too).answer == "unknown"
+
+    of_others = verdict_of(foldered, averages(run), averages(run))
+    assert of_others.outcome == whose(of_others).answer == "the class, not the client"
 
 
 # ---------------------------------------------------------------------------------------------- who holds what

@@ -107,7 +107,10 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
     assert not (tmp_path / "runs" / "tiny").exists()
 
 
-def test_a_dry_run_says_time_and_disk_and_writes_nothing(tiny: Load, tmp_path: Path) -> None:
+def test_a_dry_run_says_time_and_disk_and_writes_nothing(
+    tiny: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEDINVERSE_CACHE", str(tmp_path / "cache"))  # in which no prior lies
     experiment = tiny(attacks={"gmi": {"iterations": 30, "prior": {"steps": 30}}})
     out = tmp_path / "runs"
     command = ["run", str(tmp_path / "tiny.toml"), "--out", str(out), "--dry-run"]

@@ -200,8 +200,8 @@ def test_no_canaries_no_model_and_a_damaged_report_are_said(
     with pytest.raises(IntegrityError, match=r"canaries\.json: 'sha256'"):
         read_canaries(path)
     finished(planted, planted.initial_network())
-    write_json(planted.files.server.privacy("with_victim"), {"0": {"epsilon": "much", "delta": 1}})
-    with pytest.raises(IntegrityError, match=r"privacy\.json: the victim's entry is no account"):
+    write_json(planted.files.server.privacy("with_victim"), {"0": {"epsilon": "much", "delta": 1.0}})
+    with pytest.raises(IntegrityError, match=r"privacy\.json: 'epsilon'"):
         measure(planted)
 
 

@@ -35,7 +35,7 @@ from report.comparison import Comparison, Record
 from report.comparison.groups import grouped
 from report.comparison.matched import front, matched
 from report.comparison.page import render
-from report.comparison.pictures import plane_svg
+from report.comparison.pictures import look_of, plane_svg
 from report.comparison.records import Rank
 
 Make = Callable[..., Record]
@@ -409,3 +409,8 @@ def test_what_canaries_show_stands_beside_epsilon(make: Make) -> None:
     assert value(comparison, "all runs", "epsilon-bound") == pytest.approx(1.48)
     assert comparison.page.tables[-1].rows[0][-1] == "1.5"
     assert not any(each.caption.startswith("Defences at matched") for each in comparison.page.tables)
+
+
+def test_no_two_groups_look_alike() -> None:
+    # Fails if the ninth group is drawn as the first is.
+    assert len({look_of(number) for number in range(64)}) == 64

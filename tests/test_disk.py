@@ -95,8 +95,7 @@ def test_only_needed_checkpoints_are_kept_and_a_stopped_run_ends_with_the_same_h
     }
     experiment = tiny(name="whole", **common)
     whole = prepare(Path(experiment.out) / "whole", resolved(experiment))
-    for world in WORLDS:
-        federate(whole, world, experiment.engine)
+    federate(whole, WORLDS, experiment.engine)
     assert names(whole, "with_victim") == [*models(*range(5)), "strategy-0004.safetensors"]
     thinned = tiny(name="thinned", storage={"checkpoints": "needed"}, **common)
     held: list[list[str]] = []

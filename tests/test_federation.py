@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
-from fedinverse.errors import IntegrityError
+from fedinverse.errors import IntegrityError, StageError
 from fedinverse.flower import DEVICE, RUN_DIR, WORLD
-from fedinverse.layout import WORLDS
+from fedinverse.layout import WITH_VICTIM, WORLDS
 from fedinverse.messages import ARRAYS, CLIENT, METRICS, to_record
 from fedinverse.rounds import Round
 from fedinverse.run import Run, prepare
@@ -19,6 +19,7 @@ from fedinverse.storage import load_weights, read_jsonl
 from pipeline.engines import run_federation, session_of
 from pipeline.engines.local import LocalGrid
 from pipeline.experiment import resolved
+from pipeline.stages.federate import federate
 from server.roll_call import roll_call
 from strategies import Aggregation, Ledger, Participation, Selection, make_strategy
 
@@ -47,21 +48,33 @@ def test_ray_gives_the_same_models_as_local(actors: int, reference: Run, tiny: L
     assert len(hashes(run)) == 4
 
 
-def test_the_same_actors_serve_both_worlds(tiny: Load, tmp_path: Path) -> None:
-    runs = {}
+def test_worlds_side_by_side_on_the_same_actors_give_the_models_of_one_after_the_other(
+    tiny: Load, tmp_path: Path
+) -> None:
+    runs, privacy = {}, {"kind": "server_fixed", "noise_multiplier": 0.01, "clipping_norm": 1.0}
     for kind in ("local", "ray"):
-        experiment = tiny(federation={"rounds": 1}, engine={"kind": kind, "actors": 1})
+        federation = {"rounds": 2, "averaging": "unweighted", "privacy": privacy}
+        experiment = tiny(federation=federation, model={"name": "mcnn_gn"}, engine={"kind": kind, "actors": 1})
         runs[kind] = prepare(tmp_path / kind, resolved(experiment))
         with session_of(experiment.engine) as session:
-            served = []
-            for world in WORLDS:
-                run_federation(runs[kind], world, experiment.engine, session=session)
-                served.append(session and [id(actor) for actor in session.actors])
-        assert served[0] == served[1]
+            federate(runs[kind], WORLDS, experiment.engine, session=session)
     for world in WORLDS:
         local, ray = ([line.sha256 for line in runs[kind].recorded_rounds(world)] for kind in ("local", "ray"))
         assert local == ray
-        assert len(ray) == 2
+        assert len(ray) == 3
+
+
+def test_an_error_in_one_world_stops_those_beside_it(tiny: Load, tmp_path: Path) -> None:
+    experiment = tiny(federation={"rounds": 50}, engine={"kind": "ray", "actors": 1})
+    run = prepare(tmp_path / "run", resolved(experiment))
+
+    def full(over: Round) -> None:
+        if over.world != WITH_VICTIM and over.number == 1:
+            raise StageError("the disk is full")
+
+    with pytest.raises(StageError, match="the disk is full"), session_of(experiment.engine) as session:
+        federate(run, WORLDS, experiment.engine, after=[full], session=session)
+    assert len(run.recorded_rounds(WITH_VICTIM)) < 51
 
 
 def test_flower_runtime_gives_the_same_models_as_local(reference: Run, tiny: Load, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import fuzz  # noqa: E402
 from fuzz_configs import check_config, config_case  # noqa: E402
 from fuzz_files import check_file, file_case, make_run, targets  # noqa: E402
 from fuzz_places import CHECKS  # noqa: E402
+from fuzz_runs import COMMANDS, run_case  # noqa: E402
 
 from fedinverse.errors import FedInverseError  # noqa: E402
 
@@ -53,6 +54,13 @@ def test_folders_and_environments_of_any_make_are_refused_or_read(
 ) -> None:
     monkeypatch.setenv("FEDINVERSE_CACHE", str(tmp_path / "cache"))
     said = [fuzz.outcome(lambda n=n: CHECKS[kind](tmp_path, n, 0)) for n in range(cases)]  # type: ignore[misc]
+    assert {number: one for number, one in enumerate(said) if one not in {"refused", "accepted"}} == {}
+    assert {"refused", "accepted"} == set(said)
+
+
+def test_a_command_on_a_run_with_a_damaged_file_says_so_or_does_its_work(attacked_run: Any, tmp_path: Path) -> None:
+    quick = tuple(command for command in COMMANDS if command[0] in ("report", "runs", "compare"))
+    said = [fuzz.outcome(lambda n=n: run_case(attacked_run.path, tmp_path, n, 5, quick)) for n in range(30)]  # type: ignore[misc]
     assert {number: one for number, one in enumerate(said) if one not in {"refused", "accepted"}} == {}
     assert {"refused", "accepted"} == set(said)
 

@@ -68,6 +68,15 @@ def test_several_captures_share_one_loss() -> None:
     assert "1 of the 2 captures" in run(now).notes[0]
 
 
+@pytest.mark.parametrize("name", ["gmi", "kedmi", "vmi", "plgmi", "ifgmi", "deepinversion"])
+def test_one_capture_is_the_attack_on_one_model_bit_for_bit_and_two_equal_ones_are_to_rounding(name: str) -> None:
+    victim = target()
+    alone = inverted(name, [0, 3], of=victim)
+    assert torch.equal(alone.latent, inverted(name, [0, 3], {"captures": 1}, of=victim).latent)
+    twice = inverted(name, [0, 3], {"captures": 2}, of=replace(victim, earlier=(victim,)))
+    torch.testing.assert_close(twice.latent, alone.latent, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["kedmi", "vmi", "plgmi", "ifgmi", "deepinversion"])
 def test_every_attack_takes_several_captures(name: str) -> None:
     victim = target("mcnn_vib")

@@ -1,11 +1,12 @@
 """The lines that one role writes and others read: the bytes they have, and what is said of a line that does not fit."""
 
+import math
 from pathlib import Path
 
 import pytest
 
 from fedinverse.errors import IntegrityError
-from fedinverse.records import ClientLine, LedgerLine, RoundLine, append_lines, read_lines
+from fedinverse.records import ClientLine, LedgerLine, ModelFile, PrivacySpent, RoundLine, append_lines, read_lines
 
 SHA = "0" * 8
 
@@ -51,3 +52,25 @@ def test_a_clients_words_do_not_win_over_the_servers(tmp_path: Path) -> None:
     path.write_text('{"round": 1}\n')
     with pytest.raises(IntegrityError, match=r"clients\.jsonl: a line is no client's report"):
         ClientLine.read_all(path)
+
+
+def test_accounts_of_privacy_are_read_as_they_were_written(tmp_path: Path) -> None:
+    # Fails if an infinite epsilon is lost, if noise of one kind is taken for the other, or if text passes for a figure.
+    path = tmp_path / "privacy.json"
+    accounts = {0: PrivacySpent("dp_sgd", 2, 1.5, 1e-5), 3: PrivacySpent("none", 1, math.inf, 1e-5, 0.5, 1e-6)}
+    PrivacySpent.write_all(path, accounts)
+    assert PrivacySpent.read_all(path) == accounts
+    assert accounts[0].spent == {"own": (1.5, 1e-5)}
+    assert accounts[3].spent == {"own": (math.inf, 1e-5), "central": (0.5, 1e-6)}
+    assert PrivacySpent.read_all(tmp_path / "absent.json") == {}
+    for entry in ('{"one": {}}', '{"0": []}', '{"0": {"epsilon": "much"}}', '{"0": {"word": 1}}'):
+        path.write_text(entry)
+        with pytest.raises(IntegrityError, match=r"privacy\.json"):
+            PrivacySpent.read_all(path)
+
+
+@pytest.mark.parametrize("number", ["", "-1", "two", "1.5", "²"])
+def test_a_weights_file_that_says_no_round_has_none(number: str) -> None:
+    # Fails if another party's metadata end in a traceback.
+    assert ModelFile.of({"model-round": number, "sha256": "x"}) == ModelFile("x", -1)
+    assert ModelFile.of({"model-round": "12"}) == ModelFile("", 12)

@@ -29,7 +29,7 @@ from attacker.updates.update_inversion import (
 from attacker.worker import Bench
 from auditor.evaluators.embedding import fit_embedding
 from auditor.questions import QUESTIONS, answer_of
-from auditor.updates import ATTACK, RANDOM, WITHOUT, Lead, Shown, compared, lead, matched
+from auditor.updates import ATTACK, RANDOM, WITHOUT, Lead, UpdateExhibit, compared, lead, matched
 from auditor.verdict import read_verdict
 from clients.defences import make_defence
 from clients.training import Training, train
@@ -192,8 +192,8 @@ def update_between(start: Classifier, end: Classifier) -> dict[str, Tensor]:
 def test_one_step_on_one_image_of_a_linear_model_gives_the_image_away() -> None:
     """Two clients, one step each on the whole shard, the other's of one image: x is a row of dW over db."""
     start, private = Softmax(), drawn(1)
-    own, other = (after_training(start, shard) for shard in (drawn(0, 2, 2), private))
-    before, sent, theirs = (as_tensors(to_weights(each)) for each in (start, own, other))
+    shard, other = (after_training(start, shard) for shard in (drawn(0, 2, 2), private))
+    before, sent, theirs = (as_tensors(to_weights(each)) for each in (start, shard, other))
     average = {name: (sent[name] + theirs[name]) / 2 for name in before}
     update = others_update(before, average, [sent], 1 / 2)
     bias = update["head.bias"]
@@ -338,8 +338,10 @@ def test_of_a_victim_who_shares_his_classes_it_is_asked_too(tiny: Callable[..., 
     append_jsonl(run.files.server.ledger(WITH_VICTIM), line)
     his = part_of(run, "train", victim_only=True)
     assert set(his.labels.tolist()) == set(run.victim_classes) != set()
-    shown = [Shown(arm, 1, unit(his.images[:2]), his.labels[:2], torch.zeros(10)) for arm in (ATTACK, WITHOUT)]
-    cells = compared(run, shown)
+    exhibits = [
+        UpdateExhibit(arm, 1, unit(his.images[:2]), his.labels[:2], torch.zeros(10)) for arm in (ATTACK, WITHOUT)
+    ]
+    cells = compared(run, exhibits)
     assert {label for _, label in cells[ATTACK]} == set(his.labels[:2].tolist())
     assert cells[ATTACK].keys() == cells[RANDOM].keys()
     assert all(cell.psnr.min() > 90 for cell in cells[ATTACK].values())  # his images come back as themselves

@@ -140,7 +140,7 @@ def test_during_and_after_end_alike(tiny: Any) -> None:
         experiment = tiny(name=when, federation={"rounds": 2}, attacker={"rounds": "every", "when": when})
         run = prepare(Path(experiment.out) / when, resolved(experiment))
         with Meanwhile(run):
-            federate(run, "with_victim", experiment.engine)
+            federate(run, ["with_victim"], experiment.engine)
             if when == "during":
                 until(lambda: any(run.files.attacker.inversions.rglob(ABOUT)))
         invert(run, controls(run))

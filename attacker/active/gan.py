@@ -66,14 +66,14 @@ class GanParticipant:
             ConfigError: the class to draw, or the label, is none of the network's.
         """
         target, label = _classes(self.settings, network.classes, shard)
-        made = self._before(network, server_round)
-        self._train(made, network, target, server_round)
+        generator_network = self._before(network, server_round)
+        self._train(generator_network, network, target, server_round)
         about = {"round": server_round, "target": target, "width": self.settings.width}
-        save_weights(self._directory / state_file(server_round), to_weights(made), about)
+        save_weights(self._directory / state_file(server_round), to_weights(generator_network), about)
         count = self.settings.images
         if count == 0:
             return shard
-        images = sampled(made, count, derive(self._seed, "gan samples", server_round), self._device)
+        images = sampled(generator_network, count, derive(self._seed, "gan samples", server_round), self._device)
         labels = torch.full((count,), label, dtype=torch.int64)
         return Shard(torch.cat([shard.images, images]), torch.cat([shard.labels, labels]))
 
@@ -83,34 +83,34 @@ class GanParticipant:
     def _before(self, network: Classifier, server_round: int) -> Generator:
         """Return the generator as the last round before ``server_round`` left it, or a new one."""
         with seeded(derive(self._seed, "gan weights")):
-            made = Generator(network.input_shape, self.settings.width)
+            generator_network = Generator(network.input_shape, self.settings.width)
         earlier = [path for path in sorted(self._directory.glob(STATES)) if path.name < state_file(server_round)]
         if earlier:
-            into_module(made, load_weights(earlier[-1])[0], str(earlier[-1]))
-        return made.to(self._device)
+            into_module(generator_network, load_weights(earlier[-1])[0], str(earlier[-1]))
+        return generator_network.to(self._device)
 
-    def _train(self, made: Generator, network: Classifier, target: int, server_round: int) -> None:
+    def _train(self, generator_network: Generator, network: Classifier, target: int, server_round: int) -> None:
         """Minimise CE(network(G(z)), target) over G; the network stays as it is."""
         chosen = self.settings
-        optimizer = gan_adam(made, chosen.lr)
+        optimizer = gan_adam(generator_network, chosen.lr)
         noise = generator(self._seed, "gan noise", server_round)
         trained = network.training
         network.eval().requires_grad_(False)
-        made.train()
+        generator_network.train()
         try:
             wanted = torch.full((chosen.batch_size,), target, device=self._device)
             for _ in range(chosen.steps):
                 z = torch.randn(chosen.batch_size, LATENT, generator=noise).to(self._device)
-                descend(optimizer, F.cross_entropy(network(made(z)), wanted))
+                descend(optimizer, F.cross_entropy(network(generator_network(z)), wanted))
         finally:
             network.requires_grad_(True).train(trained)
 
 
 @torch.inference_mode()
-def sampled(made: Generator, count: int, seed: int, device: torch.device) -> Tensor:
+def sampled(generator_network: Generator, count: int, seed: int, device: torch.device) -> Tensor:
     """Return ``count`` samples of a generator, uint8 [N, C, H, W]."""
     z = torch.randn(count, LATENT, generator=generator(seed, "z"))
-    images = torch.cat([made.eval()(part.to(device)) for part in z.split(256)])
+    images = torch.cat([generator_network.eval()(part.to(device)) for part in z.split(256)])
     pixels = images.clamp(0, 1).mul(255).round().to(torch.uint8).cpu()
     return pixels.contiguous(memory_format=torch.channels_last)
 

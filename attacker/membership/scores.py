@@ -96,9 +96,9 @@ def rmia(phi: Tensor, references: Tensor, population: Population, gamma: float =
         population: records to compare with; the more of them, the finer the score.
         gamma: how far a candidate must exceed a record, at least 1.
     """
-    own = _log_ratio(phi, references)
+    of_candidates = _log_ratio(phi, references)
     others = _log_ratio(population.target, population.references)
-    return (own[:, None] - others[None] >= math.log(gamma)).double().mean(1)
+    return (of_candidates[:, None] - others[None] >= math.log(gamma)).double().mean(1)
 
 
 def _log_ratio(phi: Tensor, references: Tensor) -> Tensor:

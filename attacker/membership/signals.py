@@ -49,9 +49,9 @@ class Signals:
 
 def logit_confidence(logits: Tensor, labels: Tensor) -> Tensor:
     """Return phi = ln(p_y / (1 - p_y)), [N], of ``logits`` [N, K]: the logit of y less the others' log-sum-exp."""
-    own = logits.gather(1, labels[:, None]).squeeze(1)
+    of_label = logits.gather(1, labels[:, None]).squeeze(1)
     others = logits.scatter(1, labels[:, None], -torch.inf).logsumexp(1)
-    return own - others
+    return of_label - others
 
 
 def confidences(model: Classifier, images: Tensor, labels: Tensor) -> Tensor:

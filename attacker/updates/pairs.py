@@ -9,7 +9,7 @@ from attacker.schedule import captured
 from attacker.updates.settings import Updates
 from fedinverse.errors import IntegrityError, StageError
 from fedinverse.layout import ROUND_FILES, receipts_of, replies_of
-from fedinverse.records import Receipt, read_lines
+from fedinverse.records import ModelFile, Receipt, read_lines
 from fedinverse.storage import read_metadata
 
 
@@ -96,7 +96,7 @@ def _asked(spools: Sequence[Path]) -> dict[int, set[str]]:
 
 def _check_one_model(spools: Sequence[Path], server_round: int) -> None:
     files = {
-        read_metadata(path).get("sha256", str(path)): path
+        ModelFile.read(path).sha256 or str(path): path
         for spool in spools
         for path in sorted(spool.glob(f"round-{server_round:04d}*.safetensors"))
     }

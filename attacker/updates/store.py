@@ -23,6 +23,7 @@ from attacker.updates.update_inversion import (
 from fedinverse.errors import StageError
 from fedinverse.layout import ABOUT, RECONSTRUCTIONS
 from fedinverse.models import Classifier, built_for, claimed
+from fedinverse.records import ModelFile
 from fedinverse.seeds import generator
 from fedinverse.shard import Shard
 from fedinverse.storage import (
@@ -30,7 +31,6 @@ from fedinverse.storage import (
     content_sha256,
     into_module,
     load_weights,
-    read_metadata,
     read_object,
     save_weights,
     weights_sha256,
@@ -43,14 +43,14 @@ class Seat:
     """What the attacker knows beside the captures.
 
     Attributes:
-        own: its images; may be empty.
+        shard: its images; may be empty.
         training: what the others do in a round.
         share: weight of each own reply in the average.
         seed: of the start.
         assumed: what of this it only assumes, in sentences.
     """
 
-    own: Shard
+    shard: Shard
     training: LocalTraining
     share: float
     seed: int
@@ -86,11 +86,13 @@ class InvertedUpdate:
 
 def place(store: Path, pair: Pair, seat: Seat, settings: Updates, labels: Tensor | None) -> InvertedUpdate:
     """Return where the inversion of ``pair`` lies, done or not."""
-    hashes = [read_metadata(path).get("sha256", "") for path in (pair.before, pair.after, *pair.replies)]
-    own = weights_sha256({"images": seat.own.images.contiguous().numpy(), "labels": seat.own.labels.numpy()})
+    hashes = [ModelFile.read(path).sha256 for path in (pair.before, pair.after, *pair.replies)]
+    shard_hash = weights_sha256({"images": seat.shard.images.contiguous().numpy(), "labels": seat.shard.labels.numpy()})
     chosen = settings.model_dump(mode="json", exclude={"rounds", "device"})
     dealt_before = None if labels is None else labels.tolist()
-    key = content_sha256([VERSION, hashes, own, chosen, asdict(seat.training), seat.share, seat.seed, dealt_before])
+    key = content_sha256(
+        [VERSION, hashes, shard_hash, chosen, asdict(seat.training), seat.share, seat.seed, dealt_before]
+    )
     return InvertedUpdate(store / f"round-{pair.round:04d}-{key[:16]}")
 
 
@@ -124,7 +126,7 @@ def invert_update(
     length = float(torch.stack([value.square().sum() for value in update.values()]).sum().sqrt())
     if length == 0:
         raise StageError(f"{pair.before} and {pair.after} are the same model: nobody's update lies between them")
-    shares = label_shares(network, later, update, seat.training, seat.own)
+    shares = label_shares(network, later, update, seat.training, seat.shard)
     chosen = dealt(shares, settings.images) if labels is None else labels
     network.to(settings.device)
     images, distance = reconstruct(

@@ -101,7 +101,9 @@ def others_update(before: Update, after: Update, replies: Sequence[Update], shar
     }
 
 
-def label_shares(network: Classifier, later: Classifier, update: Update, training: LocalTraining, own: Shard) -> Tensor:
+def label_shares(
+    network: Classifier, later: Classifier, update: Update, training: LocalTraining, shard: Shard
+) -> Tensor:
     """Return the share of every class in the others' last batches, float64 [K], summing to 1.
 
     Args:
@@ -109,18 +111,18 @@ def label_shares(network: Classifier, later: Classifier, update: Update, trainin
         later: holds theta'.
         update: D by parameter name.
         training: the others'.
-        own: the attacker's images; may be empty.
+        shard: the attacker's images; may be empty.
 
     Raises:
         StageError: the network's last layer is no linear one.
     """
     name, head = _head(network)
     seen = [network] if training.steps == 1 else [network, later]
-    predicted = torch.stack([_predictions(each, own) for each in seen]).mean(0)
+    predicted = torch.stack([_predictions(each, shard) for each in seen]).mean(0)
     if head.bias is not None:
         gradient = -update[f"{name}.bias"].double() / training.reach
     else:
-        features = torch.stack([_feature_sum(each, own) for each in seen]).mean()
+        features = torch.stack([_feature_sum(each, shard) for each in seen]).mean()
         gradient = -update[f"{name}.weight"].double().sum(1) / (training.reach * features)
     classes = len(gradient)
     # (P^T - 1) r = g_b, and sum r = 1: one equation more, since those of the gradient add up to nothing.
@@ -140,15 +142,15 @@ def _head(network: Classifier) -> tuple[str, nn.Linear]:
 
 
 @torch.no_grad()
-def _predictions(network: Classifier, own: Shard) -> Tensor:
+def _predictions(network: Classifier, shard: Shard) -> Tensor:
     """Return P, float64 [K, K]: mean probabilities for images of each class."""
     classes = network.classes
     sure, measured = 1 / classes, torch.zeros(classes, classes, dtype=torch.float64)
-    held = own.labels.unique().tolist()
+    held = shard.labels.unique().tolist()
     if held:
-        probabilities = _logits(network.eval(), own.images).double().softmax(1)
+        probabilities = _logits(network.eval(), shard.images).double().softmax(1)
         for label in held:
-            measured[label] = probabilities[own.labels == label].mean(0)
+            measured[label] = probabilities[shard.labels == label].mean(0)
         sure = float(measured.diagonal()[held].mean())
     for label in set(range(classes)) - set(held):
         measured[label] = (1 - sure) / (classes - 1)
@@ -157,10 +159,10 @@ def _predictions(network: Classifier, own: Shard) -> Tensor:
 
 
 @torch.no_grad()
-def _feature_sum(network: Classifier, own: Shard) -> Tensor:
-    if not len(own):
+def _feature_sum(network: Classifier, shard: Shard) -> Tensor:
+    if not len(shard):
         raise StageError("the last layer has no bias: its row sums need images of the attacker's own to be read by")
-    parts = [network.eval().features(unit(part)).penultimate.double().sum(1) for part in own.images.split(256)]
+    parts = [network.eval().features(unit(part)).penultimate.double().sum(1) for part in shard.images.split(256)]
     return torch.cat(parts).mean()
 
 

@@ -30,8 +30,8 @@ def ahead(run: Run, settings: Audit, samples: Sequence[Path]) -> Iterator[None]:
 
     It saves nothing on one core, on an accelerator that the others use, or for a small vault.
     """
-    shown = int((run.split["part"] == "vault").sum()) * settings.evaluator.epochs
-    if settings.device != "cpu" or (os.cpu_count() or 1) < 2 or shown < WORTH:
+    images = int((run.split["part"] == "vault").sum()) * settings.evaluator.epochs
+    if settings.device != "cpu" or (os.cpu_count() or 1) < 2 or images < WORTH:
         yield
         return
     process = subprocess.Popen(

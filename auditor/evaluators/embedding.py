@@ -27,6 +27,8 @@ from torch import Tensor
 
 from fedinverse.data.source import cache_directory, unit
 from fedinverse.errors import DataError
+from fedinverse.private import part_of
+from fedinverse.run import Run
 from fedinverse.storage import content_sha256, load_weights, save_weights, weights_sha256
 
 VERSION = 1  # part of the cache key; raise it when the descriptor or the whitening changes
@@ -41,6 +43,7 @@ COLOUR_WEIGHT = 0.3  # brings the colour means near the gradients' scale
 RIDGE = 0.1  # share of the mean variance added to every direction, so that rare directions are not blown up
 SMALLEST_VAULT = 100
 BATCH = 512
+CHUNK = 2048  # images made floating-point at once
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,10 @@ class Embedding:
         mean, whitening = self.mean.to(images.device), self.whitening.to(images.device)
         parts = [F.normalize((describe(part) - mean) @ whitening, dim=1) for part in torch.split(images, BATCH)]
         return torch.cat(parts) if parts else mean.new_empty(0, len(mean))
+
+    def of_pixels(self, images: Tensor, device: str | torch.device = "cpu") -> Tensor:
+        """Return features float32 [N, F], on the CPU, of uint8 images [N, C, H, W]; made on ``device``, in parts."""
+        return torch.cat([self(unit(part, device)).cpu() for part in images.split(CHUNK)])
 
 
 def describe(images: Tensor) -> Tensor:
@@ -118,6 +125,11 @@ def check_vault(count: int, channels: int, height: int, width: int) -> None:
             f"the vault holds {count} images of {channels}x{height}x{width}; the embedding needs at least "
             f"{SMALLEST_VAULT} of {2 * CELL} pixels: raise data.private_limit or split.vault"
         )
+
+
+def embedding_of(run: Run) -> Embedding:
+    """Return the embedding of the vault of ``run``; errors as ``fit_embedding``'s."""
+    return fit_embedding(part_of(run, "vault").images)
 
 
 def fit_embedding(vault: Tensor) -> Embedding:

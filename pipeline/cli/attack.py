@@ -60,8 +60,7 @@ def attack(
     from pipeline.cli.choice import chosen_attack, chosen_device, chosen_schedule, public_set
     from pipeline.cli.inversions import HEADER, PICTURE, draw, line_of, name_of, overlap_mark
     from pipeline.cli.weights import labels_to_invert, network_of_all, shared_classes, targets, weights_at
-    from report.bars import Bars
-    from report.console import console, progress_bar, say, table
+    from report.console import Bars, console, progress_bar, say, table
 
     chosen = chosen_attack(kind, config, label, set_ or [])
     schedule = chosen_schedule(rounds, wanted, restarts, device)

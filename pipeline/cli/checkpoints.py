@@ -33,6 +33,7 @@ def convert(
     from fedinverse.models.published import BACKBONE, read_pickle
     from fedinverse.models.published import convert as converted
     from fedinverse.original import OriginalName
+    from fedinverse.records import ModelFile
     from fedinverse.storage import save_weights, to_weights
     from report.console import console, say
 
@@ -48,7 +49,7 @@ def convert(
         about["classes"] = conversion.network.classes
     if OriginalName.matches(file.name):
         named = OriginalName.parse(file.name)
-        about |= {"model-round": named.round, "accuracy": named.accuracy}
+        about = ModelFile.metadata(named.round, about) | {"accuracy": named.accuracy}
     save_weights(out, weights, about)
     size = f"width {conversion.width:g}" + ("" if backbone else f", {conversion.network.classes} classes")
     say(model, f"{size}, {len(weights)} arrays in {out}")

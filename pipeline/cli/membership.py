@@ -114,8 +114,8 @@ def _of_spool(
         assign(table, assignment)
     settings = of_table(table, "--set")
     models = of_rounds(captured(spool), settings, spool)
-    own = open_shard(shard) if shard is not None else Shard.empty()
-    asked = candidates_between(open_shard(members), open_shard(others), own, seed)
+    held = open_shard(shard) if shard is not None else Shard.empty()
+    asked = candidates_between(open_shard(members), open_shard(others), held, seed)
     where = str(chosen_device(device))
     beside: dict[int, Path] | str = "no federation without the victim is known; give --without DIR"
     if without is not None:
@@ -123,7 +123,7 @@ def _of_spool(
         if not models.keys() <= control.keys():
             raise StageError(f"{without} lacks the rounds {sorted(models.keys() - control.keys())} of {spool}")
         beside = {number: control[number] for number in models}
-    seat = Seat(holdings(own, None, ()), settings.references, where, seed)
+    seat = Seat(holdings(held, None, ()), settings.references, where, seed)
     report = measured(asked, models, beside, seat, settings, "a run's audit alone has them").report
     show(report)
     answer = answer_to(report)

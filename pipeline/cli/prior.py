@@ -38,8 +38,7 @@ def train(
     from pipeline.cli.pictures import shape_of
     from pipeline.cli.priors import describe
     from pipeline.cli.weights import file_at, network_of
-    from report.bars import Bars
-    from report.console import console, progress_bar, say
+    from report.console import Bars, console, progress_bar, say
 
     chosen = chosen_attack(kind, config, label, set_ or [])
     where = chosen_device(device)

@@ -85,7 +85,7 @@ def narrow_help(command: click.Command, context: click.Context, formatter: click
     columns = shutil.get_terminal_size().columns
     if columns >= NARROW:
         return False
-    formatter.width = columns - 1  # click would not go below 50
+    formatter.width = max(20, columns - 1)  # click would not go below 50, and below 10 it cannot wrap
     command.format_usage(context, formatter)
     for paragraph in (command.help or "").split("\n\n"):
         formatter.write_paragraph()

@@ -101,18 +101,17 @@ def _of_spools(
     from fedinverse.storage import load_weights
     from pipeline.cli.pictures import save_sheet
     from pipeline.stages.updates import seat_of
-    from report.bars import Bars
-    from report.console import console, progress_bar, say, table
+    from report.console import Bars, console, progress_bar, say, table
     from report.text import share
 
     for spool in spools:
         if not spool.is_dir():
             raise ConfigError(f"{spool} is no directory; give a run directory or directories of captures")
     settings = parse(Updates, _table_of(assignments, {}), "updates", "--set")
-    own = open_shard(shard) if shard is not None else Shard.empty()
+    held = open_shard(shard) if shard is not None else Shard.empty()
     chosen = pairs(spools, settings)
     took_part = any(pair.replies for pair in chosen)
-    seat = seat_of(own, settings, None, len(own), clients if took_part else 1, seed, "--set")
+    seat = seat_of(held, settings, None, len(held), clients if took_part else 1, seed, "--set")
     rows = []
     for pair in chosen:
         where = place(out, pair, seat, settings, None)

@@ -15,6 +15,7 @@ from fedinverse.errors import ConfigError, IntegrityError
 from fedinverse.layout import ROUND_FILES, RunFiles, is_run, spools_of
 from fedinverse.models import is_code, spec_of
 from fedinverse.overlap import shared_names
+from fedinverse.records import ModelFile
 from fedinverse.run import Run
 from fedinverse.shard import Shard
 from fedinverse.storage import read_metadata
@@ -54,7 +55,7 @@ def weights_at(target: Path, settings: Attacker) -> list[Path]:
         return [target]
     spool, *pooled = spools_of(Run(target).files.attacker, "with_victim") if is_run(target) else (target,)
     for path in (path for each in (spool, *pooled) for path in each.glob(ROUND_FILES)):
-        if "model-round" not in metadata_of(path):
+        if ModelFile.of(metadata_of(path)).round < 0:
             raise IntegrityError(f"{path} does not say which round it is; give that file itself instead of {target}")
     return list(due(spool, settings, Shard(torch.empty(0), torch.empty(0)), pooled=pooled).values())
 
@@ -70,7 +71,7 @@ def targets(
     def model(weights: Path) -> Target:
         return open_target(weights, network.model, network.classes, network.width, device)
 
-    directory = captures > 1 and "model-round" in metadata_of(paths[0])
+    directory = captures > 1 and ModelFile.of(metadata_of(paths[0])).round >= 0
     models = captured(paths[0].parent) if directory else {}
     for path in paths:
         others = together(path, models, captures) if path in models.values() else ()

@@ -63,8 +63,8 @@ def private_network() -> Iterator[Network]:
         return
     # Root needs no user namespace, and would lose its rights to other users' files in one.
     user = [] if os.geteuid() == 0 else ["--user"]
-    own = ["--map-current-user", "--keep-caps"] if user else []
-    command = [unshare, *user, *own, "--net", sys.executable, "-I", "-c", _HOLDER]
+    as_user = ["--map-current-user", "--keep-caps"] if user else []
+    command = [unshare, *user, *as_user, "--net", sys.executable, "-I", "-c", _HOLDER]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     ) as holder:

@@ -3,8 +3,8 @@
 import logging
 import os
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from fedinverse.layout import World
 from fedinverse.registry import search_path
 from fedinverse.rounds import AfterRound
 from fedinverse.run import Run
+from pipeline.engines.environment import environment
 from pipeline.engines.ray_place import check_ray
 from pipeline.engines.settings import Engine
 
@@ -56,19 +57,21 @@ def run_federation(
     # Clients in processes of their own train on while a round is evaluated and stored. In one process they share
     # PyTorch's random numbers with whatever else computes in it: there, one thing at a time.
     server = server_app(after_round, beside=engine.kind == "ray")
-    with _client_environment(run, world, engine):
-        if engine.kind == "local":
-            from pipeline.engines.local import run_local
+    if engine.kind == "local":
+        from pipeline.engines.local import run_local
 
-            run_local(run, world, engine, server)
-        elif engine.kind == "ray":
-            from pipeline.engines.ray import RaySession, run_on_ray
+        run_local(run, world, engine, server)
+    elif engine.kind == "ray":
+        from pipeline.engines.ray import RaySession, run_on_ray
 
-            with nullcontext(session) if session else RaySession(engine, profile=profiles is not None) as used:
-                run_on_ray(run, world, used, server, profiles)
-        else:
-            from pipeline.engines.flower import run_on_flower
+        with nullcontext(session) if session else RaySession(engine, profile=profiles is not None) as used:
+            run_on_ray(run, world, used, server, profiles)
+    else:
+        from pipeline.engines.flower import run_on_flower
 
+        # Its nodes have no config of their own, and its server no run config: both read the environment.
+        place = {RUN_DIR: str(run.path.resolve()), WORLD: world, DEVICE: engine.device, "PYTHONPATH": search_path()}
+        with environment(place):
             run_on_flower(run, engine, server)
 
 
@@ -83,30 +86,6 @@ def session_of(engine: Engine, *, profile: bool = False) -> "AbstractContextMana
     from pipeline.engines.ray import RaySession
 
     return RaySession(engine, profile=profile)
-
-
-@contextmanager
-def _client_environment(run: Run, world: World, engine: Engine) -> Iterator[None]:
-    """Set what a client without a node config of its own (Flower's runtime) reads, and take it back at the end.
-
-    Children inherit it; whatever this process starts afterwards must not take part in this run.
-    """
-    settings = {
-        RUN_DIR: str(run.path.resolve()),
-        WORLD: world,
-        DEVICE: engine.device,
-        "PYTHONPATH": search_path(),  # Ray hands on the script's directory alone
-    }
-    before = {key: os.environ.get(key) for key in settings}
-    os.environ.update(settings)
-    try:
-        yield
-    finally:
-        for key, value in before.items():
-            if value is None:
-                del os.environ[key]
-            else:
-                os.environ[key] = value
 
 
 def quiet(environment: Mapping[str, str]) -> dict[str, str]:

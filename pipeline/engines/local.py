@@ -13,7 +13,7 @@ from fedinverse.flower_compat import ErrorCode
 from fedinverse.layout import World
 from fedinverse.run import Run
 from pipeline.engines.settings import Engine
-from pipeline.engines.simulated import SimulatedGrid, error_reply, explain, server_context
+from pipeline.engines.simulated import SimulatedGrid, context_of, error_reply, explain
 
 log = logging.getLogger("fedinverse.engine")
 
@@ -48,6 +48,6 @@ def run_local(run: Run, world: World, engine: Engine, server: ServerApp) -> None
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        server(LocalGrid(run, world, engine.device), server_context())
+        server(LocalGrid(run, world, engine.device), context_of(run, world))
     finally:
         torch.set_num_threads(threads)

@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import socket
+import threading
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -19,20 +20,23 @@ import ray
 from flwr.app import ArrayRecord, Context, Message, RecordDict
 from flwr.serverapp import ServerApp
 
-from fedinverse.errors import ConfigError
+from fedinverse.errors import ConfigError, StageError
 from fedinverse.flower_compat import ErrorCode
 from fedinverse.layout import World
 from fedinverse.messages import ARRAYS
 from fedinverse.profiling import leave
+from fedinverse.registry import search_path
 from fedinverse.run import Run
 from fedinverse.split import holdings
+from pipeline.engines.environment import environment
 from pipeline.engines.settings import Engine
-from pipeline.engines.simulated import SimulatedGrid, error_reply, explain, server_context
+from pipeline.engines.simulated import SimulatedGrid, context_of, error_reply, explain
 
 log = logging.getLogger("fedinverse.engine")
 _TRIES = 3  # a message whose actor died is sent again: the client's work is deterministic and has no side effect
 _CONNECT = 10.0  # seconds
 _MAILBOX = 2  # messages in flight per actor: the next one is there when the first is done
+_LOOK = 0.5  # seconds after which a waiting server looks whether it is to stop
 
 
 @ray.remote
@@ -96,7 +100,8 @@ class RayGrid(SimulatedGrid):
 
     def __init__(self, run: Run, world: World, session: "RaySession") -> None:
         super().__init__(run, world, session.engine.device)
-        self._actors, self._restarting = session.actors, session.restarting
+        self._session, self._actors = session, session.actors
+        self._restarting = {reference: number for number, reference in session.restarting.items()}
         held = holdings(run.split, run.population.clients, len(run.class_names)).sum(1)
         self._size = {partition + 1: int(images) for partition, images in enumerate(held)}
 
@@ -111,11 +116,12 @@ class RayGrid(SimulatedGrid):
         flying: dict[Any, _Sent] = {}
         replies: list[Message] = []
         while waiting or flying:
+            self._session.check()
             while waiting and min(queues.values()) < _MAILBOX:
                 self._send(waiting.pop(), queues, flying)
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            done, _ = ray.wait([*flying, *self._restarting], num_returns=1, timeout=left)
-            if not done:
+            left = math.inf if deadline is None else max(0.0, deadline - time.monotonic())
+            done, _ = ray.wait([*flying, *self._restarting], num_returns=1, timeout=min(left, _LOOK))
+            if not done and left <= _LOOK:
                 self._abandon(flying, waiting, queues)
                 break
             for reference in done:
@@ -158,7 +164,8 @@ class RayGrid(SimulatedGrid):
         """Send nothing to an actor that restarts: Ray would refuse it at once, and a message has only so many tries."""
         queues[number] = math.inf
         if number not in self._restarting.values():
-            self._restarting[self._actors[number].ready.remote()] = number
+            self._session.restarting[number] = self._actors[number].ready.remote()
+            self._restarting[self._session.restarting[number]] = number
 
     def _collect(self, reference: Any, sent: _Sent, waiting: list[_Sent], queues: dict[int, float]) -> Message | None:
         """Return the reply; None when the actor died and the message waits to be sent again."""
@@ -188,20 +195,21 @@ class RayGrid(SimulatedGrid):
 
 
 class RaySession:
-    """Ray and its actors, which answer for one federation after the other: for the worlds of a run.
+    """Ray and its actors, which answer for the worlds of a run, one after the other or side by side.
 
     Attributes:
         engine: its settings.
         profile: whether actors run under cProfile.
         actors: the processes that answer messages, once Ray is there.
-        restarting: what a restarting actor will answer when it is back -> its number.
+        restarting: number of an actor that was restarted -> what it answers when it is back.
     """
 
     def __init__(self, engine: Engine, *, profile: bool = False) -> None:
         self.engine, self.profile = engine, profile
         self.actors: list[Any] = []
-        self.restarting: dict[Any, int] = {}
+        self.restarting: dict[int, Any] = {}
         self._ready = False
+        self._stopped = threading.Event()
 
     def start(self) -> None:
         """Start Ray (or join ``engine.address``) and the actors, unless they are there.
@@ -213,16 +221,26 @@ class RaySession:
         if self._ready:
             return
         engine = self.engine
-        if engine.address:
-            _join(engine.address)
-        else:
-            _start(math.ceil(engine.actors * engine.client_cpus) or os.cpu_count() or 1)
-        self._ready = True
+        with environment({"PYTHONPATH": search_path()}):  # Ray hands on the script's directory alone
+            if engine.address:
+                _join(engine.address)
+            else:
+                _start(math.ceil(engine.actors * engine.client_cpus) or os.cpu_count() or 1)
+        self._ready = True  # whatever follows, Ray is to be ended
         fit = engine.fitting(ray.cluster_resources())
         options = ClientActor.options(  # type: ignore[attr-defined]
             num_cpus=engine.client_cpus, num_gpus=engine.client_gpus, max_restarts=-1, max_task_retries=0
         )
         self.actors = [options.remote(self.profile) for _ in range(engine.actors or fit)]
+
+    def stop(self) -> None:
+        """Have every federation on these actors end with an error, soon."""
+        self._stopped.set()
+
+    def check(self) -> None:
+        """Raise ``StageError`` if the federations on these actors are to stop."""
+        if self._stopped.is_set():
+            raise StageError("the federation was stopped; start again with --resume")
 
     def __enter__(self) -> Self:
         return self
@@ -243,7 +261,7 @@ def run_on_ray(run: Run, world: World, session: RaySession, server: ServerApp, p
     """
     session.start()
     grid = RayGrid(run, world, session)
-    server(grid, server_context())
+    server(grid, context_of(run, world))
     if profiles is not None:
         grid.leave_profiles(profiles.resolve())
 

@@ -86,10 +86,15 @@ class SimulatedGrid(NodesGrid):
         super().__init__([{"partition-id": partition, **shared} for partition in range(clients)])
 
 
-def server_context() -> Context:
-    """Become the server's process and return its context: the run directory reaches it through the environment."""
+def server_context(**run_config: str) -> Context:
+    """Become the server's process and return its context, with this run config."""
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, SERVER_NODE
-    return Context(run_id=1, node_id=SERVER_NODE, node_config={}, state=RecordDict(), run_config={})
+    return Context(run_id=1, node_id=SERVER_NODE, node_config={}, state=RecordDict(), run_config={**run_config})
+
+
+def context_of(run: Run, world: World) -> Context:
+    """Become the process of the server of ``run`` in ``world`` and return its context."""
+    return server_context(**{"run-dir": str(run.path.resolve()), "world": world})
 
 
 def error_reply(message: Message, code: int, reason: str) -> Message:

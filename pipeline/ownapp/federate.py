@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from rich.markup import escape
 
@@ -17,13 +16,13 @@ from fedinverse.errors import IntegrityError, StageError
 from fedinverse.layout import ROUND_FILES, WITH_VICTIM, WITHOUT_VICTIM, World, is_control
 from fedinverse.models import Classifier, build
 from fedinverse.private import part_of
-from fedinverse.records import RoundLine, append_lines
+from fedinverse.records import ModelFile, RoundLine, append_lines, read_record
 from fedinverse.registry import search_path
 from fedinverse.storage import Weights, into_module, load_weights, read_object
 from pipeline.engines.engine import quiet
 from pipeline.log import event
 from pipeline.ownapp.client import hook_marker
-from pipeline.ownapp.plan import COMPLAINTS, DONE, FAILED, Plan
+from pipeline.ownapp.plan import COMPLAINTS, DONE, FAILED, Federated, Plan
 from pipeline.ownapp.prepare import Prepared, names_of
 from report.console import console
 from report.text import percent
@@ -75,9 +74,7 @@ def federate_app(prepared: Prepared, world: World, heard: Callable[[World, Round
     if process.returncode or not (directory / DONE).exists():
         raise StageError(_reason(prepared, directory, process.returncode))
     judge.look()
-    _check(
-        prepared, world, read_object(directory / DONE, "rounds", "records", "sent-to", "answered", "failures", "alone")
-    )
+    _check(prepared, world, read_record(Federated, directory / DONE))
 
 
 def _title(world: World) -> str:
@@ -152,8 +149,9 @@ class _Utility:
             weights, about = load_weights(path)
             check_fit(weights, self._network, f"the model that the app sends ({path.name})")
             into_module(self._network, weights, str(path))
-            scores = utility(self._network, self._held_out, self._run.victim_classes)
-            line = RoundLine.of(int(about["model-round"]), scores, about["sha256"])
+            scores = utility(self._network, self._held_out, self._run.population.victim_classes)
+            file = ModelFile.of(about)
+            line = RoundLine.of(file.round, scores, file.sha256)
             append_lines(files.rounds(self._world), [line])
             figures = {key: scores[key] for key in ("accuracy", "victim-accuracy")}
             event("round", f"round {line.round}", world=self._world, round=line.round, **figures)
@@ -171,16 +169,14 @@ def check_fit(weights: Weights, network: Classifier, who: str) -> None:
         IntegrityError: lists both side by side and names the key of audit.toml to mend.
     """
     wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    listed = set(weights) == {str(number) for number in range(len(weights))}  # a file sorts them as words
-    order = sorted(weights, key=int) if listed else list(weights)
-    given = {name: tuple(weights[name].shape) for name in order}
+    given = {name: tuple(array.shape) for name, array in weights.items()}
     if wanted == given:
         return
-    ours, theirs = ([*(f"{name} {list(shape)}" for name, shape in arrays.items())] for arrays in (wanted, given))
+    ours, theirs = ([*(f"{name} {list(shape)}" for name, shape in table.items())] for table in (wanted, given))
     width = max(map(len, ["the model of audit.toml", *ours]))
     rows = [("the model of audit.toml", "what the app sends")]
-    if listed:
-        fix = f"it sends a bare list of {len(given)}: set state to 'list' or 'parameters', or correct model"
+    if list(given) == [str(number) for number in range(len(given))]:
+        fix = "it sends a bare list: set state to 'list' or 'parameters'"
         rows += [(a, b) for a, b in zip(_padded(ours, theirs), _padded(theirs, ours), strict=True)]
     else:
         fix = "correct model (and model_arguments, classes), or record if the message has several array records"
@@ -190,15 +186,15 @@ def check_fit(weights: Weights, network: Classifier, who: str) -> None:
             (f"{name} {list(wanted[name])}" if a else "-", f"{name} {list(given[name])}" if b else "-")
             for a, b, name in differing
         ]
-    table = "\n".join(f"  {a:<{width}}  {b}" for a, b in rows[:25])
-    raise IntegrityError(f"{who} does not fit the model of audit.toml; {fix}\n{table}")
+    listed = "\n".join(f"  {a:<{width}}  {b}" for a, b in rows[:25])
+    raise IntegrityError(f"{who} does not fit the model of audit.toml; {fix}\n{listed}")
 
 
 def _padded(some: list[str], others: list[str]) -> list[str]:
     return some + ["-"] * max(0, len(others) - len(some))
 
 
-def _check(prepared: Prepared, world: World, done: dict[str, Any]) -> None:
+def _check(prepared: Prepared, world: World, done: Federated) -> None:
     """Refuse a federation that ran to its end and is of no use; say what else did not go well.
 
     Raises:
@@ -207,20 +203,15 @@ def _check(prepared: Prepared, world: World, done: dict[str, Any]) -> None:
     settings, run = prepared.settings, prepared.run
     directory = run.files.server.federation(world)
     unfinished = directory / DONE
-    failed = done["failures"]
+    failed = done.failures
     try:
-        if not done["rounds"] and done["records"]:
-            raise StageError(
-                f"record: no message of the app has an array record called '{settings.record}' (it has: "
-                f"{', '.join(done['records'])}); correct it"
-            )
-        if not done["rounds"]:
+        if not done.rounds:
             raise StageError("app: its ServerApp ended without asking any client to train")
-        if not done["answered"]:
+        if not done.answered:
             reasons = _complaint(directory) or "; ".join(dict.fromkeys(failed.values()))
             raise StageError(f"app: every client failed.\n{reasons}")
         deaf = prepared.rows_in(world) and [
-            client for client in done["sent-to"]
+            client for client in done.sent_to
             if str(client) not in failed and not hook_marker(directory, str(client)).exists()
         ]  # fmt: skip
         if deaf:
@@ -231,8 +222,8 @@ def _check(prepared: Prepared, world: World, done: dict[str, Any]) -> None:
             )
         if world == WITH_VICTIM and not captured(run.files.attacker.spool(world)):
             raise StageError(
-                f"attacker: client {settings.attacker} was never sent the model in {done['rounds']} round(s) "
-                f"(clients that were: {', '.join(map(str, done['sent-to']))}); choose one of them, or raise the "
+                f"attacker: client {settings.attacker} was never sent the model in {done.rounds} round(s) "
+                f"(clients that were: {', '.join(map(str, done.sent_to))}); choose one of them, or raise the "
                 "app's number of rounds or share of clients in [run_config]"
             )
     except StageError:
@@ -261,11 +252,6 @@ def _reason(prepared: Prepared, directory: Path, code: int) -> str:
             f"nothing for {failed['seconds']:.0f} s; lower its min_available_nodes (in [run_config] if the app has a "
             "key for it), raise clients, or set without = 'classes'. If its server only needs longer to begin, raise "
             "patience"
-        )
-    if failed["kind"] == "record":
-        return (
-            f"record: the app's messages carry several array records of the same shapes ({failed['text']}); set record "
-            "to the one with the weights"
         )
     complaint = _complaint(directory)
     if failed["kind"] == "server" and not complaint:

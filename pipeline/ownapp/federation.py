@@ -13,13 +13,13 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedinverse.errors import FedInverseError
-from fedinverse.records import LedgerLine, read_lines
+from fedinverse.records import LedgerLine, read_lines, write_record
 from fedinverse.storage import write_json
 from fedinverse.theirs import their_traceback
 from pipeline.ownapp.app import FlowerApp
 from pipeline.ownapp.client import client_of
 from pipeline.ownapp.grid import Broadcasts, OneProcessGrid, WatchedGrid, partitions_of, train_alone
-from pipeline.ownapp.plan import ALONE, DONE, FAILED, Plan
+from pipeline.ownapp.plan import ALONE, DONE, FAILED, Federated, Plan
 
 
 def main(path: str) -> int:
@@ -66,17 +66,14 @@ def _serve(plan: Plan, server: Any, grid: Grid, context: Context) -> None:
     if plan.own_shard and watched.answered:
         alone = train_alone(grid, node_of[plan.attacker], broadcasts, plan)
     ledger = read_lines(LedgerLine, directory / "ledger.jsonl")
-    write_json(
-        directory / DONE,
-        {
-            "rounds": len(broadcasts.trainings),
-            "records": sorted(broadcasts.passed_over),
-            "sent-to": sorted({line.partition for line in ledger if line.partition is not None}),
-            "answered": sorted(partitions[node] for node in watched.answered),
-            "failures": {str(partitions.get(node, node)): reason for node, reason in watched.failures.items()},
-            "alone": alone,
-        },
+    federated = Federated(
+        rounds=len(broadcasts.trainings),
+        sent_to=tuple(sorted({line.partition for line in ledger if line.partition is not None})),
+        answered=tuple(sorted(partitions[node] for node in watched.answered)),
+        failures={str(partitions.get(node, node)): reason for node, reason in watched.failures.items()},
+        alone=alone,
     )
+    write_record(directory / DONE, federated)
 
 
 def _in_one_process(plan: Plan, path: str, server: Any) -> None:

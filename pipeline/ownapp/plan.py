@@ -2,13 +2,12 @@
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fedinverse.layout import WITH_VICTIM, World
-from fedinverse.storage import read_json, read_object, typed, write_json
-
-if TYPE_CHECKING:  # the federation's own process needs no table of images
-    from fedinverse.run import Run
+from fedinverse.records import read_record
+from fedinverse.run import Run
+from fedinverse.storage import read_json, typed, write_json
 
 DONE, FAILED, COMPLAINTS = "done.json", "failed.json", "complaints"
 ALONE = "alone"  # is there once the federation is over and the attacker trains alone: nothing is captured then
@@ -64,9 +63,29 @@ class Plan:
         return typed(Plan, read_json(path), path)
 
 
-def their_own_shard_model(run: "Run") -> Path | str:
+@dataclass(frozen=True)
+class Federated:
+    """What a federation of somebody's app came to, in ``done.json``; written last.
+
+    Attributes:
+        rounds: rounds in which clients were asked to train.
+        sent_to: clients who were sent a model.
+        answered: clients who sent an update.
+        failures: client -> what it raised.
+        alone: file of the model that the attacker's client trained on its own shard, or why there is none; None: it was
+            not asked for.
+    """
+
+    rounds: int
+    sent_to: tuple[int, ...]
+    answered: tuple[int, ...]
+    failures: dict[str, str]
+    alone: str | None
+
+
+def their_own_shard_model(run: Run) -> Path | str:
     """Return the file of the model that their ClientApp trained on the attacker's shard alone; or why there is none."""
     path = run.files.auditor.own_shard_model("app")
     if path.exists():
         return path
-    return str(read_object(run.files.server.federation(WITH_VICTIM) / DONE, "alone")["alone"])
+    return str(read_record(Federated, run.files.server.federation(WITH_VICTIM) / DONE).alone)

@@ -22,7 +22,7 @@ from fedinverse.layout import WITH_VICTIM, RunFiles
 from fedinverse.models.declared import Declaration
 from fedinverse.overlap import check_disjoint
 from fedinverse.private import part_of
-from fedinverse.records import RoundLine, append_lines
+from fedinverse.records import ModelFile, RoundLine, append_lines
 from fedinverse.run import Run, differences
 from fedinverse.split import first_lacking, manifest_of_model
 from fedinverse.storage import (
@@ -135,15 +135,18 @@ def _model_files(run: Run, loaded: Loaded) -> None:
     """Write the file as the captured model, the untrained network beside it, and what the model can do."""
     network, number = loaded.network, loaded.round
     about: dict[str, str | int | float] = {
-        "model-round": number,
         "model": run.model.name,
         "width": run.model.width,
         "classes": network.classes,
     }
     weights = to_weights(network)
-    save_weights(run.files.attacker.spool(WITH_VICTIM) / f"round-{number:04d}.safetensors", weights, about)
+    save_weights(
+        run.files.attacker.spool(WITH_VICTIM) / f"round-{number:04d}.safetensors",
+        weights,
+        ModelFile.metadata(number, about),
+    )
     untrained = run.initial_network()
-    save_weights(run.files.server.checkpoint(WITH_VICTIM, 0), to_weights(untrained), about | {"model-round": 0})
+    save_weights(run.files.server.checkpoint(WITH_VICTIM, 0), to_weights(untrained), ModelFile.metadata(0, about))
     scores = utility(network, part_of(run, "reserve"), run.population.victim_classes)
     rounds = run.files.server.rounds(WITH_VICTIM)
     append_lines(rounds, [RoundLine.of(number, scores, weights_sha256(weights))])

@@ -9,6 +9,7 @@ from fedinverse.errors import ConfigError
 from fedinverse.models import Classifier, is_code, spec_of
 from fedinverse.models.declared import DeclaredClassifier
 from fedinverse.models.published import convert, read_pickle
+from fedinverse.records import ModelFile
 from fedinverse.storage import load_weights, read_metadata
 from fedinverse.words import plain
 
@@ -35,8 +36,8 @@ class Loaded:
     def takes(self) -> tuple[int, int, int]:
         """(C, H, W) at which images are read: the network's own, or a canvas that is smaller."""
         canvas = self.network.input_shape
-        own = self.network.declaration.shape if isinstance(self.network, DeclaredClassifier) else canvas
-        return own if own[1] * own[2] < canvas[1] * canvas[2] else canvas
+        declared = self.network.declaration.shape if isinstance(self.network, DeclaredClassifier) else canvas
+        return declared if declared[1] * declared[2] < canvas[1] * canvas[2] else canvas
 
 
 def load(path: Path, model: str, width: float | None) -> Loaded:
@@ -73,7 +74,6 @@ def load(path: Path, model: str, width: float | None) -> Loaded:
         )
     spec_of(name)
     arrays, about = load_weights(path)
-    said = about.get("model-round", "")
     tensors = {key: torch.from_numpy(value) for key, value in arrays.items()}
     converted = convert(tensors, name, width, str(path), backbone=False)
-    return Loaded(converted.network, name, converted.width, max(1, int(said)) if said.isdigit() else 1)
+    return Loaded(converted.network, name, converted.width, max(1, ModelFile.of(about).round))

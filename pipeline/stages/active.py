@@ -100,17 +100,17 @@ def _of_gan(run: Run, settings: Gan) -> dict[str, Any]:
     drawn: dict[str, None] = {}
     names = {"active": WITH_VICTIM, **_without(run)}
     for name, world in names.items():
-        states, read, shown = _last_states(run, world), [], []
+        states, read, pictures = _last_states(run, world), [], []
         for state in states:
             about = read_metadata(state)
-            made = Generator(spec_of(run.model.name).input_shape, settings.width)
-            into_module(made, load_weights(state)[0], str(state))
-            images = unit(sampled(made, SAMPLES, derive(run.seed, "gan judged"), torch.device("cpu")))
+            generator_network = Generator(spec_of(run.model.name).input_shape, settings.width)
+            into_module(generator_network, load_weights(state)[0], str(state))
+            images = unit(sampled(generator_network, SAMPLES, derive(run.seed, "gan judged"), torch.device("cpu")))
             read += (judge.logits(images).argmax(1) == int(about["target"])).tolist()
-            shown.append(images[: max(1, SHOWN // len(states))])
+            pictures.append(images[: max(1, SHOWN // len(states))])
             drawn[run.class_names[int(about["target"])]] = None
         shares[name] = share_of(read)
-        atomic_write(run.files.auditor.active_picture(world), png(torch.cat(shown)))
+        atomic_write(run.files.auditor.active_picture(world), png(torch.cat(pictures)))
     malicious = len(_last_states(run, WITH_VICTIM))
     whose = "its generator" if malicious == 1 else f"each of {malicious} generators"
     gained: Interval | Missing = Missing(omitted="no federation without the victim was run (audit.without_victim)")
@@ -136,7 +136,7 @@ def _without(run: Run) -> dict[str, World]:
 def _last_states(run: Run, world: World) -> list[Path]:
     """Return the last generator of every attacker that took part."""
     where = [run.files.attacker.active(world) / f"client-{client}" for client in run.population.attackers]
-    states = [max(found) for each in where if (found := sorted(each.glob(STATES)))]
+    states = [max(states_there) for each in where if (states_there := sorted(each.glob(STATES)))]
     if not states:
         raise StageError(
             f"{', '.join(map(str, where))}: no generator, since no attacker was ever drawn to train; set "

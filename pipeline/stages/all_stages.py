@@ -146,8 +146,7 @@ def _stages(run: Run, experiment: Experiment, stages: Stages, trackers: Trackers
         Meanwhile(run, profiles) if ahead else nullcontext(),
         session_of(engine, profile=profiles is not None) as session,
     ):
-        for world in worlds:
-            federate(run, world, engine, profiles, before, after, session)
+        federate(run, worlds, engine, profiles, before, after, session)
     if experiment.canaries is not None:
         with stages.stage("canaries"):
             canaries(run)

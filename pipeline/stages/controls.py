@@ -17,10 +17,11 @@ from clients.defences import make_defence
 from clients.training import Training, TrainingDivergedError, train
 from fedinverse.client_data import pooled_shard
 from fedinverse.layout import WITH_VICTIM, World, spools_of
+from fedinverse.records import ModelFile
 from fedinverse.run import Run
 from fedinverse.seeds import generator, threads
 from fedinverse.shard import Shard
-from fedinverse.storage import content_sha256, read_metadata, save_weights, to_weights, weights_sha256
+from fedinverse.storage import content_sha256, save_weights, to_weights, weights_sha256
 from fedinverse.thinning import kept_checkpoint
 from pipeline.ownapp.plan import their_own_shard_model
 from server.settings import Federation
@@ -44,7 +45,7 @@ def controls(run: Run) -> Targets:
     alone = own_shard_model(run, shard)
     left_out = list(_left_out(run, alone))
     if isinstance(alone, Path):
-        models.append(_target(run, "B3", WITH_VICTIM, int(read_metadata(alone)["model-round"]), alone))
+        models.append(_target(run, "B3", WITH_VICTIM, ModelFile.read(alone).round, alone))
     if run.section("audit", Audit).unaided_steps:
         primary = run.section("audit", Audit).primary.round
         number = primary if primary in captures else max(captures)
@@ -55,8 +56,8 @@ def controls(run: Run) -> Targets:
 
 
 def _target(run: Run, arm: str, world: World, server_round: int, path: Path) -> ArmTarget:
-    sha = read_metadata(path).get("sha256", "")
-    return ArmTarget(arm, world, server_round, path.relative_to(run.path).as_posix(), sha)
+    weights = path.relative_to(run.path).as_posix()
+    return ArmTarget(arm, world, server_round, weights, ModelFile.read(path).sha256)
 
 
 def _left_out(run: Run, alone: Path | str) -> Iterator[LeftOut]:
@@ -98,10 +99,9 @@ def own_shard_model(run: Run, shard: Shard) -> Path | str:
     except (TrainingDivergedError, ValueError) as error:  # BatchNorm refuses a batch of one image with a ValueError
         return f"no model can be trained on the attacker's own shard of {len(shard)} images ({error})"
     about: dict[str, str | int | float] = {
-        "model-round": rounds,
         "model": run.model.name,
         "width": run.model.width,
         "classes": len(run.class_names),
     }
-    save_weights(path, to_weights(network), about)
+    save_weights(path, to_weights(network), ModelFile.metadata(rounds, about))
     return path

@@ -1,14 +1,11 @@
 """Stage 4, the copies: which reconstructions give back a training image of the victim's, with the images themselves."""
 
 import torch
-from torch import Tensor
 
-from auditor.bench import CHUNK
-from auditor.evaluators.embedding import fit_embedding
+from auditor.evaluators.embedding import embedding_of
 from auditor.metrics.copies import Copies, copies
 from auditor.metrics.distances import nearest
 from auditor.omitted import Omitted
-from fedinverse.data.source import unit
 from fedinverse.private import part_of
 from fedinverse.run import Run
 from pipeline.stages.gallery import exhibit_of
@@ -25,13 +22,9 @@ def copies_of(run: Run, attack: str, server_round: int) -> CopiesShown:
     rows = torch.isin(exhibit.labels, torch.tensor(run.victim_classes)) & ~exhibit.failed
     images, labels = exhibit.images[rows], exhibit.labels[rows]
     train, reserve = part_of(run, "train", victim_only=True), part_of(run, "reserve", victim_only=True)
-    embedding = fit_embedding(part_of(run, "vault").images)
-
-    def described(pictures: Tensor) -> Tensor:
-        return torch.cat([embedding(unit(part)) for part in pictures.split(CHUNK)])
-
-    features, of_reserve = embedding(images), described(reserve.images)
-    outcome = copies(features, described(train.images), of_reserve)
+    embedding = embedding_of(run)
+    features, of_reserve = embedding(images), embedding.of_pixels(reserve.images)
+    outcome = copies(features, embedding.of_pixels(train.images), of_reserve)
     if isinstance(outcome, Omitted) or not outcome.called.any():
         return copies_shown(outcome, [], attack)
     beside = nearest(features, of_reserve)

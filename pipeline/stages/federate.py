@@ -1,13 +1,20 @@
-"""Stage 1: run the federation, or the rounds of it that are still to run."""
+"""Stage 1: run the federations of all worlds, or the rounds of them that are still to run.
 
+On the ``ray`` engine they run side by side: while one world's server averages and evaluates, the actors train for the
+others.
+"""
+
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.progress import Progress
 
 from fedinverse.errors import StageError
-from fedinverse.layout import PASSIVE, WITHOUT_VICTIM, World, is_control
+from fedinverse.layout import PASSIVE, WITH_VICTIM, WITHOUT_VICTIM, World, is_control
 from fedinverse.rounds import AfterRound, Round
 from fedinverse.run import Run
 from pipeline.engines import Engine, run_federation
@@ -24,35 +31,76 @@ if TYPE_CHECKING:
 
 def federate(
     run: Run,
-    world: World,
+    worlds: Sequence[World],
     engine: Engine,
     profiles: Path | None = None,
     before: Sequence[AfterRound] = (),
     after: Sequence[AfterRound] = (),
     session: "RaySession | None" = None,
 ) -> None:
-    """Bring the federation of ``world`` to its last round.
+    """Bring the federations of ``worlds`` to their last round: side by side on the actors of ``session``, or in turn.
 
-    Every round is handed to the callbacks ``before``, stored, handed to ``after``, and shown. With ``profiles``, the
-    engine's own processes leave there what they spent their time on; those of ``session`` are used where there is one.
+    Every round is handed to the callbacks ``before``, stored, handed to ``after``, and shown; one round at a time, of
+    whatever world. With ``profiles``, the engine's own processes leave there what they spent their time on.
 
     Raises:
         StageError: the engine ended before the last round.
     """
     rounds = run.section("federation", Federation).rounds
-    done = _done(run, world)
-    if done >= rounds:
-        console.print(f"{title_of(world)}: done before, {counted(rounds, 'round')}")
+    for world in worlds:
+        if is_federated(run, world):
+            console.print(f"{title_of(world)}: done before, {counted(rounds, 'round')}")
+    waiting = [world for world in worlds if not is_federated(run, world)]
+    if session is None or len(waiting) < 2:
+        for world in waiting:
+            with progress_bar() as bar:
+                _federate(run, world, engine, profiles, [*before, save_round, *after, _Shown(bar, run, world)], session)
+            _tell(run, world)
         return
+    session.start()
+    in_turn = threading.Lock()
+    with progress_bar() as bar, ThreadPoolExecutor(len(waiting)) as threads:
+        federations = []
+        for world in waiting:
+            shown = _Shown(bar, run, world, name=name_of(world))
+            callbacks = [_InTurn(in_turn, [*before, save_round, *after, shown])]
+            federations.append(threads.submit(_federate, run, world, engine, profiles, callbacks, session))
+        try:
+            for over in as_completed(federations):
+                over.result()
+        except BaseException:
+            session.stop()
+            raise
+    for world in waiting:
+        _tell(run, world)
+
+
+def _federate(
+    run: Run,
+    world: World,
+    engine: Engine,
+    profiles: Path | None,
+    callbacks: Sequence[AfterRound],
+    session: "RaySession | None",
+) -> None:
+    rounds, done = run.section("federation", Federation).rounds, _done(run, world)
     start = f"resuming after round {done}" if done >= 0 else counted(rounds, "round")
     console.print(f"[b]{title_of(world)}[/b] on engine '{engine.kind}': {start}")
-    with progress_bar() as bar:
-        callbacks: list[AfterRound] = [*before, save_round, *after, _Shown(bar, rounds, done)]
-        run_federation(run, world, engine, profiles, callbacks, session)
-    if _done(run, world) < rounds:
+    run_federation(run, world, engine, profiles, callbacks, session)
+    if not is_federated(run, world):
         raise StageError(f"the federation ended after round {_done(run, world)} of {rounds}; start again with --resume")
+
+
+def _tell(run: Run, world: World) -> None:
     for line in what_clients_said(run, world):
         console.print(line)
+
+
+def name_of(world: World) -> str:
+    """Return what to call ``world`` beside a figure of it."""
+    if not is_control(world):
+        return {WITH_VICTIM: "with the victim", PASSIVE: "passive attacker"}[world]
+    return " ".join(["without him", world.removeprefix(WITHOUT_VICTIM).removeprefix("-")]).strip()
 
 
 def title_of(world: World) -> str:
@@ -78,16 +126,31 @@ def _done(run: Run, world: World) -> int:
 class _Shown:
     """Shows rounds as they are over, and logs them: a callback."""
 
-    def __init__(self, bar: Progress, rounds: int, done: int) -> None:
-        self._bar = bar
-        self._task = bar.add_task("starting clients", total=rounds, completed=max(done, 0))
+    def __init__(self, bar: Progress, run: Run, world: World, name: str = "") -> None:
+        self._bar, self._name = bar, name
+        rounds, done = run.section("federation", Federation).rounds, max(_done(run, world), 0)
+        self._task = bar.add_task("starting clients", total=rounds, completed=done)
 
     def __call__(self, over: Round) -> None:
         """Show one round."""
         figures = {key: over.utility[key] for key in ("accuracy", "victim-accuracy")}
         event("round", f"round {over.number}", world=over.world, round=over.number, **figures)
-        self._bar.update(self._task, completed=over.number, description="rounds")
+        self._bar.update(self._task, completed=over.number, description=self._name or "rounds")
         self._bar.console.print(
             f"  round {over.number:>3}   accuracy {percent(figures['accuracy']):>7}"
-            f"   victim's classes {percent(figures['victim-accuracy']):>7}"
+            f"   victim's classes {percent(figures['victim-accuracy']):>7}" + f"   {self._name}".rstrip()
         )
+
+
+@dataclass(frozen=True)
+class _InTurn:
+    """Callbacks that several federations share, one round at a time."""
+
+    lock: threading.Lock
+    callbacks: Sequence[AfterRound]
+
+    def __call__(self, over: Round) -> None:
+        """Hand the round to every one."""
+        with self.lock:
+            for callback in self.callbacks:
+                callback(over)

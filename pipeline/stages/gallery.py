@@ -5,13 +5,11 @@ from collections.abc import Sequence
 import pandas as pd
 import torch
 
-from auditor.bench import CHUNK
-from auditor.evaluators.embedding import fit_embedding
+from auditor.evaluators.embedding import embedding_of
 from auditor.evidence import Exhibit, read_exhibit
 from auditor.nearest import BestReconstruction, Featured, find
 from auditor.settings import Audit
 from fedinverse.client_data import shard_of
-from fedinverse.data.source import unit
 from fedinverse.errors import StageError
 from fedinverse.layout import RECONSTRUCTIONS
 from fedinverse.private import part_of
@@ -46,10 +44,10 @@ def nearest_images(run: Run, rounds: dict[str, int]) -> list[list[BestReconstruc
     """
     exhibits = [exhibit_of(run, attack, number) for attack, number in rounds.items()]
     classes = torch.cat([exhibit.labels for exhibit in exhibits]).unique()
-    embedding = fit_embedding(part_of(run, "vault").images)
+    embedding = embedding_of(run)
 
     def featured(shard: Shard) -> Featured:
-        return Featured(shard, torch.cat([embedding(unit(part)) for part in shard.images.split(CHUNK)]))
+        return Featured(shard, embedding.of_pixels(shard.images))
 
     train, reserve = (featured(_of(part_of(run, part), classes)) for part in ("train", "reserve"))
     public = run.pools["public"]

@@ -21,10 +21,10 @@ from fedinverse.errors import StageError
 from fedinverse.house import HOME
 from fedinverse.layout import WITH_VICTIM, spools_of
 from fedinverse.overlap import shared_names
+from fedinverse.records import ModelFile
 from fedinverse.registry import search_path
 from fedinverse.run import Run
 from fedinverse.shard import save_shard
-from fedinverse.storage import read_metadata
 from pipeline.stages.inversions import Planned, write_index
 from report.console import console, progress_bar
 from report.text import counted
@@ -90,7 +90,7 @@ def planned(run: Run, targets: Targets) -> Bench:
     lines = {
         (job.label, sha): Planned(job.label, sha, job.where.path.relative_to(run.files.attacker.inversions).as_posix())
         for job in bench.jobs()
-        for sha in [read_metadata(job.weights).get("sha256", "")]
+        for sha in [ModelFile.read(job.weights).sha256]
     }
     write_index(run, list(lines.values()))
     return bench

@@ -20,9 +20,10 @@ from auditor.questions import question_of, write_answer
 from fedinverse.client_data import pooled_shard
 from fedinverse.layout import WITH_VICTIM, spools_of
 from fedinverse.models import Classifier
+from fedinverse.records import ModelFile
 from fedinverse.run import Run
 from fedinverse.seeds import derive, threads
-from fedinverse.storage import atomic_write, content_sha256, read_metadata, write_json
+from fedinverse.storage import atomic_write, content_sha256, write_json
 from pipeline.stages.membership_scores import Membership, Seat, check, measured, of_rounds
 from report.console import console
 
@@ -97,10 +98,10 @@ def _seat_of(run: Run, settings: Membership) -> Seat:
 
 def _key(settings: Membership, models: dict[int, Path], beside: dict[int, Path] | str, run: Run) -> str:
     """Return a hash of everything that the report follows from."""
-    hashes = [[number, read_metadata(path).get("sha256", "")] for number, path in models.items()]
-    others = beside if isinstance(beside, str) else [read_metadata(path).get("sha256", "") for path in beside.values()]
+    hashes = [[number, ModelFile.read(path).sha256] for number, path in models.items()]
+    others = beside if isinstance(beside, str) else [ModelFile.read(path).sha256 for path in beside.values()]
     worlds = [
-        read_metadata(path).get("sha256", "")
+        ModelFile.read(path).sha256
         for world in run.control_worlds
         for path in [run.files.server.checkpoint(world, max(models))]
         if path.exists()

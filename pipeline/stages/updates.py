@@ -18,7 +18,18 @@ from attacker.updates.update_inversion import LocalTraining, label_shares, recon
 from auditor.grids import save_grid
 from auditor.marks import marks_of_question
 from auditor.questions import Answer, answer_of, write_answer
-from auditor.updates import ARMS, ATTACK, QUESTION, VERSION, WITHOUT, Cells, Shown, answer_to, compared, read_update
+from auditor.updates import (
+    ARMS,
+    ATTACK,
+    QUESTION,
+    VERSION,
+    WITHOUT,
+    Cells,
+    UpdateExhibit,
+    answer_to,
+    compared,
+    read_update,
+)
 from clients.training import Training
 from fedinverse.client_data import pooled_shard, shard_of
 from fedinverse.config import Table, parse
@@ -28,8 +39,7 @@ from fedinverse.run import Run
 from fedinverse.seeds import derive, generator, threads
 from fedinverse.shard import Shard
 from fedinverse.storage import content_sha256
-from report.bars import Bars
-from report.console import console, progress_bar
+from report.console import Bars, console, progress_bar
 from server.settings import Federation
 from strategies.choice import averages_plainly
 
@@ -56,19 +66,19 @@ def updates(run: Run) -> Answer:
     console.print(f"[b]Update inversion[/b]: {settings.images} images of the update of round {rounds}", soft_wrap=True)
     with threads(1), progress_bar() as bar:
         say = Bars(bar)
-        made = [_made(store, pair, seat, settings, None, say) for pair in chosen]
-        control = _control(run, chosen, made, seat, settings, say)
-    judged = [(ATTACK, each) for each in made] + [(WITHOUT, each) for each in control.made]
+        inverted = [_made(store, pair, seat, settings, None, say) for pair in chosen]
+        control = _control(run, chosen, inverted, seat, settings, say)
+    judged = [(ATTACK, each) for each in inverted] + [(WITHOUT, each) for each in control.inverted]
     notes = dict.fromkeys(note for _, each in judged for note in each.about["notes"])
     marks = (*marks_of_question(run, QUESTION), *notes, *control.marks)
     inputs = content_sha256([VERSION, [[arm, each.path.name] for arm, each in judged], marks])
     before = answer_of(run, QUESTION)
     if before.inputs == inputs and run.files.auditor.updates_picture.exists():
         return before
-    shown = [read_update(each.images, arm, int(each.about["round"])) for arm, each in judged]
-    cells = compared(run, shown)
-    answer = answer_to(run, shown, cells, marks, inputs)
-    _draw(run, cells, shown)
+    exhibits = [read_update(each.images, arm, int(each.about["round"])) for arm, each in judged]
+    cells = compared(run, exhibits)
+    answer = answer_to(run, exhibits, cells, marks, inputs)
+    _draw(run, cells, exhibits)
     write_answer(run, answer)
     return answer
 
@@ -100,7 +110,7 @@ def rehearsed(run: Run, settings: Updates) -> float:
     labels, once = torch.zeros(settings.images, dtype=torch.int64), settings.model_copy(update={"iterations": 1})
     begun = 0.0
     try:
-        label_shares(network, network, update, seat.training, seat.own)
+        label_shares(network, network, update, seat.training, seat.shard)
         network.to(settings.device)
         for _ in range(2):  # the first warms up
             begun = time.perf_counter()
@@ -115,11 +125,11 @@ class _Control:
     """The same inversions without the victim.
 
     Attributes:
-        made: one per round; empty: there is no such control.
+        inverted: one per round; empty: there is no such control.
         marks: why not.
     """
 
-    made: tuple[InvertedUpdate, ...]
+    inverted: tuple[InvertedUpdate, ...]
     marks: tuple[str, ...] = ()
 
 
@@ -133,7 +143,7 @@ def _made(
 
 
 def _control(
-    run: Run, chosen: list[Pair], made: list[InvertedUpdate], seat: Seat, settings: Updates, say: Progress
+    run: Run, chosen: list[Pair], inverted: list[InvertedUpdate], seat: Seat, settings: Updates, say: Progress
 ) -> _Control:
     if not run.control_worlds:
         return _Control((), ("no federation without the victim was run (audit.without_victim)",))
@@ -144,7 +154,7 @@ def _control(
         return _Control((), (f"no control without the victim: {error}",))
     store = run.files.attacker.updates
     return _Control(
-        tuple(_made(store, pair, seat, settings, each.labels, say) for pair, each in zip(beside, made, strict=True))
+        tuple(_made(store, pair, seat, settings, each.labels, say) for pair, each in zip(beside, inverted, strict=True))
     )
 
 
@@ -154,11 +164,11 @@ def seat_of_run(run: Run, settings: Updates) -> Seat:
     Raises:
         ConfigError: how the others train is not known, or it is not by SGD.
     """
-    own, largest = pooled_shard(run), len(shard_of(run, run.population.attackers[0], WITH_VICTIM))
+    shard, largest = pooled_shard(run), len(shard_of(run, run.population.attackers[0], WITH_VICTIM))
     announced = run.table.get("training") if "app" not in run.table else None
     federation = run.section("federation", Federation) if announced is not None else None
     clients = None if federation is None else max(1, round(run.population.clients * federation.fraction_train))
-    seat = seat_of(own, settings, announced, largest, clients, derive(run.seed, "updates"), str(run.files.config))
+    seat = seat_of(shard, settings, announced, largest, clients, derive(run.seed, "updates"), str(run.files.config))
     if federation is not None and not averages_plainly(federation.strategy):
         mark = (
             f"the server's strategy '{federation.strategy}' is no plain average: the difference of two models is not "
@@ -168,12 +178,12 @@ def seat_of_run(run: Run, settings: Updates) -> Seat:
 
 
 def seat_of(
-    own: Shard, settings: Updates, announced: Table | None, images: int, clients: int | None, seed: int, origin: str
+    shard: Shard, settings: Updates, announced: Table | None, images: int, clients: int | None, seed: int, origin: str
 ) -> Seat:
     """Return what an attacker knows and assumes.
 
     Args:
-        own: its images.
+        shard: its images.
         settings: of the attack; what they say goes before what was announced.
         announced: the section ``[training]`` that every client is sent; None: it is not known.
         images: of its own shard, by which the others' steps are guessed.
@@ -208,19 +218,21 @@ def seat_of(
         assumed.append(f"an own reply is assumed to weigh 1 / {clients} in the average (updates.share)")
     rate = settings.rate if settings.rate is not None else training.lr if training else 0.0
     momentum = settings.momentum if settings.momentum is not None else training.momentum if training else 0.0
-    return Seat(own, LocalTraining(steps, rate, momentum, batch), share, seed, tuple(assumed))
+    return Seat(shard, LocalTraining(steps, rate, momentum, batch), share, seed, tuple(assumed))
 
 
-def _draw(run: Run, cells: Cells, shown: list[Shown]) -> None:
+def _draw(run: Run, cells: Cells, exhibits: list[UpdateExhibit]) -> None:
     """Write the picture of the last round: a row per arm, reconstructions beside the private images they go with."""
-    last = max(each.round for each in shown)
+    last = max(each.round for each in exhibits)
     rows = []
     for arm in ARMS:
         mine = [cell for (number, _), cell in sorted(cells[arm].items()) if number == last]
         if mine:
-            images, real = (torch.cat([getattr(cell, name) for cell in mine])[:PICTURED] for name in ("shown", "real"))
+            images, real = (
+                torch.cat([getattr(cell, name) for cell in mine])[:PICTURED] for name in ("reconstructed", "real")
+            )
             rows.append((images, real))
     if not rows:  # nothing is held against the victim's: the attacker's images alone
-        images = shown[0].images[:PICTURED]
+        images = exhibits[0].images[:PICTURED]
         rows.append((images, torch.ones_like(images)))
     save_grid(run.files.auditor.updates_picture, rows)

@@ -49,7 +49,7 @@ def plane_svg(figures: Sequence[GroupFigures]) -> str:
                 for each, height, defence in zip(figures, heights, defences, strict=True)
                 if defence == name and height is not None
             ]
-            axes.plot(*zip(*joined, strict=True), color=_look(family)[0], lw=0.7, alpha=0.6) if joined else None
+            axes.plot(*zip(*joined, strict=True), color=look_of(family)[0], lw=0.7, alpha=0.6) if joined else None
         best = [(figures[number].accuracy.value, heights[number]) for number in front(figures, heights)]
         if len(best) > 1:
             axes.plot(*zip(*best, strict=True), color="#333333", lw=1.4, ls="--", label="Pareto front", zorder=0)
@@ -57,7 +57,7 @@ def plane_svg(figures: Sequence[GroupFigures]) -> str:
             if isinstance(interval, Missing):
                 continue
             x = each.accuracy
-            colour, marker = _look(families.index(defences[number]))
+            colour, marker = look_of(families.index(defences[number]))
             axes.errorbar(
                 x.value,
                 interval.value,
@@ -98,7 +98,7 @@ def curves_svg(figures: Sequence[GroupFigures]) -> str:
                 continue
             attacked |= {at for at, _ in line}
             rounds = [at + DODGE * (number - (len(figures) - 1) / 2) for at, _ in line]
-            colour, marker = _look(number)
+            colour, marker = look_of(number)
             axes.plot(
                 rounds,
                 [interval.value for _, interval in line],
@@ -128,7 +128,7 @@ def _bars_svg(figures: Sequence[GroupFigures], *, leakage: bool) -> str:
     with _axes(0.6 + 0.45 * len(figures)) as (axes, written):
         for number, each in enumerate(figures):
             for at, interval in _curve(each, leakage=leakage):
-                axes.barh(-number, interval.value, 0.62, color=_look(number)[0])
+                axes.barh(-number, interval.value, 0.62, color=look_of(number)[0])
                 whisker = [[interval.value - interval.low], [interval.high - interval.value]]
                 axes.errorbar(interval.value, -number, xerr=whisker, color="#222222", capsize=3, lw=1.2)
                 axes.set(xlabel=f"{_name(leakage)}, round {at}")
@@ -190,8 +190,10 @@ def _name(leakage: bool) -> str:
     return "leakage: attack minus no victim" if leakage else "attack accuracy (no leakage: a world is missing)"
 
 
-def _look(number: int) -> tuple[str, str]:
-    return COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+def look_of(number: int) -> tuple[str, str]:
+    """Return colour and marker of a group; no two of the first 64 groups look alike."""
+    cycle, place = divmod(number, len(COLOURS))
+    return COLOURS[place], MARKERS[(place + cycle) % len(MARKERS)]
 
 
 @contextmanager

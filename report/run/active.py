@@ -46,8 +46,8 @@ def active_figures(report: ActiveReport, pictures: Mapping[World, bytes]) -> Act
     rows.append([f"difference from {report.control}", _figure(report.difference)])
     gained = Table(f"What it won: {report.gain}", ["", "figure"], rows, {}, report.notes)
     captions = {world: f"Samples of its generator, {_world(world)}" for world in pictures}
-    shown = [(f"{caption}.", caption, pictures[world]) for world, caption in captions.items()]
-    return ActiveFigures(report.kind, gained, utility_table(report), seen_table(report), shown)
+    sheets = [(f"{caption}.", caption, pictures[world]) for world, caption in captions.items()]
+    return ActiveFigures(report.kind, gained, utility_table(report), seen_table(report), sheets)
 
 
 def utility_table(report: ActiveReport) -> Table:
