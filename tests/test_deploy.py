@@ -17,7 +17,7 @@ from fedinverse.storage import append_jsonl, read_jsonl, read_metadata
 from pipeline.cli.deploy import app
 from pipeline.deploy import commands
 from pipeline.deploy.fleet import Fleet
-from pipeline.deploy.keys import make_keys
+from pipeline.deploy.keys import make_keys, node_secret
 from pipeline.deploy.local import check_captures, federate_deployed
 from pipeline.deploy.network import Network
 from pipeline.deploy.parties import node_configs, server_run
@@ -136,6 +136,18 @@ def test_keys_are_private_kept_and_name_their_hosts(tmp_path: Path) -> None:
     assert keys.node_public(1).read_text().startswith("ecdsa-sha2-nistp384 ")
     with pytest.raises(ConfigError, match=r"does not name the host other\.example"):
         make_keys(keys.directory, 1, ["other.example"])
+
+
+def test_a_nodes_secret_is_made_once_and_for_itself_alone(tmp_path: Path) -> None:
+    path = node_secret(tmp_path / "node-03.key")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert len(path.read_bytes()) == 32
+    assert node_secret(tmp_path / "node-03.key").read_bytes() == path.read_bytes()
+    path.chmod(0o640)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        node_secret(tmp_path / "node-03.key")
+    with pytest.raises(ConfigError, match="32 random bytes"):
+        node_secret(tmp_path / "nowhere" / "node-03.key")
 
 
 def test_what_a_node_config_says(tiny: Load, tmp_path: Path) -> None:

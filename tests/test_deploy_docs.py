@@ -21,7 +21,7 @@ def documented() -> list[str]:
     """Return the command lines of the fenced blocks of docs/deployment.md."""
     blocks = re.findall(r"^```\w*\n(.*?)^```", (DOCS / "deployment.md").read_text(), re.DOTALL | re.MULTILINE)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    known = ("fedinverse ", "flower-superlink ", "flower-supernode ", "flwr ")
+    known = ("fedinverse ", "flower-superexec ", "flower-superlink ", "flower-supernode ", "flwr ")
     return [line for line in lines if line.startswith(known)]
 
 
@@ -50,6 +50,10 @@ def take(line: list[str]) -> None:
         from flwr.cli.app import app as flwr
 
         parse(typer.main.get_command(flwr), words)
+    elif program == "flower-superexec":
+        from flwr.supercore.cli.flower_superexec import _parse_args
+
+        _parse_args().parse_args(words)
     elif program == "flower-superlink":
         from flwr.superlink.cli.flower_superlink import _parse_args_run_superlink
 
@@ -67,7 +71,7 @@ def test_documented_commands_are_taken(line: str) -> None:
 
 def test_there_are_documented_commands_of_every_program() -> None:
     programs = {line.split()[0] for line in documented()}
-    assert programs == {"fedinverse", "flwr", "flower-superlink", "flower-supernode"}
+    assert programs == {"fedinverse", "flwr", "flower-superexec", "flower-superlink", "flower-supernode"}
 
 
 def test_a_wrong_option_is_not_taken() -> None:

@@ -153,6 +153,19 @@ def speak_in_the_clear(hosts: Hosts, host: str) -> bytes:
     return said
 
 
+def take_a_task(hosts: Hosts, number: int) -> str:
+    """Ask the runtime port of a node for a task, as any user of its host may; return the status of the answer."""
+    program = (
+        "import urllib.error, urllib.request as r\n"
+        f"where = 'http://127.0.0.1:{9094 + number}/v1/runtime/acquire-task'\n"
+        "asked = r.Request(where, b'', {'Content-Type': 'application/protobuf'}, method='POST')\n"
+        "try: print(r.urlopen(asked, timeout=30).status)\n"
+        "except urllib.error.HTTPError as error: print(error.code)"
+    )
+    command = [*hosts.network.at(f"n{number}"), sys.executable, "-c", program]
+    return subprocess.run(command, check=True, timeout=60, capture_output=True, text=True).stdout.strip()
+
+
 def check_wire(wire: dict[str, bytes]) -> None:
     """Check that what passed is TLS: a handshake first, and nothing that the messages say in the clear."""
     weights = to_weights(build("mcnn", 10, 0.1, seed=0))
@@ -174,6 +187,7 @@ def test_hosts_of_their_own_federate_over_tls(kind: type[Namespaces | Relays], t
         with Processes() as processes:
             run = federate(hosts, processes)
             check_wire(network.wire())
+            assert [take_a_task(hosts, number) for number in range(NODES)] == ["401"] * NODES
             said = speak_in_the_clear(hosts, "n0")
             until("the wire shows what is said in the clear", lambda: said in network.wire()[network.addresses[0]], 10)
     assert processes_of(tmp_path) == []

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Annotated
 
@@ -136,6 +137,7 @@ def supernode(
     from clients.node import DEFENCE_SETTINGS
     from fedinverse.config import assign
     from pipeline.deploy import commands
+    from pipeline.deploy.keys import node_secret
 
     settings: dict[str, str | int | float] = {}
     for assignment in defence_set or ():
@@ -146,7 +148,12 @@ def supernode(
     node |= {f"{DEFENCE_SETTINGS}{key}": value for key, value in settings.items()}
     if spool is not None:
         node |= {"role": "malicious", "spool": str(spool.resolve())}
-    _become(commands.supernode(authority.resolve(), key.resolve(), link, port, node))
+    secret = node_secret(key.resolve())
+    command = commands.supernode(authority.resolve(), key.resolve(), link, port, node, secret)
+    helper = commands.superexec(port, secret, os.getpid())
+    typer.echo(shlex.join(helper), err=True)
+    subprocess.Popen(commands.program(helper), env=commands.environment(), stdin=subprocess.DEVNULL)
+    _become(command)
 
 
 @app.command(epilog=ATTACKER_HELP)

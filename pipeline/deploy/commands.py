@@ -41,7 +41,9 @@ def superlink(keys: Keys, fleet: str, control: str, database: Path | None = None
     return command + (["--database", str(database)] if database else [])
 
 
-def supernode(authority: Path, key: Path, fleet: str, port: int, node: NodeConfig) -> list[str]:
+def supernode(
+    authority: Path, key: Path, fleet: str, port: int, node: NodeConfig, secret: Path | None = None
+) -> list[str]:
     """Return the command of a SuperNode.
 
     Args:
@@ -50,10 +52,29 @@ def supernode(authority: Path, key: Path, fleet: str, port: int, node: NodeConfi
         fleet: ``host:port`` of the SuperLink.
         port: loopback port on which the SuperNode serves its own ClientApp processes.
         node: its node config, which nobody but its operator sets: ``partition-id``, ``data-path``, ``role`` …
+        secret: file of the secret without which that port hands out no task; whoever starts ClientApps is then started
+            beside it (``superexec``). None: the SuperNode starts it, and the port asks nobody who he is.
     """
     command = ["flower-supernode", "--superlink", fleet, "--root-certificates", str(authority)]
-    command += ["--auth-supernode-private-key", str(key), "--isolation", "subprocess"]
-    return [*command, "--host", "127.0.0.1", "--port", str(port), "--node-config", settings(node)]
+    command += ["--auth-supernode-private-key", str(key)]
+    asked = ["process", "--superexec-auth-secret-file", str(secret)] if secret else ["subprocess"]
+    return [
+        *command,
+        "--isolation",
+        *asked,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--node-config",
+        settings(node),
+    ]
+
+
+def superexec(port: int, secret: Path, supernode: int) -> list[str]:
+    """Return the command that starts the ClientApps of SuperNode ``supernode``, a process id, and ends with it."""
+    command = ["flower-superexec", "--runtime-api-address", f"127.0.0.1:{port}", "--insecure"]
+    return [*command, "--superexec-auth-secret-file", str(secret), "--parent-pid", str(supernode)]
 
 
 def register(public_key: Path) -> list[str]:

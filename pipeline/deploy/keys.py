@@ -7,6 +7,7 @@ their EC keys, whose public halves are registered with it. All keys are P-384, t
 import datetime
 import ipaddress
 import os
+import secrets
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -83,8 +84,8 @@ def make_keys(directory: Path, nodes: int, hosts: Sequence[str] = (), days: int 
     if not keys.certificate.exists():
         _make_certificates(keys, names, days)
     for private in (keys.authority_key, keys.certificate_key, *map(keys.node, range(nodes))):
-        if private.exists() and private.stat().st_mode & 0o077:
-            raise ConfigError(f"{private} may be read by others; take it from them: chmod 600 {private}")
+        if private.exists():
+            _check_private(private)
     missing = sorted(set(names) - _names_in(keys.certificate))
     _check_certificates(keys)
     if missing:
@@ -94,6 +95,31 @@ def make_keys(directory: Path, nodes: int, hosts: Sequence[str] = (), days: int 
     for number in range(nodes):
         _make_node_key(keys.node(number), keys.node_public(number))
     return keys
+
+
+def node_secret(key: Path) -> Path:
+    """Return the file of a node's own secret, ``KEY.secret`` beside its private key; made if absent, mode 0600.
+
+    With it the node's own ClientApp processes show its SuperNode that they are its own.
+
+    Raises:
+        ConfigError: others may read it, or it cannot be made there.
+    """
+    path = key.with_name(f"{key.name}.secret")
+    if not path.exists():
+        try:
+            _write_private(path, secrets.token_bytes(32))
+        except OSError as error:
+            raise ConfigError(
+                f"{path} cannot be made ({error.strerror}); put 32 random bytes there, for this user alone (mode 0600)"
+            ) from error
+    _check_private(path)
+    return path
+
+
+def _check_private(path: Path) -> None:
+    if path.stat().st_mode & 0o077:
+        raise ConfigError(f"{path} may be read by others; take it from them: chmod 600 {path}")
 
 
 def _make_certificates(keys: Keys, names: Sequence[str], days: int) -> None:
