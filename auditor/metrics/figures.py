@@ -125,7 +125,7 @@ def class_figures(seen: Inspected, bench: Bench) -> Iterator[Figure]:
         yield from shares(RESEMBLANCE, near & sound)
     else:
         yield Figure(RESEMBLANCE, WHOLE_SET, len(exhibit.labels), bench.threshold)
-    yield from shares(COPY_GUARD, copy_guard(seen.features, bench.train_features, bench.known_features).passed & sound)
+    yield from shares(COPY_GUARD, copy_guard(seen.features, bench.train_features, bench.known_features) & sound)
     real = bench.train_seen, bench.train.labels
     for metric, squared, apart in (
         (KNN, KNN_SQUARED, knn_distance(seen.seen, exhibit.labels, *real)),

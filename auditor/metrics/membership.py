@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from auditor.metrics.distances import TIE, Nearest, blocks, nearest
+from auditor.metrics.distances import TIE, blocks, nearest
 from auditor.omitted import Omitted
 from auditor.statistics import wilson
 
@@ -114,26 +114,10 @@ def _none_drawn(nearer: Tensor, size: int, drawn: int) -> Tensor:
     return chance.where(left >= drawn, 0.0)
 
 
-@dataclass(frozen=True)
-class CopyGuard:
-    """Whether a reconstruction is nearer to the victim's images than to what the attacker held all along.
+def copy_guard(features: Tensor, victim: Tensor, known: Tensor) -> Tensor:
+    """Return bool [N], reconstructions [N, F] nearer to the ``victim``'s images [M, F] than to ``known``, [P, F].
 
-    Attributes:
-        passed: bool [N].
-        victim: nearest of the victim's images.
-        known: nearest of the attacker's own and public images.
+    Known are the images that the attacker held all along, its own and the public ones. They are often more, which
+    favours them: the guard errs against calling something a leak.
     """
-
-    passed: Tensor
-    victim: Nearest
-    known: Nearest
-
-
-def copy_guard(features: Tensor, victim: Tensor, known: Tensor) -> CopyGuard:
-    """Compare reconstructions [N, F] with the ``victim``'s images [M, F] and the attacker's and public
-    ``known`` [P, F].
-
-    The known set is often the larger one, which favours it: the guard errs against calling something a leak.
-    """
-    of_victim, of_known = nearest(features, victim), nearest(features, known)
-    return CopyGuard(of_victim.distance < of_known.distance - TIE, of_victim, of_known)
+    return nearest(features, victim).distance < nearest(features, known).distance - TIE
