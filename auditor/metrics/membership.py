@@ -115,9 +115,16 @@ def _none_drawn(nearer: Tensor, size: int, drawn: int) -> Tensor:
 
 
 def copy_guard(features: Tensor, victim: Tensor, known: Tensor) -> Tensor:
-    """Return bool [N], reconstructions [N, F] nearer to the ``victim``'s images [M, F] than to ``known``, [P, F].
+    """Return which reconstructions are nearer to a victim's image than to every image the attacker held all along.
 
-    Known are the images that the attacker held all along, its own and the public ones. They are often more, which
-    favours them: the guard errs against calling something a leak.
+    The attacker's images are often more, which favours them: the guard errs against calling something a leak.
+
+    Args:
+        features: [N, F] of the reconstructions.
+        victim: [M, F] of the victim's images.
+        known: [P, F] of the attacker's own images and the public ones.
+
+    Returns:
+        bool [N].
     """
     return nearest(features, victim).distance < nearest(features, known).distance - TIE
