@@ -126,7 +126,7 @@ def answer_to(report: ActiveReport, marks: tuple[str, ...] = ()) -> Answer:
     }
     outcome: Reply
     if isinstance(gained, Missing):
-        outcome, sentence = "inconclusive", f"There is nothing to hold it against: {gained.omitted}."
+        outcome, sentence = "inconclusive", f"There is nothing to compare it with: {gained.omitted}."
     else:
         figures["difference"] = gained.value
         words = f"{report.gain}, less {report.control}: {gained.value:+.3f} [{gained.low:+.3f}, {gained.high:+.3f}]"

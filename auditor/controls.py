@@ -71,7 +71,7 @@ def reserve_exhibit(bench: Bench, classes: tuple[int, ...], server_round: int) -
 def permuted(exhibit: Exhibit) -> Exhibit:
     """Return arm B5: the same reconstructions, each labelled with the next of the attacked classes.
 
-    What it scores cannot be there: above chance, the instrument is broken.
+    What it scores cannot be there: above chance, the evaluator cannot be trusted.
     """
     classes = torch.unique(exhibit.labels)
     place = torch.searchsorted(classes, exhibit.labels)

@@ -117,7 +117,10 @@ def _broken(case: Case) -> Decision | None:
         return None
     return Decision(
         "inconclusive",
-        (f"the instrument is broken: permuted labels score {show(permuted)}, above chance, {chance:.0%}",),
+        (
+            f"the evaluator cannot be trusted: judged as the next class, the same images score {show(permuted)}, "
+            f"above chance, {chance:.0%}",
+        ),
         ("an evaluator that tells the classes apart: look at audit/grids and at [audit.evaluator]",),
     )
 
@@ -128,7 +131,7 @@ def _unattributed(case: Case) -> Decision | None:
         return None
     return Decision(
         "inconclusive",
-        (f"nothing can be attributed to the victim without a federation that lacks him: {missing.reason}",),
+        (f"whether the victim's images are the reason only a federation without them can say: {missing.reason}",),
         ("the same federation without the victim (audit.without_victim = true; fedinverse run or audit-app)",),
     )
 
@@ -160,7 +163,7 @@ def _client(case: Case) -> Decision | None:
         return Decision(
             "leak",
             (
-                f"{number:.3g} different training images of the victim's are copied, {without} without his client",
+                f"{number:.3g} different training images of the victim's are copied, {without} without that client",
                 *([lead] if whose.nearer else []),
             ),
         )
@@ -169,7 +172,7 @@ def _client(case: Case) -> Decision | None:
             "below resolution",
             (f"{lead}; {case.primary.resolution:.0%} is the least that matters here (audit.primary.resolution)",),
         )
-    without = f"; without his client {show(whose.without)}" if isinstance(whose.without, Estimate) else ""
+    without = f"; without that client {show(whose.without)}" if isinstance(whose.without, Estimate) else ""
     return Decision("leak", (f"{lead}{without}",))
 
 

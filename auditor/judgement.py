@@ -142,7 +142,7 @@ def _point(case: Case, p_holm: float | None) -> Point:
 def _attribution(case: Case, outcome: Outcome) -> AttributionReport | Missing:
     whose = case.main.attribution
     if whose is None:
-        return Missing(omitted="the victim's classes are his alone, so that the leakage is his")
+        return Missing(omitted="the victim alone holds its classes, so that the leakage is the victim's")
     his_images = whose.nearer or whose.copies_shown
     answers: dict[Outcome, Whose] = {
         "the class, not the client": "the class, not the client",

@@ -105,9 +105,9 @@ def answer_of(run: Run, question: Question) -> Answer:
     """
     path = run.files.auditor.answer(question.key)
     if not question.asked(run.table):
-        return question.answered("not asked", "This run does not ask.")
+        return question.answered("not asked", f"A table [{question.section}] in the configuration asks it.")
     if not path.exists():
-        return question.answered("inconclusive", "Asked, and not answered yet.")
+        return question.answered("inconclusive", "It was asked, and is not answered yet: audit the run again.")
     return read_model(Answer, path, "audit the run again")
 
 

@@ -239,7 +239,8 @@ def _decided(run: Run, attack: Sequence[UpdateExhibit], leads: Mapping[str, Lead
         return "no", f"The labels found in the update of round {rounds} hold no class of the victim."
     if WITHOUT not in leads:
         return "inconclusive", (
-            "Nothing can be attributed to the victim without a federation that lacks him (audit.without_victim = true)."
+            "Whether the victim's images are the reason only a federation without them can say "
+            "(audit.without_victim = true)."
         )
     said = "; ".join(f"{_in_words(lead)} over {arm}" for arm, lead in leads.items())
     if any(lead.high < RESOLUTION for lead in leads.values()):

@@ -102,7 +102,7 @@ class Point(_Part):
     p_holm: float | Missing = Field(description="the same, adjusted by Holm over the rounds of this attack")
     minimum_detectable_effect: float | Missing = Field(description="leakage found with 80 % probability")
     attribution: AttributionReport | Missing = Field(
-        Missing(omitted="the victim's classes are his alone, so that the leakage is his"),
+        Missing(omitted="the victim alone holds its classes, so that the leakage is the victim's"),
         description="whose images are shown, of a victim who shares his classes",
     )
 

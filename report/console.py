@@ -115,7 +115,7 @@ class _Progress(Progress):
             if task.time_remaining is not None:
                 line += f", about {timedelta(seconds=round(task.time_remaining))} left"
             elif task.elapsed is not None:
-                line += f", since {timedelta(seconds=round(task.elapsed))}"
+                line += f", for {timedelta(seconds=round(task.elapsed))} so far"
         self.console.print(line, soft_wrap=True)
 
 

@@ -1,10 +1,26 @@
 """Figures as text, the same on every page and terminal; a missing one is a dash."""
 
+import re
+
+from auditor.arms import ARMS
 from auditor.omitted import Omitted
 from auditor.statistics import WithInterval
 from auditor.verdict import Missing
 
 NONE = "–"
+
+
+def readable(text: str) -> str:
+    """Return a sentence of the verdict with controls by name instead of code, and percentages as the page has them."""
+    for key, arm in ARMS.items():
+        if arm.role != "attack":
+            text = re.sub(rf"\b{key}\b", f"“{arm.name}”", text)
+    return re.sub(r"(?<=\d)%", "\N{NO-BREAK SPACE}%", text)
+
+
+def as_sentence(clause: str) -> str:
+    """Return a clause of the verdict as a sentence, readable."""
+    return f"{clause[0].upper()}{readable(clause[1:])}."
 
 
 def percent(value: float | None, digits: int = 1) -> str:

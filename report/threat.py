@@ -35,7 +35,7 @@ def threat_model(run: Run) -> list[tuple[str, str]]:
     elif population.shares_classes:
         victim = (
             f"client {_name(run, population.victim)}: {int(held[population.victim])} images of classes {victims}, "
-            "which others may hold too: are his images shown, or only what the classes look like?"
+            "which others may hold too: are the victim's images shown, or only what the classes look like?"
         )
     attacker = [("Attacker", "none: every client is honest")]
     if population.attackers:
@@ -96,7 +96,10 @@ def _of_file(run: Run) -> list[tuple[str, str]]:
             "Attacker",
             f"has the file, the class list and {public['count']} public images ({public['source']}); no private image",
         ),
-        ("Control world", "none: no model without the victim is at hand, so that nothing can be attributed to him"),
+        (
+            "Control world",
+            "none: no model without the victim is at hand, so that nothing can be attributed to the victim",
+        ),
         (
             "Auditor",
             f"{counts['vault']} vault images and {counts['reserve']} in reserve {trained}",
@@ -130,7 +133,7 @@ def _seen_by_server(run: Run, federation: Table) -> str:
         return seen
     if run.table.get("active"):
         return f"{seen}; the active attacker's are among them, and may show"
-    return f"{seen}; nothing tells it an attacker that only keeps what it is sent"
+    return f"{seen}; it cannot notice an attacker that only keeps what it is sent"
 
 
 def _of_ours(run: Run, federation: Table) -> list[tuple[str, str]]:
@@ -147,7 +150,11 @@ def _of_app(run: Run) -> list[tuple[str, str]]:
     """Return what is said of a federation of somebody's app."""
     app = run.table["app"]
     settings = ", ".join(f"{key} = {value}" for key, value in app["run_config"].items()) or "no settings"
-    hidden = "his node is hidden" if app["without"] == "client" else "his classes are taken out of the data"
+    hidden = (
+        "the victim's node is hidden"
+        if app["without"] == "client"
+        else "the victim's classes are taken out of the data"
+    )
     return [
         (
             "Federation",

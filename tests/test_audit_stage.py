@@ -43,7 +43,7 @@ def test_a_deployed_attackers_directory_is_audited(tiny: Callable[..., Any], tmp
     assert set(scored["arm"]) == {"A", "B0", "B1", "B3", "B4", "B5", "T1", "CEIL"}
     verdict = read_verdict(run.files.verdict)
     assert verdict.outcome == "inconclusive"
-    assert "without a federation that lacks him" in verdict.reasons[0]
+    assert "only a federation without them can say" in verdict.reasons[0]
     assert isinstance(verdict.points[0].arms["A"], Interval)
     assert isinstance(verdict.points[0].leakage, Missing)
     left_out = pd.read_csv(run.files.auditor.root / "leakage.csv").set_index("figure")["omitted"]

@@ -225,7 +225,7 @@ def test_permuted_labels_score_at_chance_and_a_broken_control_is_noticed(lab: La
     assert lab.verdict([*others, wrong], 1.0).outcome == "leak"
     unpermuted = lab.verdict([*others, replace(attack, arm="B5")], 1.0)
     assert unpermuted.outcome == "inconclusive"
-    assert "instrument is broken" in unpermuted.reasons[0]
+    assert "evaluator cannot be trusted" in unpermuted.reasons[0]
 
 
 def test_every_figure_is_documented_and_in_its_range(lab: Laboratory) -> None:

@@ -126,7 +126,7 @@ def test_long_work_says_once_a_minute_that_it_goes_on_where_nobody_sees_a_bar(mo
         time.sleep(0.15)
     lines = printed.getvalue().splitlines()
     assert [line for line in lines if line.startswith("  inverting: 1 of 4")]
-    assert [line for line in lines if line.startswith("  auditing, since 0:00:00")]
+    assert [line for line in lines if line.startswith("  auditing, for 0:00:00 so far")]
     before = len(lines)
     time.sleep(0.1)
     assert len(printed.getvalue().splitlines()) == before  # and is silent when it is over

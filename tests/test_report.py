@@ -27,6 +27,7 @@ from fedinverse.storage import read_json, write_json
 from pipeline.provenance import run_hash
 from pipeline.stages.inversions import finished
 from pipeline.stages.report import report
+from report.text import as_sentence, readable
 
 
 def pixels(uri: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -91,11 +92,11 @@ def test_the_verdict_stands_on_top_with_its_reasons(attacked_run: Run) -> None:
     title, header, main = page.all("h1")[0][1], page.all("header")[0][1], page.all("main")[0][1]
     assert title.startswith("Inconclusive: this audit cannot tell")
     assert not re.search(r"gmi|\bB\d|round|leakage", title)
-    assert "Public images alone" in header
+    assert "public images, picked with the model's help" in header
     assert "What to do next" in header
-    assert all(way[1:] in header for way in verdict["settle"])
-    assert verdict["sentence"] in main
-    assert all(reason[1:] in main for reason in verdict["reasons"])
+    assert all(readable(way)[1:] in header for way in verdict["settle"])
+    assert readable(verdict["sentence"]) in main
+    assert all(as_sentence(reason) in main for reason in verdict["reasons"])
 
 
 def test_the_pictures_stand_under_the_verdict_and_the_rest_is_decoded_lazily(attacked_run: Run) -> None:

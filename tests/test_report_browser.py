@@ -72,6 +72,9 @@ def test_every_line_has_a_swatch_of_its_own(attacked_run: Run, browser: Browser)
         const line = getComputedStyle(e.querySelector('.line'));
         return [getComputedStyle(e).color, line.strokeDasharray, line.strokeWidth].join(' '); })""")
     assert len(set(looks)) == len(looks) > 5
+    assert browser.ask(
+        "(({scrollWidth, clientWidth}) => scrollWidth <= clientWidth)(document.querySelector('#rounds .scroll'))"
+    )
 
 
 CONTRAST = """(() => {
@@ -151,6 +154,17 @@ def test_hovering_and_the_slider_read_a_rounds_figures(attacked_run: Run, browse
     browser.press("ArrowLeft", 37)
     assert browser.ask(at) == "2"
     assert browser.ask(said).startswith(wanted)
+
+
+def test_a_chart_without_rounds_leaves_the_page_working(attacked_run: Run, tmp_path: Path, browser: Browser) -> None:
+    """As the ROC curves of membership, which stand above the charts that have a slider."""
+    page = tmp_path / "report.html"
+    text = attacked_run.files.report.read_text()
+    page.write_text(text.replace('<section id="rounds"', '<figure class="chart roc"></figure><section id="rounds"', 1))
+    browser.open(page, 1280, 900)
+    assert browser.complaints == []
+    browser.click(".cell img")
+    assert browser.ask("document.getElementById('enlarged').open")
 
 
 def test_a_class_is_enlarged_by_click_and_by_enter_and_closed_by_escape(attacked_run: Run, browser: Browser) -> None:

@@ -57,13 +57,15 @@ METRICS: Registry[Metric] = Registry(
     lambda imported: imported if isinstance(imported, Metric) and imported.figures else None,
 )
 for _name, _metric in {
-    ACCURACY: Metric("share that E1 reads as the intended class, which must lead alone; a failed image misses"),
+    ACCURACY: Metric("share that E1 reads as the intended class; a tie and a failed image count as misses"),
     OPEN: Metric("share that both open evaluators read as the intended class; a failed image misses"),
     DISAGREEMENT: Metric("share that the two open evaluators read differently"),
     NONE: Metric("share that both open evaluators call none of these"),
     BEST: Metric("1 if E1 reads the class in its image of highest target confidence (reported by GMI), else 0"),
     TOP5: Metric("share with the class among E1's first five; from 50 classes on"),
-    DEVIATION: Metric("sample deviation over restarts of the mean top-1 accuracy: the attack's luck only", whole=True),
+    DEVIATION: Metric(
+        "standard deviation of the accuracy over restarts: how much depends on the attack's luck", whole=True
+    ),
     CONFIDENCE: Metric("the target's mean probability of the class: the attacker's own view"),
     RESEMBLANCE: Metric("share near enough by E2 to a training image of the class, at 1 % false accepts"),
     MEMBER: Metric("share nearer by E2 to a training than to a reserve image; .5: class prototypes (arm A)"),

@@ -106,7 +106,7 @@ def name_of(world: World) -> str:
 def title_of(world: World) -> str:
     """Return what to call the federation of ``world`` on the console."""
     if world == PASSIVE:
-        return "Federating with the active attacker passive (to hold him against)"
+        return "Federating once more with the attacker passive, for comparison,"
     if not is_control(world):
         return "Federating"
     further = world.removeprefix(WITHOUT_VICTIM).removeprefix("-")

@@ -41,7 +41,7 @@ from report.run.plain import next_steps, qualification, sentence
 from report.run.tables import classes, controls, leakage, meanings, utility, whole_set, whose
 from report.run.updates import UpdateFigures, update_figures
 from report.table import Table
-from report.text import share
+from report.text import as_sentence, readable, share
 from report.threat import threat_model
 
 OF_COST = {
@@ -197,9 +197,9 @@ def _attacked(run: Run, scores: pd.DataFrame) -> Figures:
         plain=plain,
         qualification=qualification(verdict),
         advice=next_steps(verdict),
-        headline=verdict.sentence,
+        headline=readable(verdict.sentence),
         finding=finding(verdict.main, victims, primary.metric),
-        notes=[_as_sentence(reason) for reason in verdict.reasons],
+        notes=[as_sentence(reason) for reason in verdict.reasons],
         facts=facts(verdict),
         leakage=measured,
         **_common(run, verdict.marks),
@@ -213,10 +213,6 @@ def _people(run: Run, attack: str, server_round: int) -> PeopleFigures | None:
         return None
     judged = (each for each in finished(run) if each.attack == attack and each.target.round == server_round)
     return people_figures(read_people(path), next(directory_of(run, each) for each in judged if each.target.arm == "A"))
-
-
-def _as_sentence(clause: str) -> str:
-    return f"{clause[0].upper()}{clause[1:]}."
 
 
 def _first(first: str, attacks: Sequence[str]) -> list[str]:

@@ -50,7 +50,7 @@ def canary_table(report: CanaryReport) -> Table:
     ]
     notes = [sentence_of(report), *alarms(report)]
     if not report.accounted:
-        notes.append("Nothing is accounted for the victim, so there is no epsilon to hold the bound against.")
+        notes.append("Nothing is accounted for the victim, so there is no epsilon to compare the bound with.")
     return Table("What the canaries show of epsilon", ["", "", ""], rows, notes=notes)
 
 

@@ -19,7 +19,7 @@ def finding(point: Point, names: Sequence[str], metric: str) -> str:
     return (
         f"From the global model of round {point.round}, attack “{point.attack}” made images of the victim's "
         f"classes ({listed}); {share(attack.value)} of them are {_said(metric)}. "
-        f"Controls: {', '.join(beside)}."
+        f"Controls: {'; '.join(beside)}."
     )
 
 
@@ -40,12 +40,12 @@ def facts(verdict: Verdict) -> list[tuple[str, str, str]]:
             handful.append((share(score.value), what, f"[{100 * score.low:.0f}, {100 * score.high:.0f}]"))
     public = point.arms["B4"]
     if isinstance(public, Interval):
-        handful.append((share(public.value), "of public images alone, without inversion, are", ""))
+        handful.append((share(public.value), f"of the public images that the model picks are {metric}", ""))
     if isinstance(point.gate, GateReport):
         handful.append((share(point.gate.accuracy), "model's accuracy on the victim's classes", ""))
     when = verdict.time_to_leak[point.attack]
     if isinstance(when, Missing):
-        handful.append(("–", "time to leak", when.omitted))
+        handful.append(("–", "no round from which on it leaks", when.omitted))
     else:
         known = {(each.attack, each.round): each.gate for each in verdict.points}.get((point.attack, when))
         early = isinstance(known, GateReport) and not known.learned
@@ -62,14 +62,26 @@ def figures(verdict: Verdict) -> list[tuple[str, str, str]]:
     point = verdict.main
     shares = [
         ("Leakage", point.leakage, "attack less false positives"),
-        ("Corrected", point.corrected, "of what the false positives leave to win"),
+        (
+            "Corrected",
+            point.corrected,
+            "leakage as a part of what is not false positive: leakage / (100 % less the share without the victim)",
+        ),
         ("Normalised", point.normalised, "0 %: the best control; 100 %: real images"),
         *(
-            (f"Lead over {CONTROLS[arm]}", lead, f"attack less {arm}; above 0: it is not explained by that")
+            (f"Lead over {CONTROLS[arm]}", lead, f"attack less {arm}; above 0: that does not explain the attack")
             for arm, lead in point.leads.items()
         ),
-        ("Selection", point.selection, "what public images score, less the same without the victim"),
-        ("Nearer to training", verdict.member_lift, "50 %: what the class looks like; above: memorised"),
+        (
+            "Selection",
+            point.selection,
+            "share of the public images that the model picks, less what a model without the victim picks",
+        ),
+        (
+            "Nearer to training",
+            verdict.member_lift,
+            "50 %: the images show what the class looks like; above: the victim's own images",
+        ),
     ]
     every = [
         (name, interval(score), score.omitted if isinstance(score, Missing) else meaning)

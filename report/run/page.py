@@ -19,6 +19,7 @@ from report.run.people import PeopleFigures
 from report.run.updates import UpdateFigures
 from report.table import Table
 from report.template import templates_in
+from report.text import readable
 
 WIDE, NARROW = (1032, 350), (358, 260)  # drawings of a chart for a desk and for a phone, in CSS pixels
 PICTURED = 5  # classes under the verdict: what a phone shows side by side
@@ -125,6 +126,7 @@ def render(figures: Figures) -> str:
     here = Path(__file__).parent
     environment = templates_in(here)
     environment.filters["data_uri"] = data_uri
+    environment.filters["readable"] = readable
     charts = figures.leakage.charts if figures.leakage else []
     return environment.get_template("report.html").render(
         f=figures,

@@ -2,7 +2,7 @@
 
 from auditor.decision import FOUND, TITLES, Outcome
 from auditor.verdict import Interval, Missing, Verdict
-from report.text import share
+from report.text import readable, share
 
 _NEXT: dict[Outcome, str] = {
     "leak": "Treat every participant as able to see what these classes look like. Compare defences on this federation "
@@ -50,27 +50,32 @@ def _with_and_without(verdict: Verdict) -> str:
     attack, without = (verdict.main.arms[arm] for arm in ("A", "B2"))
     if isinstance(attack, Missing):
         return ""
-    what = "resemble them" if verdict.primary.metric == "resemblance" else "are recognised"
+    what = _counted_as(verdict)
     if isinstance(without, Missing):
         return f"{share(attack.value)} of the images {what}; how many without the victim was not tried."
     return f"{share(attack.value)} of the images {what}, against {share(without.value)} without the victim."
+
+
+def _counted_as(verdict: Verdict) -> str:
+    return "resemble them" if verdict.primary.metric == "resemblance" else "are recognised"
 
 
 def qualification(verdict: Verdict) -> str:
     """Return the one sentence that must be read with the verdict: what public images alone would have shown."""
     attack, public = (verdict.main.arms[arm] for arm in ("A", "B4"))
     if not isinstance(public, Interval):
-        return "Whether public images alone would have shown as much was not tried."
+        return "Whether public images alone would be recognised as often was not tried."
+    picked = "of the attacker's public images, picked with the model's help but not changed"
     if not isinstance(attack, Interval) or attack.value <= 0 or public.value < 0.25 * attack.value:
-        return f"Public images alone, without any attack on the model, show {share(public.value)}."
+        return f"For comparison: {picked}, {share(public.value)} {_counted_as(verdict)}."
     much = "all" if public.value >= attack.value else "most" if public.value >= 0.5 * attack.value else "part"
     return (
-        f"Public images alone, picked by the model and not made from it, already show {share(public.value)}: {much} of "
-        "what is recognised above could be had that way."
+        f"{picked.capitalize()}, {share(public.value)} {_counted_as(verdict)} as well: {much} of the share above can "
+        "be reached without making a single image."
     )
 
 
 def next_steps(verdict: Verdict) -> list[str]:
     """Return what to do now, the most important first; never empty."""
-    settle = [f"To settle it: {way}." for way in verdict.settle]
+    settle = [f"To settle it: {readable(way)}." for way in verdict.settle]
     return [_NEXT[verdict.outcome], *settle]

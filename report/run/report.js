@@ -5,7 +5,7 @@
 const percent = (share) => `${Math.round(100 * share)} %`;
 const figures = JSON.parse(document.getElementById("figures").textContent);
 
-for (const chart of document.querySelectorAll(".chart")) {
+for (const chart of document.querySelectorAll("[data-chart]")) { // membership's curves have no rounds to choose
   const arms = figures[chart.dataset.chart];
   const slider = chart.querySelector("input[type=range]");
   const round = chart.querySelector("output");

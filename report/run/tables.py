@@ -25,13 +25,14 @@ MEANING = {
     "B0": "The same generator, the same number of samples, not optimised: what the public images alone look like.",
     "B1": "The same attack on the model of round 0, which has seen nobody's data.",
     "B3": "The same attack on a model trained on the attacker's own images alone.",
-    "B4": "No inversion: the attacker's public images that the captured model is surest show the class. High where "
-    "public images look like the victim's.",
-    "B4W": "No inversion: the public images that the model without the victim is surest of. What B4 scores beyond "
-    "them, the victim's images explain.",
-    "T1": "Images optimised against the captured model without any prior. If the evaluator accepts them, it accepts "
-    "whatever the model likes.",
-    "B5": "The same reconstructions, held to be the next class. Above chance the instrument itself would be broken.",
+    "B4": "No inversion: the attacker's public images that the captured model is surest of. High where public images "
+    "look like the victim's.",
+    "B4W": "No inversion: the public images that the model without the victim is surest of. Where B4 scores "
+    "more, the victim's images are the reason.",
+    "T1": "Images optimised against the captured model without any prior. If the evaluator recognised "
+    "them, it would recognise whatever the model does.",
+    "B5": "The same reconstructions, judged as if they were to show the next class. If more than chance passed, the "
+    "evaluator could not be trusted.",
     "CEIL": "The evaluator on real images of the victim's classes from the reserve: what an attack can hope for.",
 }
 
@@ -42,8 +43,8 @@ OF_ROUNDS = {
     "attack": "share of the reconstructions that the evaluator takes for the victim's class",
     "no victim": "the same for the federation without the victim: false positives",
     "leakage": "attack less no victim: what only the victim's images explain",
-    "corrected": "leakage as a part of what the false positives leave to win",
-    "normalised": "0 %: the best control; 100 %: real images",
+    "corrected": "leakage as a part of what is not false positive: leakage / (100 % less no victim)",
+    "normalised": "the attack on a scale from the best control (0 %) to real images (100 %)",
     "p (Holm)": "probability of such a leakage by chance, corrected for the number of rounds",
     "detectable": "smallest leakage that would have been found with 80 % probability",
 }
@@ -67,10 +68,10 @@ def controls(point: Point) -> list[tuple[str, str, str, str]]:
 
 
 OF_WHOSE = {
-    "the victim's": "training images that he alone holds",
+    "the victim's": "training images that the victim alone holds",
     "other clients'": "as many training images of the same classes at clients who are not the attacker",
     "nobody's": "as many images of the same classes that are in no training set",
-    "the victim's, without him": "the same attack on the federation without his client",
+    "the victim's, in a run without it": "the same attack on the federation without the victim's client",
 }
 
 
@@ -104,14 +105,15 @@ def leakage(points: Sequence[Point]) -> Table:
         detectable = point.minimum_detectable_effect
         rows.append([
             f"{point.attack}, round {point.round}",
+            point.outcome,
             known,
             *map(interval, figures),
             "–" if isinstance(point.p_holm, Missing) else f"{point.p_holm:.2g}",
             "–" if isinstance(detectable, Missing) else share(detectable),
-            point.outcome,
         ])  # fmt: skip
     header = [
         "",
+        "outcome",
         "model knows",
         "attack",
         "no victim",
@@ -120,7 +122,6 @@ def leakage(points: Sequence[Point]) -> Table:
         "normalised",
         "p (Holm)",
         "detectable",
-        "outcome",
     ]
     return Table("Every attack and round, mean over the victim's classes with 95 % interval", header, rows, OF_ROUNDS)
 
