@@ -27,12 +27,13 @@ from pipeline.ownapp.audit import audit_app
 from pipeline.stages.all_stages import run_all
 
 ROUNDS, EPOCHS, BATCH, RATE, CLIENTS, WIDTH = 6, 1, 16, 0.02, 4, 0.5
+PUBLIC = "glyphs_unlike_digits"
 ATTACK = {
     "kind": "gmi",
     "iterations": 200,
     "lr": 2e-4,
     "identity_loss": "max_margin",
-    "prior": {"width": 0.25, "steps": 600, "critic_steps": 3, "batch_size": 32, "lr": 1e-3},  # shipped: glyphs-32
+    "prior": {"width": 0.25, "steps": 600, "critic_steps": 3, "batch_size": 32, "lr": 1e-3},  # shipped: letters-32
 }
 SCHEDULE = {"restarts": 5, "processes": 1}
 AUDIT = {"evaluator": {"width": 0.25, "epochs": 20}, "unaided_steps": 0}
@@ -90,7 +91,7 @@ def ours(seed: int, out: Path) -> Run:
     table = {
         "name": f"ours-{seed}",
         "seed": seed,
-        "data": {"public_limit": 6000},
+        "data": {"public": PUBLIC, "public_limit": 6000},
         "population": {"clients": CLIENTS, "victim_classes": [0, 1, 2, 3, 4]},
         "model": {"name": "mcnn", "width": WIDTH},
         "training": {"epochs": EPOCHS, "batch_size": BATCH, "lr": RATE},
@@ -137,7 +138,7 @@ def theirs(run: Run, seed: int, out: Path) -> Run:
     audit = {
         "name": f"theirs-{seed}", "seed": seed, "clients": CLIENTS, "victim": 0, "attacker": CLIENTS - 1,
         "model": f"{name}:net", "classes": 10, "data": f"{name}:shard", "held_out": f"{name}:held_out",
-        "public": "glyphs", "public_limit": 6000, "engine": "local", "inputs": {"shape": [1, 32, 32]},
+        "public": PUBLIC, "public_limit": 6000, "engine": "local", "inputs": {"shape": [1, 32, 32]},
         "attack": ATTACK, "schedule": SCHEDULE, "audit": AUDIT,
     }  # fmt: skip
     (app / "audit.toml").write_text(tomli_w.dumps(audit))

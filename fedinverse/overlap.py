@@ -32,7 +32,13 @@ def shared_names(private: tuple[str, ...], public: tuple[str, ...]) -> list[str]
 
 
 def check_disjoint(
-    private: Pool, public: Pool, population: Population, pictures: NDArray[np.int64] | None = None, *, allow: bool
+    private: Pool,
+    public: Pool,
+    population: Population,
+    pictures: NDArray[np.int64] | None = None,
+    *,
+    allow: bool,
+    keys: tuple[str, str] = ("data.public", "data.private"),
 ) -> None:
     """Refuse a public set that shows a class of the victim's alone or a picture of his, unless ``allow``.
 
@@ -42,6 +48,7 @@ def check_disjoint(
         population: who the victim is.
         pictures: rows of the victim's pictures where he shares his classes; None: all pictures of the victim classes.
         allow: whether the configuration allows overlap.
+        keys: what the user's file calls the two, for messages.
 
     Raises:
         ConfigError: names the classes, or how many pictures are shared and one of them.
@@ -49,19 +56,18 @@ def check_disjoint(
     if allow or (not population.victim_classes and pictures is None):
         return
     names = shared_names(tuple(private.class_names[label] for label in population.victim_classes), public.class_names)
-    instead = (
-        "Choose another public source, or set data.allow_overlap = true to have every output marked: what the attacker "
-        "shows could be his own"
-    )
+    instead = "Choose other public images: what the attacker shows could be his own"
+    if keys[0] == "data.public":
+        instead += "; or set data.allow_overlap = true to have every output marked"
     if names:
-        raise ConfigError(f"data.public shares the classes {', '.join(sorted(names))} with the victim. {instead}")
+        raise ConfigError(f"{keys[0]} shares the classes {', '.join(sorted(names))} with the victim. {instead}")
     rows = np.flatnonzero(np.isin(private.labels, population.victim_classes)) if pictures is None else pictures
     pairs = shared_pictures(private.images, rows, public.images) if len(rows) else []
     if pairs:
         row, other = pairs[0]
         raise ConfigError(
-            f"data.public holds {len({public for _, public in pairs})} pictures of the victim, the same or nearly: its "
-            f"image {other} is image {row} of data.private, class {private.class_names[private.labels[row]]}. {instead}"
+            f"{keys[0]} holds {len({public for _, public in pairs})} pictures of the victim, the same or nearly: its "
+            f"image {other} is image {row} of {keys[1]}, class {private.class_names[private.labels[row]]}. {instead}"
         )
 
 

@@ -29,15 +29,15 @@ def weights_in(record: ArrayRecord, names: Sequence[str] = ()) -> dict[str, NDAr
 
     Args:
         record: of a message.
-        names: what the arrays of a bare list are called, in its order. A list (Flower names its arrays 0, 1, 2, ...)
-            of another length keeps its numbers.
+        names: what the arrays of a bare list are called, in its order; all names of a tied one, with ``=`` between.
+            A list (Flower names its arrays 0, 1, 2, ...) of another length keeps its numbers.
 
     Raises:
         IntegrityError: what it carries is no model, or larger than any.
     """
     weights = read_model(record, _LARGEST)
     if len(names) == len(weights) and list(weights) == [str(number) for number in range(len(weights))]:
-        return dict(zip(names, weights.values(), strict=True))
+        return {name: array for tied, array in zip(names, weights.values(), strict=True) for name in tied.split("=")}
     return weights
 
 

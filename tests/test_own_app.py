@@ -7,28 +7,41 @@ import shutil
 import sys
 import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tomli_w
+from flwr.app import Array, ArrayRecord, Message, RecordDict
 from test_doors import commands
 from typer.testing import CliRunner
 
 from fedinverse.config import read_table
 from fedinverse.errors import FedInverseError
+from fedinverse.models import build
+from fedinverse.received import weights_in
 from fedinverse.run import Run
-from fedinverse.storage import read_jsonl, read_metadata
+from fedinverse.storage import read_jsonl, read_metadata, read_object
 from pipeline.api import _assignments
 from pipeline.cli.main import app as program
-from pipeline.ownapp.audit import audit_app
-from pipeline.ownapp.settings import FILE, read_settings
+from pipeline.ownapp.app import FlowerApp
+from pipeline.ownapp.audit import audit_app, opened
+from pipeline.ownapp.client import deal, hook_marker
+from pipeline.ownapp.federate import check_fit, federate_app
+from pipeline.ownapp.grid import Broadcasts
+from pipeline.ownapp.init import init
+from pipeline.ownapp.plan import Plan
+from pipeline.ownapp.prepare import names_of
+from pipeline.ownapp.settings import FILE, AppAudit, Inputs, read_settings
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 PAGE = EXAMPLES.parent / "docs" / "audit-your-app.md"
 QUICK: dict[str, Any] = {
     "engine": "local",
+    "actors": 1,
     "schedule": {"restarts": 2, "processes": 1, "rounds": "last"},
     "attack": {
         "kind": "gmi",
@@ -39,7 +52,7 @@ QUICK: dict[str, Any] = {
 
 
 def quick(judge: str) -> dict[str, Any]:
-    return {**QUICK, "audit": {"evaluator": {"model": judge, "width": 0.1, "epochs": 1}}}
+    return {**QUICK, "audit": {"evaluator": {"model": judge, "width": 0.1, "epochs": 1}, "unaided_steps": 0}}
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +62,7 @@ def _modules_of_apps() -> Iterator[None]:
     yield
     sys.path[:] = path
     for name in set(sys.modules) - modules:
-        if name.split(".")[0] in ("signs", "digits", "tiles", "mini"):
+        if name.split(".")[0] in ("signs", "digits", "tiles", "mini", "mini_hook", "mini_user"):
             del sys.modules[name]
 
 
@@ -96,15 +109,15 @@ def test_a_message_api_app_on_flowers_own_runtime(tmp_path: Path, monkeypatch: p
     said, found = (tomllib.loads(text) for text in (documented, (theirs / FILE).read_text()))
     assert (found["model"], found["data"]) == (said["model"], said["data"])  # what it could find out
     (theirs / FILE).write_text(documented)
-    changes = {**quick("resnet18_32"), "engine": "flower", "run_config": {"num-server-rounds": 2}}
+    changes = {**quick("resnet18_32"), "engine": "flower", "run_config": {"num-server-rounds": 1}}
     settings = [word for setting in _assignments(changes) for word in ("--set", setting)]
     done = CliRunner().invoke(program, [*audit, *settings])
     assert done.exit_code == 0, (done.output, done.exception)
     run = Run(tmp_path / "runs" / "signs")
-    check(run, [0, 1, 2], 0)  # evaluate messages carry the last model
+    check(run, [0, 1], 0)  # evaluate messages carry the last model
     page = run.files.report.read_text()
     assert "the app &#39;signs&#39;" in page or "the app 'signs'" in page
-    assert "num-server-rounds = 2" in page
+    assert "num-server-rounds = 1" in page
 
 
 def test_a_legacy_app_that_sends_a_list(tmp_path: Path) -> None:
@@ -133,6 +146,13 @@ from flwr.serverapp import ServerApp
 from flwr.serverapp.strategy import FedAvg
 from torch import nn
 
+class Normed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.b = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(1024), nn.Linear(1024, 4))
+    def forward(self, x):
+        return self.b(x)
+
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
@@ -159,9 +179,17 @@ def other_labels(number, count):
 def negative(number, count):
     return load(number, count)[0] * 2 - 1, load(number, count)[1]
 
+def lonely(number, count):
+    images, labels = load(number, count)
+    return (images[:1], labels[:1]) if number == 2 else (images, labels)
+
 def shared(number, count):
     labels = np.arange(120) % 4
     return pixels(labels, number), labels
+
+def worded(number, count):
+    images, labels = load(number, count)
+    return list(zip(images, [("none", "a", "b", "c")[label] for label in labels]))
 
 def different(number, count):
     labels = np.random.default_rng().integers(0, 4, 40)
@@ -260,7 +288,12 @@ BEFORE = [
     ({"inputs": {"shape": [2, 32, 32]}}, "images of 1 or 3 channels"),
     ({"data": "mini:other_labels"}, "labels from 3 to 3|labels from 4 to 6, but classes = 4 are 0 to 3"),
     ({"data": "mini:negative"}, 'values from -1 to .*; give pixels in .0, 1.; .* set pixels = "input"'),
-    ({"data": "mini:shared"}, "client 0 .victim. holds no class alone.*nobody does"),
+    (
+        {"data": "mini:shared", "without": "classes"},
+        "client 0 .victim. holds no class alone.*nobody does.*his or the class",
+    ),
+    ({"data": "mini:worded"}, "gave the label 'none'; classes is a number: write their names"),
+    ({"data": "mini:worded", "classes": ["none", "a", "b", "d"]}, "gave the label 'c'; classes are none, a, b, d"),
     ({"data": "mini:different"}, "gave other images when it was asked again"),
     ({"data": "mini:small"}, r"gave an image of shape \(1, 28, 28\), but inputs.shape = \[1, 32, 32\]"),
     ({"data": "mini:raising"}, r"(?s)called with \(0, 4\) failed.*mini.py.*FileNotFoundError: /data/hospital-0"),
@@ -268,7 +301,7 @@ BEFORE = [
     ({"held_out": "test"}, "held_out is 'test', but .* no second part"),
     ({"held_out": 0.1}, "held_out = 0.1 leaves .* images to train the evaluator on"),
     ({"victim_classes": [1]}, r"victim_classes: 1 is held by clients \[1, 2, 3\]"),
-    ({"victim": 1}, r"client 1 .victim. holds no class alone; .*client 0: 0"),
+    ({"victim": 1, "without": "classes"}, r"client 1 .victim. holds no class alone, .*client 0: 0"),
     ({"public": "glyphz"}, "public: data source 'glyphz' is unknown"),
     ({"public": "cifar10"}, r"public = 'cifar10' has 3 channel"),
 ]
@@ -327,9 +360,6 @@ def test_the_victims_node_is_hidden_and_a_strategy_that_needs_it_is_named(tmp_pa
 
 
 def test_init_writes_every_key_and_what_it_could_find(tmp_path: Path) -> None:
-    from pipeline.ownapp.init import init
-    from pipeline.ownapp.settings import AppAudit, Inputs
-
     for example in ("signs", "digits_list", "tiles"):
         app = tmp_path / example
         shutil.copytree(EXAMPLES / example, app, ignore=shutil.ignore_patterns(FILE, "__pycache__"))
@@ -347,7 +377,86 @@ def test_init_writes_every_key_and_what_it_could_find(tmp_path: Path) -> None:
         assert settings.state == ("list" if example == "digits_list" else "state_dict")
     with pytest.raises(FedInverseError, match="exists already; it is kept"):
         init(tmp_path / "signs")
+    packaged = tmp_path / "packaged"  # src layout; a client that sends its parameters alone
+    shutil.copytree(EXAMPLES / "digits_list", packaged, ignore=shutil.ignore_patterns(FILE, "__pycache__"))
+    (packaged / "src").mkdir()
+    (packaged / "digits").rename(packaged / "src" / "digits")
+    model = packaged / "src" / "digits" / "model.py"
+    model.write_text(
+        model.read_text() + "\n\ndef sent(net):\n    return [p.detach().numpy() for p in net.parameters()]\n"
+    )
+    settings = read_settings(init(packaged))
+    assert (settings.model, settings.state) == ("digits.model:CNN", "parameters")
+    FlowerApp.read(packaged).load("clientapp")
     assert read_settings(tmp_path / "signs" / FILE).data == "signs.task:load_data"
+
+
+def test_a_victim_who_shares_his_classes_leaves_the_control_world(tmp_path: Path) -> None:
+    app = mini(tmp_path, data="mini:shared", held_out="mini:held", run_config={"nodes": 2}, inputs={
+        "shape": [1, 32, 32], "mean": 0.5, "std": 0.5})  # fmt: skip
+    with opened(app, (), tmp_path / "runs", resume=False) as prepared:
+        for world in ("with_victim", "without_victim"):
+            federate_app(prepared, world, lambda world, line: None)
+    run = prepared.run
+    assert run.population.shares_classes
+    assert run.victim_classes == (0, 1, 2, 3)
+    assert [line.victim_accuracy is None for line in run.recorded_rounds("without_victim")] == [False]
+    sent = {world: {line["partition"] for line in read_jsonl(run.files.server.ledger(world))} for world in run.worlds}
+    assert sent == {"with_victim": {0, 1, 2, 3}, "without_victim": {1, 2, 3}}
+
+
+def test_a_client_who_cannot_train_on_his_one_image_is_named_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app = mini(tmp_path, data="mini:lonely", model="mini:Normed", held_out="mini:held")
+    with opened(app, (), tmp_path / "runs", resume=False):
+        said = " ".join(capsys.readouterr().out.split())
+    assert "data gives client 2 a single image, and mini:Normed cannot train on one: Expected more than 1 value" in said
+
+
+def test_two_records_that_could_be_the_weights_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(code: int) -> None:
+        raise SystemExit(code)
+
+    monkeypatch.setattr("pipeline.ownapp.grid.os._exit", stop)
+    plan = Plan("", "", "", {}, 3, 2, 0, "with_victim", False, str(tmp_path), "", {}, (), "", "", "", "local", 1, 1.0)
+    records = {name: ArrayRecord({"w": Array(np.zeros(4, np.float32))}) for name in ("variates", "weights")}
+    message = Message(RecordDict({**records, "small": ArrayRecord({"s": Array(np.zeros(2, np.float32))})}), 5, "train")
+    with pytest.raises(SystemExit):
+        Broadcasts(plan, {5: 0}).note([message])
+    assert read_object(tmp_path / "failed.json")["text"] == "variates, weights"
+    Broadcasts(replace(plan, record="weights"), {5: 0}).note([message])
+    (line,) = read_jsonl(tmp_path / "ledger.jsonl")
+    assert line["partition"] == 0
+
+
+def test_a_tied_parameter_is_sent_once_and_kept_under_every_name() -> None:
+    network = build("strangers:Tied?shape=3,32,32", 10, seed=0)
+    settings = AppAudit.model_construct(state="parameters")
+    names = names_of(settings, network)
+    sent = ArrayRecord([parameter.detach().numpy() for parameter in network.parameters()])
+    weights = weights_in(sent, names)
+    check_fit(weights, network, "")
+    assert np.array_equal(weights["body.2.0.weight"], weights["body.3.0.weight"])
+
+
+def test_a_bare_list_of_many_arrays_is_listed_in_its_order() -> None:
+    network = build("strangers:Batch?shape=3,32,32", 10, seed=0)
+    state = [value.numpy() for value in network.state_dict().values()]
+    weights = {str(place): state[place] for place in sorted(range(len(state)), key=str)}
+    with pytest.raises(FedInverseError, match=rf"bare list of {len(state)}: set state") as refused:
+        check_fit(weights, network, "it")
+    assert re.search(r"body.1.weight \[8\] +2 \[8\]", str(refused.value))
+
+
+def test_the_hook_is_dealt_wherever_it_was_imported_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "mini_hook.py").write_text("def load(number, count):\n    return [(number, 0)] * 5\n")
+    (tmp_path / "mini_user.py").write_text("from mini_hook import load as images\n")
+    user = import_module("mini_user")
+    deal("mini_hook:load", {"1": [0, 3]}, tmp_path)
+    assert user.images(1, 2) == [(1, 0)] * 2
+    assert hook_marker(tmp_path, "1").exists()
 
 
 def test_parts_of_data_keep_their_form() -> None:

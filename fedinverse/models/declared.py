@@ -11,7 +11,8 @@ It is named by one line of text, which travels in configs, plans and the metadat
 | ``transform`` | ``package.module:name``, a function from pixels (after mean and std) [B, C, H, W] to its input |
 | ``output`` | ``logits`` (default), ``probabilities``, or ``package.module:name``, a function to logits [B, K] from \
 what its forward returns. By default that is a tensor, has ``.logits`` or ``["logits"]``, or is a tuple, its first |
-| ``features`` | the layer whose input is the penultimate features; default: the last ``nn.Linear`` |
+| ``features`` | the layer whose input is the penultimate features; default: the last ``nn.Linear`` that \
+gives one value per class |
 | ``canvas`` | height, width of the images that attacks and auditor use, if other than ``shape``: larger ones are cut \
 to their centre, smaller ones resized |
 | any other | an argument of the constructor, as JSON; number of classes and width are passed if it takes them |
@@ -198,10 +199,10 @@ class DeclaredClassifier(Classifier):
     def _understood(self, declaration: Declaration) -> str:
         """Run a forward pass in eval mode, check what it gives, and return the name of the layer to tap."""
         modes = {module: module.training for module in self.network.modules()}
-        calls: list[tuple[str, nn.Module, Tensor]] = []
+        calls: list[tuple[str, nn.Module, Tensor, Any]] = []
 
         def note(name: str) -> Callable[..., None]:
-            return lambda module, given, named, _: calls.append((name, module, (*given, *named.values())[0]))
+            return lambda module, given, named, out: calls.append((name, module, (*given, *named.values())[0], out))
 
         layers = dict(self.network.named_modules())
         if declaration.features and declaration.features not in layers:
@@ -230,13 +231,16 @@ class DeclaredClassifier(Classifier):
             for module, mode in modes.items():
                 module.training = mode
         _check_logits(logits, declaration, self.classes)
-        if not calls or (not declaration.features and getattr(calls[-1][1], "out_features", None) != self.classes):
+        if not declaration.features:  # of several that could be it, the one whose output the logits are
+            calls = [call for call in calls if getattr(call[1], "out_features", None) == self.classes]
+            calls = [call for call in calls if torch.equal(call[3].flatten(), logits.flatten())] or calls
+        if not calls:
             named = ", ".join(name for name in layers if name)
             raise ConfigError(
                 f"model '{declaration.call}': no linear layer gives its {self.classes} logits, so that its penultimate "
                 f"features are not known; set features to the layer that reads them, one of: {named}"
             )
-        name, _, flat = calls[-1]
+        name, _, flat, _ = calls[-1]
         if len(flat) != _PROBE:
             raise ConfigError(
                 f"model '{declaration.call}': layer '{name}' does not see one row per image; set features"

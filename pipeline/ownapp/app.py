@@ -59,10 +59,17 @@ class FlowerApp:
             flat(said.get("config", {})),
         )
 
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """Where its modules are imported from: its directory, and ``src`` in it where that exists."""
+        source = self.directory / "src"
+        return (source, self.directory) if source.is_dir() else (self.directory,)
+
     def on_path(self) -> None:
         """Let this process import the app's modules before anything else of these names."""
-        if str(self.directory) not in sys.path[:1]:
-            sys.path.insert(0, str(self.directory))
+        roots = [str(root) for root in self.roots]
+        if sys.path[: len(roots)] != roots:
+            sys.path[:0] = roots
 
     def load(self, component: str) -> Any:
         """Return the ``serverapp`` or the ``clientapp``.

@@ -6,6 +6,7 @@ of every client is kept with its traceback, and Flower gets it as it came.
 
 import importlib
 import inspect
+import sys
 from collections.abc import Callable
 from functools import cache, wraps
 from pathlib import Path
@@ -97,6 +98,10 @@ def deal(data: str, rows: dict[str, list[int]], directory: Path) -> None:
         return chosen(answer, rows[partition])
 
     setattr(importlib.import_module(module), name, dealt)
+    for loaded in list(sys.modules.values()):  # one that is imported already has the hook itself, maybe by another name
+        for called, value in list(getattr(loaded, "__dict__", {}).items()):
+            if value is hook:
+                setattr(loaded, called, dealt)
 
 
 def hook_marker(directory: Path, partition: str) -> Path:

@@ -149,7 +149,7 @@ class _Utility:
             weights, about = load_weights(path)
             check_fit(weights, self._network, f"the model that the app sends ({path.name})")
             into_module(self._network, weights, str(path))
-            scores = utility(self._network, self._held_out, self._run.population.victim_classes)
+            scores = utility(self._network, self._held_out, self._run.victim_classes)
             file = ModelFile.of(about)
             line = RoundLine.of(file.round, scores, file.sha256)
             append_lines(files.rounds(self._world), [line])
@@ -169,14 +169,16 @@ def check_fit(weights: Weights, network: Classifier, who: str) -> None:
         IntegrityError: lists both side by side and names the key of audit.toml to mend.
     """
     wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    given = {name: tuple(array.shape) for name, array in weights.items()}
+    listed = set(weights) == {str(number) for number in range(len(weights))}  # a file sorts them as words
+    order = sorted(weights, key=int) if listed else list(weights)
+    given = {name: tuple(weights[name].shape) for name in order}
     if wanted == given:
         return
-    ours, theirs = ([*(f"{name} {list(shape)}" for name, shape in table.items())] for table in (wanted, given))
+    ours, theirs = ([*(f"{name} {list(shape)}" for name, shape in arrays.items())] for arrays in (wanted, given))
     width = max(map(len, ["the model of audit.toml", *ours]))
     rows = [("the model of audit.toml", "what the app sends")]
-    if list(given) == [str(number) for number in range(len(given))]:
-        fix = "it sends a bare list: set state to 'list' or 'parameters'"
+    if listed:
+        fix = f"it sends a bare list of {len(given)}: set state to 'list' or 'parameters', or correct model"
         rows += [(a, b) for a, b in zip(_padded(ours, theirs), _padded(theirs, ours), strict=True)]
     else:
         fix = "correct model (and model_arguments, classes), or record if the message has several array records"
@@ -186,8 +188,8 @@ def check_fit(weights: Weights, network: Classifier, who: str) -> None:
             (f"{name} {list(wanted[name])}" if a else "-", f"{name} {list(given[name])}" if b else "-")
             for a, b, name in differing
         ]
-    listed = "\n".join(f"  {a:<{width}}  {b}" for a, b in rows[:25])
-    raise IntegrityError(f"{who} does not fit the model of audit.toml; {fix}\n{listed}")
+    table = "\n".join(f"  {a:<{width}}  {b}" for a, b in rows[:25])
+    raise IntegrityError(f"{who} does not fit the model of audit.toml; {fix}\n{table}")
 
 
 def _padded(some: list[str], others: list[str]) -> list[str]:
@@ -205,6 +207,11 @@ def _check(prepared: Prepared, world: World, done: Federated) -> None:
     unfinished = directory / DONE
     failed = done.failures
     try:
+        if not done.rounds and done.records:
+            raise StageError(
+                f"record: no message of the app has an array record called '{settings.record}' (it has: "
+                f"{', '.join(done.records)}); correct it"
+            )
         if not done.rounds:
             raise StageError("app: its ServerApp ended without asking any client to train")
         if not done.answered:
@@ -252,6 +259,11 @@ def _reason(prepared: Prepared, directory: Path, code: int) -> str:
             f"nothing for {failed['seconds']:.0f} s; lower its min_available_nodes (in [run_config] if the app has a "
             "key for it), raise clients, or set without = 'classes'. If its server only needs longer to begin, raise "
             "patience"
+        )
+    if failed["kind"] == "record":
+        return (
+            f"record: the app's messages carry several array records of the same shapes ({failed['text']}); set record "
+            "to the one with the weights"
         )
     complaint = _complaint(directory)
     if failed["kind"] == "server" and not complaint:

@@ -68,6 +68,7 @@ def _serve(plan: Plan, server: Any, grid: Grid, context: Context) -> None:
     ledger = read_lines(LedgerLine, directory / "ledger.jsonl")
     federated = Federated(
         rounds=len(broadcasts.trainings),
+        records=tuple(sorted(broadcasts.passed_over)),
         sent_to=tuple(sorted({line.partition for line in ledger if line.partition is not None})),
         answered=tuple(sorted(partitions[node] for node in watched.answered)),
         failures={str(partitions.get(node, node)): reason for node, reason in watched.failures.items()},

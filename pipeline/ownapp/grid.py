@@ -21,6 +21,7 @@ from pipeline.ownapp.plan import FAILED, Plan
 from strategies.grids import PassingGrid
 
 STALLED = 3  # exit code of a federation whose strategy waits for nodes that are not there
+REFUSED = 4  # of one whose messages cannot be told apart
 _POLLS = 5  # a strategy asks for the nodes once a second or more rarely
 
 
@@ -65,6 +66,8 @@ class Broadcasts:
         self._lock = threading.Lock()  # Flower's older server sends from several threads
         self.trainings: dict[int, Training] = {}
         """By round, what was asked of a client that trained."""
+        self.passed_over: set[str] = set()
+        """Array records of messages that have none of the name in ``record``."""
 
     def note(self, messages: Iterable[Message]) -> None:
         """Write down ``messages``."""
@@ -72,14 +75,28 @@ class Broadcasts:
             hashed: dict[int, str] = {}
             lines = []
             for message in messages:
+                if not self._plan.record:
+                    self._refuse_twins(message.content)
                 record = arrays_in(message.content, self._plan.record)
                 if record is None:
+                    if len(message.content.array_records):
+                        self.passed_over.update(message.content.array_records)
                     continue
                 if id(record) not in hashed:  # a broadcast may share one record
                     hashed[id(record)] = self._keep(message, record)
                 lines.append(self._line(message, hashed[id(record)]))
             if lines:
                 append_lines(self._directory / "ledger.jsonl", lines)
+
+    def _refuse_twins(self, content: RecordDict) -> None:
+        """End the federation if two array records of a message could be the model: they have the same shapes."""
+        records = content.array_records
+        shapes = {name: [array.shape for array in record.values()] for name, record in records.items() if len(record)}
+        largest = shapes.get(next((name for name, value in records.items() if value is arrays_in(content)), ""))
+        twins = [name for name, each in shapes.items() if each == largest]
+        if len(twins) > 1:
+            write_json(Path(self._plan.directory) / FAILED, {"kind": "record", "text": ", ".join(sorted(twins))})
+            os._exit(REFUSED)  # as for a strategy that waits: their server may catch whatever is raised here
 
     def _keep(self, message: Message, record: ArrayRecord) -> str:
         weights = weights_in(record, self._plan.names)

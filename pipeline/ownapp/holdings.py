@@ -113,7 +113,8 @@ def _ask(hook: Callable[..., Any], who: str, *arguments: int) -> Any:
 
 def _read(settings: AppAudit, part: Any, who: str, count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     said = settings.declaration
-    images, labels = images_and_labels(part, said.shape, said.images, _undo(settings), who)
+    names = () if isinstance(settings.classes, int) else settings.classes
+    images, labels = images_and_labels(part, said.shape, said.images, _undo(settings), who, names)
     if len(labels) and not 0 <= labels.min() <= labels.max() < count:
         raise DataError(
             f"{who} gave labels from {labels.min()} to {labels.max()}, but classes = {count} are 0 to {count - 1}; "
@@ -182,7 +183,9 @@ def _keep_back(frame: pd.DataFrame, share: float, seed: int) -> None:
 
 
 def _victim_classes(settings: AppAudit, table: pd.DataFrame, names: tuple[str, ...]) -> tuple[int, ...]:
-    """Return the classes to attack, checked: the victim holds them, and nobody else."""
+    """Return the classes to attack, checked: the victim holds them, and nobody else. None: he has no class alone, and
+    the question is whether images are his or the class's.
+    """
     train = table[table["part"] == "train"]
     holders = {
         int(label): sorted(map(int, set(train.loc[train["label"] == label, "client"]))) for label in set(train["label"])
@@ -196,6 +199,8 @@ def _victim_classes(settings: AppAudit, table: pd.DataFrame, names: tuple[str, .
         raise ConfigError(f"victim_classes: {unknown} are no classes; classes are {', '.join(names[:20])}")
     numbers = tuple(int(each) for each in wanted)
     shared = {names[label]: holders.get(label, []) for label in numbers if label not in alone}
+    if not numbers and not alone and settings.without == "client":
+        return ()
     if shared or not alone:
         only = {
             client: mine
@@ -206,8 +211,9 @@ def _victim_classes(settings: AppAudit, table: pd.DataFrame, names: tuple[str, .
             f"victim_classes: {', '.join(f'{name} is held by clients {c or None}' for name, c in shared.items())}"
         )  # fmt: skip
         raise ConfigError(
-            f"{who}; without the victim these classes must be gone, or nothing can be told from the control world. "
-            f"Choose a victim who holds classes alone ({_few(only) or 'nobody does'})"
+            f"{who}, and the control world would have it all the same. Choose a victim who holds classes alone "
+            f"({_few(only) or 'nobody does'}), or leave out victim_classes and without: his node is hidden then, and "
+            "the question is whether images are his or the class's"
         )
     if settings.attacker in {client for label in numbers or alone for client in holders.get(label, [])}:
         raise ConfigError(f"attacker: client {settings.attacker} holds a class of the victim; choose another attacker")

@@ -95,7 +95,12 @@ def _chosen(part: Any, rows: Sequence[int]) -> Any:
 
 
 def images_and_labels(
-    part: Any, shape: tuple[int, int, int], canvas: tuple[int, int, int], prepare: Prepare | None, who: str
+    part: Any,
+    shape: tuple[int, int, int],
+    canvas: tuple[int, int, int],
+    prepare: Prepare | None,
+    who: str,
+    names: Sequence[str] | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Return the images of a data set as uint8 [N, C, H, W] of ``canvas``, and its labels, int64 [N].
 
@@ -105,9 +110,11 @@ def images_and_labels(
         canvas: (C, H, W) attacks and auditor use.
         prepare: undoes the hook's normalisation; None: it gives pixels.
         who: names the key and the call, for messages.
+        names: of the classes, in order, for labels that are words; None: words are numbered as they sort.
 
     Raises:
-        DataError: items of another form, images of another shape or outside [0, 1], labels that are no numbers.
+        DataError: items of another form, images of another shape or outside [0, 1], labels that are neither numbers
+            nor names of classes.
         TheirError: the data set raised.
     """
     try:
@@ -133,9 +140,7 @@ def images_and_labels(
         )
         raise DataError(f"{who} gave images with values from {low:.3g} to {high:.3g}; {fix}")
     fitted = on_canvas(images.clamp(0, 1), (canvas[1], canvas[2]))
-    return fitted.mul(255).round().to(torch.uint8).numpy(), np.asarray(
-        [_label(label, who) for _, label in pairs], np.int64
-    )
+    return fitted.mul(255).round().to(torch.uint8).numpy(), _numbers([label for _, label in pairs], names, who)
 
 
 def _pair(item: Any, who: str) -> tuple[Any, Any]:
@@ -172,12 +177,19 @@ def _image(image: Any, shape: tuple[int, int, int], who: str) -> Tensor:
     return unit
 
 
-def _label(label: Any, who: str) -> int:
+def _numbers(labels: Sequence[Any], names: Sequence[str] | None, who: str) -> NDArray[np.int64]:
+    """Return class numbers; labels that are words are looked up in ``names``."""
+    words = sorted({label for label in labels if isinstance(label, str)})
+    place = {name: number for number, name in enumerate(words if names is None else names)}
+    if strange := [word for word in words if word not in place]:
+        listed = f"classes are {', '.join(place)}" if place else "classes is a number: write their names, in order"
+        raise DataError(f"{who} gave the label {strange[0]!r}; {listed}")
     try:
-        number = int(label)
+        return np.asarray([place[label] if isinstance(label, str) else int(label) for label in labels], np.int64)
     except (TypeError, ValueError) as error:
-        raise DataError(f"{who} gave the label {label!r}; class numbers from 0 on are needed") from error
-    return number
+        raise DataError(
+            f"{who} gave the label {labels[0]!r}; numbers from 0 on or names of classes are needed"
+        ) from error
 
 
 def on_canvas(images: Tensor, size: tuple[int, int]) -> Tensor:

@@ -22,6 +22,7 @@ from pipeline.ownapp.settings import FILE, AppAudit, Inputs
 
 _MISSING: dict[str, Any] = {
     "clients": 10,
+    "attacker": 9,
     "model": "package.module:Net",
     "classes": 10,
     "data": "package.module:load_data",
@@ -98,17 +99,23 @@ def _guesses(app: FlowerApp) -> dict[str, Any]:
                 if "Module" in bases:
                     guesses["model"] = f"{module}:{node.name}"  # the last one is usually made of those before it
                 if "NumPyClient" in bases:
-                    guesses["state"] = "list"
+                    guesses.setdefault("state", "list")
+            elif isinstance(node, ast.ListComp) and _is_list_of_parameters(node):
+                guesses["state"] = "parameters"
             elif isinstance(node, ast.FunctionDef) and _loads_data(node):
                 guesses.setdefault("data", f"{module}:{node.name}")
             elif isinstance(node, ast.Call):
                 guesses |= _from_call(node, guesses)
     clients = _clients(app)
     if clients is not None:
-        guesses["clients"] = clients
-    count = guesses.get("clients", _MISSING["clients"])
+        guesses |= {"clients": clients, "attacker": clients - 1}
     public = {"public": "imagefolder"} if guesses.get("shape", [1])[0] == 3 else {}
-    return {"attacker": count - 1, **public, **guesses}
+    return public | guesses
+
+
+def _is_list_of_parameters(node: ast.ListComp) -> bool:
+    """Return whether it is like ``[value.numpy() for value in net.parameters()]``."""
+    return ast.unparse(node.generators[0].iter).endswith(".parameters()") and ".numpy(" in ast.unparse(node.elt)
 
 
 def _loads_data(node: ast.FunctionDef) -> bool:
@@ -141,16 +148,21 @@ def _modules(app: FlowerApp) -> Iterator[tuple[str, ast.Module]]:
     first = app.clientapp.split(".")[0].split(":")[0]
 
     def later(path: Path) -> tuple[bool, Path]:
-        return path.relative_to(app.directory).parts[0] != first, path
+        return _import_name(app, path).split(".")[0] != first, path
 
     for path in sorted(app.directory.rglob("*.py"), key=later):
         relative = path.relative_to(app.directory)
         if _SKIPPED & set(relative.parts) or relative.parts[0].startswith("."):
             continue
         try:
-            yield ".".join(relative.with_suffix("").parts), ast.parse(path.read_text(encoding="utf-8-sig"))
+            yield _import_name(app, path), ast.parse(path.read_text(encoding="utf-8-sig"))
         except (OSError, SyntaxError, UnicodeDecodeError, ValueError):
             continue  # not for us to judge: it is named when it is imported
+
+
+def _import_name(app: FlowerApp, path: Path) -> str:
+    root = next(root for root in app.roots if path.is_relative_to(root))
+    return ".".join(path.relative_to(root).with_suffix("").parts)
 
 
 def _clients(app: FlowerApp) -> int | None:

@@ -74,6 +74,7 @@ class Federated:
         failures: client -> what it raised.
         alone: file of the model that the attacker's client trained on its own shard, or why there is none; None: it was
             not asked for.
+        records: array records of the messages that have none of the name in ``record``.
     """
 
     rounds: int
@@ -81,6 +82,7 @@ class Federated:
     answered: tuple[int, ...]
     failures: dict[str, str]
     alone: str | None
+    records: tuple[str, ...] = ()
 
 
 def their_own_shard_model(run: Run) -> Path | str:

@@ -3,10 +3,12 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from rich.markup import escape
 
 from attacker.attacks.registry import make_attack
 from auditor.settings import Audit
@@ -15,13 +17,16 @@ from fedinverse.data import Request, arrays, located, open_source, source_of
 from fedinverse.errors import ConfigError
 from fedinverse.layout import WITH_VICTIM, WITHOUT_VICTIM, RunFiles, World, is_control
 from fedinverse.models import Classifier, build
+from fedinverse.models.declared import DeclaredClassifier
 from fedinverse.overlap import check_disjoint
 from fedinverse.run import Run, differences
+from fedinverse.split import held_by
 from fedinverse.storage import read_json, read_object, save_hashed, write_json
 from fedinverse.theirs import TheirError
 from pipeline.ownapp.app import FlowerApp
 from pipeline.ownapp.holdings import Holdings, read_holdings, read_public
 from pipeline.ownapp.settings import FILE, AppAudit, default_evaluator
+from report.console import console
 
 LABEL = "attack"
 ROWS = "client-rows.json"  # what the data hook gives to whom, by world
@@ -85,6 +90,7 @@ def prepare_app(settings: AppAudit, origin: Path, out: Path | None, *, resume: b
         if files.pools.exists():
             return Prepared(app, settings, Run(files.root))
     holdings, labels = read_holdings(settings)
+    _warn_of_single_images(holdings, labels, network)
     return Prepared(app, settings, _written(files, settings, table, holdings, labels))
 
 
@@ -105,7 +111,14 @@ def _written(
     wanted = {"private": Request("arrays", shape, str(root)), "public": public_request(settings, files.root / "data")}
     wanted = {name: located(request) for name, request in wanted.items()}
     private, public = (open_source(request) for request in wanted.values())
-    check_disjoint(private, public, population, allow=False)
+    shares = population.shares_classes
+    pictures = holdings.manifest.loc[held_by(holdings.manifest, settings.victim), "row"].to_numpy() if shares else None
+    check_disjoint(private, public, population, pictures, allow=False, keys=("public", "data"))
+    if shares:
+        console.print(
+            f"client {settings.victim} (victim) holds no class alone: his node is hidden in the control world, and the "
+            "question is whether images are his or the class's"
+        )
     by_classes = settings.without == "classes"
     write_json(
         files.root / ROWS,
@@ -121,15 +134,36 @@ def _written(
     return Run(files.root)
 
 
-def _network(settings: AppAudit) -> Classifier:
+def _warn_of_single_images(
+    holdings: Holdings, labels: dict[str, NDArray[np.int64]], network: DeclaredClassifier
+) -> None:
+    """Say which clients hold one image, if the network cannot train on one; the app may know what to do with it."""
+    counts = {client: len(holdings.rows.get(client, held)) for client, held in labels.items()}
+    single = [client for client, count in counts.items() if count == 1]
+    if not single:
+        return
+    try:
+        network.train().features(torch.rand(1, *network.input_shape))
+    except (RuntimeError, ValueError) as error:
+        console.print(
+            f"[yellow]data gives client {', '.join(single[:5])} a single image, and {escape(network.declaration.call)} "
+            f"cannot train on one[/yellow]: {escape(str(error))}; what the app does then is its own",
+            soft_wrap=True,
+        )
+    finally:
+        network.eval()
+
+
+def _network(settings: AppAudit) -> DeclaredClassifier:
     """Return the network, built; what does not fit is refused by its key."""
     try:
-        network = build(settings.declaration.name, settings.class_count, seed=settings.seed)
+        network = cast(DeclaredClassifier, build(settings.declaration.name, settings.class_count, seed=settings.seed))
     except TheirError:
         raise
     except ConfigError as error:
         raise ConfigError(f"{FILE}: {error}") from None
-    if settings.state == "parameters" and (hidden := [name for name, _ in network.named_buffers()]):
+    parameters = {name for name, _ in network.named_parameters(remove_duplicate=False)}
+    if settings.state == "parameters" and (hidden := [name for name in network.state_dict() if name not in parameters]):
         raise ConfigError(
             f"{FILE}: state = 'parameters', but the network also has {', '.join(hidden[:4])}, which the app then never "
             "sends and without which it cannot be evaluated; send state_dict().values() and set state = 'list'"
@@ -141,7 +175,12 @@ def names_of(settings: AppAudit, network: Classifier) -> tuple[str, ...]:
     """Return what the arrays of a bare list are called, in its order; empty: the app names its arrays."""
     if settings.state == "state_dict":
         return ()
-    return tuple(network.state_dict()) if settings.state == "list" else tuple(n for n, _ in network.named_parameters())
+    if settings.state == "list":
+        return tuple(network.state_dict())
+    tied: dict[int, list[str]] = {}  # parameters() gives a tied one once
+    for name, parameter in network.named_parameters(remove_duplicate=False):
+        tied.setdefault(id(parameter), []).append(name)
+    return tuple("=".join(names) for names in tied.values())
 
 
 def public_request(settings: AppAudit, root: Path) -> Request:

@@ -1,9 +1,9 @@
 """``audit.toml``: what must be known of an app to audit it. Every field is a key of the file; its text goes into it."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from attacker.settings import Attacker
 from auditor.settings import Audit, Evaluator
@@ -16,12 +16,20 @@ FILE = "audit.toml"
 JUDGES = {(1, 32, 32): ("scnn", "mcnn"), (3, 32, 32): ("resnet18_32",), (3, 64, 64): ("resnet18", "facenet112")}
 
 
+def _several(value: Any) -> Any:
+    """Return one value as a sequence of it; a list as a tuple, which is what comes out."""
+    return tuple(value) if isinstance(value, list) else (value,) if isinstance(value, int | float) else value
+
+
+PerChannel = Annotated[tuple[float, ...], BeforeValidator(_several)]
+
+
 class Inputs(Section):
     """How pixels become the network's input."""
 
     shape: tuple[int, int, int] = Field(description="channels, height, width of the images the network takes")
-    mean: tuple[float, ...] = Field((), description="(pixels - mean) / std is its input; one value, or one per channel")
-    std: tuple[float, ...] = Field((), description="see mean")
+    mean: PerChannel = Field((), description="(pixels - mean) / std is its input; one value, or one per channel")
+    std: PerChannel = Field((), description="see mean")
     transform: str = Field("", description="package.module:function from pixels [B, C, H, W] to its input, after those")
 
 
