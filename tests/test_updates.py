@@ -153,6 +153,9 @@ def test_captures_that_do_not_belong_together_are_refused(tmp_path: Path) -> Non
         pairs([one, wide], Updates())
     with pytest.raises(StageError, match="none"):
         pairs([tmp_path / "empty"], Updates())
+    receive(one, message("evaluate", 3, 3.0), message("evaluate", 4, 4.0))
+    with pytest.raises(IntegrityError, match="different models of round 2"):
+        pairs([one, other], Updates())  # the last pair is of one of them alone
 
 
 class Softmax(Classifier):

@@ -69,6 +69,9 @@ def pairs(spools: Sequence[Path], settings: Updates) -> list[Pair]:
         for reply in replies:
             _check_same_network(before, reply)
         paired.append(Pair(number, before, after, replies, len(asked[number] - sent[number].keys())))
+    if len(spools) > 1:  # those who pool are of one federation, in rounds that nobody asked for too
+        for each in models:
+            _check_one_model(spools, each)
     return paired
 
 
