@@ -142,6 +142,17 @@ class Probable(Base):
         return super().forward(x).softmax(1)
 
 
+class Aided(Base):
+    """A second head, used last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.helper = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return super().forward(x), self.helper(self.body(x).mean((2, 3)))
+
+
 class Odd(Base):
     """Returns what only its author can read."""
 

@@ -162,3 +162,9 @@ def test_their_exception_is_shown_as_theirs() -> None:
     assert "strangers.py" in text
     with pytest.raises(TheirError, match="strangers_that_are_not_there"):
         build(f"strangers_that_are_not_there:Net{RGB}", 10)
+
+
+def test_of_several_linear_layers_the_one_that_gives_the_logits_is_the_head() -> None:
+    network = build("strangers:Aided?shape=3,32,32", 10, seed=0)
+    assert isinstance(network, DeclaredClassifier)
+    assert network.head == "head"
