@@ -46,7 +46,9 @@ class ActiveReport(_Part):
 
     kind: str
     gain: str = Field(description="what the figures of ``leakage`` are")
-    leakage: dict[str, Interval | Missing] = Field(description="active, passive, no victim; what the kind has")
+    leakage: dict[str, Interval | Missing] = Field(
+        description="active, passive, no victim, real images; what the kind has"
+    )
     difference: Interval | Missing = Field(description="active less its control")
     control: str = Field(description="the control that ``difference`` subtracts")
     resolution: float = Field(description="smallest difference that matters")
@@ -126,7 +128,7 @@ def answer_to(report: ActiveReport, marks: tuple[str, ...] = ()) -> Answer:
     }
     outcome: Reply
     if isinstance(gained, Missing):
-        outcome, sentence = "inconclusive", f"There is nothing to compare it with: {gained.omitted}."
+        outcome, sentence = "inconclusive", f"What it gained cannot be said: {gained.omitted}."
     else:
         figures["difference"] = gained.value
         words = f"{report.gain}, less {report.control}: {gained.value:+.3f} [{gained.low:+.3f}, {gained.high:+.3f}]"

@@ -1,6 +1,7 @@
 """Active participants: off unless the operator says so, honest bit for bit when they add nothing, and visible."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +28,7 @@ from fedinverse.shard import Shard, save_shard
 from pipeline.deploy.local import deploy_local
 from pipeline.deploy.parties import node_configs
 from pipeline.experiment import load_experiment
+from pipeline.stages.active import active
 from strategies.watch import seen
 
 SMALL_GAN = {"images": 8, "steps": 3, "batch_size": 8, "width": 0.1}
@@ -224,21 +226,21 @@ def test_two_scores_of_the_same_candidates_are_compared_candidate_by_candidate()
 @pytest.fixture(scope="module")
 def active_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Return a run with two GAN participants, its passive twin and the world without the victim."""
-    found = run_in(
+    run = run_in(
         tmp_path_factory.mktemp("active"),
         attacks=None,
         population={"clients": 6, "malicious": 2},
         federation={"rounds": 2, "fraction_train": 1.0, "watch_updates": True},
         active={"kind": "gan", **SMALL_GAN},
-        audit={"without_victim": True},
+        audit={"without_victim": True, "primary": {"ceiling": 0.0}},
     )
-    assert isinstance(found, Run)
-    return found
+    assert isinstance(run, Run)
+    return run
 
 
 def test_a_run_says_what_it_won_and_what_the_server_could_see(active_run: Run) -> None:
     report = read_active(active_run.files.auditor.active)
-    assert set(report.leakage) == {"active", "no victim"}
+    assert set(report.leakage) == {"active", "no victim", "real images"}
     assert isinstance(report.difference, Interval)
     assert set(report.accuracy) == {WITH_VICTIM, PASSIVE, "without_victim"}
     assert not isinstance(report.visible, Missing)
@@ -250,6 +252,18 @@ def test_a_run_says_what_it_won_and_what_the_server_could_see(active_run: Run) -
     assert "8 generated images under a wrong label" in page
     answer = json.loads(active_run.files.auditor.answer("active").read_text())
     assert answer["outcome"] in ("yes", "in part", "no", "inconclusive")
+
+
+def test_an_evaluator_that_cannot_read_real_images_answers_nothing(active_run: Run, tmp_path: Path) -> None:
+    there = tmp_path / "run"
+    shutil.copytree(active_run.path, there)
+    table = json.loads((there / "config.json").read_text())
+    table["audit"]["primary"]["ceiling"] = 1.0
+    (there / "config.json").write_text(json.dumps(table))
+    report = active(Run(there))
+    assert isinstance(report.difference, Missing)
+    assert "of real images of the class" in report.difference.omitted
+    assert answer_to(report).outcome == "inconclusive"
 
 
 def test_the_worlds_differ_by_what_the_attacker_does(active_run: Run) -> None:

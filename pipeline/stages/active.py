@@ -26,6 +26,7 @@ from fedinverse.data.source import unit
 from fedinverse.errors import StageError
 from fedinverse.layout import PASSIVE, WITH_VICTIM, World, spools_of
 from fedinverse.models import spec_of
+from fedinverse.private import part_of
 from fedinverse.run import Run
 from fedinverse.seeds import derive, numpy_generator, threads
 from fedinverse.shard import Shard, open_shard, save_shard
@@ -41,7 +42,7 @@ from fedinverse.storage import (
 from pipeline.stages.membership_scores import Membership
 from report.console import console
 
-VERSION = 2  # of the figures; raise it when one of them changes
+VERSION = 3  # of the figures; raise it when one of them changes
 QUESTION = question_of("active")
 SAMPLES, SHOWN = 200, 16  # images of a generator that are judged, and of those that are shown
 RESOLUTION = {"gan": 0.25, "ascent": 0.05}
@@ -113,8 +114,17 @@ def _of_gan(run: Run, settings: Gan) -> dict[str, Any]:
         atomic_write(run.files.auditor.active_picture(world), png(torch.cat(pictures)))
     malicious = len(_last_states(run, WITH_VICTIM))
     whose = "its generator" if malicious == 1 else f"each of {malicious} generators"
+    reserve = part_of(run, "reserve")
+    there = torch.isin(reserve.labels, torch.tensor([run.class_names.index(name) for name in drawn]))
+    real = share_of((judge.logits(unit(reserve.images[there])).argmax(1) == reserve.labels[there]).tolist())
+    shares["real images"] = real
     gained: Interval | Missing = Missing(omitted="no federation without the victim was run (audit.without_victim)")
-    if "no victim" in shares:
+    if real.value < audit.primary.ceiling:
+        gained = Missing(
+            omitted=f"the evaluator reads {real.value:.0%} of real images of the class, under audit.primary.ceiling, "
+            f"{audit.primary.ceiling:.0%}"
+        )
+    elif "no victim" in shares:
         one, other = shares["active"], shares["no victim"]
         assert isinstance(one, Interval)
         assert isinstance(other, Interval)
@@ -199,6 +209,7 @@ def _key(run: Run) -> str:
     worlds = (WITH_VICTIM, PASSIVE, *run.control_worlds)
     hashes = [[world, [line.sha256 for line in run.recorded_rounds(world)]] for world in worlds]
     updates = [file_sha256(path) for world in worlds for path in [run.files.server.updates(world)] if path.exists()]
-    audited = run.section("audit", Audit).evaluator.model_dump(mode="json")
+    audit = run.section("audit", Audit)
+    audited = [audit.evaluator.model_dump(mode="json"), audit.primary.ceiling]
     chosen = run.section("membership", Membership).model_dump(mode="json")
     return content_sha256([VERSION, run.table["active"], hashes, updates, audited, chosen])
