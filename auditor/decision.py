@@ -26,6 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from auditor.arms import ARMS
 from auditor.attribution import Attribution
 from auditor.leakage import FEWEST_WORLDS, Gate, Leakage
 from auditor.omitted import Omitted
@@ -313,8 +314,13 @@ def _unlike(case: Case) -> Decision | None:
 def _leak(case: Case) -> Decision:
     leads = case.main.leads
     beaten = sorted(["B2", *(arm for arm, lead in leads.items() if isinstance(lead, Estimate))])
-    reasons = [f"leakage {show(case.leakage)} lies above 0, and the attack beats {', '.join(beaten)}"]
-    reasons += [f"control {arm} was not run: {lead.reason}" for arm, lead in leads.items() if isinstance(lead, Omitted)]
+    names = ", ".join(f"{ARMS[arm].name} ({arm})" for arm in beaten)
+    reasons = [f"leakage {show(case.leakage)} lies above 0, and the attack beats its controls: {names}"]
+    reasons += [
+        f"the control {ARMS[arm].name} ({arm}) was not run: {lead.reason}"
+        for arm, lead in leads.items()
+        if isinstance(lead, Omitted)
+    ]
     public = leads["B4"]
     if isinstance(public, Estimate):
         reasons.append(f"its lead over public images that the model is surest of is {show(public)}")

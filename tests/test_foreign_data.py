@@ -269,6 +269,14 @@ def test_nearly_the_same_picture_is_found_and_another_is_not(tmp_path: Path) -> 
         assert shared_pictures(originals, np.arange(20), again[None, :, :, ::-1].copy()) == [(seed, 0)]  # mirrored
 
 
+def test_a_grey_copy_of_a_colour_picture_is_that_picture() -> None:
+    blocks = np.random.default_rng(0).integers(0, 256, (12, 3, 4, 4), np.uint8).repeat(8, 2).repeat(8, 3)
+    grey = np.asarray(Image.fromarray(blocks[4].transpose(1, 2, 0)).convert("L"))
+    assert shared_pictures(blocks, np.arange(6), blocks[6:]) == []
+    assert shared_pictures(blocks, np.arange(6), np.stack([grey] * 3)[None]) == [(4, 0)]
+    assert shared_pictures(np.stack([grey] * 3)[None], np.arange(1), blocks) == [(0, 4)]
+
+
 # ---------------------------------------------------------------- refusals before any work
 
 

@@ -100,7 +100,7 @@ def name_of(world: World) -> str:
     """Return what to call ``world`` beside a figure of it."""
     if not is_control(world):
         return {WITH_VICTIM: "with the victim", PASSIVE: "passive attacker"}[world]
-    return " ".join(["without him", world.removeprefix(WITHOUT_VICTIM).removeprefix("-")]).strip()
+    return " ".join(["without the victim", world.removeprefix(WITHOUT_VICTIM).removeprefix("-")]).strip()
 
 
 def title_of(world: World) -> str:
