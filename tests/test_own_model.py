@@ -1,7 +1,9 @@
 """``fedinverse audit-model``: one weights file, audited with the private images at hand."""
 
+import importlib
 import io
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
+from test_doors import commands
 from typer.testing import CliRunner
 
 import fedinverse
@@ -131,6 +134,25 @@ def test_images_that_are_held_out_are_the_auditors(tmp_path: Path) -> None:
         assert run.pools["private"].images.shape[1:] == (3, 32, 32)  # 28 pixels on a canvas
         assert not run.pools["private"].images[:, :, 0].any()
         assert run.population.victim_classes == (0, 1)
+
+
+def test_the_command_of_the_documentation_does_what_the_page_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first command of docs/audit-your-model.md as it stands there, on little data."""
+    monkeypatch.chdir(tmp_path)
+    folders(tmp_path / "faces", 2, 180, 0)
+    folders(tmp_path / "others", 2, 40, 1, "other")
+    (tmp_path / "mynet.py").write_text(OWN.replace("3 x 28 x 28", "3 x 32 x 32").replace("36 *", "49 *"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    torch.save(importlib.import_module("mynet").Net().state_dict(), tmp_path / "net.pth")
+    line = commands(Path(fedinverse.__file__).parent.parent / "docs" / "audit-your-model.md")[0]
+    settings = [word for setting in SMALL for word in ("--set", setting)]
+    done = CliRunner().invoke(app, [*shlex.split(line)[1:], *settings])
+    assert done.exit_code == 0, (done.output, done.exception)
+    (page,) = tmp_path.glob("runs/*/report.html")
+    assert Run(page.parent).class_names == ("class0", "class1")
+    assert json.loads((page.parent / "verdict.json").read_text())["outcome"] == "inconclusive"
 
 
 def folders(root: Path, classes: int, count: int, seed: int, prefix: str = "class") -> None:

@@ -12,7 +12,7 @@ EXAMPLE = """
 **Examples**
 
 fedinverse audit-model net.pth --private faces --public others \\
-    --model "mynet:Net?shape=3,64,64&mean=0.5&std=0.5"
+    --model "mynet:Net?shape=3,32,32&mean=0.5&std=0.5"
 fedinverse audit-model net.safetensors --private faces --public others \\
     --held-out faces-test --set audit.evaluator.epochs=60
 
