@@ -214,15 +214,19 @@ def test_the_local_engine_and_flowers_give_clients_the_configured_device(
     devices: list[Any] = []
 
     def look(grid: Any, _: Any) -> None:
-        flowers = Context(1, 7, {"partition-id": 0}, RecordDict(), {})  # as Flower's runtime gives it
         devices.append({node_of(context).device for context in grid.contexts.values()})
-        devices.append(node_of(flowers).device)
+
+    def flowers(*_: Any) -> None:
+        context = Context(1, 7, {"partition-id": 0}, RecordDict(), {})  # as Flower's runtime gives it
+        devices.append(node_of(context).device)
         with monkeypatch.context() as without:
             without.delenv(DEVICE)
-            devices.append(node_of(flowers).device)
+            devices.append(node_of(context).device)
 
     monkeypatch.setattr("server.app.server_app", lambda *_, **__: look)
-    federated(tiny(engine={"client_gpus": 1.0}), tmp_path / "run")
+    monkeypatch.setattr("pipeline.engines.flower.run_on_flower", flowers)
+    federated(tiny(engine={"kind": "local", "client_gpus": 1.0}), tmp_path / "local")
+    federated(tiny(engine={"kind": "flower", "client_gpus": 1.0}), tmp_path / "flower")
     assert devices == [{"cuda"}, "cuda", "cpu"]
 
 

@@ -26,6 +26,7 @@ from fedinverse.lock import only_here
 from fedinverse.models import Classifier, Features
 from fedinverse.records import Receipt, append_lines
 from fedinverse.registry import search_path
+from fedinverse.seeds import seeded
 from fedinverse.shard import Shard
 from fedinverse.storage import append_jsonl, load_array, read_json, read_jsonl, read_metadata, save_weights, write_json
 from pipeline.deploy.keys import make_keys
@@ -334,10 +335,13 @@ def test_dp_sgd_refuses_gradients_that_are_not_those_of_one_image(how: str) -> N
     import torch
 
     defence = make_defence("dp_sgd", {}, "test")
-    images, labels = torch.rand(3, 1, 32, 32), torch.tensor([0, 1, 2])
-    defence.try_on(Beside(), images, labels)
+    with seeded(0):
+        networks = [Beside(), Beside(**{how: True})]
+        brightness = torch.tensor([0.1, 0.5, 1.0]).view(3, 1, 1, 1)
+        images, labels = brightness * torch.rand(3, 1, 32, 32), torch.tensor([0, 1, 2])
+    defence.try_on(networks[0], images, labels)
     with pytest.raises(ConfigError, match=r"'(one|two)\.weight': Opacus' gradient of one image is not"):
-        defence.try_on(Beside(**{how: True}), images, labels)
+        defence.try_on(networks[1], images, labels)
 
 
 def test_a_report_without_its_scores_is_refused_and_the_audit_remakes_them(attacked_run: Any, tmp_path: Path) -> None:
