@@ -314,10 +314,10 @@ def _unlike(case: Case) -> Decision | None:
 def _leak(case: Case) -> Decision:
     leads = case.main.leads
     beaten = sorted(["B2", *(arm for arm, lead in leads.items() if isinstance(lead, Estimate))])
-    names = ", ".join(f"{ARMS[arm].name} ({arm})" for arm in beaten)
+    names = ", ".join(ARMS[arm].name for arm in beaten)
     reasons = [f"leakage {show(case.leakage)} lies above 0, and the attack beats its controls: {names}"]
     reasons += [
-        f"the control {ARMS[arm].name} ({arm}) was not run: {lead.reason}"
+        f"the control “{ARMS[arm].name}” was not run: {lead.reason}"
         for arm, lead in leads.items()
         if isinstance(lead, Omitted)
     ]

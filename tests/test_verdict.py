@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from score_tables import LEAK, QUIET, rows, verdict
 
+from auditor.arms import ARMS
 from auditor.metrics.names import COPY_GUARD, RESEMBLANCE
 from auditor.statistics import FEW_CLASSES, ONE_RUN
 from auditor.verdict import (
@@ -215,4 +216,4 @@ def test_inconclusive_names_what_is_missing(means: dict[str, float], reason: str
 def test_a_leak_names_the_control_that_was_not_run(arm: str) -> None:
     judged = verdict(rows({each: mean for each, mean in LEAK.items() if each != arm}))
     assert judged.outcome == "leak"
-    assert any(f"({arm}) was not run" in reason for reason in judged.reasons)
+    assert any(f"“{ARMS[arm].name}” was not run" in reason for reason in judged.reasons)
