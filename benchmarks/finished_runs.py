@@ -1,7 +1,7 @@
 """Other attacks on finished runs: several captures together; the four attacks on faces; KED-MI against the round.
 
     python benchmarks/finished_runs.py captures RUN... [--restarts 2] [--publish]      runs of the quick start
-    python benchmarks/finished_runs.py faces RUN... [--restarts 1] [--publish]         runs of configs/faces.toml
+    python benchmarks/finished_runs.py faces RUN... [--steps 600] [--publish]          runs of configs/faces.toml
     python benchmarks/finished_runs.py rounds RUN... [--restarts 1] [--publish]        the same
 
 The federation, the world without the victim and the evaluators are the run's, so that only attacks cost anything. Each
@@ -159,6 +159,8 @@ def main() -> None:
     parser.add_argument("table", choices=list(TABLES))
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     parser.add_argument("--restarts", type=int, default=1)
+    parser.add_argument("--steps", type=int, help="of an attack, or of the generators of faces and rounds")
+    parser.add_argument("--only", help="first column of the one line to measure")
     parser.add_argument("--pictures", type=Path, help="also draw the images into this directory")
     parser.add_argument("--publish", action="store_true", help="put the table into its document")
     chosen = parser.parse_args()
@@ -168,7 +170,9 @@ def main() -> None:
     runs = [Run(path) for path in chosen.runs]
     benches = [open_bench(run, run.section("audit", Audit), samples_of(inputs_of(run).inversions)) for run in runs]
     rows = []
-    for line in lines_of(runs[0].table["attacks"]["gmi"], budget):
+    for line in lines_of(runs[0].table["attacks"]["gmi"], chosen.steps or budget):
+        if chosen.only not in (None, line.name[0]):
+            continue
         found = [
             measure(run, bench, line, chosen.restarts, chosen.pictures)
             for run, bench in zip(runs, benches, strict=True)
