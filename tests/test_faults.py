@@ -78,7 +78,7 @@ def test_an_actor_that_crashes_after_every_round_changes_no_model(tiny: Load, tm
 
 
 def test_a_worker_that_crashes_is_told_of_and_its_work_is_done_on_resume(tiny: Load, tmp_path: Path) -> None:
-    experiment = tiny(attacker={"processes": 1}, attacks={"gmi": {"iterations": 100}})  # time to be killed in
+    experiment = tiny(attacker={"processes": 1}, attacks={"gmi": {"iterations": 400}})  # time to be killed in
     whole = federated(experiment, tmp_path / "whole")
     planned(whole, controls(whole)).work()
     run = federated(experiment, tmp_path / "crashing")
