@@ -47,11 +47,8 @@ def round_file(server_round: int) -> str:
 
 ROUND_FILES = "round-*.safetensors"  # pattern of the names that ``round_file`` gives
 PLAN = "plan.json"  # of an attacker's worker
-RECONSTRUCTIONS, PRIOR_ONLY, ABOUT = (
-    "reconstructions.safetensors",
-    "prior-only.safetensors",
-    "about.json",
-)  # of one inversion
+# In the directory of one inversion: what it made, unoptimised samples of its prior, and its account.
+RECONSTRUCTIONS, PRIOR_ONLY, ABOUT = "reconstructions.safetensors", "prior-only.safetensors", "about.json"
 SWEEP = "sweep.json"  # in the directory of a sweep: its points
 COMPARISON_PAGE, COMPARISON_TABLE = "compare.html", "compare.parquet"
 

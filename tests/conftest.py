@@ -51,6 +51,17 @@ def _one_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ.setdefault("FEDINVERSE_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
+@pytest.fixture
+def modules_of_apps() -> Iterator[None]:
+    """Have a test import the apps it audits anew."""
+    path, modules = list(sys.path), set(sys.modules)
+    yield
+    sys.path[:] = path
+    for name in set(sys.modules) - modules:
+        if name.split(".")[0] in ("signs", "digits", "tiles", "mini", "mini_hook", "mini_user"):
+            del sys.modules[name]
+
+
 @pytest.fixture(autouse=True)
 def _a_server_process() -> None:
     """Flower's messages ask in whose process they are made."""
