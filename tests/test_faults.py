@@ -24,7 +24,7 @@ from pipeline.stages.invert import invert, planned
 
 
 def descendants(wanted: str) -> list[int]:
-    """Return the processes started by this one, at any remove, whose command line has ``wanted``."""
+    """Return the processes started by this one, at any remove, the nearest first, whose command line has ``wanted``."""
     parents, pids = {}, []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -33,12 +33,14 @@ def descendants(wanted: str) -> list[int]:
                 if wanted.encode() in (entry / "cmdline").read_bytes().replace(b"\0", b" "):
                     pids.append(int(entry.name))
 
-    def ours(process: int) -> bool:
+    def remove(process: int) -> int | None:
+        steps = 0
         while process in parents and process != os.getpid():
-            process = parents[process]
-        return process == os.getpid()
+            process, steps = parents[process], steps + 1
+        return steps if process == os.getpid() else None
 
-    return [process for process in pids if ours(process)]
+    removes = {process: steps for process in pids if (steps := remove(process)) is not None}
+    return sorted(removes, key=lambda process: (removes[process], process))
 
 
 class Crashes(threading.Thread):
@@ -54,10 +56,9 @@ class Crashes(threading.Thread):
             count = self._due()
             victims = descendants(self._wanted) if count > self._seen else []
             if victims:
-                self._seen = count
                 with suppress(ProcessLookupError):
                     os.kill(victims[self.killed % len(victims)], signal.SIGKILL)
-                    self.killed += 1
+                    self._seen, self.killed = count, self.killed + 1
 
     def __enter__(self) -> "Crashes":
         self.start()
@@ -78,7 +79,7 @@ def test_an_actor_that_crashes_after_every_round_changes_no_model(tiny: Load, tm
 
 
 def test_a_worker_that_crashes_is_told_of_and_its_work_is_done_on_resume(tiny: Load, tmp_path: Path) -> None:
-    experiment = tiny(attacker={"processes": 1}, attacks={"gmi": {"iterations": 400}})  # time to be killed in
+    experiment = tiny(attacker={"processes": 1}, attacks={"gmi": {"iterations": 200}})  # time to be killed in
     whole = federated(experiment, tmp_path / "whole")
     planned(whole, controls(whole)).work()
     run = federated(experiment, tmp_path / "crashing")
@@ -86,7 +87,8 @@ def test_a_worker_that_crashes_is_told_of_and_its_work_is_done_on_resume(tiny: L
     def finished() -> int:
         return min(len(list(run.files.attacker.inversions.rglob("about.json"))), 1)
 
-    with Crashes("--share", finished) as crashes, pytest.raises(StageError, match="worker ended with -9"):
+    workers = f"{run.files.attacker.plan.resolve()} --child {os.getpid()} --share"
+    with Crashes(workers, finished) as crashes, pytest.raises(StageError, match="worker ended with -9"):
         invert(run, controls(run))
     assert crashes.killed == 1
     assert finished()
