@@ -30,7 +30,8 @@ from attacker.membership.scores import Population, lira_offline, rmia, scores_of
 from attacker.membership.signals import confidences, signals
 from auditor.metrics.roc import auc, told_apart
 from clients.defences import make_defence
-from clients.training import Training, train
+from clients.settings import Training
+from clients.training import train
 from fedinverse.data import Request, open_source
 from fedinverse.data.source import unit
 from fedinverse.models import Classifier, build

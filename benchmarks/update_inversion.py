@@ -44,7 +44,8 @@ from attacker.updates.update_inversion import (
     reconstruct,
 )
 from clients.defences import make_defence
-from clients.training import Training, train
+from clients.settings import Training
+from clients.training import train
 from fedinverse.data import Pool, Request, open_source
 from fedinverse.data.source import unit
 from fedinverse.models import Classifier, build

@@ -12,7 +12,8 @@ from flwr.clientapp import ClientApp
 from clients.clipping import clipping
 from clients.node import Node, node_of
 from clients.secure import secure_aggregation
-from clients.training import Training, evaluate, train
+from clients.settings import Training
+from clients.training import evaluate, train
 from fedinverse.config import parse
 from fedinverse.errors import ConfigError, StageError
 from fedinverse.memory import keep_freed_memory

@@ -1,32 +1,18 @@
 """Local training: what every client, honest or malicious, does with the global model it receives."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import nn
 
 from clients.defences.defence import Defence
-from fedinverse.config import Section
+from clients.settings import Training
 from fedinverse.data.source import unit
 from fedinverse.errors import FedInverseError
 from fedinverse.models import Classifier
 from fedinverse.seeds import derive, seeded
 from fedinverse.shard import Shard
-
-
-class Training(Section):
-    """Hyper-parameters of local training, sent to the clients with every train message."""
-
-    epochs: int = Field(1, ge=1, description="local epochs E")
-    batch_size: int = Field(16, ge=1, description="local batch size B")
-    optimizer: Literal["sgd", "adam"] = Field("sgd", description="local optimiser, fresh every round")
-    lr: float = Field(0.01, gt=0, description="learning rate")
-    momentum: float = Field(0.9, ge=0, lt=1, description="momentum (sgd)")
-    weight_decay: float = Field(0.0, ge=0, description="L2 penalty on the weights")
-    flips: bool = Field(False, description="mirror every image with probability 1/2 each time, as is done with faces")
 
 
 class TrainingDivergedError(FedInverseError):

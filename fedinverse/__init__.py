@@ -7,8 +7,9 @@ import importlib
 from typing import Any
 
 from fedinverse.house import open_rooms
+from fedinverse.version import __version__
 
-__version__ = "0.1.0"
+__all__ = ["__version__"]
 
 open_rooms()
 

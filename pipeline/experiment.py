@@ -14,7 +14,7 @@ from auditor.settings import Audit
 from clients.cohorts import Cohort, assign
 from clients.cohorts import check as check_defences
 from clients.participant import Participant, make_participant
-from clients.training import Training
+from clients.settings import Training
 from fedinverse.canaries import Canaries
 from fedinverse.config import (
     Data,

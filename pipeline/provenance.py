@@ -6,10 +6,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from fedinverse import __version__
 from fedinverse.layout import WITH_VICTIM
 from fedinverse.run import Run
 from fedinverse.storage import content_sha256, file_sha256, read_json, write_json
+from fedinverse.version import __version__
 
 _PACKAGES = ("flwr", "torch", "torchvision", "numpy")
 

@@ -8,7 +8,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 from numpy.typing import NDArray
 
-from clients.training import Training
+from clients.settings import Training
 from fedinverse.config import Table, find_config, read_table
 from fedinverse.errors import StageError
 from fedinverse.flower import server_directory, world_of

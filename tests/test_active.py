@@ -18,7 +18,8 @@ from auditor.metrics.roc import paired_difference
 from auditor.verdict import Interval, Missing
 from clients.node import node_of
 from clients.participant import make_participant
-from clients.training import Training, evaluate, train
+from clients.settings import Training
+from clients.training import evaluate, train
 from fedinverse.errors import ConfigError, StageError
 from fedinverse.layout import PASSIVE, WITH_VICTIM
 from fedinverse.models import Classifier, build

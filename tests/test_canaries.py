@@ -23,7 +23,8 @@ from auditor.canaries import (
 )
 from auditor.verdict import Interval
 from clients.defences import make_defence
-from clients.training import Training, train
+from clients.settings import Training
+from clients.training import train
 from fedinverse.canaries import Canaries, plant
 from fedinverse.client_data import shard_of
 from fedinverse.errors import ConfigError, IntegrityError, StageError

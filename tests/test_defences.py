@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from clients.defences import Defence, defence_class, defence_names, make_defence
 from clients.defences.defence import NoSettings
 from clients.defences.dp_sgd import DpSgd
-from clients.training import Training, TrainingDivergedError, TrainResult, train
+from clients.settings import Training
+from clients.training import TrainingDivergedError, TrainResult, train
 from fedinverse.accounting import spent_epsilon
 from fedinverse.errors import ConfigError
 from fedinverse.models import Classifier, build

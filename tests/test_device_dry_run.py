@@ -22,7 +22,8 @@ from auditor.evaluators.embedding import describe
 from auditor.evaluators.evaluator import Judge, Vault, fit
 from auditor.settings import Evaluator
 from clients.defences import defence_names, make_defence
-from clients.training import Training, train
+from clients.settings import Training
+from clients.training import train
 from fedinverse.data.source import unit
 from fedinverse.models import build, for_inference, model_names, spec_of
 from fedinverse.seeds import generator

@@ -16,7 +16,7 @@ from strategy_rounds import Load, federated
 from attacker.capture import capture
 from clients.app import evaluate_round, train_round
 from clients.node import client_seed, node_of
-from clients.training import Training
+from clients.settings import Training
 from fedinverse.errors import ConfigError, FedInverseError, StageError
 from fedinverse.flower import DEVICE, RUN_DIR, WORLD, client_directory, world_of
 from fedinverse.messages import ARRAYS, CONFIG, Instructions, to_record

@@ -49,7 +49,8 @@ from auditor.scores import score
 from auditor.settings import Audit, Evaluator
 from auditor.verdict import Interval, Verdict
 from clients.defences import make_defence
-from clients.training import Training, train
+from clients.settings import Training
+from clients.training import train
 from fedinverse.data.source import unit
 from fedinverse.errors import ConfigError, IntegrityError
 from fedinverse.layout import World

@@ -14,7 +14,8 @@ from auditor.evaluators.evaluator import train_judge
 from auditor.evaluators.material import material_of
 from auditor.settings import Evaluator
 from clients.defences import make_defence
-from clients.training import Training, train
+from clients.settings import Training
+from clients.training import train
 from fedinverse.models import build
 from fedinverse.models.classifier import BlockClassifier
 from fedinverse.run import prepare

@@ -177,7 +177,8 @@ def test_the_proximal_term_reaches_the_clients_and_holds_them_back(tiny: Load, t
 def test_the_proximal_term_is_the_gradient_of_half_mu_times_the_squared_distance() -> None:
     import torch
 
-    from clients.training import Training, _optimizer
+    from clients.settings import Training
+    from clients.training import _optimizer
 
     layer = torch.nn.Linear(3, 2)
     optimizer = _optimizer(layer, Training(lr=0.1, momentum=0.0), 4.0)

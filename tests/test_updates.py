@@ -32,7 +32,8 @@ from auditor.questions import QUESTIONS, answer_of
 from auditor.updates import ATTACK, RANDOM, WITHOUT, Lead, UpdateExhibit, compared, lead, matched
 from auditor.verdict import read_verdict
 from clients.defences import make_defence
-from clients.training import Training, train
+from clients.settings import Training
+from clients.training import train
 from fedinverse.client_data import shard_of
 from fedinverse.data.source import unit
 from fedinverse.errors import ConfigError, FedInverseError, IntegrityError, StageError

@@ -1,18 +1,16 @@
 """What a client-side defence may change, and the registry that names them."""
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clients.settings import Training
 from fedinverse.config import Section, parse
 from fedinverse.models import Classifier
 from fedinverse.registry import Registry, subclass_of
-
-if TYPE_CHECKING:
-    from clients.training import Training
 
 
 class NoSettings(Section):
@@ -49,7 +47,7 @@ class Defence:
         return model
 
     def wrap_optimizer(
-        self, optimizer: torch.optim.Optimizer, training: "Training", examples: int
+        self, optimizer: torch.optim.Optimizer, training: Training, examples: int
     ) -> torch.optim.Optimizer:
         """Return the optimiser to step with."""
         del training, examples

@@ -8,7 +8,7 @@ weights sent; the client's reported loss, accuracy and number of images are not.
 import copy
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,14 +16,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from clients.defences.defence import Defence, noise_generator, register
+from clients.settings import Training
 from fedinverse.accounting import spent_epsilon
 from fedinverse.config import Section
 from fedinverse.errors import ConfigError
 from fedinverse.models import Classifier
-
-if TYPE_CHECKING:
-    from clients.training import Training
-
 
 _TRIED = 2  # images whose gradients are compared
 _TOLERANCE = 1e-2  # of the whole gradient's length; float32 and another order of sums make 1e-6
@@ -128,7 +125,7 @@ class DpSgd(Defence):
         return model
 
     def wrap_optimizer(
-        self, optimizer: torch.optim.Optimizer, training: "Training", examples: int
+        self, optimizer: torch.optim.Optimizer, training: Training, examples: int
     ) -> torch.optim.Optimizer:
         """Return Opacus' optimiser: clip, sum, add noise, divide by the expected batch size."""
         from opacus.optimizers import DPOptimizer

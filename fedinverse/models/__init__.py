@@ -4,18 +4,9 @@ Every network is a ``Classifier``: logits from ``forward``, hidden taps from ``f
 """
 
 from fedinverse.models import groupnorm, improved_resnet, lenet5, mcnn, resnet18, scnn, vgg16, vib  # noqa: F401 - registers them
-from fedinverse.models.classifier import (
-    Classifier,
-    Features,
-    ModelSpec,
-    build,
-    is_code,
-    model_names,
-    same_network,
-    spec_of,
-    why_not,
-)
+from fedinverse.models.classifier import Classifier, Features, ModelSpec
 from fedinverse.models.inference import for_inference
+from fedinverse.models.names import build, is_code, model_names, same_network, spec_of, why_not
 from fedinverse.models.shapes import built_for, check_shapes, claimed, size_of
 
 __all__ = [

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from fedinverse.errors import ConfigError, IntegrityError
-from fedinverse.models.classifier import Classifier, build
+from fedinverse.models.classifier import Classifier
 from fedinverse.models.improved_resnet import IR50, IR152
+from fedinverse.models.names import build
 from fedinverse.models.shapes import size_of
 from fedinverse.storage import into_module, load_weights, to_weights
 

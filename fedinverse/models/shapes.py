@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from fedinverse.errors import ConfigError, IntegrityError
-from fedinverse.models.classifier import Classifier, build, is_code
+from fedinverse.models.classifier import Classifier
+from fedinverse.models.names import build, is_code
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]

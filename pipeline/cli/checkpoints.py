@@ -63,7 +63,7 @@ def export(
     out: Annotated[Path, typer.Option("--out", help="the directory to write into")] = Path(),
 ) -> None:
     """Write a run's global model after a round under the name that the original FedInverse would give it."""
-    from clients.training import Training
+    from clients.settings import Training
     from fedinverse.config import Data
     from fedinverse.original import DATA_SETS, NETWORKS, OriginalName
     from fedinverse.run import Run

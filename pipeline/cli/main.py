@@ -13,8 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
-from fedinverse import __version__
 from fedinverse.errors import FedInverseError
+from fedinverse.version import __version__
 from fedinverse.words import LONG, plain
 from pipeline.cli import (
     attack,

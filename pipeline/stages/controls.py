@@ -14,7 +14,8 @@ from attacker.settings import Attacker
 from auditor.settings import Audit
 from auditor.targets import ArmTarget, LeftOut, Targets
 from clients.defences import make_defence
-from clients.training import Training, TrainingDivergedError, train
+from clients.settings import Training
+from clients.training import TrainingDivergedError, train
 from fedinverse.client_data import pooled_shard
 from fedinverse.layout import WITH_VICTIM, World, spools_of
 from fedinverse.records import ModelFile

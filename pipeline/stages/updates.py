@@ -30,7 +30,7 @@ from auditor.updates import (
     compared,
     read_update,
 )
-from clients.training import Training
+from clients.settings import Training
 from fedinverse.client_data import pooled_shard, shard_of
 from fedinverse.config import Table, parse
 from fedinverse.errors import ConfigError, StageError
