@@ -203,7 +203,7 @@ def prepare(path: Path, table: Table, complete: Callable[[Table], Table] = dict)
                 "change in a run that exists: choose another --out or name, or delete it"
             )
         if differing:
-            _amend(files, differing, table)
+            amend(files, differing, table)
         elif differences(before, table):
             write_json(stored, table)
         if prepared:
@@ -225,7 +225,8 @@ def prepare(path: Path, table: Table, complete: Callable[[Table], Table] = dict)
     return Run(path)
 
 
-def _amend(files: RunFiles, keys: list[str], table: Table) -> None:
+def amend(files: RunFiles, keys: list[str], table: Table) -> None:
+    """Store the configuration ``table``; that ``keys`` of it changed is written down once the federation has begun."""
     if files.server.rounds(WITH_VICTIM).exists():  # from now on somebody may have seen what comes out
         append_jsonl(files.amendments, {"keys": keys, "time": datetime.now(UTC).isoformat(timespec="seconds")})
     write_json(files.config, table)

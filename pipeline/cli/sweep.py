@@ -1,5 +1,6 @@
 """``fedinverse sweep``: many experiments from one file, compared at the end."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -23,6 +24,10 @@ EXAMPLE = """
   [[sweep.variants.bido.cohorts]]
   defence = "bido_hsic"
   fraction = 1.0
+
+**Another attack on the federations of a finished sweep**
+
+fedinverse sweep defences/matched-kedmi --reuse runs/matched
 """
 
 
@@ -32,6 +37,10 @@ def sweep(
     out: OutOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="skip finished points, continue the others")] = False,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="points side by side; the cores are divided")] = 1,
+    reuse: Annotated[
+        Path | None,
+        typer.Option("--reuse", help="another sweep's directory: attack its federations instead of federating anew"),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check and list the points, run nothing")] = False,
 ) -> None:
     """Run every point of a sweep as a run of its own, then compare them."""
@@ -39,8 +48,10 @@ def sweep(
     from pipeline.compare import compare_runs
     from pipeline.runs import stage_of
     from pipeline.sweep import load_plan, run_points
+    from pipeline.sweep.reuse import adopt_federations
     from pipeline.sweep.runner import check_directory
     from report.console import console, say, table
+    from report.text import counted
 
     plan = load_plan(config, set_ or [], out)
     if dry_run:
@@ -49,6 +60,8 @@ def sweep(
         table(f"{len(plan.points)} points", ["point", "seed", "state"], rows)
         return
     check_directory(plan, resume=resume)
+    if reuse is not None:
+        say("Federations", f"{counted(adopt_federations(plan.points, reuse), 'point')} taken over from {reuse}")
     outcomes = run_points(plan, jobs)
     failed = [f"point {outcome.point.experiment.name}: {outcome.reason}" for outcome in outcomes if outcome.reason]
     console.print(f"{len(outcomes) - len(failed)} of {len(outcomes)} points are finished")
