@@ -33,6 +33,13 @@ TINY: dict[str, Any] = {
     "audit": {"without_victim": False, "unaided_steps": 2, "evaluator": {"width": 0.1, "epochs": 1}},
 }
 
+ATTACKED: dict[str, Any] = {  # what the session's attacked run changes of it
+    "attacker": {"rounds": [2, 3], "classes": [0, 1, 2]},
+    "attacks": {"second": {**TINY["attacks"]["gmi"], "iterations": 2}},
+    "audit": {"without_victim": True, "primary": {"attack": "gmi"}},
+    "cohorts": [{"defence": "neg_label_smoothing", "fraction": 0.5}],
+}
+
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Groups:
     """Let pytest-xdist hand out the tests in groups."""
@@ -109,14 +116,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def attacked_run(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Return a finished run of two attacks on two rounds, three classes and both worlds; nobody alters it."""
-    gmi = TINY["attacks"]["gmi"]
-    return run_in(
-        tmp_path_factory.mktemp("attacked"),
-        attacker={"rounds": [2, 3], "classes": [0, 1, 2]},
-        attacks={"second": {**gmi, "iterations": 2}},
-        audit={"without_victim": True, "primary": {"attack": "gmi"}},
-        cohorts=[{"defence": "neg_label_smoothing", "fraction": 0.5}],
-    )
+    return run_in(tmp_path_factory.mktemp("attacked"), **ATTACKED)
 
 
 @pytest.fixture(scope="session")

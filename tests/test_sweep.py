@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import tomli_w
-from conftest import TINY, merged
+from conftest import ATTACKED, TINY, merged
 from filelock import FileLock
 from typer.testing import CliRunner
 
@@ -23,6 +23,7 @@ from pipeline.experiment import load_experiment
 from pipeline.runs import stage_of
 from pipeline.sweep import Outcome, Plan, load_plan, point, run_points, runner
 from pipeline.sweep.plan import with_value
+from pipeline.sweep.reuse import adopt_federations
 from pipeline.sweep.runner import _write_index
 from pipeline.sweep.shared import adopt_inversions
 from report.comparison.records import Rank
@@ -245,6 +246,47 @@ def test_the_attack_on_the_untrained_model_is_made_once_per_seed(tmp_path: Path)
     adopted = sorted(path.name for path in Run(others[0].path).files.attacker.inversions.glob("*/*"))
     assert adopted == ["samples.safetensors", "untrained"]
     assert adopt_inversions(others[0], [first]) == 0  # again: it is there
+
+
+@pytest.fixture
+def other_sweep(attacked_run: Run, tmp_path: Path) -> Path:
+    """Return a directory in which the finished run is the point ``seed0`` of a sweep."""
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "seed0").symlink_to(attacked_run.path)
+    return tmp_path / "other"
+
+
+def test_another_attack_takes_over_a_finished_sweeps_federations(
+    attacked_run: Run, other_sweep: Path, tmp_path: Path
+) -> None:
+    plan = plan_of(tmp_path, {}, **merged(ATTACKED, {"attacks": {"second": None, "gmi": {"iterations": 4}}}))
+    assert adopt_federations(plan.points, other_sweep) == 1
+    runner.check_directory(plan, resume=True)  # it is this sweep's point now
+    run = Run(plan.points[0].path)
+    assert run.table["attacks"]["gmi"]["iterations"] == 4
+    assert stage_of(run.path).endswith("inverted")  # nothing that was concluded came with it
+    assert not runner.is_finished(plan.points[0])
+    for world in attacked_run.worlds:
+        assert run.recorded_rounds(world) == attacked_run.recorded_rounds(world)
+    amendment = run.files.amendments.read_text()
+    assert "attacks.gmi.iterations" in amendment
+    assert '"name"' not in amendment
+    assert adopt_federations(plan.points, tmp_path / "gone") == 0  # a point that is there is left alone
+
+
+def test_another_federation_is_not_taken_over(other_sweep: Path, tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, {}, **ATTACKED, training={"lr": 0.2})
+    with pytest.raises(ConfigError, match=r"another federation \(differs in training.lr\)"):
+        adopt_federations(plan.points, other_sweep)
+    with pytest.raises(ConfigError, match="holds no run of these points"):
+        adopt_federations(plan.points, tmp_path)
+    assert not plan.path.exists()
+
+
+def test_an_unfinished_federation_is_not_taken_over(other_sweep: Path, tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, {}, **merged(ATTACKED, {"audit": {"control_worlds": 2}}))
+    with pytest.raises(ConfigError, match=r"not finished its federation \(without_victim-1\)"):
+        adopt_federations(plan.points, other_sweep)
 
 
 def test_stopped_resumed_one_point_failing_and_the_other_compared(tmp_path: Path) -> None:
