@@ -1,6 +1,5 @@
 """Inverting one target with one attack, and where the result is kept: once per (target hash, attack config hash)."""
 
-import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from attacker.attacks.attack import Attack
 from attacker.losses.diversity import ClassDiversity, measured_diversity
 from attacker.reconstructions import Cost, Reconstructions, unoptimised
 from attacker.target import Progress, PublicSet, Target, silent
-from fedinverse.config import FILE_NAME
+from fedinverse.config import is_file_name
 from fedinverse.errors import ConfigError
 from fedinverse.layout import ABOUT, PRIOR_ONLY, RECONSTRUCTIONS
 from fedinverse.records import read_record, write_record
@@ -118,7 +117,7 @@ def place(
     Raises:
         ConfigError: the label is no file name.
     """
-    if not re.fullmatch(rf"\+?{FILE_NAME}", label):  # a "+" marks a test that is no attack of the configuration
+    if not is_file_name(label.removeprefix("+")):  # a "+" marks a test that is no attack of the configuration
         raise ConfigError(f"attack label '{plain(label, 60)}' names a directory: use letters, digits and . - _ only")
     depends: dict[str, Any] = {"attack": table, "labels": labels.tolist(), "seed": seed, "public": public}
     if earlier:

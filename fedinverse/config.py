@@ -9,10 +9,11 @@ import difflib
 import json
 import re
 import tomllib
+import unicodedata
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -20,7 +21,7 @@ from fedinverse.errors import ConfigError
 from fedinverse.folders import absolute, spelling
 from fedinverse.house import CONFIGS
 from fedinverse.registry import nearest
-from fedinverse.words import TEXT
+from fedinverse.words import TEXT, plain
 
 Table = dict[str, Any]
 
@@ -28,7 +29,7 @@ Table = dict[str, Any]
 class Section(BaseModel):
     """A strict, frozen part of the configuration: unknown keys and wrong types are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 _RANGE = re.compile(r"(\d{1,7})-(\d{1,7})")
@@ -174,13 +175,16 @@ _CLASS_LISTS = (("population", "victim_classes", "victim_names"), ("attacker", "
 
 
 def names_apart(table: Table) -> Table:
-    """Return a configuration whose lists of classes hold numbers and ranges only, the names in a list of their own."""
+    """Return a configuration whose lists of classes hold numbers only, the names in a list of their own.
+
+    What looks like a range waits among the names: a class may be called "3-4", and only the source knows.
+    """
     result = dict(table)
     for section, numbers, names in _CLASS_LISTS:
         part = table.get(section)
         listed = part.get(numbers) if isinstance(part, dict) else None
         if isinstance(part, dict) and isinstance(listed, list):
-            called = [entry for entry in listed if isinstance(entry, str) and not _RANGE.fullmatch(entry)]
+            called = [entry for entry in listed if isinstance(entry, str) and not _runs_backwards(entry)]
             kept = [entry for entry in listed if entry not in called]
             result[section] = part | {numbers: kept, names: [*part.get(names, ()), *called]} if called else part
     return result
@@ -194,7 +198,8 @@ def names_numbered(table: Table, known: Sequence[str]) -> Table:
         known: the name of every class of the private source.
 
     Raises:
-        ConfigError: a name is none of them, or of two (names the nearest), or there are not so many classes.
+        ConfigError: a name is none of them, or of two (names the nearest); a range is also a class's name; or there
+            are not so many classes.
     """
     result = dict(table)
     for section, numbers, names in _CLASS_LISTS:
@@ -206,9 +211,34 @@ def names_numbered(table: Table, known: Sequence[str]) -> Table:
                 f"(0 to {len(known) - 1})"
             )
         if part.get(names):
-            numbered = [_number_of(name, known, f"{section}.{numbers}") for name in part[names]]
+            numbered = [each for name in part[names] for each in _numbers_of(name, known, f"{section}.{numbers}")]
             result[section] = part | {numbers: sorted({*part[numbers], *numbered}), names: []}
     return result
+
+
+def _runs_backwards(entry: str) -> bool:
+    ends = _RANGE.fullmatch(entry)
+    return ends is not None and int(ends[2]) < int(ends[1])
+
+
+def _numbers_of(entry: str, known: Sequence[str], where: str) -> Sequence[int]:
+    """Return the classes that ``entry``, a name or a range, stands for."""
+    ends = _RANGE.fullmatch(entry)
+    if ends is None:
+        return [_number_of(entry, known, where)]
+    meant = range(int(ends[1]), int(ends[2]) + 1)
+    possible = meant[-1] < len(known)
+    if entry not in known and not possible:
+        raise ConfigError(
+            f"{where}: '{entry}' goes beyond the {len(known)} classes of the private source (0 to {len(known) - 1})"
+        )
+    if entry in known and possible:
+        number = known.index(entry)
+        raise ConfigError(
+            f"{where}: '{entry}' is the name of class {number}, and a range of class numbers; write {number} for the "
+            f"class, or the numbers {list(meant)[:5]}{' and so on' if len(meant) > 5 else ''} one by one"
+        )
+    return meant if possible else [known.index(entry)]
 
 
 def _number_of(name: str, known: Sequence[str], where: str) -> int:
@@ -221,9 +251,27 @@ def _number_of(name: str, known: Sequence[str], where: str) -> int:
     return fitting[0]
 
 
-# A name that becomes a file or a directory: it cannot leave the place where it is put.
-FILE_NAME = r"\w[\w.-]{0,99}"
-FileName = Annotated[str, Field(pattern=f"^{FILE_NAME}$")]
+def is_file_name(name: str) -> bool:
+    """Return whether ``name`` may become a file or a directory: it cannot leave its place nor pass for another name."""
+    return bool(re.fullmatch(r"\w[\w.-]{0,99}", name)) and len(name.encode()) <= 150 and _composed(name) == name
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFKC", name)
+
+
+def _file_name(name: str) -> str:
+    if is_file_name(name):
+        return name
+    if is_file_name(_composed(name)):
+        raise ValueError(f"looks like '{_composed(name)}' and is another name, in other characters; write that one")
+    raise ValueError(
+        "a name that becomes a file has 1 to 100 letters, digits, '.', '-' and '_', the first no '.' and no '-', and "
+        "at most 150 bytes"
+    )
+
+
+FileName = Annotated[str, AfterValidator(_file_name)]
 
 S = TypeVar("S", bound=BaseModel)
 
@@ -242,28 +290,30 @@ def parse(section: type[S], table: Any, where: str, origin: str) -> S:
     """
     try:
         # Through JSON, so that strict mode takes TOML's arrays for tuples and nothing else for anything else.
-        return section.model_validate_json(json.dumps(table))
+        return section.model_validate_json(json.dumps(table, default=_refused))
     except ValidationError as error:
         lines = [_explain(section, problem, where, origin) for problem in error.errors()]
         raise ConfigError("\n".join(dict.fromkeys(lines))) from None
-    except TypeError as error:  # a TOML date, which JSON has not
-        raise ConfigError(
-            f"{origin}: [{where}] holds a value that is no string, number, list or table ({error})"
-        ) from error
+    except (TypeError, RecursionError) as error:
+        place = f"{origin}: [{where}]" if where else origin
+        raise ConfigError(f"{place} holds what no setting is: {error}") from error
+
+
+def _refused(value: object) -> None:
+    """Refuse what TOML has and JSON has not."""
+    raise TypeError(f"{value} is a date or a time; put it into quotes if a text is meant")
 
 
 def _explain(section: type[BaseModel], problem: Any, where: str, origin: str) -> str:
-    location = [str(part) for part in problem["loc"]]
+    location = [plain(part) for part in problem["loc"]]
     key = ".".join([*filter(None, [where]), *location]) or "(top)"
     message = str(problem["msg"]).removeprefix("Value error, ")
-    if problem["type"] == "string_pattern_mismatch" and problem["ctx"]["pattern"] == f"^{FILE_NAME}$":
-        message = (
-            "a name that becomes a file has 1 to 100 letters, digits, '.', '-' and '_', the first no '.' and no '-'"
-        )
     if problem["type"] == "extra_forbidden":
         known = _fields_at(section, location[:-1])
         near = difflib.get_close_matches(location[-1], known, n=1)
-        fix = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(sorted(known))}"
+        elsewhere = "" if near else " and ".join(_places_of(section, location[-1]))
+        fix = f"known here: {', '.join(sorted(known))}"
+        fix = f"did you mean '{near[0]}'?" if near else f"there is {elsewhere}; {fix}" if elsewhere else fix
         return f"{origin}: unknown key '{key}'; {fix}"
     if problem["type"] == "missing":
         return f"{origin}: key '{key}' is required"
@@ -276,25 +326,45 @@ def _explain(section: type[BaseModel], problem: Any, where: str, origin: str) ->
 def _fields_at(section: type[BaseModel], location: list[str]) -> list[str]:
     current: Any = section
     for part in location:
-        fields = getattr(current, "model_fields", {})
-        current = fields[part].annotation if part in fields else None
-    return list(getattr(current, "model_fields", {}))
+        fields = getattr(_section_in(current), "model_fields", {})
+        current = fields[part].annotation if part in fields else current if part.isdigit() else None
+    return list(getattr(_section_in(current), "model_fields", {}))
 
 
-def find_config(name: str) -> Path:
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    """Return the section that a field holds: itself, in a list, or where it may be absent."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((inner for each in get_args(annotation) if (inner := _section_in(each))), None)
+
+
+def _places_of(section: type[BaseModel], key: str) -> list[str]:
+    """Return where ``key`` is known: at the top or in one of the tables."""
+    places = [name for name in section.model_fields if name == key]
+    tables = {name: _section_in(field.annotation) for name, field in section.model_fields.items()}
+    return places + [f"{name}.{key}" for name, table in tables.items() if table and key in table.model_fields]
+
+
+def find_config(name: str, heir: Path | None = None) -> Path:
     """Return the file called ``name``: a path, or the name of a file in ``configs/``.
+
+    Args:
+        name: as the user wrote it.
+        heir: the file that ``extends`` it: a relative path is looked for beside that one first, wherever the user is.
 
     Raises:
         ConfigError: there is none; names the nearest one.
     """
-    for path in (Path(name), CONFIGS / name, CONFIGS / f"{name}.toml"):
-        with suppress(OSError):  # longer than a name can be
+    beside = [heir.parent / name] if heir else []
+    for path in (*beside, Path(name), CONFIGS / name, CONFIGS / f"{name}.toml"):
+        with suppress(OSError, ValueError):  # longer than a name can be, or of characters that none can have
             if path.is_file():
                 return path
     names = [path.relative_to(CONFIGS).with_suffix("").as_posix() for path in sorted(CONFIGS.rglob("*.toml"))]
     near = difflib.get_close_matches(name.removesuffix(".toml"), names, n=1)
     hint = f"; did you mean '{near[0]}'?" if near else ""
-    raise ConfigError(f"config '{name}' not found{hint} (in configs/: {', '.join(names)})")
+    where = f"{heir}: 'extends': " if heir else ""
+    raise ConfigError(f"{where}config '{name}' not found{hint} (in configs/: {', '.join(names)})")
 
 
 def read_table(path: Path, assignments: list[str] | tuple[str, ...] = ()) -> Table:
@@ -316,16 +386,18 @@ def _with_base(path: Path, heirs: tuple[Path, ...]) -> Table:
         if not path.is_file():
             raise ConfigError(f"{path}: is no regular file")
         table: Table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: byte {error.start} is no UTF-8 text; save the file as UTF-8") from error
+    except (OSError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: {error}") from error
     base = table.pop("extends", None)
     if base is None:
         return table
-    if path in heirs:
+    if path.resolve() in heirs:
         raise ConfigError(f"{path}: 'extends' leads back to this file")
     if not isinstance(base, str):
         raise ConfigError(f"{path}: 'extends' must name one config")
-    return laid_over(_with_base(find_config(base), (*heirs, path)), table)
+    return laid_over(_with_base(find_config(base, path), (*heirs, path.resolve())), table)
 
 
 def laid_over(base: Table, changes: Table) -> Table:

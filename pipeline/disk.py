@@ -4,7 +4,7 @@ from pathlib import Path
 
 from attacker.priors.prior import SAMPLES
 from attacker.settings import Attacker
-from fedinverse.config import Population
+from fedinverse.config import Population, names_numbered
 from fedinverse.data import open_source
 from fedinverse.disk import free, in_words, used
 from fedinverse.errors import ConfigError
@@ -54,7 +54,10 @@ def needed(experiment: Experiment) -> dict[str, int]:
     each attack and for the Type-I test.
     """
     shape = spec_of(experiment.model.name).input_shape
-    classes = len(open_source(requests_of(experiment.data, shape, experiment.seed)["private"]).class_names)
+    known = open_source(requests_of(experiment.data, shape, experiment.seed)["private"]).class_names
+    table = names_numbered(experiment.model_dump(mode="json", include={"population", "attacker"}), known)
+    classes, asked = len(known), len(table["attacker"]["classes"])
+    wanted = asked or _not_held(experiment.population, len(table["population"]["victim_classes"]), classes)
     network = build(experiment.model.name, classes, experiment.model.width, seed=0)
     size = sum(value.numel() * value.element_size() for value in network.state_dict().values())
     worlds = worlds_of(experiment)
@@ -62,7 +65,7 @@ def needed(experiment: Experiment) -> dict[str, int]:
     return {
         "checkpoints": sum(_kept(experiment, world) for world in worlds) * size,
         "captures": len(worlds) * (every + _replies(experiment)) * size if experiment.population.malicious else 0,
-        "reconstructions": _images(experiment.attacker, experiment, classes, shape, len(worlds)),
+        "reconstructions": _images(experiment.attacker, experiment, wanted, shape, len(worlds)),
     }
 
 
@@ -82,16 +85,15 @@ def _kept(experiment: Experiment, world: World) -> int:
     return min(every, 1 + inverted + 2)  # the first; the last, and the next one while it is written
 
 
-def _images(attacker: Attacker, experiment: Experiment, classes: int, shape: tuple[int, int, int], worlds: int) -> int:
+def _images(attacker: Attacker, experiment: Experiment, wanted: int, shape: tuple[int, int, int], worlds: int) -> int:
     rounds = experiment.federation.rounds
     attacked = len(attacker.rounds) if isinstance(attacker.rounds, tuple) else {"last": 1}.get(attacker.rounds, rounds)
     targets = attacked * worlds + 2 if experiment.attacks else 0  # and the untrained and the own-shard model
-    wanted = len(attacker.classes) or _not_held(experiment.population, classes)
     pixels = shape[0] * shape[1] * shape[2]
     samples = (len(experiment.attacks) + 1) * SAMPLES * pixels if experiment.attacks else 0
     return targets * len(experiment.attacks) * wanted * attacker.restarts * 2 * 4 * pixels + samples
 
 
-def _not_held(population: Population, classes: int) -> int:
+def _not_held(population: Population, victims: int, classes: int) -> int:
     """Return how many classes may be inverted: with the classes shared or dealt unevenly, any number."""
-    return len(population.victim_classes) if population.has_victim and population.partition == "iid" else classes
+    return victims if population.has_victim and population.partition == "iid" else classes

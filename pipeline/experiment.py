@@ -96,6 +96,11 @@ class Experiment(Section):
         beyond = [client for client in self.federation.always_train if client >= clients]
         if beyond:
             raise ValueError(f"federation.always_train names {beyond}, but clients run from 0 to {clients - 1}")
+        alike = [
+            label for label in self.attacks if [each.casefold() for each in self.attacks].count(label.casefold()) > 1
+        ]
+        if alike:
+            raise ValueError(f"attacks {', '.join(alike)} differ in case alone, and become one file on some systems")
         if self.attacks and not self.population.malicious:
             raise ValueError("attacks are configured but population.malicious is 0; make it 1 or remove the attacks")
         for section in ("membership", "updates", "active"):

@@ -37,6 +37,19 @@ ROOT = Path(__file__).parent.parent
         ("split.train=0.6", r"train \+ vault \+ reserve is 1\.1"),
         ("engine.kind=spark", r"engine\.kind"),
         ("name=a/b", r"'name'"),
+        ("name=e\u0301", r"looks like 'é' and is another name"),  # decomposed
+        ("name=\uff41", r"looks like 'a' and is another name"),  # full width
+        ("name=a\u200db", r"letters, digits"),  # nothing to be seen of what joins
+        ("name=" + "\U00020000" * 60, r"at most 150 bytes"),
+        ("attacks.GMI.kind=gmi", r"differ in case alone"),
+        ("training.lr=inf", r"training\.lr.*finite"),
+        ("population.alpha=nan", r"population\.alpha.*finite"),
+        ("federation.lr=1", r"federation\.lr.*there is training\.lr"),
+        ("lr=1", r"'lr'; there is training\.lr"),
+        ("population.seed=1", r"population\.seed.*there is seed"),
+        ("membership.count=1", r"membership\.count.*known here: .*per_class"),
+        ("seed=2020-01-01", r"2020-01-01 is a date"),
+        pytest.param(".".join("a" * 3000) + "=1", r"recursion", id="deep"),
         ("training.epochs.x=1", "is a value, not a section"),
         ("training", "write it as section.key=value"),
     ],
@@ -82,6 +95,29 @@ def test_a_config_may_extend_another(tmp_path: Path) -> None:
     path.write_text(f'extends = "{path}"\n')
     with pytest.raises(ConfigError, match="leads back"):
         load_experiment(str(path), [])
+
+
+def test_what_is_extended_lies_beside_its_heir_wherever_the_user_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "base.toml").write_text('extends = "quickstart"\nseed = 3')
+    (tmp_path / "heir.toml").write_text('extends = "base.toml"')
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "base.toml").write_text("seed = 4")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert read_table(Path("../heir.toml"))["seed"] == 3
+    (tmp_path / "base.toml").write_text('extends = "elsewhere/../heir.toml"')
+    with pytest.raises(ConfigError, match="leads back to this file"):
+        read_table(Path("../heir.toml"))
+    (tmp_path / "base.toml").write_text('extends = "missing.toml"')
+    with pytest.raises(ConfigError, match=r"base\.toml: 'extends': config 'missing\.toml' not found"):
+        read_table(Path("../heir.toml"))
+
+
+def test_a_file_that_is_no_text_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "bad.toml").write_bytes(b'name = "caf\xe9"')
+    with pytest.raises(ConfigError, match=r"bad\.toml: byte 11 is no UTF-8 text; save the file as UTF-8"):
+        read_table(tmp_path / "bad.toml")
 
 
 def test_broken_toml_names_file_and_line(tmp_path: Path) -> None:

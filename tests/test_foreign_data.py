@@ -195,7 +195,7 @@ def test_classes_may_be_named_and_ranged(tmp_path: Path, tiny: Load) -> None:
         {"population": {"victim_classes": ["0-2", 7, "Person 5"]}, "attacker": {"classes": ["person_1"]}}
     )
     population = parse(Population, table["population"], "population", "test")
-    assert (population.victim_classes, population.victim_names) == ((0, 1, 2, 7), ("Person 5",))
+    assert (population.victim_classes, population.victim_names) == ((7,), ("0-2", "Person 5"))
     root, public = album(tmp_path / "faces", 4), album(tmp_path / "public", 2, 4, 5000, "other {}")
     asked = {"population": {"victim_classes": ["person 2"]}, "attacker": {"classes": ["Person_2", "0-1"]}}
     table = resolved(faces(tiny, root, public, **asked))
@@ -212,6 +212,27 @@ def test_classes_may_be_named_and_ranged(tmp_path: Path, tiny: Load) -> None:
             prepare(tmp_path / "beyond", resolved(faces(tiny, root, public, **beyond)))
     with pytest.raises(ConfigError, match="runs backwards"):
         tiny(population={"victim_classes": ["3-1"]})
+
+
+@pytest.mark.parametrize(
+    ("known", "asked", "numbers"),
+    [
+        (("0-2", "25-32", "4-6"), ["25-32"], [1]),  # ages: no range is possible
+        (("0-2", "25-32", "4-6"), [0, "4-6"], [0, 2]),
+        (("a", "b", "c"), ["0-1"], [0, 1]),
+        (("a", "0_1", "c"), ["0-1"], [0, 1]),  # a name is meant as it is written
+        (("a", "b", "0-1"), ["0-1"], r"'0-1' is the name of class 2, and a range.*\[0, 1\]"),
+        (("a", "b", "c"), ["1-3"], r"'1-3' goes beyond the 3 classes"),
+        (("a", "b", "c"), ["0-9999999"], r"goes beyond"),
+    ],
+)
+def test_a_class_may_be_called_like_a_range(known: tuple[str, ...], asked: list[Any], numbers: Any) -> None:
+    table = names_apart({"population": {"victim_classes": asked}})
+    if isinstance(numbers, list):
+        assert names_numbered(table, known)["population"] == {"victim_classes": numbers, "victim_names": []}
+    else:
+        with pytest.raises(ConfigError, match=numbers):
+            names_numbered(table, known)
 
 
 def test_a_picture_under_two_names_belongs_to_nobody(tmp_path: Path, tiny: Load) -> None:

@@ -1,12 +1,11 @@
 """The ``[sweep]`` table of a configuration: what varies from point to point."""
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
 from pydantic import Field, model_validator
 
-from fedinverse.config import FILE_NAME, Section, Table, parse
+from fedinverse.config import Section, Table, is_file_name, parse
 from fedinverse.errors import ConfigError
 
 
@@ -63,7 +62,7 @@ def sweep_of(table: Table, origin: str) -> Sweep:
 def _named(variants: list[Any], origin: str) -> dict[str, Any]:
     names = [variant.get("name") if isinstance(variant, dict) else None for variant in variants]
     for number, name in enumerate(names):
-        if not isinstance(name, str) or names.count(name) > 1 or not re.fullmatch(FILE_NAME, name):
+        if not isinstance(name, str) or names.count(name) > 1 or not is_file_name(name):
             raise ConfigError(f"{origin}: 'sweep.variants.{number}' needs a 'name' of its own (letters, digits, . - _)")
     return {
         str(name): {key: value for key, value in variant.items() if key != "name"}
