@@ -1,6 +1,6 @@
 """Every arm's images: what attacks made of targets, and the controls that need no further attack."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +13,6 @@ from auditor.targets import ArmTarget
 from fedinverse.data.source import unit
 from fedinverse.layout import PRIOR_ONLY, RECONSTRUCTIONS
 from fedinverse.models import Classifier, for_inference
-from fedinverse.run import Run
 
 _CHUNK = 256  # known images shown to a target at once
 
@@ -35,13 +34,21 @@ class Inverted:
     directory: Path
 
 
-def exhibits_of(run: Run, inversions: Iterable[Inverted], bench: Bench) -> Iterator[Exhibit]:
+def exhibits_of(
+    inversions: Iterable[Inverted], bench: Bench, network_of: Callable[[Path], Classifier], classes: tuple[int, ...]
+) -> Iterator[Exhibit]:
     """Yield every arm of every attack, one at a time: the inversions, what is made of them, and real images.
 
     Of an inversion of a captured model (A) come the prior's samples (B0), wrong labels (B5) and the known images that
     the model is surest of (B4); of one without the victim (B2), the known images that *it* is surest of (B4W).
+
+    Args:
+        inversions: those of one target next to each other.
+        bench: what the images will be held against.
+        network_of: opens the target in a file of weights.
+        classes: the victim's.
     """
-    surest: dict[str, KnownImages] = {}  # several attacks have the same targets
+    asked, surest = "", KnownImages({}, {})  # several attacks have the same targets
     last, device = 0, bench.judge.device
     for each in inversions:
         target, last = each.target, max(last, each.target.round)
@@ -53,11 +60,11 @@ def exhibits_of(run: Run, inversions: Iterable[Inverted], bench: Bench) -> Itera
             yield permuted(exhibit)
         chosen = {"A": "B4", "B2": "B4W"}.get(target.arm)
         if chosen is not None:
-            if target.sha256 not in surest:
-                network = for_inference(run.network_of(each.weights), device)
-                surest = {target.sha256: surest_known(network, bench.known, exhibit.labels, device)}
-            yield nearest_known(exhibit, surest[target.sha256], bench.known, chosen)
-    yield reserve_exhibit(bench, run.victim_classes, last)
+            if target.sha256 != asked:
+                network = for_inference(network_of(each.weights), device)
+                asked, surest = target.sha256, surest_known(network, bench.known, exhibit.labels, device)
+            yield nearest_known(exhibit, surest, bench.known, chosen)
+    yield reserve_exhibit(bench, classes, last)
 
 
 def reserve_exhibit(bench: Bench, classes: tuple[int, ...], server_round: int) -> Exhibit:

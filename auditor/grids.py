@@ -1,7 +1,7 @@
 """Pictures: each class's reconstructions beside the private image nearest to them."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from auditor.bench import Bench
 from auditor.evaluators.evaluator import Judge
 from auditor.evidence import Exhibit
 from fedinverse.data.source import unit
+from fedinverse.layout import AuditorFiles
 from fedinverse.shard import Shard
 from fedinverse.storage import atomic_write
 
@@ -39,6 +40,17 @@ def row_of(
     """Return (reconstructions, nearest private images) of ``label``, ``count`` each; ``seen``: these' features."""
     images = best_first(exhibit, label, count)
     return images, nearest(images, label, private, seen, judge)
+
+
+def with_grids(
+    exhibits: Iterable[Exhibit], bench: Bench, files: AuditorFiles, victims: Sequence[int], caption: str
+) -> Iterator[Exhibit]:
+    """Yield ``exhibits`` as they are, after drawing a grid of each: its images beside the nearest of the victim's."""
+    for exhibit in exhibits:
+        if exhibit.arm != "CEIL":
+            path = files.grid(exhibit.attack, exhibit.arm, exhibit.round, exhibit.world)
+            draw_grid(path, exhibit, bench, victims, caption)
+        yield exhibit
 
 
 def draw_grid(path: Path, exhibit: Exhibit, bench: Bench, victims: Sequence[int], caption: str) -> None:

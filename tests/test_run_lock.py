@@ -348,7 +348,7 @@ def test_a_report_without_its_scores_is_refused_and_the_audit_remakes_them(attac
     import shutil
 
     from fedinverse.run import Run
-    from pipeline.stages.audit import audit
+    from pipeline.stages.outcome import audit_and_gather
     from pipeline.stages.report import report
 
     path = tmp_path / "copy"
@@ -359,7 +359,7 @@ def test_a_report_without_its_scores_is_refused_and_the_audit_remakes_them(attac
     with pytest.raises(StageError, match="audit the run first"):
         report(run)
     run.files.verdict.write_text("[]")
-    audit(run)
+    audit_and_gather(run)
     assert json.loads(run.files.verdict.read_text()) == before
     report(run)
     run.files.auditor.scores.write_bytes(b"PAR1 nothing")

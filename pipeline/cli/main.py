@@ -107,11 +107,10 @@ def invert(directory: RunArgument) -> None:
 @app.command()
 def audit(directory: RunArgument) -> None:
     """Score a run's reconstructions beside their controls."""
-    from pipeline.stages.audit import audit as stage
-    from pipeline.stages.audit import show
+    from pipeline.stages.outcome import audit_and_gather, show
 
     with held(directory) as opened:
-        show(opened, stage(opened))
+        show(opened, audit_and_gather(opened))
 
 
 @app.command()

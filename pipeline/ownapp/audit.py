@@ -12,9 +12,9 @@ from pipeline.ownapp.federate import federate_app
 from pipeline.ownapp.prepare import Prepared, prepare_app
 from pipeline.ownapp.settings import FILE, read_settings
 from pipeline.profile import Stages
-from pipeline.stages.audit import audit, show
 from pipeline.stages.controls import controls
 from pipeline.stages.invert import Meanwhile, invert
+from pipeline.stages.outcome import audit_and_gather, show
 from pipeline.stages.report import report
 from pipeline.tracking.tracker import flat
 from report.console import console, say, show_threat_model
@@ -70,7 +70,7 @@ def _stages(prepared: Prepared) -> Path:
         with stages.stage("invert"):
             invert(run, targets)
         with stages.stage("audit"):
-            show(run, audit(run))
+            show(run, audit_and_gather(run))
         with stages.stage("report"):
             page = report(run)
         console.print(stages.summary())

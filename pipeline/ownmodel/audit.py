@@ -11,9 +11,9 @@ from pipeline.ownmodel.prepare import prepare_model
 from pipeline.ownmodel.settings import ModelAudit
 from pipeline.profile import Stages
 from pipeline.provenance import note_start
-from pipeline.stages.audit import audit, show
 from pipeline.stages.controls import controls
 from pipeline.stages.invert import invert
+from pipeline.stages.outcome import audit_and_gather, show
 from pipeline.stages.report import report
 from pipeline.tracking.tracker import flat
 from report.console import console, say, show_threat_model
@@ -49,7 +49,7 @@ def audit_model(said: ModelAudit, out: Path = Path("runs"), *, resume: bool = Fa
             with stages.stage("invert"):
                 invert(run, targets)
             with stages.stage("audit"):
-                scores = audit(run)
+                scores = audit_and_gather(run)
             with stages.stage("report"):
                 page = report(run)
             show(run, scores)

@@ -25,13 +25,13 @@ from pipeline.provenance import note_start
 from pipeline.runs import stage_of
 from pipeline.stages.active import active, lay_out
 from pipeline.stages.answers import show_answers
-from pipeline.stages.audit import audit, show, summary_of
 from pipeline.stages.canaries import canaries
 from pipeline.stages.controls import controls
 from pipeline.stages.federate import federate, is_federated
 from pipeline.stages.invert import Meanwhile, invert
 from pipeline.stages.membership import membership
 from pipeline.stages.needed import InvertedRounds
+from pipeline.stages.outcome import audit_and_gather, show, summary_of
 from pipeline.stages.report import report
 from pipeline.stages.updates import updates
 from pipeline.tracking import Trackers
@@ -158,7 +158,7 @@ def _stages(run: Run, experiment: Experiment, stages: Stages, trackers: Trackers
     _questions(run, experiment, stages)
     if experiment.attacks:
         with stages.stage("audit"):
-            scores = audit(run)
+            scores = audit_and_gather(run)
         for line in summary_of(run, scores):
             shares = {"recognised": line.recognised, "resembling": line.resembling, **line.controls}
             accuracies = {f"{line.attack}/{name}": share for name, share in shares.items() if share is not None}

@@ -1,36 +1,32 @@
 """Stage 4: the auditor judges what the attacker made, beside its controls, and gives a verdict."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from auditor import scores
-from auditor.arms import CONTROLS
-from auditor.bench import Bench, open_bench
+from auditor.bench import open_bench
 from auditor.controls import exhibits_of
 from auditor.evaluators import embedding, evaluator, open_set
 from auditor.evaluators.evaluator import THREADS
-from auditor.evidence import Exhibit
-from auditor.grids import draw_grid
+from auditor.grids import with_grids
 from auditor.judgement import AttackCost, judge
 from auditor.marks import OVERLAP_CAPTION, marks_of_run, overlaps
 from auditor.metrics.names import METRICS, WHOLE_SET
 from auditor.scores import score
 from auditor.settings import Audit
-from auditor.summary import RoundSummary, summarise
 from auditor.targets import LeftOut
-from auditor.verdict import VERSION, Omission, leakage_table, read_verdict
+from auditor.verdict import VERSION, Omission, leakage_table
 from fedinverse.errors import StageError
 from fedinverse.records import AuditSummary, write_record
 from fedinverse.run import Run
 from fedinverse.seeds import threads
 from fedinverse.storage import atomic_write, content_sha256, file_sha256, write_json
-from pipeline.stages.answers import gather, show_answers
 from pipeline.stages.inversions import Finished, read_inversions
-from report.console import console, table, working
-from report.text import percent, whole
+from report.console import console, working
+from report.text import percent
 
 
 @dataclass(frozen=True)
@@ -43,6 +39,7 @@ class AuditInputs:
         left_out: the arms that the run cannot have.
         marks: what must be shown wherever the verdict is.
         known: the model's accuracy on the victim's reserve images, by round.
+        costs: what each attack cost at the primary round.
     """
 
     settings: Audit
@@ -50,6 +47,7 @@ class AuditInputs:
     left_out: tuple[LeftOut, ...]
     marks: tuple[str, ...]
     known: dict[int, float]
+    costs: dict[str, AttackCost]
 
     @property
     def stamp(self) -> str:
@@ -71,7 +69,10 @@ def inputs_of(run: Run) -> AuditInputs:
     if not any(each.target.arm == "A" for each in inversions.finished):
         raise StageError(f"{run.path} holds no finished inversion; run the stage 'invert' first")
     settings = run.section("audit", Audit)
-    return AuditInputs(settings, inversions.finished, inversions.left_out, marks_of_run(run), run.victim_accuracy)
+    costs = costs_of(inversions.finished, settings.primary.round)
+    return AuditInputs(
+        settings, inversions.finished, inversions.left_out, marks_of_run(run), run.victim_accuracy, costs
+    )
 
 
 def audit(run: Run) -> pd.DataFrame:
@@ -84,7 +85,6 @@ def audit(run: Run) -> pd.DataFrame:
     settings, products = inputs.settings, (files.scores, files.leakage, run.files.verdict)
     if AuditSummary.stands(files.summary, inputs.stamp, products):
         console.print("Auditing: the scores are up to date")
-        gather(run)
         return pd.read_parquet(files.scores)
     for pool in run.pools.values():
         pool.verify()
@@ -95,14 +95,16 @@ def audit(run: Run) -> pd.DataFrame:
             f"  E1 reads {percent(bench.judge.ceiling)} of real reserve images; the two that may answer 'none of "
             f"these' agree on {percent(bench.open.ceiling)} of them"
         )
-        exhibits = drawn(run, exhibits_of(run, inputs.inversions, bench), bench)
-        scored = score(exhibits, bench, run.seed, settings.metrics)
+        exhibits = exhibits_of(inputs.inversions, bench, run.network_of, run.victim_classes)
+        caption = OVERLAP_CAPTION if overlaps(run) else ""
+        drawn = with_grids(exhibits, bench, files, run.victim_classes, caption)
+        scored = score(drawn, bench, run.seed, settings.metrics)
     verdict = judge(
         scored.table[scored.table["label"].isin([*run.victim_classes, WHOLE_SET])],
         settings.primary,
         inputs.known,
         classes=len(run.class_names),
-        costs=costs_of(inputs.inversions, settings.primary.round),
+        costs=inputs.costs,
         omitted=(*(Omission.of_arm(each.arm, each.reason) for each in inputs.left_out), *scored.omitted),
         marks=inputs.marks,
     )
@@ -113,7 +115,6 @@ def audit(run: Run) -> pd.DataFrame:
     write_json(run.files.verdict, verdict.model_dump(mode="json"))
     written = {path.name: file_sha256(path) for path in products}
     write_record(files.summary, AuditSummary(inputs.stamp, bench.judge.ceiling, bench.open.ceiling, written))
-    gather(run)
     return scored.table
 
 
@@ -126,16 +127,6 @@ def samples_of(inversions: Sequence[Finished]) -> list[Path]:
     source = "B2" if any(each.target.arm == "B2" for each in inversions) else "B1"
     of_source = [each for each in inversions if each.target.arm == source]
     return sorted({each.directory.parent / each.inversion.about.samples for each in of_source})
-
-
-def drawn(run: Run, exhibits: Iterable[Exhibit], bench: Bench) -> Iterator[Exhibit]:
-    """Yield ``exhibits`` as they are, after drawing a grid of each: its images beside the nearest of the victim's."""
-    caption = OVERLAP_CAPTION if overlaps(run) else ""
-    for exhibit in exhibits:
-        if exhibit.arm != "CEIL":
-            path = run.files.auditor.grid(exhibit.attack, exhibit.arm, exhibit.round, exhibit.world)
-            draw_grid(path, exhibit, bench, run.victim_classes, caption)
-        yield exhibit
 
 
 def costs_of(inversions: list[Finished], primary_round: int) -> dict[str, AttackCost]:
@@ -152,45 +143,3 @@ def costs_of(inversions: list[Finished], primary_round: int) -> dict[str, Attack
         seconds = about.cost.seconds + about.prior_seconds
         costs[each.attack] = AttackCost(seconds=seconds, target_queries=about.cost.target_queries)
     return costs
-
-
-def summary_of(run: Run, scores: pd.DataFrame) -> list[RoundSummary]:
-    """Return the scores in brief: one line per attack and round."""
-    primary = run.section("audit", Audit).primary
-    return summarise(scores, run.victim_accuracy, run.victim_classes, primary.gate, primary.metric)
-
-
-def show(run: Run, scores: pd.DataFrame) -> None:
-    """Print leakage per round beside its controls, and the verdict."""
-    lines = summary_of(run, scores)
-    arms = [arm for arm in CONTROLS if any(line.controls[arm] is not None for line in lines)]
-    for attack in dict.fromkeys(line.attack for line in lines):
-        rows = [
-            [
-                str(line.round),
-                *map(whole, (line.known, line.recognised, *(line.controls[arm] for arm in arms))),
-                "" if line.learned else "not yet",
-            ]
-            for line in lines
-            if line.attack == attack
-        ]
-        header = ["round", "model", "attack", *arms, ""]
-        table(f"Attack '{attack}': % of images read as the victim's class", header, rows)
-    names = ", ".join(f"{arm} {CONTROLS[arm]}" for arm in arms)
-    console.print(
-        f"[dim]{run.section('audit', Audit).primary.metric}; model: its own accuracy on the victim's classes "
-        f"(not yet: below the gate); controls: {names}[/dim]",
-        soft_wrap=True,
-    )
-    verdict = read_verdict(run.files.verdict)
-    console.print(f"[b]{verdict.sentence}[/b]", soft_wrap=True)
-    for mark in verdict.marks:
-        console.print(f"  - {mark}", soft_wrap=True, style="yellow")
-    for reason in verdict.reasons:
-        if reason not in verdict.marks:
-            console.print(f"  - {reason}", soft_wrap=True)
-    if verdict.settle:
-        console.print("To settle it:")
-    for way in verdict.settle:
-        console.print(f"  - {way}", soft_wrap=True)
-    show_answers(run)

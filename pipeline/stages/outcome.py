@@ -1,0 +1,66 @@
+"""What came out of a run: the audit, with the answers to all four questions, on the terminal."""
+
+import pandas as pd
+
+from auditor.arms import CONTROLS
+from auditor.settings import Audit
+from auditor.summary import RoundSummary, summarise
+from auditor.verdict import read_verdict
+from fedinverse.run import Run
+from pipeline.stages.answers import gather, show_answers
+from pipeline.stages.audit import audit
+from report.console import console, table
+from report.text import whole
+
+
+def audit_and_gather(run: Run) -> pd.DataFrame:
+    """Audit ``run``, write the answers to all four questions into its verdict, and return the scores.
+
+    Raises:
+        StageError: nothing was inverted yet.
+    """
+    scores = audit(run)
+    gather(run)
+    return scores
+
+
+def summary_of(run: Run, scores: pd.DataFrame) -> list[RoundSummary]:
+    """Return the scores in brief: one line per attack and round."""
+    primary = run.section("audit", Audit).primary
+    return summarise(scores, run.victim_accuracy, run.victim_classes, primary.gate, primary.metric)
+
+
+def show(run: Run, scores: pd.DataFrame) -> None:
+    """Print leakage per round beside its controls, and the verdict."""
+    lines = summary_of(run, scores)
+    arms = [arm for arm in CONTROLS if any(line.controls[arm] is not None for line in lines)]
+    for attack in dict.fromkeys(line.attack for line in lines):
+        rows = [
+            [
+                str(line.round),
+                *map(whole, (line.known, line.recognised, *(line.controls[arm] for arm in arms))),
+                "" if line.learned else "not yet",
+            ]
+            for line in lines
+            if line.attack == attack
+        ]
+        header = ["round", "model", "attack", *arms, ""]
+        table(f"Attack '{attack}': % of images read as the victim's class", header, rows)
+    names = ", ".join(f"{arm} {CONTROLS[arm]}" for arm in arms)
+    console.print(
+        f"[dim]{run.section('audit', Audit).primary.metric}; model: its own accuracy on the victim's classes "
+        f"(not yet: below the gate); controls: {names}[/dim]",
+        soft_wrap=True,
+    )
+    verdict = read_verdict(run.files.verdict)
+    console.print(f"[b]{verdict.sentence}[/b]", soft_wrap=True)
+    for mark in verdict.marks:
+        console.print(f"  - {mark}", soft_wrap=True, style="yellow")
+    for reason in verdict.reasons:
+        if reason not in verdict.marks:
+            console.print(f"  - {reason}", soft_wrap=True)
+    if verdict.settle:
+        console.print("To settle it:")
+    for way in verdict.settle:
+        console.print(f"  - {way}", soft_wrap=True)
+    show_answers(run)
