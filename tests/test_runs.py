@@ -18,7 +18,7 @@ from fedinverse.storage import atomic_write, write_json
 from pipeline.cli.main import app
 from pipeline.prune import removable
 from pipeline.runs import find_runs, stage_of
-from pipeline.stages.audit import audit
+from pipeline.stages.outcome import audit_and_gather
 from pipeline.stages.report import report
 from report.console import console
 
@@ -98,7 +98,7 @@ def test_a_run_audited_before_says_so_and_is_audited_anew(copy: Path) -> None:
     assert "leak (by the rules of version 1: audit it again)" in command("list", copy)
     report(Run(copy))
     assert "Leak: gmi at round 10" in (copy / "report.html").read_text()
-    audit(Run(copy))
+    audit_and_gather(Run(copy))
     assert "by the rules of version 1" not in command("list", copy)
 
 
@@ -122,7 +122,7 @@ def test_a_pruned_run_can_be_reported_audited_and_resumed(copy: Path) -> None:
     assert removable(Run(copy)) == []
     assert {path: path.read_bytes() for path in kept} == kept
     (run.files.auditor.summary).unlink()  # so that the audit is made again
-    audit(Run(copy))
+    audit_and_gather(Run(copy))
     report(Run(copy))
     assert {path: path.read_bytes() for path in kept} == kept
     assert run.files.server.ledger("with_victim").exists()
