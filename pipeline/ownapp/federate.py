@@ -18,11 +18,11 @@ from fedinverse.models import Classifier, build
 from fedinverse.private import part_of
 from fedinverse.records import ModelFile, RoundLine, append_lines, read_record
 from fedinverse.registry import search_path
-from fedinverse.storage import Weights, into_module, load_weights, read_object
+from fedinverse.storage import Weights, into_module, load_weights
 from pipeline.engines.engine import quiet
 from pipeline.log import event
 from pipeline.ownapp.client import hook_marker
-from pipeline.ownapp.plan import COMPLAINTS, DONE, FAILED, Federated, Plan
+from pipeline.ownapp.plan import COMPLAINTS, DONE, FAILED, Failed, Federated, Plan
 from pipeline.ownapp.prepare import Prepared, names_of
 from report.console import console
 from report.text import percent
@@ -122,7 +122,7 @@ def _plan(prepared: Prepared, world: World) -> Plan:
         engine=settings.engine,
         actors=settings.actors,
         patience=settings.patience,
-        rows=prepared.rows_in(world),
+        rows=prepared.rows.of(world),
     )
 
 
@@ -217,7 +217,7 @@ def _check(prepared: Prepared, world: World, done: Federated) -> None:
         if not done.answered:
             reasons = _complaint(directory) or "; ".join(dict.fromkeys(failed.values()))
             raise StageError(f"app: every client failed.\n{reasons}")
-        deaf = prepared.rows_in(world) and [
+        deaf = prepared.rows.of(world) and [
             client for client in done.sent_to
             if str(client) not in failed and not hook_marker(directory, str(client)).exists()
         ]  # fmt: skip
@@ -251,23 +251,23 @@ def _reason(prepared: Prepared, directory: Path, code: int) -> str:
     if not (directory / FAILED).exists():
         tail = "\n".join((directory / LOG).read_text(errors="replace").splitlines()[-15:])
         return f"the app's federation ended with code {code}; {where}\n{tail}"
-    failed = read_object(directory / FAILED, "kind")
-    if failed["kind"] == "stalled":
+    failed = read_record(Failed, directory / FAILED)
+    if failed.kind == "stalled":
         hidden = " (the victim's is hidden in the control world)" if Plan.read(directory / PLAN).hide_victim else ""
         return (
-            f"clients: the app's strategy waits for more nodes than the {failed['nodes']} there are{hidden}, and sent "
-            f"nothing for {failed['seconds']:.0f} s; lower its min_available_nodes (in [run_config] if the app has a "
+            f"clients: the app's strategy waits for more nodes than the {failed.nodes} there are{hidden}, and sent "
+            f"nothing for {failed.seconds:.0f} s; lower its min_available_nodes (in [run_config] if the app has a "
             "key for it), raise clients, or set without = 'classes'. If its server only needs longer to begin, raise "
             "patience"
         )
-    if failed["kind"] == "record":
+    if failed.kind == "record":
         return (
-            f"record: the app's messages carry several array records of the same shapes ({failed['text']}); set record "
+            f"record: the app's messages carry several array records of the same shapes ({failed.text}); set record "
             "to the one with the weights"
         )
     complaint = _complaint(directory)
-    if failed["kind"] == "server" and not complaint:
-        return f"app: its ServerApp raised; {where}\n{failed['text']}"
-    if failed["kind"] in ("server", "clients"):
-        return f"app: {failed['text'].splitlines()[-1]}; {where}\n{complaint}"
-    return f"app: {failed['text']}"
+    if failed.kind == "server" and not complaint:
+        return f"app: its ServerApp raised; {where}\n{failed.text}"
+    if failed.kind in ("server", "clients"):
+        return f"app: {failed.text.splitlines()[-1]}; {where}\n{complaint}"
+    return f"app: {failed.text}"

@@ -14,18 +14,17 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedinverse.errors import FedInverseError
 from fedinverse.records import LedgerLine, read_lines, write_record
-from fedinverse.storage import write_json
 from fedinverse.theirs import their_traceback
 from pipeline.ownapp.app import FlowerApp
 from pipeline.ownapp.client import client_of
 from pipeline.ownapp.grid import Broadcasts, OneProcessGrid, WatchedGrid, partitions_of, train_alone
-from pipeline.ownapp.plan import ALONE, DONE, FAILED, Federated, Plan
+from pipeline.ownapp.plan import ALONE, DONE, FAILED, Failed, Federated, Plan
 
 
 def main(path: str) -> int:
     """Run the plan at ``path``; return the exit code."""
     plan = Plan.read(Path(path))
-    outcome: dict[str, Any] = {"kind": "unknown", "text": "the simulation ended before the ServerApp did"}
+    failed = Failed("unknown", "the simulation ended before the ServerApp did")
     try:
         server = FlowerApp(Path(plan.app), "", plan.serverapp, plan.clientapp, {}).load("serverapp")
         if plan.engine == "local":
@@ -34,12 +33,12 @@ def main(path: str) -> int:
             _on_flower(plan, path, server)
         return 0
     except _NoClientsError as error:
-        outcome = {"kind": "clients", "text": str(error)}
+        failed = Failed("clients", str(error))
     except FedInverseError as error:
-        outcome = {"kind": "load", "text": str(error)}
+        failed = Failed("load", str(error))
     except Exception as error:
-        outcome = {"kind": "server", "text": their_traceback(error)}
-    write_json(Path(plan.directory) / FAILED, outcome)
+        failed = Failed("server", their_traceback(error))
+    write_record(Path(plan.directory) / FAILED, failed)
     return 1
 
 

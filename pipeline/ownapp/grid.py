@@ -13,11 +13,11 @@ from flwr.serverapp import Grid
 
 from fedinverse.flower_compat import ErrorCode
 from fedinverse.received import arrays_in, is_training, model_round, weights_in
-from fedinverse.records import LedgerLine, ModelFile, append_lines
-from fedinverse.storage import save_weights, weights_sha256, write_json
+from fedinverse.records import LedgerLine, ModelFile, append_lines, write_record
+from fedinverse.storage import save_weights, weights_sha256
 from pipeline.engines.simulated import NodesGrid, error_reply, explain
 from pipeline.ownapp.client import ANSWER, PARTITION, WHO
-from pipeline.ownapp.plan import FAILED, Plan
+from pipeline.ownapp.plan import FAILED, Failed, Plan
 from strategies.grids import PassingGrid
 
 STALLED = 3  # exit code of a federation whose strategy waits for nodes that are not there
@@ -95,7 +95,7 @@ class Broadcasts:
         largest = shapes.get(next((name for name, value in records.items() if value is arrays_in(content)), ""))
         twins = [name for name, each in shapes.items() if each == largest]
         if len(twins) > 1:
-            write_json(Path(self._plan.directory) / FAILED, {"kind": "record", "text": ", ".join(sorted(twins))})
+            write_record(Path(self._plan.directory) / FAILED, Failed("record", ", ".join(sorted(twins))))
             os._exit(REFUSED)  # as for a strategy that waits: their server may catch whatever is raised here
 
     def _keep(self, message: Message, record: ArrayRecord) -> str:
@@ -135,7 +135,8 @@ class WatchedGrid(PassingGrid):
         self._polls += 1
         waited = time.monotonic() - self._started
         if not self._sent and self._polls > _POLLS and waited > self._plan.patience:
-            write_json(Path(self._plan.directory) / FAILED, {"kind": "stalled", "nodes": len(nodes), "seconds": waited})
+            stalled = Failed("stalled", nodes=len(nodes), seconds=waited)
+            write_record(Path(self._plan.directory) / FAILED, stalled)
             os._exit(STALLED)  # the waiting thread is theirs and may be any; the parent says why
         return nodes
 

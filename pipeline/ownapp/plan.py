@@ -2,14 +2,15 @@
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from fedinverse.layout import WITH_VICTIM, World
+from fedinverse.layout import WITH_VICTIM, World, is_control
 from fedinverse.records import read_record
 from fedinverse.run import Run
 from fedinverse.storage import read_json, typed, write_json
 
 DONE, FAILED, COMPLAINTS = "done.json", "failed.json", "complaints"
+ROWS = "client-rows.json"
 ALONE = "alone"  # is there once the federation is over and the attacker trains alone: nothing is captured then
 
 
@@ -83,6 +84,41 @@ class Federated:
     failures: dict[str, str]
     alone: str | None
     records: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Why a federation of somebody's app ended without a result, in ``failed.json``.
+
+    Attributes:
+        kind: ``load``: the app could not be loaded; ``server``: its ServerApp raised; ``clients``: some could not be
+            started; ``record``: several array records could be the model; ``stalled``: the strategy waits for nodes.
+        text: their traceback, our message, or the names of the records.
+        nodes: how many nodes a stalled strategy is shown.
+        seconds: how long it sent nothing.
+    """
+
+    kind: Literal["unknown", "load", "server", "clients", "record", "stalled"]
+    text: str = ""
+    nodes: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class ClientRows:
+    """Which rows of the data hook's training part every client gets, by partition id as text; empty: all.
+
+    Attributes:
+        with_victim: in the world with the victim.
+        without_victim: in control worlds.
+    """
+
+    with_victim: dict[str, list[int]]
+    without_victim: dict[str, list[int]]
+
+    def of(self, world: World) -> dict[str, list[int]]:
+        """Return the rows in ``world``."""
+        return self.without_victim if is_control(world) else self.with_victim
 
 
 def their_own_shard_model(run: Run) -> Path | str:

@@ -15,21 +15,22 @@ from auditor.settings import Audit
 from fedinverse.config import Population, Table
 from fedinverse.data import Request, arrays, located, open_source, source_of
 from fedinverse.errors import ConfigError
-from fedinverse.layout import WITH_VICTIM, WITHOUT_VICTIM, RunFiles, World, is_control
+from fedinverse.layout import RunFiles
 from fedinverse.models import Classifier, build
 from fedinverse.models.declared import DeclaredClassifier
 from fedinverse.overlap import check_disjoint
+from fedinverse.records import read_record, write_record
 from fedinverse.run import Run, differences
 from fedinverse.split import held_by
-from fedinverse.storage import read_json, read_object, save_hashed, write_json
+from fedinverse.storage import read_object, save_hashed, write_json
 from fedinverse.theirs import TheirError
 from pipeline.ownapp.app import FlowerApp
 from pipeline.ownapp.holdings import Holdings, read_holdings, read_public
+from pipeline.ownapp.plan import ROWS, ClientRows
 from pipeline.ownapp.settings import FILE, AppAudit, default_evaluator
 from report.console import console
 
 LABEL = "attack"
-ROWS = "client-rows.json"  # what the data hook gives to whom, by world
 
 
 @dataclass(frozen=True)
@@ -41,19 +42,14 @@ class Prepared:
     run: Run
 
     @property
-    def rows(self) -> dict[str, dict[str, list[int]]]:
-        """By world, which rows of the data hook's training part every client gets; empty: all."""
-        rows: dict[str, dict[str, list[int]]] = read_json(self.run.path / ROWS)
-        return rows
-
-    def rows_in(self, world: World) -> dict[str, list[int]]:
-        """Return which rows of the data hook's training part every client gets in ``world``; empty: all."""
-        return self.rows[WITHOUT_VICTIM if is_control(world) else WITH_VICTIM]
+    def rows(self) -> ClientRows:
+        """What the data hook gives to whom."""
+        return read_record(ClientRows, self.run.path / ROWS)
 
     @property
     def victim_goes(self) -> bool:
         """Whether the victim's node is hidden in the control world: asked for, or no image is left to it."""
-        left = self.rows["without_victim"].get(str(self.settings.victim), [])
+        left = self.rows.without_victim.get(str(self.settings.victim), [])
         return self.settings.without == "client" or not left
 
 
@@ -120,13 +116,8 @@ def _written(
             "question is whether images are his or the class's"
         )
     by_classes = settings.without == "classes"
-    write_json(
-        files.root / ROWS,
-        {
-            "with_victim": holdings.rows,
-            "without_victim": holdings.without(settings, labels) if by_classes else holdings.rows,
-        },
-    )
+    rows = ClientRows(holdings.rows, holdings.without(settings, labels) if by_classes else holdings.rows)
+    write_record(files.root / ROWS, rows)
     write_json(files.config, table | {"population": population.model_dump(mode="json")})
     save_hashed(files.split, holdings.manifest.to_parquet(index=False))
     requests = json.dumps({name: asdict(request) for name, request in wanted.items()}, indent=2, sort_keys=True)
