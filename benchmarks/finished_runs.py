@@ -130,9 +130,9 @@ def measure(run: Run, bench: Bench, line: Line, restarts: int, pictures: Path | 
         begun = time.process_time()
         prior = attack.prior(target, public, run.seed, CPU)
         trained = time.process_time()
-        made = attack.invert(target, prior, public, labels, generator(run.seed, "benchmark"))
+        reconstructions = attack.invert(target, prior, public, labels, generator(run.seed, "benchmark"))
         figures |= {f"prior {arm}": trained - begun, f"seconds {arm}": time.process_time() - trained}
-        exhibits.append(exhibit(arm, world, number, made))
+        exhibits.append(exhibit(arm, world, number, reconstructions))
         if arm == ATTACK:
             alone = prior.sample(
                 len(labels), generator(run.seed, "benchmark", ALONE), CPU, labels if prior.conditional else None
@@ -148,9 +148,18 @@ def measure(run: Run, bench: Bench, line: Line, restarts: int, pictures: Path | 
     return figures
 
 
-def exhibit(arm: str, world: World, number: int, made: Reconstructions) -> Exhibit:
+def exhibit(arm: str, world: World, number: int, reconstructions: Reconstructions) -> Exhibit:
     """Return what the auditor is shown."""
-    return Exhibit(arm, world, number, "benchmark", made.images, made.labels, made.confidence, made.failed)
+    return Exhibit(
+        arm,
+        world,
+        number,
+        "benchmark",
+        reconstructions.images,
+        reconstructions.labels,
+        reconstructions.confidence,
+        reconstructions.failed,
+    )
 
 
 def main() -> None:
@@ -173,24 +182,24 @@ def main() -> None:
     for line in lines_of(runs[0].table["attacks"]["gmi"], chosen.steps or budget):
         if chosen.only not in (None, line.name[0]):
             continue
-        found = [
+        measured = [
             measure(run, bench, line, chosen.restarts, chosen.pictures)
             for run, bench in zip(runs, benches, strict=True)
         ]
-        rows.append([*line.name, *columns_of(found)])
+        rows.append([*line.name, *columns_of(measured)])
         print(" | ".join(rows[-1]), flush=True)
     if chosen.publish:
         header = [*first, *(f"{what}: attack / no victim / prior" for what in ("closed", "open", "resembles"))]
         publish(f"finished-{chosen.table}", markdown([*header, "prior, s", "attack, s"], rows), document)
 
 
-def columns_of(found: list[dict[str, float]]) -> list[str]:
+def columns_of(measured: list[dict[str, float]]) -> list[str]:
     """Return what stands in a line, mean over runs."""
     shares = [
-        " / ".join(f"{mean(each[f'{metric} {arm}'] for each in found):.0f}" for arm in (ATTACK, CONTROL, ALONE))
+        " / ".join(f"{mean(each[f'{metric} {arm}'] for each in measured):.0f}" for arm in (ATTACK, CONTROL, ALONE))
         for metric in (CLOSED, OPEN, RESEMBLANCE)
     ]
-    return [*shares, *(f"{mean(each[f'{what} {ATTACK}'] for each in found):.0f}" for what in ("prior", "seconds"))]
+    return [*shares, *(f"{mean(each[f'{what} {ATTACK}'] for each in measured):.0f}" for what in ("prior", "seconds"))]
 
 
 if __name__ == "__main__":

@@ -56,8 +56,8 @@ def main() -> None:
     candidates, member, further = drawn(chosen.seed)
     target = build("mcnn", 10, WIDTH, seed=chosen.seed)
     training = Training(epochs=chosen.epochs, batch_size=16, lr=0.02)
-    own = Shard(candidates.images[member], candidates.labels[member])
-    train(target, own, training, make_defence("none", {}, "benchmark"), generator(chosen.seed, "target"))
+    members = Shard(candidates.images[member], candidates.labels[member])
+    train(target, members, training, make_defence("none", {}, "benchmark"), generator(chosen.seed, "target"))
     held = Holdings(further.images, further.labels)
     settings = References(count=chosen.references, epochs=chosen.epochs)
     references = train_references(held, ("mcnn", 10, WIDTH), settings, chosen.seed, "cpu")
@@ -67,11 +67,11 @@ def main() -> None:
     print("| score | AUC, ours | AUC, plain | difference, in widths of the interval | rank correlation |")
     print("|---|---:|---:|---:|---:|")
     for name, (ours, plain) in pairs.items():
-        found = told_apart(ours, member, numpy_generator(chosen.seed, name)).auc
-        width = found.high - found.low
-        apart = abs(found.value - area(plain, member)) / width if width else 0.0
+        share = told_apart(ours, member, numpy_generator(chosen.seed, name)).auc
+        width = share.high - share.low
+        apart = abs(share.value - area(plain, member)) / width if width else 0.0
         agreed = stats.spearmanr(ours, plain).statistic
-        print(f"| {name} | {auc(ours, member):.4f} [{found.low:.3f}, {found.high:.3f}] | {area(plain, member):.4f} "
+        print(f"| {name} | {auc(ours, member):.4f} [{share.low:.3f}, {share.high:.3f}] | {area(plain, member):.4f} "
               f"| {apart:.3f} | {agreed:.5f} |")  # fmt: skip
 
 

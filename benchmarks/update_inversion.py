@@ -80,7 +80,7 @@ class World:
         before: theta; ``after`` theta'.
         update: D, the others' mean update by parameter.
         training: what everybody did.
-        own: the attacker's images.
+        shard: the attacker's images.
         held: how many images the others hold.
     """
 
@@ -88,7 +88,7 @@ class World:
     after: Classifier
     update: dict[str, Tensor]
     training: LocalTraining
-    own: Shard
+    shard: Shard
     held: int
 
 
@@ -111,14 +111,14 @@ def world(
         shards[0] = private
     before = build(MODEL, 10, WIDTH, seed=derive(seed, "model") % 2**31)
     sent = [trained(before, shard, steps) for shard in shards]
-    start, own = as_tensors(to_weights(before)), as_tensors(to_weights(sent[-1]))
+    start, reply = as_tensors(to_weights(before)), as_tensors(to_weights(sent[-1]))
     replies = [as_tensors(to_weights(each)) for each in sent]
     if secure:
         replies = [rounded(each, generator(seed, "rounding", number)) for number, each in enumerate(replies)]
     average = {name: sum((reply[name] for reply in replies), torch.zeros(())) / clients for name in start}
     after = copy.deepcopy(before)
     after.load_state_dict({name: value.float() for name, value in average.items()})
-    update = others_update(start, average, [own], 1 / clients)
+    update = others_update(start, average, [reply], 1 / clients)
     training = LocalTraining(steps, RATE, 0.0, images)
     return World(before, after, update, training, shards[-1], images * (clients - 1)), private
 
@@ -146,7 +146,7 @@ def ours(steps: str, iterations: int) -> Loop:
 
     def loop(seen: World, labels: Tensor | None, seed: int) -> tuple[Tensor, Tensor]:
         if labels is None:
-            shares = label_shares(seen.before, seen.after, seen.update, seen.training, seen.own)
+            shares = label_shares(seen.before, seen.after, seen.update, seen.training, seen.shard)
             labels = dealt(shares, min(BUDGET, seen.held))
         random = generator(seed, "start")
         images, _ = reconstruct(copy.deepcopy(seen.before), seen.update, labels, settings, seen.training, random)
@@ -186,13 +186,13 @@ def labels_by_sign(weight: Tensor, count: int) -> Tensor:
     """Return labels: classes whose row of the last layer grew, by how much; then the rest by what is left of it."""
     left = weight.sum(1).double()
     impact = left.clamp_min(0).sum() / count
-    found = left.argsort(descending=True)[: min(count, int((left > 0).sum()))].tolist()
-    left[found] -= impact
-    while len(found) < count:
+    labels = left.argsort(descending=True)[: min(count, int((left > 0).sum()))].tolist()
+    left[labels] -= impact
+    while len(labels) < count:
         label = int(left.argmax())
-        found.append(label)
+        labels.append(label)
         left[label] -= impact
-    return torch.tensor(sorted(found))
+    return torch.tensor(sorted(labels))
 
 
 def unrolled(network: nn.Module, images: Tensor, labels: Tensor, training: LocalTraining) -> Tensor:
@@ -223,14 +223,14 @@ class Measured:
 
     Attributes:
         attack: against the victim's images; ``control``: the same without him; ``random``: random images of the class.
-        found: share of the labels dealt that the others' images have, with multiplicity.
+        labels: share of the labels dealt that the others' images have, with multiplicity.
         seconds: of one reconstruction, on whatever else the machine did.
     """
 
     attack: float | None
     control: float | None
     random: float | None
-    found: float
+    labels: float
     seconds: float
 
 
@@ -255,8 +255,8 @@ def random_images(pool: Pool, labels: Tensor, private: Shard, seed: int) -> Tens
     chosen = []
     for number, label in enumerate(labels.tolist()):
         some = drawn(pool, (label,), len(private) + 1, derive(seed, number), "random").images
-        his = (some[:, None] == private.images[None]).flatten(2).all(2).any(1)
-        chosen.append(some[~his][:1])
+        of_victim = (some[:, None] == private.images[None]).flatten(2).all(2).any(1)
+        chosen.append(some[~of_victim][:1])
     return unit(torch.cat(chosen))
 
 
@@ -277,23 +277,23 @@ def loops(pool: Pool, iterations: int) -> dict[str, Loop]:
     }
 
 
-def row(cell: tuple[int, int, int], name: str, found: list[Measured]) -> list[str]:
+def row(cell: tuple[int, int, int], name: str, measured: list[Measured]) -> list[str]:
     """Return a line of the table."""
 
     def shown(values: list[float | None]) -> str:
         known = [value for value in values if value is not None]
         return spread(known, 1, 1) if known else "–"
 
-    leads = [each.attack - each.control for each in found if each.attack is not None and each.control is not None]
+    leads = [each.attack - each.control for each in measured if each.attack is not None and each.control is not None]
     return [
         *map(str, cell),
         name,
-        shown([each.attack for each in found]),
-        shown([each.control for each in found]),
-        shown([each.random for each in found]),
+        shown([each.attack for each in measured]),
+        shown([each.control for each in measured]),
+        shown([each.random for each in measured]),
         f"{mean(leads):+.1f}" if leads else "–",
-        f"{100 * mean(each.found for each in found):.0f} %",
-        f"{mean(each.seconds for each in found):.1f}",
+        f"{100 * mean(each.labels for each in measured):.0f} %",
+        f"{mean(each.seconds for each in measured):.1f}",
     ]
 
 
@@ -305,20 +305,20 @@ def grid(pool: Pool, seeds: int, iterations: int, out: Path | None) -> list[list
         lines.append([str(steps), f"{clients}, SecAgg+" if secure else str(clients)])
         for images in GRID["images"]:
             cell = (clients, images, steps)
-            found = [measure(pool, cell, seed, loop, secure=secure) for seed in range(seeds)]
-            lines[-1].append(in_the_grid(found))
-            every += [{"cell": cell, "secure": secure, "seed": at, **vars(each)} for at, each in enumerate(found)]
+            cells = [measure(pool, cell, seed, loop, secure=secure) for seed in range(seeds)]
+            lines[-1].append(in_the_grid(cells))
+            every += [{"cell": cell, "secure": secure, "seed": at, **vars(each)} for at, each in enumerate(cells)]
             if out is not None:
                 write_json(out, every)
         print(" | ".join(lines[-1]), flush=True)
     return lines
 
 
-def in_the_grid(found: list[Measured]) -> str:
+def in_the_grid(measured: list[Measured]) -> str:
     """Return PSNR of the attack with its leads over random images of the class and over the world without him."""
     known = [
         (each.attack, each.attack - each.random, each.attack - each.control)
-        for each in found
+        for each in measured
         if each.attack is not None and each.random is not None and each.control is not None
     ]
     if not known:
@@ -353,9 +353,9 @@ def main() -> None:
         for name, loop in loops(pool, chosen.iterations).items():
             if name == "ours, simulated" and cell[2] == 1:
                 continue  # one step: the same as a gradient
-            found = [measure(pool, cell, seed, loop) for seed in range(chosen.seeds)]
-            lines.append(row(cell, name, found))
-            every += [{"cell": list(cell), "loop": name, "seed": seed, **vars(each)} for seed, each in enumerate(found)]
+            cells = [measure(pool, cell, seed, loop) for seed in range(chosen.seeds)]
+            lines.append(row(cell, name, cells))
+            every += [{"cell": list(cell), "loop": name, "seed": seed, **vars(each)} for seed, each in enumerate(cells)]
             print(" | ".join(lines[-1]), flush=True)
             if chosen.out is not None:
                 write_json(chosen.out, every)

@@ -60,9 +60,9 @@ def calibrate(gallery: Tensor, gallery_labels: Tensor, probes: Tensor, probe_lab
         )
     wanted = int(FALSE_ACCEPTS * impostors)
     smallest, of_own = probes.new_empty(0, dtype=torch.float64), []
-    for nearest, own in _by_class(probes, probe_labels, gallery, classes, place):
-        of_own.append(nearest[own])
-        smallest = torch.cat([smallest, nearest[~own]])
+    for nearest, genuine_pairs in _by_class(probes, probe_labels, gallery, classes, place):
+        of_own.append(nearest[genuine_pairs])
+        smallest = torch.cat([smallest, nearest[~genuine_pairs]])
         smallest = smallest.topk(min(wanted + 1, len(smallest)), largest=False).values  # in ascending order
     # The largest distance that accepts no more than 1 %: just below the first impostor that must stay out.
     first_refused = smallest[wanted]

@@ -62,8 +62,8 @@ def federate(
     with progress_bar() as bar, ThreadPoolExecutor(len(waiting)) as threads:
         federations = []
         for world in waiting:
-            shown = _Shown(bar, run, world, name=name_of(world))
-            callbacks = [_InTurn(in_turn, [*before, save_round, *after, shown])]
+            progress = _Shown(bar, run, world, name=name_of(world))
+            callbacks = [_InTurn(in_turn, [*before, save_round, *after, progress])]
             federations.append(threads.submit(_federate, run, world, engine, profiles, callbacks, session))
         try:
             for over in as_completed(federations):
