@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
@@ -14,16 +14,35 @@ def absolute(path: str) -> str:
 
 
 def files_under(folder: Path) -> Iterator[Path]:
-    """Yield every regular file below ``folder``, in linked folders too; a folder that is met again is left out."""
-    seen: set[tuple[int, int]] = set()
-    for where, folders, files in os.walk(folder, followlinks=True):
+    """Yield every regular file below ``folder``, as ``entries_under`` lists them."""
+    return filter(is_regular, entries_under(folder))
+
+
+def is_regular(path: Path) -> bool:
+    """Return whether ``path`` is a file that may be opened: no folder, pipe, device or broken link."""
+    try:
+        return path.is_file()
+    except OSError:  # in a folder that may be listed and not entered
+        return False
+
+
+def entries_under(folder: Path) -> Iterator[Path]:
+    """Yield all files below ``folder``, in linked folders too, and what is no file: pipes, folders that do not open.
+
+    A folder that is met again is left out, and so is a link that leads back to a folder above: what lies there is not
+    below ``folder``, and another class's pictures may be among it.
+    """
+    seen = {(above.st_dev, above.st_ino) for above in (parent.stat() for parent in folder.absolute().parents)}
+    shut: list[OSError] = []
+    for where, folders, files in os.walk(folder, onerror=shut.append, followlinks=True):
         here = Path(where).stat()
         if (here.st_dev, here.st_ino) in seen:
             folders.clear()
             continue
         seen.add((here.st_dev, here.st_ino))
         folders.sort()
-        yield from (path for name in files if (path := Path(where, name)).is_file())
+        yield from (Path(where, name) for name in files)
+    yield from (Path(error.filename) for error in shut if isinstance(error, PermissionError))
 
 
 def fingerprint(folder: Path) -> str:
@@ -41,8 +60,8 @@ def fingerprint(folder: Path) -> str:
 
 
 def readable(name: str) -> str:
-    """Return the name of a file or folder as text; bytes that are no UTF-8 are replaced."""
-    return os.fsencode(name).decode("utf-8", "replace")
+    """Return the name of a file or folder as text; bytes that are no UTF-8 are written out, ``\\xff``."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def spelling(name: str) -> str:
@@ -51,3 +70,11 @@ def spelling(name: str) -> str:
     Lower case, single spaces for everything that is neither letter nor digit; a name of signs alone stays as it is.
     """
     return re.sub(r"[\W_]+", " ", unicodedata.normalize("NFKC", name)).strip().casefold() or name
+
+
+def spelled_alike(names: Iterable[str]) -> list[list[str]]:
+    """Return the groups of ``names`` that differ in case, spaces or signs alone."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(spelling(name), []).append(name)
+    return [group for group in groups.values() if len(group) > 1]

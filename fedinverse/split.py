@@ -182,6 +182,8 @@ def _check_parts(table: pd.DataFrame, class_names: tuple[str, ...]) -> None:
             problems.append(f"{name} ({images} images) has none for {', '.join(empty)}")
     if problems:
         more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+        twice = table.loc[in_two_classes(table), "sha256"].nunique()
+        more += f" ({twice} pictures stand under two classes, and are left out)" if twice else ""
         raise ConfigError(
             f"too few different images for [split]: class {'; class '.join(problems[:5])}{more}. Raise "
             "data.private_limit, change [split], or take these classes out of the source"

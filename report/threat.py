@@ -4,6 +4,7 @@ import numpy as np
 
 from auditor.questions import QUESTIONS
 from fedinverse.config import Data, Table
+from fedinverse.folders import spelled_alike
 from fedinverse.run import Run
 from fedinverse.split import holdings, remarks
 from fedinverse.words import plain
@@ -70,6 +71,9 @@ def threat_model(run: Run) -> list[tuple[str, str]]:
         ),
     ]
     lines += _left_out(run)
+    alike = [" and ".join(f"'{name}'" for name in group) for group in spelled_alike(run.class_names)]
+    if alike:
+        lines.append(("Alike", plain(f"{'; '.join(alike[:3])} are taken as different classes, though they read alike")))
     if run.section("data", Data).allow_overlap:
         lines.append(("Overlap", "public and victim classes may overlap: allowed by data.allow_overlap"))
     return lines

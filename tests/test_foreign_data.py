@@ -1,5 +1,6 @@
 """Pictures, folders and files as other people have them: read right, or refused with a reason; never something else."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 from fedinverse.client_data import shard_of
 from fedinverse.config import Population, names_apart, names_numbered, parse
 from fedinverse.data import Images, Request, open_source, source_of
+from fedinverse.data.pictures import SHUT
 from fedinverse.errors import ConfigError, DataError
 from fedinverse.folders import spelling
 from fedinverse.models import build
@@ -142,7 +144,33 @@ def test_a_name_that_is_no_utf8_is_shown_as_far_as_it_can_be(tmp_path: Path) -> 
     root = album(tmp_path, 1)
     (root / "person 0").rename(Path(str(tmp_path)) / b"ann\xe9".decode("utf-8", "surrogateescape"))
     pool = open_source(Request("imagefolder", SHAPE, str(root)))
-    assert pool.class_names == ("ann\ufffd",)
+    assert pool.class_names == ("ann\\xe9",)
+
+
+def test_what_cannot_be_read_is_counted_and_a_link_to_above_is_not_followed(tmp_path: Path) -> None:
+    root = album(tmp_path, 2)
+    (root / "person 0" / "up").symlink_to(root)  # its pictures are another class's, too
+    (root / "person 1" / "gone.png").symlink_to("nowhere")
+    os.mkfifo(root / "person 1" / "pipe.png")
+    loaded = read(root)
+    assert np.bincount(loaded.labels).tolist() == [10, 10]
+    assert loaded.left_out == (f"2 files that are no pictures (2 {SHUT})",)
+
+
+def test_copies_are_said_where_they_leave_a_class_without_pictures(tmp_path: Path, tiny: Load) -> None:
+    root = album(tmp_path / "faces", 3)
+    (root / "person 3").symlink_to(root / "person 2")
+    asked = faces(tiny, root, album(tmp_path / "public", 2, 4, 5000, "other {}"))
+    with pytest.raises(ConfigError, match=r"class person 2 .*10 pictures stand under two classes"):
+        prepare(tmp_path / "run", resolved(asked))
+
+
+def test_classes_that_read_alike_are_named_before_the_run(tmp_path: Path, tiny: Load) -> None:
+    root = album(tmp_path / "faces", 3)
+    (root / "person 2").rename(root / "Person_1")
+    asked = faces(tiny, root, album(tmp_path / "public", 2, 4, 5000, "other {}"))
+    lines = dict(threat_model(prepare(tmp_path / "run", resolved(asked))))
+    assert lines["Alike"] == "'Person_1' and 'person 1' are taken as different classes, though they read alike"
 
 
 def test_a_path_means_the_same_wherever_the_run_goes_on(tmp_path: Path, monkeypatch: Any, tiny: Load) -> None:
@@ -358,6 +386,35 @@ def test_clients_hold_what_their_folders_hold(tmp_path: Path, tiny: Load) -> Non
     again = open_source(Request("clientfolders", SHAPE, str(manifest)))
     np.testing.assert_array_equal(again.images, pool.images)
     np.testing.assert_array_equal(again.holders, pool.holders)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("file,class,client\r\n x/1.png , a , c1 \r\n", ()),
+        ("\ufefffile,class,client,age\nx/1.png,a,c1,\n", ()),  # a column of somebody else's, empty
+        ("file,class,client\nx/1.png,a,c1\n\nx/2.png,a\n,,\n", ("2 lines of list.csv without file, class, client",)),
+        ("file;class;client\nx/1.png;a;c1\n", "has no column 'file', but file;class;client"),
+        ("file,class,client\nx/1.png,Smith, John,c1\n", "entry 2 has more cells than the first line"),
+        ("file,class,client\nx/1.png,a,c1\nx/../x/1.png,b,c1\n", "1.png twice"),
+        ("file,class,client\n../1.png,a,c1\n", "neither beside this file nor below"),
+        ("file,class,client\n/etc/hostname,a,c1\n", "neither beside this file nor below"),
+        ("file,class,client\nx/\0.png,a,c1\n", r"list\.csv"),
+        ("file,class,client\nx/9.png,a,c1\n", r"9\.png: not a readable picture"),
+    ],
+)
+def test_a_manifest_is_read_whole_or_refused(text: str, said: Any, tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    for number in (1, 2):
+        picture(number).save(tmp_path / "x" / f"{number}.png")
+    (tmp_path / "list.csv").write_text(text, newline="")
+    request = Request("clientfolders", SHAPE, str(tmp_path / "list.csv"))
+    if isinstance(said, str):
+        with pytest.raises(DataError, match=said):
+            source_of("clientfolders").load(request)
+        return
+    loaded = source_of("clientfolders").load(request)
+    assert (loaded.class_names, loaded.client_names, loaded.left_out) == (("a",), ("c1",), said)
 
 
 def test_a_picture_in_the_folders_of_two_clients_is_at_neither_and_counted(tmp_path: Path, tiny: Load) -> None:

@@ -6,6 +6,7 @@ files relative to it. Clients are numbered in the order of their names, classes 
 """
 
 import csv
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -64,13 +65,30 @@ def _manifest(file: Path) -> tuple[list[Row], tuple[str, ...]]:
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
             table = csv.DictReader(lines)
-            missing = [column for column in COLUMNS if column not in (table.fieldnames or ())]
+            header = table.fieldnames or ()
+            missing = [column for column in COLUMNS if column not in header]
             if missing:
-                raise DataError(f"{file}: has no column '{missing[0]}'; {OBTAIN}")
-            rows = [(file.parent / row["file"], row["class"], row["client"]) for row in table if all(row.values())]
+                raise DataError(f"{file}: has no column '{missing[0]}', but {', '.join(header) or 'none'}; {OBTAIN}")
+            entries = list(table)
+            longer = next((number for number, row in enumerate(entries, 2) if None in row), None)
+            if longer:
+                raise DataError(f"{file}: entry {longer} has more cells than the first line; quote what holds a comma")
+            lines_read = [[(row[column] or "").strip() for column in COLUMNS] for row in entries]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{file}: not a readable CSV file ({error})") from error
+    rows = [(_below(file, name), label, client) for name, label, client in filter(all, lines_read)]
     twice = [path for path, count in Counter(path for path, _, _ in rows).items() if count > 1]
     if twice:
         raise DataError(f"{file}: names {twice[0]} twice; a picture is one client's and of one class")
-    return rows, ()
+    short = len(lines_read) - len(rows)
+    return rows, (f"{short} lines of {file.name} without {', '.join(COLUMNS)}",) if short else ()
+
+
+def _below(file: Path, name: str) -> Path:
+    """Return the path of the picture that ``file`` calls ``name``: beside it or below, where a change is noticed."""
+    path = Path(os.path.normpath(file.parent / name))
+    if "\0" in name or not path.is_relative_to(os.path.normpath(file.parent)):
+        raise DataError(
+            f"{file}: names {name!r}, which lies neither beside this file nor below; move this file above it"
+        )
+    return path

@@ -1,5 +1,6 @@
 """Picture files to pixels: centre crop, resize, RGB. What every source of photographs does."""
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from fedinverse.data.source import Request
 from fedinverse.errors import ConfigError, DataError
-from fedinverse.folders import files_under
+from fedinverse.folders import entries_under, is_regular
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 # Of a file with several pictures, the first is read.
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".ppm", ".pgm", ".pbm", ".pnm", ".webp"})
 SUFFIXES |= {".tif", ".tiff", ".gif", ".avif"}
+SHUT = "broken links, pipes, or what may not be opened"
 Crop = Callable[[Path, int, int], int]  # (file, width, height) -> side of the centred square that is kept
 
 
@@ -40,7 +42,7 @@ class Listing:
 
     Attributes:
         pictures: the picture files, sorted by path; hidden ones are not among them.
-        others: how many files of every other suffix there are; ``""`` counts files without one.
+        others: how many files of every other suffix there are, ``""`` for none, and how many are ``SHUT``.
     """
 
     pictures: list[Path]
@@ -50,10 +52,12 @@ class Listing:
 def listing_of(folder: Path) -> Listing:
     """List ``folder`` and everything below it, linked folders too, without hidden files and folders."""
     pictures, others = [], Counter[str]()
-    for path in files_under(folder):
+    for path in entries_under(folder):
         if any(part.startswith(".") for part in path.relative_to(folder).parts):
             continue
-        if path.suffix.lower() in SUFFIXES:
+        if not is_regular(path):
+            others[SHUT] += 1
+        elif path.suffix.lower() in SUFFIXES:
             pictures.append(path)
         else:
             others[path.suffix.lower()] += 1
@@ -84,6 +88,10 @@ def decode(paths: Sequence[Path], request: Request, crop: Crop) -> NDArray[np.ui
             f"source '{request.source}' holds RGB pictures; the model takes {channels}x{height}x{width}. "
             "Choose a model for 3x64x64 (vgg16, resnet18, ir152, face_evolve) or another source"
         )
+    from PIL import Image
+
+    # Pillow refuses a picture of twice this size; at this size it warns, in its own words.
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     images = np.empty((len(paths), 3, height, width), np.uint8)
 
     def one(row: int) -> None:
