@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import tomllib
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,8 @@ def test_a_message_api_app_on_flowers_own_runtime(tmp_path: Path, monkeypatch: p
     page = run.files.report.read_text()
     assert "the app &#39;signs&#39;" in page or "the app 'signs'" in page
     assert "num-server-rounds = 1" in page
+    assert f"flwr {version('flwr')}" in page  # when, and with which versions
+    assert "not recorded" not in page
 
 
 def test_a_legacy_app_that_sends_a_list(tmp_path: Path) -> None:

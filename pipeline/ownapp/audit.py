@@ -12,12 +12,11 @@ from pipeline.ownapp.federate import federate_app
 from pipeline.ownapp.prepare import Prepared, prepare_app
 from pipeline.ownapp.settings import FILE, read_settings
 from pipeline.profile import Stages
-from pipeline.stages.controls import controls
-from pipeline.stages.invert import Meanwhile, invert
-from pipeline.stages.outcome import audit_and_gather, show
-from pipeline.stages.report import report
+from pipeline.provenance import note_start
+from pipeline.stages.invert import Meanwhile
+from pipeline.stages.outcome import attacked
 from pipeline.tracking.tracker import flat
-from report.console import console, say, show_threat_model
+from report.console import console, show_threat_model
 from report.partition_picture import write_partition
 
 
@@ -36,6 +35,7 @@ def opened(
         console.print(f"preparing data for {path}", style="dim", markup=False, soft_wrap=True)
         prepared = prepare_app(settings, file, out, resume=resume)
         write_partition(prepared.run)
+        note_start(prepared.run)
         yield prepared
 
 
@@ -65,14 +65,5 @@ def _stages(prepared: Prepared) -> Path:
         with stages.stage("federate"), Meanwhile(run):
             for world in (WITH_VICTIM, *control_worlds(run.section("audit", Audit).control_worlds)):
                 federate_app(prepared, world, lambda world, line: None)
-        with stages.stage("controls"):
-            targets = controls(run)
-        with stages.stage("invert"):
-            invert(run, targets)
-        with stages.stage("audit"):
-            show(run, audit_and_gather(run))
-        with stages.stage("report"):
-            page = report(run)
-        console.print(stages.summary())
-        say("Report", str(page))
+        attacked(run, stages)
     return path

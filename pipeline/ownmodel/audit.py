@@ -11,12 +11,9 @@ from pipeline.ownmodel.prepare import prepare_model
 from pipeline.ownmodel.settings import ModelAudit
 from pipeline.profile import Stages
 from pipeline.provenance import note_start
-from pipeline.stages.controls import controls
-from pipeline.stages.invert import invert
-from pipeline.stages.outcome import audit_and_gather, show
-from pipeline.stages.report import report
+from pipeline.stages.outcome import attacked
 from pipeline.tracking.tracker import flat
-from report.console import console, say, show_threat_model
+from report.console import console, show_threat_model
 from report.partition_picture import write_partition
 from report.text import percent
 
@@ -44,17 +41,7 @@ def audit_model(said: ModelAudit, out: Path = Path("runs"), *, resume: bool = Fa
         with logging_to(path, flat(run.table)):
             show_threat_model(run)
             _say_accuracy(run)
-            with stages.stage("controls"):
-                targets = controls(run)
-            with stages.stage("invert"):
-                invert(run, targets)
-            with stages.stage("audit"):
-                scores = audit_and_gather(run)
-            with stages.stage("report"):
-                page = report(run)
-            show(run, scores)
-            console.print(stages.summary())
-            say("Report", str(page))
+            attacked(run, stages)
     return path
 
 

@@ -1,4 +1,4 @@
-"""What came out of a run: the audit, with the answers to all four questions, on the terminal."""
+"""What came out of a run: the audit with the answers to all four questions, its page, and both on the terminal."""
 
 import pandas as pd
 
@@ -7,9 +7,13 @@ from auditor.settings import Audit
 from auditor.summary import RoundSummary, summarise
 from auditor.verdict import read_verdict
 from fedinverse.run import Run
+from pipeline.profile import Stages
 from pipeline.stages.answers import gather, show_answers
 from pipeline.stages.audit import audit
-from report.console import console, table
+from pipeline.stages.controls import controls
+from pipeline.stages.invert import invert
+from pipeline.stages.report import report
+from report.console import console, say, table
 from report.text import whole
 
 
@@ -22,6 +26,21 @@ def audit_and_gather(run: Run) -> pd.DataFrame:
     scores = audit(run)
     gather(run)
     return scores
+
+
+def attacked(run: Run, stages: Stages) -> None:
+    """Do all that follows a federation that is not ours: controls, inversion, audit, report; then say what came out."""
+    with stages.stage("controls"):
+        targets = controls(run)
+    with stages.stage("invert"):
+        invert(run, targets)
+    with stages.stage("audit"):
+        scores = audit_and_gather(run)
+    with stages.stage("report"):
+        page = report(run)
+    show(run, scores)  # the page is written by now, whatever becomes of the terminal
+    console.print(stages.summary())
+    say("Report", str(page))
 
 
 def summary_of(run: Run, scores: pd.DataFrame) -> list[RoundSummary]:

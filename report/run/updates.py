@@ -45,7 +45,7 @@ def update_figures(answer: Answer, picture: Path) -> UpdateFigures:
     ]
     wrong, equal = (answer.figures.get(key) for key in ("label error", "label error of equal shares"))
     labels = (
-        f"Of the class shares that the attack reads from the update {_share(wrong)} lie wrong; of equal shares "
+        f"Of the class shares that the attack reads from the update {_share(wrong)} are wrong; of equal shares "
         f"{_share(equal)} would."
     )
     header = list(COLUMNS)
