@@ -31,6 +31,24 @@ def captured(*spools: Path) -> dict[int, Path]:
     return dict(sorted(captures.items()))
 
 
+def check_received(*spools: Path) -> None:
+    """Check that the captures in each spool are what its receipts say was received, as far as it has receipts.
+
+    Raises:
+        IntegrityError: a file holds another model: captures of two federations were mixed; names it.
+    """
+    for spool in spools:
+        received: dict[str, set[str]] = {}
+        for receipt in read_lines(Receipt, receipts_of(spool)):
+            received.setdefault(receipt.file, set()).add(receipt.sha256)
+        for path in sorted(spool.glob(ROUND_FILES)):
+            if path.name in received and ModelFile.read(path).sha256 not in received[path.name]:
+                raise IntegrityError(
+                    f"{path} is not the model that {receipts_of(spool).name} beside it says was received: captures of "
+                    "two federations were mixed; keep those of one, with its receipts, in a directory of their own"
+                )
+
+
 def due(
     spool: Path, settings: Attacker, shard: Shard, *, over: bool = True, pooled: Sequence[Path] = ()
 ) -> dict[int, Path]:
@@ -45,6 +63,7 @@ def due(
 
     Raises:
         StageError: it is over and nothing was captured, or not a listed round; the message says which were.
+        IntegrityError: it is over and a file is not what was received.
     """
     models = captured(spool, *pooled)
     if not models:
@@ -53,6 +72,7 @@ def due(
         raise StageError(f"{spool} holds no capture; run the federation first, or point to another directory")
     wanted, last = settings.rounds, max(models)
     if over:
+        check_received(spool, *pooled)
         for each in (spool, *pooled):
             _check_none_lost(each, wanted, models)
     if isinstance(wanted, tuple):

@@ -33,7 +33,7 @@ from pipeline.stages.invert import plan_of, planned
 
 def test_a_deployed_attackers_directory_is_audited(tiny: Callable[..., Any], tmp_path: Path) -> None:
     # The audit wants the world without the victim, which nobody can deploy: fails if that is passed over in silence.
-    table = resolved(tiny(federation={"rounds": 2}, audit={"without_victim": True}))
+    table = resolved(tiny(federation={"rounds": 2}, audit={"without_victim": True}, attacks={"gmi": {"captures": 5}}))
     deployed, run = prepare(tmp_path / "deployed", table), prepare(tmp_path / "auditor", table)
     run_federation(deployed, "with_victim", Engine(kind="local"))
     for part in ("federation", "attacker"):  # as docs/deployment.md says
@@ -44,6 +44,8 @@ def test_a_deployed_attackers_directory_is_audited(tiny: Callable[..., Any], tmp
     verdict = read_verdict(run.files.verdict)
     assert verdict.outcome == "inconclusive"
     assert "only a federation without them can say" in verdict.reasons[0]
+    fewer = "2 of the 5 captures asked for: no more of different weights"
+    assert verdict.marks == (f"Attack 'gmi' on the model of round 2: {fewer}.",)
     assert isinstance(verdict.points[0].arms["A"], Interval)
     assert isinstance(verdict.points[0].leakage, Missing)
     left_out = pd.read_csv(run.files.auditor.root / "leakage.csv").set_index("figure")["omitted"]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from attacker.capture import capture
-from attacker.schedule import captured, due
+from attacker.schedule import captured, check_received, due
 from attacker.settings import Attacker
 from attacker.updates.pairs import pairs
 from attacker.updates.settings import Updates
@@ -93,6 +93,17 @@ def test_malicious_clients_who_pool_see_a_round_that_any_of_them_saw(tmp_path: P
         (2, 0),
         (3, 1),
     ]
+
+
+def test_a_capture_of_another_federation_in_the_same_spool_is_refused(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    receive(one, message("evaluate", 1, 1.0), message("evaluate", 2, 2.0), message("evaluate", 2, 2.5))
+    receive(other, message("evaluate", 1, 7.0))
+    check_received(one, other)  # two models of one round, both received: the server was restarted
+    (one / "round-0001.safetensors").write_bytes((other / "round-0001.safetensors").read_bytes())
+    for attempt in (lambda: pairs([one], Updates()), lambda: due(one, Attacker(rounds=(2,)), NOTHING)):
+        with pytest.raises(IntegrityError, match=r"round-0001\.safetensors is not the model that receipts\.jsonl"):
+            attempt()
 
 
 def test_those_of_a_run_pool_spools_and_images(tiny: Callable[..., Any], tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from attacker.schedule import captured
+from attacker.schedule import captured, check_received
 from attacker.updates.settings import Updates
 from fedinverse.errors import IntegrityError, StageError
 from fedinverse.layout import ROUND_FILES, receipts_of, replies_of
@@ -41,8 +41,10 @@ def pairs(spools: Sequence[Path], settings: Updates) -> list[Pair]:
 
     Raises:
         StageError: too few captures, or none of two consecutive rounds, or not of a listed one; says which there are.
-        IntegrityError: the models of a pair are of different networks, or one round has two: names the files.
+        IntegrityError: the models of a pair are of different networks, one round has two, or a file is not what was
+            received: names the files.
     """
+    check_received(*spools)
     models = captured(*spools)
     between = [number for number in models if number - 1 in models]
     where = ", ".join(map(str, spools))

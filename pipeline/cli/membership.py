@@ -99,7 +99,7 @@ def _of_spool(
     out: Path | None,
 ) -> None:
     from attacker.membership.references import holdings
-    from attacker.schedule import captured
+    from attacker.schedule import captured, check_received
     from auditor.membership import answer_to, candidates_between
     from fedinverse.config import assign
     from fedinverse.errors import StageError
@@ -113,6 +113,7 @@ def _of_spool(
     for assignment in assignments:
         assign(table, assignment)
     settings = of_table(table, "--set")
+    check_received(spool, *([without] if without is not None else []))
     models = of_rounds(captured(spool), settings, spool)
     held = open_shard(shard) if shard is not None else Shard.empty()
     asked = candidates_between(open_shard(members), open_shard(others), held, seed)

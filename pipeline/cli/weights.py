@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from attacker.schedule import captured, due, together
+from attacker.schedule import captured, check_received, due, together
 from attacker.settings import Attacker
 from attacker.target import PublicSet, Target, open_target
 from attacker.worker import labels_of
@@ -72,6 +72,8 @@ def targets(
         return open_target(weights, network.model, network.classes, network.width, device)
 
     directory = captures > 1 and ModelFile.of(metadata_of(paths[0])).round >= 0
+    if directory:
+        check_received(paths[0].parent)
     models = captured(paths[0].parent) if directory else {}
     for path in paths:
         others = together(path, models, captures) if path in models.values() else ()

@@ -70,8 +70,20 @@ def inputs_of(run: Run) -> AuditInputs:
         raise StageError(f"{run.path} holds no finished inversion; run the stage 'invert' first")
     settings = run.section("audit", Audit)
     costs = costs_of(inversions.finished, settings.primary.round)
-    return AuditInputs(
-        settings, inversions.finished, inversions.left_out, marks_of_run(run), run.victim_accuracy, costs
+    marks = (*marks_of_run(run), *marks_of_inversions(inversions.finished))
+    return AuditInputs(settings, inversions.finished, inversions.left_out, marks, run.victim_accuracy, costs)
+
+
+def marks_of_inversions(inversions: Sequence[Finished]) -> tuple[str, ...]:
+    """Return what the attacks on captured models left out or did otherwise than they were asked to, with the rounds."""
+    rounds: dict[tuple[str, str], list[int]] = {}
+    for each in inversions:
+        if each.target.arm == "A":
+            for note in each.inversion.about.notes:
+                rounds.setdefault((each.attack, note), []).append(each.target.round)
+    return tuple(
+        f"Attack '{attack}' on the model of round {', '.join(map(str, numbers))}: {note}."
+        for (attack, note), numbers in rounds.items()
     )
 
 

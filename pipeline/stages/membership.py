@@ -12,7 +12,7 @@ from torch import Tensor
 from attacker.membership.references import holdings
 from attacker.membership.scores import SCORES
 from attacker.membership.signals import open_models
-from attacker.schedule import captured
+from attacker.schedule import captured, check_received
 from attacker.settings import Attacker
 from auditor.marks import marks_of_question
 from auditor.membership import Candidates, MembershipReport, answer_to, candidates_of, read_report
@@ -41,7 +41,9 @@ def membership(run: Run) -> MembershipReport:
     settings = run.section("membership", Membership)
     check(settings, "membership", str(run.files.config))
     spool = run.files.attacker.spool(WITH_VICTIM)
-    models = of_rounds(captured(*spools_of(run.files.attacker, WITH_VICTIM)), settings, spool)
+    spools = spools_of(run.files.attacker, WITH_VICTIM)
+    check_received(*spools)
+    models = of_rounds(captured(*spools), settings, spool)
     beside = _control(run, models)
     key = _key(settings, models, beside, run)
     path, answered = run.files.auditor.membership, run.files.auditor.answer(QUESTION.key)
