@@ -216,7 +216,7 @@ def test_extreme_noise_ends_at_once(noise: float) -> None:
     start = time.monotonic()
     epsilon = composed_epsilon([(noise, 0.5, 3)], 1e-5)
     assert epsilon == (np.inf if noise < 1 else pytest.approx(composed_epsilon([(1e3, 0.5, 3)], 1e-5)))
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 60
 
 
 def test_words_of_others_are_one_bounded_line_without_control_characters() -> None:
