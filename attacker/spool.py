@@ -2,8 +2,8 @@
 
 ``round-0007.safetensors`` is the model after round 7, ``receipts.jsonl`` has one line per message, ``replies/`` what
 the node itself sent back in a round that it trained in; what is delivered twice (a round repeated after a restart of
-the server) is noted once. Inverting is another process's work
-(``attacker.worker``): files survive a ClientApp that is torn down after every message.
+the server) is noted once. ``rounds-from-0`` says that the app calls its first round 0. Inverting is another process's
+work (``attacker.worker``): files survive a ClientApp that is torn down after every message.
 """
 
 import logging
@@ -16,7 +16,7 @@ from flwr.app import Context, Message
 
 from fedinverse.errors import IntegrityError
 from fedinverse.layout import receipts_of, replies_of, round_file
-from fedinverse.received import arrays_in, is_training, model_round, round_in, weights_in
+from fedinverse.received import arrays_in, is_training, model_round, names_round_zero, round_in, trained, weights_in
 from fedinverse.records import ModelFile, Receipt, append_lines, read_lines
 from fedinverse.storage import (
     read_json,
@@ -27,6 +27,7 @@ from fedinverse.storage import (
 )
 from fedinverse.words import plain
 
+FROM_ZERO = "rounds-from-0"
 log = logging.getLogger("fedinverse.attacker")
 
 
@@ -55,6 +56,16 @@ class Spool:
         """Read what ``write`` wrote; ``IntegrityError`` names the file and the key that does not fit."""
         return typed(Spool, read_json(path), path)
 
+    @property
+    def first_round(self) -> int:
+        """What the app calls its first round: 1, as Flower does, or 0."""
+        return 0 if (Path(self.path) / FROM_ZERO).exists() else 1
+
+    def count_from_zero(self) -> None:
+        """Note that the app calls its first round 0: else its first two models would both be taken for the first."""
+        Path(self.path).mkdir(parents=True, exist_ok=True)
+        (Path(self.path) / FROM_ZERO).touch()
+
     def keep(self, message: Message) -> None:
         """Write the weights of ``message``, unless they lie there, and note the receipt. Without arrays, do nothing.
 
@@ -64,6 +75,8 @@ class Spool:
         record = arrays_in(message.content, self.record)
         if record is None:
             return
+        if names_round_zero(message):
+            self.count_from_zero()
         kind, directory = message.metadata.message_type, Path(self.path)
         receipts, damage = receipts_of(directory), None
         try:
@@ -72,7 +85,7 @@ class Spool:
             noted, damage = [], error
         weights = weights_in(record, self.names)
         sha = weights_sha256(weights)
-        number = model_round(message, list(dict.fromkeys(line.sha256 for line in noted)), sha)
+        number = model_round(message, list(dict.fromkeys(line.sha256 for line in noted)), sha, self.first_round)
         path = directory / round_file(number)
         if path.exists() and ModelFile.read(path).sha256 != sha:
             # The server sent other weights for the same round: it was restarted, or sends each node its own.
@@ -90,16 +103,19 @@ class Spool:
         """Write the weights that this node sends back for a train message; it knows its own share of the next model."""
         if reply.has_error() or not is_training(message.metadata.message_type):
             return
-        record = arrays_in(reply.content, self.record)
-        if record is None:
+        record, asked = arrays_in(reply.content, self.record), arrays_in(message.content, self.record)
+        if record is None or asked is None:
             return
         node = str(message.metadata.dst_node_id)
-        number = round_in(message)
-        if number is None:  # of an app that names no round: that of the receipt noted just now
+        named = round_in(message)
+        if named is not None:
+            number = named + 1 - self.first_round
+        else:  # that of the receipt noted just now
             number = read_lines(Receipt, receipts_of(Path(self.path)))[-1].round
         path = replies_of(Path(self.path)) / round_file(number)
         path = path.with_stem(f"{path.stem}-{node}")
-        save_weights(path, weights_in(record, self.names), {"round": number, "node": node, **self.about})
+        weights = trained(weights_in(asked, self.names), weights_in(record, self.names))
+        save_weights(path, weights, {"round": number, "node": node, **self.about})
 
 
 def captured(

@@ -1,8 +1,9 @@
 """What a Flower message carries, whoever wrote the app: its arrays, under whatever record name, and its round."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from flwr.app import ArrayRecord, Message, RecordDict
 from numpy.typing import NDArray
 
@@ -41,6 +42,25 @@ def weights_in(record: ArrayRecord, names: Sequence[str] = ()) -> dict[str, NDAr
     return weights
 
 
+def trained(sent: Mapping[str, NDArray[Any]], replied: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Return the weights that a client ended its training with: its reply or, where it sends updates, the sum.
+
+    A reply counts as an update if most of its values lie in arrays that are nearer to nothing than to what was sent.
+    For a change that is unrelated to the weights this tells the two apart however large it is.
+    """
+    compared = [name for name, array in replied.items() if np.issubdtype(array.dtype, np.floating)]
+    if {name: array.shape for name, array in sent.items()} != {name: array.shape for name, array in replied.items()}:
+        return dict(replied)
+    small = [name for name in compared if _norm(replied[name]) < _norm(replied[name] - sent[name])]
+    if 2 * sum(replied[name].size for name in small) <= sum(replied[name].size for name in compared):
+        return dict(replied)
+    return {name: np.asarray(sent[name] + array, sent[name].dtype) for name, array in replied.items()}
+
+
+def _norm(array: NDArray[Any]) -> float:
+    return float(np.linalg.norm(array.astype(np.float64).ravel()))
+
+
 def round_in(message: Message) -> int | None:
     """Return the server's round that ``message`` names, in a config or as its group; None: it names none."""
     for config in message.content.config_records.values():
@@ -57,15 +77,21 @@ def is_training(message_type: str) -> bool:
     return message_type.split(".", maxsplit=1)[0] == "train"
 
 
-def model_round(message: Message, seen: Sequence[str], sha: str) -> int:
+def names_round_zero(message: Message) -> bool:
+    """Return whether ``message`` asks to train in a round 0: its app counts from 0, where Flower counts from 1."""
+    return is_training(message.metadata.message_type) and round_in(message) == 0
+
+
+def model_round(message: Message, seen: Sequence[str], sha: str, first: int = 1) -> int:
     """Return the round after which the server had the model of ``message``.
 
     Args:
         message: names its round, or does not.
         seen: hashes of the models received before, each once, in order: where no round is named, models are counted.
         sha: hash of this model.
+        first: what the app calls its first round.
     """
     named = round_in(message)
     if named is not None:
-        return max(0, named - 1) if is_training(message.metadata.message_type) else named
+        return max(0, named - first) if is_training(message.metadata.message_type) else named + 1 - first
     return list(seen).index(sha) if sha in seen else len(seen)

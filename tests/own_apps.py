@@ -45,6 +45,10 @@ class Net(nn.Module):
     def forward(self, x):
         return self.b(torch.relu(self.a(x)).flatten(1))
 
+class Deep(Net):
+    def __init__(self, depth):
+        super().__init__()
+
 def pixels(labels, seed):
     random = np.random.default_rng(seed)
     bright = (1 + np.asarray(labels)[:, None, None, None]) / 5
@@ -64,9 +68,9 @@ def other_labels(number, count):
 def negative(number, count):
     return load(number, count)[0] * 2 - 1, load(number, count)[1]
 
-def lonely(number, count):
+def lonely(number, count, fewest):
     images, labels = load(number, count)
-    return (images[:1], labels[:1]) if number == 2 else (images, labels)
+    return (images[:fewest], labels[:fewest]) if number == 2 else (images, labels)
 
 def shared(number, count):
     labels = np.arange(120) % 4

@@ -119,6 +119,8 @@ def test_init_writes_every_key_and_what_it_could_find(tmp_path: Path) -> None:
             assert f"{key} = " in text, key
         settings = read_settings(app / FILE)  # what it writes can be read
         assert settings.model in ("signs.task:Net", "digits.model:CNN", "tiles.model:TileTransformer")
+        assert settings.data in ("signs.task:load_data", "digits.model:office", "tiles.data:Tiles")
+        assert (settings.name.split("-")[0], settings.classes) == (example.split("_")[0], 10)  # 10: to be filled in
         assert settings.state == ("list" if example == "digits_list" else "state_dict")
     with pytest.raises(FedInverseError, match="exists already; it is kept"):
         init(tmp_path / "signs")

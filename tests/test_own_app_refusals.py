@@ -12,9 +12,10 @@ import pytest
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 from own_apps import mini
 
+from attacker.spool import Spool
 from fedinverse.errors import FedInverseError
 from fedinverse.models import build
-from fedinverse.received import weights_in
+from fedinverse.received import trained, weights_in
 from fedinverse.storage import read_jsonl, read_object
 from pipeline.ownapp.audit import audit_app, opened
 from pipeline.ownapp.client import deal, hook_marker
@@ -50,6 +51,12 @@ BEFORE = [
     ({"data": "mini:different"}, "gave other images when it was asked again"),
     ({"data": "mini:small"}, r"gave an image of shape \(1, 28, 28\), but inputs.shape = \[1, 32, 32\]"),
     ({"data": "mini:raising"}, r"(?s)called with \(0, 4\) failed.*mini.py.*FileNotFoundError: /data/hospital-0"),
+    (
+        {"data": "mini:lonely"},
+        r"cannot be called with \(partition_id, num_partitions\): missing a required argument: 'fewest'. It takes "
+        r"\(number, count, fewest\); write .* in data_arguments",
+    ),
+    ({"model": "mini:Deep"}, r"cannot be called so: missing a required argument: 'depth'. .*model_arguments"),
     ({"data": "load"}, "write it as package.module:name"),
     ({"held_out": "test"}, "held_out is 'test', but .* no second part"),
     ({"held_out": 0.1}, "held_out = 0.1 leaves .* images to train the evaluator on"),
@@ -129,7 +136,7 @@ def test_a_victim_who_shares_his_classes_leaves_the_control_world(tmp_path: Path
 def test_a_client_who_cannot_train_on_his_one_image_is_named_before(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    app = mini(tmp_path, data="mini:lonely", model="mini:Normed", held_out="mini:held")
+    app = mini(tmp_path, data="mini:lonely", data_arguments={"fewest": 1}, model="mini:Normed", held_out="mini:held")
     with opened(app, (), tmp_path / "runs", resume=False):
         said = " ".join(capsys.readouterr().out.split())
     assert "data gives client 2 a single image, and mini:Normed cannot train on one: Expected more than 1 value" in said
@@ -149,6 +156,37 @@ def test_two_records_that_could_be_the_weights_are_named(tmp_path: Path, monkeyp
     Broadcasts(replace(plan, record="weights"), {5: 0}).note([message])
     (line,) = read_jsonl(tmp_path / "ledger.jsonl")
     assert line["partition"] == 0
+
+
+def test_rounds_that_an_app_counts_from_zero(tmp_path: Path) -> None:
+    """Fails if its first two models are taken for one, at the server or at an attacker who was not sent the first."""
+    spool = Spool(str(tmp_path / "spool"))
+    spool.write(tmp_path / "spool.json")
+    plan = Plan("", "", "", {}, 3, 2, 0, "with_victim", False, str(tmp_path), str(tmp_path / "spool.json"),
+                {"model": "scnn", "width": 1.0, "classes": 10}, (), "", "", "", "local", 1, 1.0)  # fmt: skip
+    broadcasts = Broadcasts(plan, {5: 0})
+    for number in range(3):
+        arrays = ArrayRecord({"w": Array(np.full(4, number, np.float32))})
+        message = Message(RecordDict({"arrays": arrays}), 5, "train", group_id=str(number))
+        broadcasts.note([message])
+        if number:
+            replace(spool, about=plan.about).keep(message)
+    assert [line["round"] for line in read_jsonl(tmp_path / "ledger.jsonl")] == [1, 2, 3]
+    assert [path.stem for path in sorted((tmp_path / "checkpoints").iterdir())] == [
+        "round-0000", "round-0001", "round-0002"
+    ]  # fmt: skip
+    assert [line["model-round"] for line in read_jsonl(tmp_path / "spool" / "receipts.jsonl")] == [1, 2]
+
+
+def test_a_client_that_sends_updates_is_told_from_one_that_sends_weights() -> None:
+    random = np.random.default_rng(0)
+    sent = {"w": random.normal(size=(8, 8)).astype(np.float32), "n": np.array(3)}
+    change = {"w": random.normal(size=(8, 8)).astype(np.float32) * 3, "n": np.array(2)}  # larger than the weights
+    after = {name: sent[name] + change[name] for name in sent}
+    for replied in (change, after):
+        weights = trained(sent, replied)
+        assert all(np.array_equal(weights[name], after[name]) for name in sent)
+    assert trained(sent, {"0": after["w"], "1": after["n"]}).keys() == {"0", "1"}  # a list has other names
 
 
 def test_a_tied_parameter_is_sent_once_and_kept_under_every_name() -> None:
@@ -182,15 +220,29 @@ def test_the_hook_is_dealt_wherever_it_was_imported_before(tmp_path: Path, monke
 
 def test_parts_of_data_keep_their_form() -> None:
     import torch
-    from torch.utils.data import DataLoader, TensorDataset
+    from torch.utils.data import DataLoader, Dataset, TensorDataset
 
     from pipeline.ownapp.images import chosen, images_and_labels, training_part
 
     images, labels = torch.rand(6, 1, 32, 32), torch.arange(6)
     loader = DataLoader(TensorDataset(images, labels), batch_size=2, shuffle=True)
     rows = [{"img": image[0].numpy(), "label": int(label)} for image, label in zip(images, labels, strict=True)]
+
+    class Kept(Dataset[Any]):
+        """Keeps its images and labels in attributes, which its author's code reads."""
+
+        def __init__(self) -> None:
+            self.data, self.targets, self.names = images, labels.tolist(), ["a", "b"]
+
+        def __len__(self) -> int:
+            return len(self.targets)
+
+        def __getitem__(self, row: int) -> tuple[Any, int]:
+            return self.data[row], self.targets[row]
+
+    assert chosen(Kept(), [1, 4]).targets == [1, 4]
     forms: list[Any] = [
-        (images.numpy(), labels.numpy()), TensorDataset(images, labels), loader, (loader, loader), rows,
+        Kept(), (images.numpy(), labels.numpy()), TensorDataset(images, labels), loader, (loader, loader), rows,
         {"train": rows, "test": []},
     ]  # fmt: skip
     for form in forms:

@@ -260,17 +260,26 @@ def _constructed(declaration: Declaration, classes: int, width: float) -> nn.Mod
             f"model '{declaration.call}' is a {type(make).__name__}; name the class or function that makes it"
         )
     try:
-        takes = set(inspect.signature(make).parameters)
+        signature = inspect.signature(make)
     except (TypeError, ValueError):
-        takes = set()
+        signature = None
     given = dict(declaration.arguments)
     for key, value in [*((name, classes) for name in _CLASSES), ("width", width)]:
-        if key in takes and key not in given:
+        if signature is not None and key in signature.parameters and key not in given:
             given[key] = value
+    arguments = ", ".join(f"{key}={value!r}" for key, value in given.items())
+    if signature is not None:
+        try:
+            signature.bind(**given)
+        except TypeError as error:
+            raise ConfigError(
+                f"model '{declaration.call}({arguments})' cannot be called so: {error}. It takes {signature}; write "
+                "what is missing by name: model_arguments = { name = value } in audit.toml, or &name=value at the end "
+                "of the model's name elsewhere"
+            ) from None
     try:
         network = make(**given)
     except Exception as error:
-        arguments = ", ".join(f"{key}={value!r}" for key, value in given.items())
         raise TheirError(f"model '{declaration.call}({arguments})' could not be made", error) from error
     if not isinstance(network, nn.Module):
         raise ConfigError(f"model '{declaration.call}' makes a {type(network).__name__}, not a torch.nn.Module")

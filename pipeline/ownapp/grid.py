@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flwr.app import ArrayRecord, Context, Message, RecordDict
+from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid
+from numpy.typing import NDArray
 
+from attacker.spool import Spool
 from fedinverse.flower_compat import ErrorCode
-from fedinverse.received import arrays_in, is_training, model_round, weights_in
+from fedinverse.received import arrays_in, is_training, model_round, names_round_zero, trained, weights_in
 from fedinverse.records import LedgerLine, ModelFile, append_lines, write_record
 from fedinverse.storage import save_weights, weights_sha256
 from pipeline.engines.simulated import NodesGrid, error_reply, explain
@@ -63,6 +65,7 @@ class Broadcasts:
         self._plan, self._partitions = plan, partitions
         self._directory = Path(plan.directory)
         self._seen: list[str] = []
+        self._first = 1  # what the app calls its first round
         self._lock = threading.Lock()  # Flower's older server sends from several threads
         self.trainings: dict[int, Training] = {}
         """By round, what was asked of a client that trained."""
@@ -82,6 +85,9 @@ class Broadcasts:
                     if len(message.content.array_records):
                         self.passed_over.update(message.content.array_records)
                     continue
+                if names_round_zero(message):
+                    self._first = 0
+                    Spool.read(Path(self._plan.capture)).count_from_zero()  # the attacker may not be sent this round's
                 if id(record) not in hashed:  # a broadcast may share one record
                     hashed[id(record)] = self._keep(message, record)
                 lines.append(self._line(message, hashed[id(record)]))
@@ -101,7 +107,7 @@ class Broadcasts:
     def _keep(self, message: Message, record: ArrayRecord) -> str:
         weights = weights_in(record, self._plan.names)
         sha = weights_sha256(weights)
-        number = model_round(message, self._seen, sha)
+        number = model_round(message, self._seen, sha, self._first)
         if sha not in self._seen:
             self._seen.append(sha)
         path = self._directory / "checkpoints" / f"round-{number:04d}.safetensors"
@@ -111,7 +117,7 @@ class Broadcasts:
 
     def _line(self, message: Message, sha: str) -> LedgerLine:
         kind, node = message.metadata.message_type, message.metadata.dst_node_id
-        number = model_round(message, self._seen, sha)
+        number = model_round(message, self._seen, sha, self._first)
         if is_training(kind) and number + 1 not in self.trainings:
             self.trainings[number + 1] = Training.of(message, self._plan.record, first=not self.trainings)
         return LedgerLine(number + is_training(kind), kind, str(node), sha, self._partitions[node])
@@ -216,6 +222,10 @@ def partitions_of(grid: Grid, clients: int, timeout: float = 300.0) -> tuple[dic
     return known, sorted({str(reply.error.reason) for reply in replies if reply.has_error()})
 
 
+def _model(weights: dict[str, NDArray[Any]]) -> ArrayRecord:
+    return ArrayRecord({name: Array(array) for name, array in weights.items()})
+
+
 def train_alone(grid: Grid, node: int, broadcasts: Broadcasts, plan: Plan) -> str | None:
     """Let ``node`` alone do every round's training, from the first model on, with their ClientApp; keep the result.
 
@@ -226,15 +236,16 @@ def train_alone(grid: Grid, node: int, broadcasts: Broadcasts, plan: Plan) -> st
     for number, asked in sorted(broadcasts.trainings.items()):
         content = copied(asked.content)
         if arrays is not None:
-            content[asked.name] = ArrayRecord(dict(arrays))
-        sent = len(content.array_records[asked.name])
+            content[asked.name] = arrays
+        sent = content.array_records[asked.name]
         replies = list(grid.send_and_receive([Message(content, node, asked.kind, group_id=asked.group)]))
         if not replies or replies[0].has_error():
             reason = replies[0].error.reason if replies else "it did not answer"
             return f"client {plan.attacker} failed in round {number} when it trained alone: {reason}"
-        arrays = arrays_in(replies[0].content)
-        if arrays is None or len(arrays) != sent:
+        answer = arrays_in(replies[0].content)
+        if answer is None or len(answer) != len(sent):
             return f"client {plan.attacker} answered round {number} with other arrays than it was sent"
+        arrays = _model(trained(weights_in(sent), weights_in(answer)))
     if arrays is None:
         return "the server never asked anybody to train"
     weights = weights_in(arrays, plan.names)

@@ -1,7 +1,9 @@
 """Who holds what in somebody's app: its data hook asked for every client, and the images kept for the auditor."""
 
 import hashlib
+import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,12 +61,13 @@ def read_holdings(settings: AppAudit) -> tuple[Holdings, dict[str, NDArray[np.in
     images: list[NDArray[np.uint8]] = []
     labels: dict[str, NDArray[np.int64]] = {}
     tests: list[tuple[NDArray[np.uint8], NDArray[np.int64]]] = []
+    arguments = [_arguments(hook, settings, client) for client in range(settings.clients)]
     for client in range(settings.clients):
         who = f"data = '{settings.data}' called with ({client}, {settings.clients})"
-        given = _ask(hook, who, client, settings.clients)
+        given = _ask(hook, who, arguments[client])
         pixels, held = _read(settings, training_part(given), who, count)
         if client == settings.victim:
-            again = training_part(_ask(hook, who, client, settings.clients))
+            again = training_part(_ask(hook, who, arguments[client]))
             if rows_in(again) != len(held) or not np.array_equal(_read(settings, again, who, count)[1], held):
                 raise DataError(f"{who} gave other images when it was asked again; let it split with a fixed seed")
         if not len(held):
@@ -104,9 +107,28 @@ def read_public(settings: AppAudit) -> tuple[NDArray[np.uint8], NDArray[np.int64
     return images, labels
 
 
-def _ask(hook: Callable[..., Any], who: str, *arguments: int) -> Any:
+def _arguments(hook: Callable[..., Any], settings: AppAudit, client: int) -> inspect.BoundArguments:
+    """Return the arguments that ``hook`` is asked for ``client`` with: who, of how many if it takes that, and the rest.
+
+    Raises:
+        ConfigError: it cannot be called so; shows what it takes.
+    """
+    signature, more = inspect.signature(hook), settings.data_arguments
     try:
-        return hook(*arguments)
+        return signature.bind(client, settings.clients, **more)
+    except TypeError as error:
+        with suppress(TypeError):
+            return signature.bind(client, **more)  # it knows how many there are
+        who = f"data = '{settings.data}' cannot be called with (partition_id, num_partitions)"
+        given = f" and data_arguments = {more}" if more else ""
+        raise ConfigError(
+            f"{who}{given}: {error}. It takes {signature}; write what else it needs, by name, in data_arguments"
+        ) from None
+
+
+def _ask(hook: Callable[..., Any], who: str, arguments: inspect.BoundArguments | None = None) -> Any:
+    try:
+        return hook() if arguments is None else hook(*arguments.args, **arguments.kwargs)
     except Exception as error:
         raise TheirError(f"{who} failed", error) from error
 

@@ -1,6 +1,7 @@
 """What a data hook returns, in whatever form its author keeps it: as images and labels, and a part of it."""
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from fedinverse.theirs import TheirError
 
 _IMAGE_KEYS = ("image", "img", "images", "pixel_values", "x")
 _LABEL_KEYS = ("label", "labels", "target", "fine_label", "y", "class")
+_LOOKED_AT = 20  # samples of a data set whose attributes were cut down
 _SLACK = 0.02  # of the range [0, 1] after a normalisation was undone: rounding
 
 Prepare = Callable[[Tensor], Tensor]
@@ -91,7 +93,33 @@ def _chosen(part: Any, rows: Sequence[int]) -> Any:
         return part.select(rows)
     if isinstance(part, list):
         return [part[row] for row in rows]
-    return Subset(part, list(rows))
+    return _narrowed(part, rows) or Subset(part, list(rows))
+
+
+def _narrowed(part: Any, rows: Sequence[int]) -> Any | None:
+    """Return a data set of the same class with ``rows`` alone, for apps that read its attributes (``.targets``).
+
+    Whatever it keeps one value per sample of is cut down. None: what comes out are not these samples.
+    """
+    cut = {
+        name: [value[row] for row in rows] if isinstance(value, list) else value[np.asarray(rows, np.int64)]
+        for name, value in getattr(part, "__dict__", {}).items()
+        if isinstance(value, list | np.ndarray | Tensor) and np.ndim(value) and len(value) == len(part)
+    }
+    narrowed = copy(part)
+    narrowed.__dict__.update(cut)
+    try:
+        looked_at = range(0, len(rows), 1 + len(rows) // _LOOKED_AT)
+        same = len(narrowed) == len(rows) and all(_same(narrowed[place], part[rows[place]]) for place in looked_at)
+    except Exception:  # theirs, and of any kind: then it is given as a Subset
+        return None
+    return narrowed if same else None
+
+
+def _same(some: Any, other: Any) -> bool:
+    """Return whether two samples have the same label; their images may be augmented at random."""
+    first, second = (np.asarray(_pair(each, "")[1]) for each in (some, other))
+    return bool(np.array_equal(first, second))
 
 
 def images_and_labels(

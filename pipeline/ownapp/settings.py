@@ -12,6 +12,7 @@ from fedinverse.errors import ConfigError
 from fedinverse.models.declared import Declaration
 
 FILE = "audit.toml"
+NAME = r"^\w[\w.-]*$"
 # Evaluators by the images they look at, the usual one first; the next is for targets of its own architecture.
 JUDGES = {(1, 32, 32): ("scnn", "mcnn"), (3, 32, 32): ("resnet18_32",), (3, 64, 64): ("resnet18", "facenet112")}
 
@@ -62,6 +63,9 @@ class AppAudit(Section):
         description="package.module:function (partition_id, num_partitions) -> what the client trains on: a dataset, a "
         "DataLoader, arrays (images, labels), or a pair (training, test) of those"
     )
+    data_arguments: dict[str, Any] = Field(
+        {}, description="further arguments of data by name, e.g. { batch_size = 32 }"
+    )
     pixels: Literal["unit", "input"] = Field(
         "unit",
         description="data gives pixels in [0, 1] (or 0 to 255), or the normalised input: mean and std are undone",
@@ -86,7 +90,7 @@ class AppAudit(Section):
     )
     public_root: str = Field("", description="directory of public images, where the source needs one")
     public_limit: int = Field(6000, ge=0, description="use at most this many of them; 0: all")
-    name: str = Field("app", pattern=r"^\w[\w.-]*$", description="names the run directory")
+    name: str = Field("app", pattern=NAME, description="names the run directory")
     out: PlaceText = Field("runs", description="directory of run directories, relative to where you stand")
     seed: int = Field(0, ge=0, lt=2**31, description="of attack and audit (the app draws its own)")
     engine: Literal["flower", "local"] = Field(
