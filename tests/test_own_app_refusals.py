@@ -180,8 +180,8 @@ def test_rounds_that_an_app_counts_from_zero(tmp_path: Path) -> None:
 
 def test_a_client_that_sends_updates_is_told_from_one_that_sends_weights() -> None:
     random = np.random.default_rng(0)
-    sent = {"w": random.normal(size=(8, 8)).astype(np.float32), "n": np.array(3)}
-    change = {"w": random.normal(size=(8, 8)).astype(np.float32) * 3, "n": np.array(2)}  # larger than the weights
+    sent = {"w": random.normal(size=(40, 40)).astype(np.float32), "n": np.array(3)}
+    change = {"w": random.normal(size=(40, 40)).astype(np.float32) * 3, "n": np.array(2)}  # larger than the weights
     after = {name: sent[name] + change[name] for name in sent}
     for replied in (change, after):
         weights = trained(sent, replied)
