@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -218,11 +218,16 @@ def prepare(path: Path, table: Table, complete: Callable[[Table], Table] = dict)
         manifest = plant(manifest, canaries, population, len(pools["private"].class_names), seed)
     check_disjoint(pools["private"], pools["public"], population, pictures, allow=data.allow_overlap)
     check_trainable(model, population, manifest)
-    write_json(stored, table)
+    return write_run(files, table, manifest, wanted)
+
+
+def write_run(files: RunFiles, table: Table, manifest: pd.DataFrame, requests: Mapping[str, Request]) -> Run:
+    """Write what makes a directory a run: configuration, split manifest, and what ``private`` and ``public`` are."""
+    write_json(files.config, table)
     save_hashed(files.split, manifest.to_parquet(index=False))
-    requests = json.dumps({name: asdict(request) for name, request in wanted.items()}, indent=2, sort_keys=True)
-    save_hashed(files.pools, requests.encode())  # last
-    return Run(path)
+    asked = json.dumps({name: asdict(request) for name, request in requests.items()}, indent=2, sort_keys=True)
+    save_hashed(files.pools, asked.encode())  # last: a run without them is prepared again
+    return Run(files.root)
 
 
 def amend(files: RunFiles, keys: list[str], table: Table) -> None:

@@ -1,7 +1,6 @@
 """From ``audit.toml`` to an ordinary run directory: configuration, images, split manifest. Nothing is trained yet."""
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,9 +19,9 @@ from fedinverse.models import Classifier, build
 from fedinverse.models.declared import DeclaredClassifier
 from fedinverse.overlap import check_disjoint
 from fedinverse.records import read_record, write_record
-from fedinverse.run import Run, differences
+from fedinverse.run import Run, differences, write_run
 from fedinverse.split import held_by
-from fedinverse.storage import read_object, save_hashed, write_json
+from fedinverse.storage import read_object
 from fedinverse.theirs import TheirError
 from pipeline.ownapp.app import FlowerApp
 from pipeline.ownapp.holdings import Holdings, read_holdings, read_public
@@ -118,11 +117,7 @@ def _written(
     by_classes = settings.without == "classes"
     rows = ClientRows(holdings.rows, holdings.without(settings, labels) if by_classes else holdings.rows)
     write_record(files.root / ROWS, rows)
-    write_json(files.config, table | {"population": population.model_dump(mode="json")})
-    save_hashed(files.split, holdings.manifest.to_parquet(index=False))
-    requests = json.dumps({name: asdict(request) for name, request in wanted.items()}, indent=2, sort_keys=True)
-    save_hashed(files.pools, requests.encode())  # last
-    return Run(files.root)
+    return write_run(files, table | {"population": population.model_dump(mode="json")}, holdings.manifest, wanted)
 
 
 def _warn_of_single_images(

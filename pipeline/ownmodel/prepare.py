@@ -1,8 +1,7 @@
 """From a weights file and folders of pictures to an ordinary run directory. Everything is checked before it is made."""
 
-import json
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +22,14 @@ from fedinverse.models.declared import Declaration
 from fedinverse.overlap import check_disjoint
 from fedinverse.private import part_of
 from fedinverse.records import ModelFile, RoundLine, append_lines
-from fedinverse.run import Run, differences
+from fedinverse.run import Run, differences, write_run
 from fedinverse.split import first_lacking, manifest_of_model
 from fedinverse.storage import (
     file_sha256,
     read_object,
-    save_hashed,
     save_weights,
     to_weights,
     weights_sha256,
-    write_json,
 )
 from pipeline.ownapp.images import on_canvas
 from pipeline.ownapp.settings import canvas_for
@@ -118,17 +115,10 @@ def _written(files: RunFiles, said: ModelAudit, chosen: Sections, table: Table, 
     check_disjoint(
         open_source(wanted["private"]), open_source(wanted["public"]), population, allow=chosen.data.allow_overlap
     )
-    write_json(files.config, table | {"population": population.model_dump(mode="json")})
-    save_hashed(files.split, manifest.to_parquet(index=False))
-    run = Run(files.root)
-    save_hashed(files.pools, _requests(wanted))
+    run = write_run(files, table | {"population": population.model_dump(mode="json")}, manifest, wanted)
     check_independent(run, run.section("audit", Audit).evaluator)
     _model_files(run, loaded)
     return run
-
-
-def _requests(wanted: dict[str, Request]) -> bytes:
-    return json.dumps({name: asdict(request) for name, request in wanted.items()}, indent=2, sort_keys=True).encode()
 
 
 def _model_files(run: Run, loaded: Loaded) -> None:
