@@ -1,10 +1,13 @@
 """Scale of the ``ray`` engine: clients, model size, and the memory of an actor.
 
     python benchmarks/scale.py [--clients 10 100 1000] [--models lenet5 mcnn mcnn:4] [--rounds 4] [--json PATH]
+    python benchmarks/scale.py --clients 1000 --models lenet5 --rounds 300      what grows with the rounds
 
 Ten clients train in every round whatever the population, so that a round's work stays the same per image held: what
-grows with the number of clients is overhead. Told per cell: median seconds of a round, seconds per client message, the
-size of the model, and the largest resident memory of an actor and of the program (unique pages, in MB).
+grows with the number of clients is overhead. Printed per cell: median seconds of a round, seconds per client message,
+the size of the model, the largest resident memory of an actor and of the program (unique pages, in MB), and the KB that
+a round adds to the records. From 20 rounds on also the median round and the most memory of the first and of the last
+tenth of the rounds.
 """
 
 import argparse
@@ -56,22 +59,40 @@ def measure(model: str, clients: int, rounds: int) -> dict[str, float]:
         program = subprocess.Popen(
             command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
-        actor, program_memory = 0, 0
+        looks: list[tuple[float, int, int]] = []  # when, MB of the largest actor, MB of the program
         while program.poll() is None:
-            program_memory = max(program_memory, private_memory(program.pid))
-            actor = max([actor, *map(private_memory, actors_of(program.pid))])
+            actor = max([0, *map(private_memory, actors_of(program.pid))])
+            looks.append((time.time(), actor, private_memory(program.pid)))
             time.sleep(0.2)
         if program.returncode:
             raise SystemExit(f"{model} with {clients} clients ended with {program.returncode}")
-        files = [run.files.server.checkpoint("with_victim", number) for number in range(1, rounds + 1)]
-        median = statistics.median(after - before for before, after in pairwise(path.stat().st_mtime for path in files))
-        return {
+        server = run.files.server
+        files = [server.checkpoint("with_victim", number) for number in range(1, rounds + 1)]
+        ends = [path.stat().st_mtime for path in files]
+        times = [after - before for before, after in pairwise(ends)]
+        records = server.ledger("with_victim").stat().st_size + server.rounds("with_victim").stat().st_size
+        row = {
             "model MB": files[0].stat().st_size / 1e6,
-            "round s": median,
-            "per message s": median / SAMPLED,
-            "actor MB": actor,
-            "program MB": program_memory,
+            "round s": statistics.median(times),
+            "per message s": statistics.median(times) / SAMPLED,
+            "actor MB": max(look[1] for look in looks),
+            "program MB": max(look[2] for look in looks),
+            "records KB per round": records / rounds / 1e3,
         }
+        tenth = rounds // 10
+        if tenth < 2:
+            return row
+        for name, part, start, end in (
+            ("first tenth", times[:tenth], ends[0], ends[tenth]),
+            ("last tenth", times[-tenth:], ends[-tenth - 1], ends[-1]),
+        ):
+            during = [look for look in looks if start <= look[0] <= end]
+            row |= {
+                f"{name}: round s": statistics.median(part),
+                f"{name}: actor MB": max((look[1] for look in during), default=0),
+                f"{name}: program MB": max((look[2] for look in during), default=0),
+            }
+        return row
 
 
 def main() -> None:
