@@ -14,7 +14,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from attacker.attacks.registry import make_attack
 from attacker.inversion import Inversion, invert, place
 from attacker.schedule import captured, due, together
 from attacker.settings import Attacker
-from attacker.target import PublicSet, Target, open_target
+from attacker.target import Progress, PublicSet, Target, open_target, silent
 from fedinverse.config import parse
 from fedinverse.data import Pool
 from fedinverse.errors import FedInverseError, IntegrityError
@@ -198,12 +198,31 @@ class Bench:
             others,
         )
 
-    def train_priors(self) -> None:
-        """Train the priors that need no target, into the cache: worth doing while the federation still runs."""
-        device = torch.device(self.settings.device)
+    @property
+    def has_priors(self) -> bool:
+        """Whether every prior that needs no target is there, shipped or in the cache."""
+        attacks = self.attacks.values()
+        return all(each.needs.target_at_prior or each.has_prior(self.public, self.plan.seed) for each in attacks)
+
+    def train_priors(self, progress: Callable[[str], Progress] | None = None) -> None:
+        """Train the priors that need no target, into the cache, and keep samples of them.
+
+        It is worth doing while the federation still runs. ``progress`` returns what is told of a prior's training.
+        """
+        device, seed = torch.device(self.settings.device), self.plan.seed
         for label, attack in self.attacks.items():
             if not attack.needs.target_at_prior:
-                attack.prior(None, self.public, self.plan.seed, device, _Reporter(f"{label}, beforehand"))
+                say = silent if progress is None else progress(f"{label}, beforehand")
+                prior = attack.prior(None, self.public, seed, device, say)
+                if label in self.plan.attacks:
+                    prior.keep_samples(Path(self.plan.store) / label, seed, device)
+
+    def samples(self) -> list[Path] | None:
+        """Return the files of samples that the attacks will leave; None: some prior is known only to its inversion."""
+        names = {label: self.attacks[label].samples_name(self.public, self.plan.seed) for label in self.plan.attacks}
+        if None in names.values():
+            return None
+        return sorted({Path(self.plan.store) / label / str(name) for label, name in names.items()})
 
     def work(self, share: int = 0, of: int = 1, *, over: bool = True) -> None:
         """Do the jobs that are not done, in order; with ``of`` workers side by side, every ``of``-th from ``share``."""
@@ -315,7 +334,7 @@ def _run(chosen: argparse.Namespace) -> None:
     torch.set_num_threads(bench.settings.threads)
     keep_freed_memory()
     if chosen.priors or chosen.watch:
-        bench.train_priors()
+        bench.train_priors(_Reporter)
     if chosen.watch:
         bench.watch(Plan.stop(chosen.plan))
     elif not chosen.priors:

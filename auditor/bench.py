@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from auditor.evaluators.ahead import ahead
+from auditor.evaluators.ahead import Ahead
 from auditor.evaluators.embedding import CHUNK, Embedding, fit_embedding
 from auditor.evaluators.evaluator import Judge, train_judge
 from auditor.evaluators.material import Material, material_of
@@ -62,24 +63,25 @@ class Bench:
 
 
 def evaluators_of(
-    run: Run, material: Material, settings: Audit, samples: Sequence[Path]
+    run: Run, material: Material, settings: Audit, samples: Sequence[Path], ahead: Ahead | None = None
 ) -> tuple[Judge, OpenEvaluators]:
     """Return E1, and both evaluators that may say "none of these"; trained, or read from the cache.
 
     What is "none of these" is learned from the public images and from ``samples``, files of unoptimised samples of the
-    attacks' priors.
+    attacks' priors. ``ahead``: what trains them already; if it does not learn from these samples, another one helps.
     """
     store, device = run.files.auditor.root, settings.device
     none = none_images(run, samples)
-    with ahead(run, settings, samples):
-        judge = train_judge(material, settings.evaluator, store, device)
-        return judge, train_open_evaluators(material, settings.evaluator, none, store, device)
+    with nullcontext() if ahead and ahead.trains_with(samples) else Ahead(run, settings, samples):
+        # In the opposite order of the other process, so that as little as possible is waited for.
+        evaluators = train_open_evaluators(material, settings.evaluator, none, store, device)
+        return train_judge(material, settings.evaluator, store, device), evaluators
 
 
-def open_bench(run: Run, settings: Audit, samples: Sequence[Path]) -> Bench:
+def open_bench(run: Run, settings: Audit, samples: Sequence[Path], ahead: Ahead | None = None) -> Bench:
     """Open every instrument, and describe every real image once.
 
-    Fits E2 on the vault and calibrates its threshold on the reserve; ``samples``: see ``evaluators_of``.
+    Fits E2 on the vault and calibrates its threshold on the reserve; ``samples`` and ``ahead``: see ``evaluators_of``.
 
     Raises:
         ConfigError: the evaluators would not be independent of the target.
@@ -89,7 +91,7 @@ def open_bench(run: Run, settings: Audit, samples: Sequence[Path]) -> Bench:
     others = held_by_others(run) if run.population.shares_classes else None
     public = run.pools["public"].tensor()
     known = torch.cat([public, *(shard_of(run, each, "with_victim").images for each in run.population.attackers)])
-    judge, evaluators = evaluators_of(run, material, settings, samples)
+    judge, evaluators = evaluators_of(run, material, settings, samples, ahead)
     embedding = fit_embedding(material.vault.images)
 
     of_train, of_reserve, of_known = (

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -21,7 +22,7 @@ from attacker.attacks.registry import make_attack
 from attacker.priors.prior import Prior
 from attacker.target import PublicSet, Target
 from auditor.arms import Key
-from auditor.bench import Bench, inspect, open_bench
+from auditor.bench import Bench, evaluators_of, inspect, open_bench
 from auditor.controls import permuted, reserve_exhibit
 from auditor.evaluators import ahead as ahead_module
 from auditor.evaluators.evaluator import train_judge
@@ -153,8 +154,8 @@ class Laboratory:
         return judge(mine, primary, {1: known}, classes=classes, omitted=scored.omitted)
 
 
-def prepared(out: Path) -> Run:
-    experiment = load_experiment("quickstart", SETTINGS, out)
+def prepared(out: Path, *settings: str) -> Run:
+    experiment = load_experiment("quickstart", [*SETTINGS, *settings], out)
     return prepare(out / experiment.name, resolved(experiment))
 
 
@@ -372,22 +373,40 @@ def test_an_image_in_two_parts_is_refused(lab: Laboratory, tmp_path: Path) -> No
     refused(run, run.section("audit", Audit).evaluator, "more than one part")
 
 
-def test_the_first_open_evaluator_is_trained_beside_the_others(
-    lab: Laboratory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Fails if the process trains another one than the audit would, or if the audit does not find it.
-    monkeypatch.setenv("FEDINVERSE_CACHE", str(tmp_path / "cache"))
+def test_evaluators_are_trained_before_anything_is_inverted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Fails if the process trains others than the audit would, or does not wait for the samples.
     monkeypatch.setattr(ahead_module, "WORTH", 0)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    run = prepared(tmp_path)
-    with ahead_module.ahead(run, run.section("audit", Audit), []):
+    run, samples = prepared(tmp_path, "audit.evaluator.epochs=1"), [tmp_path / "samples.safetensors"]
+    settings, store = run.section("audit", Audit), run.files.auditor.root
+
+    def wait_for(count: int) -> dict[str, str]:
         deadline = time.monotonic() + 120
-        while not list(run.files.auditor.root.glob("evaluator-*.safetensors")):
+        while len(trained := hashes_of_evaluators(store)) < count:
             assert time.monotonic() < deadline
             time.sleep(0.1)
-    (path,) = run.files.auditor.root.glob("evaluator-*.safetensors")
-    of_the_audit = lab.run.files.auditor.root / path.name
-    assert read_metadata(path)["sha256"] == read_metadata(of_the_audit)["sha256"]
+        return trained
+
+    monkeypatch.setenv("FEDINVERSE_CACHE", str(tmp_path / "cache"))
+    with ahead_module.Ahead(run, settings, samples) as ahead:
+        assert len(wait_for(1)) == 1
+        assert ahead.trains_with(samples)
+        assert not ahead.trains_with([])
+        save_weights(samples[0], {"images": np.zeros((1, 1, 32, 32), np.uint8)})
+        beforehand = wait_for(3)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    with ahead_module.Ahead(run, settings, samples) as ahead:
+        assert not ahead.trains_with(samples)
+
+    shutil.rmtree(store)
+    monkeypatch.setenv("FEDINVERSE_CACHE", str(tmp_path / "another"))
+    evaluators_of(run, material_of(run, settings.evaluator), settings, samples)
+    assert hashes_of_evaluators(store) == beforehand
+
+
+def hashes_of_evaluators(store: Path) -> dict[str, str]:
+    """The evaluators of a run by name."""
+    return {path.name: str(read_metadata(path)["sha256"]) for path in store.glob("evaluator-*.safetensors")}
 
 
 def test_the_evaluator_comes_from_the_cache_and_does_not_depend_on_threads(

@@ -26,9 +26,10 @@ from fedinverse.run import prepare
 from fedinverse.storage import load_weights, read_metadata, save_weights, to_weights
 from pipeline.experiment import resolved
 from pipeline.stages import inversions
+from pipeline.stages.audit import samples_of
 from pipeline.stages.controls import controls
 from pipeline.stages.federate import federate
-from pipeline.stages.invert import Meanwhile, invert
+from pipeline.stages.invert import Meanwhile, invert, samples_beforehand
 from report.console import console
 
 ROOT = Path(__file__).parent.parent
@@ -139,11 +140,16 @@ def test_during_and_after_end_alike(tiny: Any) -> None:
     def results(when: str) -> list[np.ndarray[Any, Any]]:
         experiment = tiny(name=when, federation={"rounds": 2}, attacker={"rounds": "every", "when": when})
         run = prepare(Path(experiment.out) / when, resolved(experiment))
+        beforehand = samples_beforehand(run)
+        assert beforehand is not None
         with Meanwhile(run):
             federate(run, ["with_victim"], experiment.engine)
             if when == "during":
                 until(lambda: any(run.files.attacker.inversions.rglob(ABOUT)))
+        if when == "after":  # the prior is in the cache by now: its samples are there before any inversion
+            assert all(path.exists() for path in beforehand)
         invert(run, controls(run))
+        assert samples_of(inversions.finished(run)) == beforehand
         return [each.inversion.load().images.numpy() for each in inversions.finished(run)]
 
     with console.capture() as said:

@@ -20,7 +20,7 @@ from attacker.losses.diversity import layout
 from attacker.losses.objective import Objective, objective
 from attacker.losses.settings import InversionSettings
 from attacker.priors.external import external_prior
-from attacker.priors.prior import Prior, PriorTrainer, is_trained, trained_prior
+from attacker.priors.prior import Prior, PriorTrainer, is_trained, samples_of, trained_prior
 from attacker.reconstructions import Cost, Reconstructions, scored
 from attacker.streams import Streams, occurrences
 from attacker.switches import deterministic, exact_fp32
@@ -100,6 +100,12 @@ class Attack(ABC):
         if self.settings.generator:
             return True
         return not self.needs.target_at_prior and is_trained(self.recipe(self.settings.prior), public, seed)
+
+    def samples_name(self, public: PublicSet, seed: int) -> str | None:
+        """Return the file of samples that an inversion will leave; None: the inversion alone knows its prior."""
+        if self.settings.generator or self.needs.target_at_prior:
+            return None
+        return samples_of(self.recipe(self.settings.prior), public, seed)
 
     def invert(
         self,

@@ -97,12 +97,17 @@ class Prior:
         Returns:
             The name of the file, which the prior's key gives.
         """
-        path = store / f"samples-{self.key[:16]}.safetensors"
+        path = store / samples_name(self.key)
         if not path.exists():
             images = self.sample(SAMPLES, generator(seed, "samples", self.key), device)
             pixels = images.clamp(0, 1).mul(255).round().to(torch.uint8).cpu().contiguous()
             save_weights(path, {"images": pixels.numpy()}, {"prior": self.key})
         return path.name
+
+
+def samples_name(key: str) -> str:
+    """Return the name of the file of unoptimised samples of the prior with that key."""
+    return f"samples-{key[:16]}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -256,9 +261,14 @@ def trained_prior(
 
 
 def is_trained(trainer: PriorTrainer, public: PublicSet, seed: int) -> bool:
-    """Return whether a prior that needs no target comes with the package, or lies in the cache; arguments as above."""
+    """Return whether a prior that needs no target comes with the package, lies in the cache, or needs no training."""
     key, entry = _key_of(trainer, public, seed)
-    return entry is not None or prior_path(trainer.name, key).exists()
+    return not trainer.kept or entry is not None or prior_path(trainer.name, key).exists()
+
+
+def samples_of(trainer: PriorTrainer, public: PublicSet, seed: int) -> str:
+    """Return the name of the file of samples of a prior that needs no target, trained or not; arguments as above."""
+    return samples_name(_key_of(trainer, public, seed)[0])
 
 
 def _key_of(trainer: PriorTrainer, public: PublicSet, seed: int, against: str = "") -> tuple[str, Shipped | None]:

@@ -1,67 +1,102 @@
-"""Train the first open evaluator in a process of its own, while the audit trains E1 and the second one.
+"""Train evaluators in a process of its own, beside whatever else a run does meanwhile.
 
-Evaluators are trained with one thread each, so that scores do not depend on the machine, and an audit of a whole run
-has three of them to train. What this process makes goes to the run's store and to the cache; the audit finds it there,
-waits for it while it is being trained (``kept`` holds a lock), and trains it itself if this process failed.
+E1 and E2 follow from the vault alone, and what the open evaluators take for "none of these" from samples of the
+attacks' priors besides: they can be trained while the federation runs and the attacker inverts. Evaluators are trained
+with one thread each, so that scores do not depend on the machine. What this process makes goes to the run's store and
+to the cache; the audit finds it there, waits for what is being trained (``kept`` holds a lock), and trains the rest
+itself. If this process failed, that is all of it.
 """
 
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
-from auditor.evaluators.evaluator import THREADS
+from auditor.evaluators.embedding import fit_embedding
+from auditor.evaluators.evaluator import THREADS, train_judge
 from auditor.evaluators.material import material_of
 from auditor.evaluators.open_set import none_images, train_open_evaluator
 from auditor.settings import Audit
+from fedinverse.memory import keep_freed_memory
 from fedinverse.processes import end_with_parent
 from fedinverse.registry import search_path
 from fedinverse.run import Run
 from fedinverse.seeds import threads
 
 WORTH = 10_000  # images shown in training below which starting a process takes longer than it saves
+_KINDNESS = 5  # of 19: the clients and the attacker come first, it takes what they leave
+_EVERY = 0.5  # seconds between two looks for samples
 
 
-@contextmanager
-def ahead(run: Run, settings: Audit, samples: Sequence[Path]) -> Iterator[None]:
-    """Train the first open evaluator of ``run`` beside the block, where that saves time; ``samples``: ``none_images``.
+class Ahead:
+    """Trains the evaluators of ``run`` beside the block, where that saves time.
 
     It saves nothing on one core, on an accelerator that the others use, or for a small vault.
+
+    Args:
+        run: whose reconstructions they will judge.
+        settings: of its audit.
+        samples: of the open evaluators, see ``none_images``; files that are not there yet are waited for. None: nobody
+            knows yet which, and E1 and E2 alone are trained.
     """
-    images = int((run.split["part"] == "vault").sum()) * settings.evaluator.epochs
-    if settings.device != "cpu" or (os.cpu_count() or 1) < 2 or images < WORTH:
-        yield
-        return
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "auditor.evaluators.ahead",
-            str(run.path.resolve()),
-            str(os.getpid()),
-            *map(str, samples),
-        ],
-        env=os.environ | {"PYTHONPATH": search_path()},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        yield
-    finally:
-        process.terminate()  # done by now, or the block ended with an error
-        process.wait()
+
+    def __init__(self, run: Run, settings: Audit, samples: Sequence[Path] | None) -> None:
+        self._run, self._settings, self._samples = run, settings, samples
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def trains_with(self, samples: Sequence[Path]) -> bool:
+        """Return whether the process was started, and the open evaluators it trains learn from these samples."""
+        return self._process is not None and self._samples is not None and list(self._samples) == list(samples)
+
+    def __enter__(self) -> Self:
+        run, settings = self._run, self._settings
+        images = int((run.split["part"] == "vault").sum()) * settings.evaluator.epochs
+        if settings.device == "cpu" and (os.cpu_count() or 1) > 1 and images >= WORTH:
+            samples = [] if self._samples is None else ["--samples", *map(str, self._samples)]
+            self._process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "auditor.evaluators.ahead",
+                    str(run.path.resolve()),
+                    str(os.getpid()),
+                    *samples,
+                ],
+                env=os.environ | {"PYTHONPATH": search_path()},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            self._process.terminate()  # done by now, or the block ended with an error
+            self._process.wait()
 
 
-def main(directory: str, parent: str, *samples: str) -> None:
-    """Train it for the run in ``directory``; end with process ``parent``."""
+def main(directory: str, parent: str, *options: str) -> None:
+    """Train them for the run in ``directory``; end with process ``parent``. ``options``: ``--samples`` and files."""
     end_with_parent(int(parent))
+    os.nice(_KINDNESS)
+    keep_freed_memory()
     run = Run(Path(directory))
-    settings, none = run.section("audit", Audit).evaluator, none_images(run, [Path(each) for each in samples])
+    settings, store = run.section("audit", Audit).evaluator, run.files.auditor.root
     with threads(THREADS):
-        train_open_evaluator(material_of(run, settings), settings, 0, none, run.files.auditor.root)
+        material = material_of(run, settings)
+        train_judge(material, settings, store)
+        fit_embedding(material.vault.images)
+        if not options:
+            return
+        samples = [Path(each) for each in options[1:]]
+        while not all(each.exists() for each in samples):
+            time.sleep(_EVERY)
+        none = none_images(run, samples)
+        for number in (0, 1):
+            train_open_evaluator(material, settings, number, none, store)
 
 
 if __name__ == "__main__":

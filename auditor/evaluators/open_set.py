@@ -100,7 +100,7 @@ def train_open_evaluators(
     Raises:
         IntegrityError: a stored one is damaged; the message names the file.
     """
-    # The second one first: the first may just be trained by another process (``auditor.evaluators.ahead``).
+    # The second one first: another process may just train the first (``auditor.evaluators.ahead``).
     second, first = (train_open_evaluator(material, settings, number, none, store, device) for number in (1, 0))
     models = for_inference(first, device), for_inference(second, device)
     answers = OpenEvaluators(models, 0.0, device).read(unit(material.reserve.images))

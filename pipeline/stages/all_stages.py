@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.markup import escape
 
+from auditor.evaluators.ahead import Ahead
 from auditor.verdict import read_verdict
 from fedinverse.disk import Budget
 from fedinverse.errors import ConfigError, FedInverseError
@@ -31,7 +32,7 @@ from pipeline.stages.federate import federate, is_federated
 from pipeline.stages.invert import Meanwhile, invert
 from pipeline.stages.membership import membership
 from pipeline.stages.needed import InvertedRounds
-from pipeline.stages.outcome import audit_and_gather, show, summary_of
+from pipeline.stages.outcome import audit_and_gather, evaluators_ahead, show, summary_of
 from pipeline.stages.report import report
 from pipeline.stages.updates import updates
 from pipeline.tracking import Trackers
@@ -85,7 +86,8 @@ def stages_in(path: Path, experiment: Experiment, *, profile: bool = False) -> P
         trackers = Trackers(run, experiment.tracking)
         words: dict[str, str] = {}
         try:
-            page = _stages(run, experiment, stages, trackers)
+            with evaluators_ahead(run) if experiment.attacks else nullcontext() as ahead:
+                page = _stages(run, experiment, stages, trackers, ahead)
             words = _words(run) | {"report": str(page)}
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"stopped ({stage_of(path)}); all that was finished is kept in {path}") from None
@@ -127,9 +129,9 @@ def ready(experiment: Experiment, path: Path) -> Run:
     return run
 
 
-def _stages(run: Run, experiment: Experiment, stages: Stages, trackers: Trackers) -> Path:
+def _stages(run: Run, experiment: Experiment, stages: Stages, trackers: Trackers, ahead: Ahead | None) -> Path:
     worlds = worlds_of(experiment)
-    ahead = experiment.attacks and not all(is_federated(run, world) for world in worlds)
+    federating = experiment.attacks and not all(is_federated(run, world) for world in worlds)
     storage = experiment.storage
     before = [Budget(storage.budget)] if storage.budget is not None else []
     after: list[AfterRound] = [trackers.after_round]
@@ -143,7 +145,7 @@ def _stages(run: Run, experiment: Experiment, stages: Stages, trackers: Trackers
     engine, profiles = experiment.engine, stages.processes
     with (
         stages.stage("federate"),
-        Meanwhile(run, profiles) if ahead else nullcontext(),
+        Meanwhile(run, profiles) if federating else nullcontext(),
         session_of(engine, profile=profiles is not None) as session,
     ):
         federate(run, worlds, engine, profiles, before, after, session)
@@ -158,7 +160,7 @@ def _stages(run: Run, experiment: Experiment, stages: Stages, trackers: Trackers
     _questions(run, experiment, stages)
     if experiment.attacks:
         with stages.stage("audit"):
-            scores = audit_and_gather(run)
+            scores = audit_and_gather(run, ahead)
         for line in summary_of(run, scores):
             shares = {"recognised": line.recognised, "resembling": line.resembling, **line.controls}
             accuracies = {f"{line.attack}/{name}": share for name, share in shares.items() if share is not None}

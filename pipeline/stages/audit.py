@@ -10,6 +10,7 @@ from auditor import scores
 from auditor.bench import open_bench
 from auditor.controls import exhibits_of
 from auditor.evaluators import embedding, evaluator, open_set
+from auditor.evaluators.ahead import Ahead
 from auditor.evaluators.evaluator import THREADS
 from auditor.grids import with_grids
 from auditor.judgement import AttackCost, judge
@@ -87,8 +88,10 @@ def marks_of_inversions(inversions: Sequence[Finished]) -> tuple[str, ...]:
     )
 
 
-def audit(run: Run) -> pd.DataFrame:
+def audit(run: Run, ahead: Ahead | None = None) -> pd.DataFrame:
     """Score every finished inversion; write tables, grids and verdict; return the scores.
+
+    ``ahead`` has been training the evaluators.
 
     Raises:
         StageError: nothing was inverted yet.
@@ -102,7 +105,7 @@ def audit(run: Run) -> pd.DataFrame:
         pool.verify()
     console.print("[b]Auditing[/b]: training the evaluators on images that no client holds")
     with threads(THREADS), working("auditing"):
-        bench = open_bench(run, settings, samples_of(inputs.inversions))
+        bench = open_bench(run, settings, samples_of(inputs.inversions), ahead)
         console.print(
             f"  E1 reads {percent(bench.judge.ceiling)} of real reserve images; the two that may answer 'none of "
             f"these' agree on {percent(bench.open.ceiling)} of them"

@@ -24,6 +24,7 @@ from fedinverse.overlap import shared_names
 from fedinverse.records import ModelFile
 from fedinverse.registry import search_path
 from fedinverse.run import Run
+from fedinverse.seeds import threads
 from fedinverse.shard import save_shard
 from pipeline.stages.inversions import Planned, write_index
 from report.console import console, progress_bar
@@ -96,11 +97,17 @@ def planned(run: Run, targets: Targets) -> Bench:
     return bench
 
 
+def samples_beforehand(run: Run) -> list[Path] | None:
+    """Return the files of samples of the attacks' priors, there or not; None: some prior needs a captured model."""
+    return Bench(plan_of(run)).samples()
+
+
 class Meanwhile:
     """What the attacker does while the federation runs, in a process of its own; says what it shares with the clients.
 
     It trains the priors that need no captured model; with ``attacker.when`` it also inverts captures as they come.
-    With ``profiles`` it leaves there what it spent its time on.
+    Where all priors are there and nothing is inverted yet, no process is started. With ``profiles`` it leaves there
+    what it spent its time on.
     """
 
     def __init__(self, run: Run, profiles: Path | None = None) -> None:
@@ -109,7 +116,12 @@ class Meanwhile:
 
     def __enter__(self) -> None:
         path, watching = _plan_file(self._run), self._settings.during
-        plan_of(self._run).write(path)
+        bench = Bench(plan_of(self._run))
+        if bench.has_priors and not watching:
+            with threads(self._settings.threads):
+                bench.train_priors()
+            return
+        bench.plan.write(path)
         self._stop = Plan.stop(path)
         self._stop.unlink(missing_ok=True)
         work = "inverts what it captures" if watching else "makes its prior ready"
@@ -125,7 +137,7 @@ class Meanwhile:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         # Left running after success: it does what is left and ends, and the stage that follows waits for its locks.
         # Its failure shows there, with its reason.
-        if kind is None and self._settings.during:
+        if kind is None and self._process is not None and self._settings.during:
             self._stop.touch()
         elif kind is not None and self._process is not None:
             self._process.terminate()

@@ -1,8 +1,11 @@
 """What came out of a run: the audit with the answers to all four questions, its page, and both on the terminal."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import pandas as pd
 
 from auditor.arms import CONTROLS
+from auditor.evaluators.ahead import Ahead
 from auditor.settings import Audit
 from auditor.summary import RoundSummary, summarise
 from auditor.verdict import read_verdict
@@ -11,31 +14,41 @@ from pipeline.profile import Stages
 from pipeline.stages.answers import gather, show_answers
 from pipeline.stages.audit import audit
 from pipeline.stages.controls import controls
-from pipeline.stages.invert import invert
+from pipeline.stages.invert import invert, samples_beforehand
 from pipeline.stages.report import report
 from report.console import console, say, table
 from report.text import whole
 
 
-def audit_and_gather(run: Run) -> pd.DataFrame:
+def evaluators_ahead(run: Run) -> AbstractContextManager[Ahead | None]:
+    """Return what trains the evaluators of ``run`` beside the other stages; None where it was audited before."""
+    if run.files.auditor.summary.exists():
+        return nullcontext()
+    return Ahead(run, run.section("audit", Audit), samples_beforehand(run))
+
+
+def audit_and_gather(run: Run, ahead: Ahead | None = None) -> pd.DataFrame:
     """Audit ``run``, write the answers to all four questions into its verdict, and return the scores.
+
+    ``ahead`` has been training the evaluators.
 
     Raises:
         StageError: nothing was inverted yet.
     """
-    scores = audit(run)
+    scores = audit(run, ahead)
     gather(run)
     return scores
 
 
 def attacked(run: Run, stages: Stages) -> None:
     """Do all that follows a federation that is not ours: controls, inversion, audit, report; then say what came out."""
-    with stages.stage("controls"):
-        targets = controls(run)
-    with stages.stage("invert"):
-        invert(run, targets)
-    with stages.stage("audit"):
-        scores = audit_and_gather(run)
+    with evaluators_ahead(run) as ahead:
+        with stages.stage("controls"):
+            targets = controls(run)
+        with stages.stage("invert"):
+            invert(run, targets)
+        with stages.stage("audit"):
+            scores = audit_and_gather(run, ahead)
     with stages.stage("report"):
         page = report(run)
     show(run, scores)  # the page is written by now, whatever becomes of the terminal
