@@ -1,6 +1,7 @@
 """Comparisons: what is grouped, paired, refused and marked; figures against values worked out by hand."""
 
 import io
+import itertools
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -35,7 +36,7 @@ from report.comparison import Comparison, Record
 from report.comparison.groups import grouped
 from report.comparison.matched import front, matched
 from report.comparison.page import render
-from report.comparison.pictures import look_of, plane_svg
+from report.comparison.pictures import _write_numbers, look_of, plane_svg
 from report.comparison.records import Rank
 
 Make = Callable[..., Record]
@@ -382,6 +383,17 @@ def test_a_match_carries_its_interval_and_the_front_is_what_nothing_beats_in_bot
     assert [figures[number].group.label for number in front(figures, heights)] == ["s-2", "b-0", "s-1", "none"]
     assert front(figures, [None, None, 0.5, None, None]) == [2]
     assert "Pareto front" in plane_svg(figures)
+
+
+def test_the_numbers_of_groups_at_one_place_stand_apart() -> None:
+    from matplotlib.figure import Figure
+
+    axes = Figure().add_subplot()
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    _write_numbers(axes, [(str(number), (0.5, 0.5), "black") for number in range(8, 13)])
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert [text.get_text() for text in axes.texts] == ["8", "9", "10", "11", "12"]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
 
 
 def test_different_public_images_are_drawn_as_a_ladder_in_the_order_given(make: Make) -> None:

@@ -17,6 +17,8 @@ MARKERS = "osD^vPX*"
 NARROWEST = 0.04  # width of the accuracy axis
 DODGE = 0.06  # rounds that groups are drawn apart, so that none hides another
 MOST_TICKS = 15
+NUMBER, DISTANCE, MARGIN = 9.5, 5.0, 2.5  # points: size of a group's number, from its mark, from anything else
+HEIGHTS = (9.0, -9.0, 21.0, -21.0, 33.0, -33.0)  # points above its mark at which a number may stand
 SMALL = 12  # groups that a low picture holds
 STYLES = ("-", "--", "-.", ":")
 PUBLIC = "data.public"
@@ -53,6 +55,7 @@ def plane_svg(figures: Sequence[GroupFigures]) -> str:
         best = [(figures[number].accuracy.value, heights[number]) for number in front(figures, heights)]
         if len(best) > 1:
             axes.plot(*zip(*best, strict=True), color="#333333", lw=1.4, ls="--", label="Pareto front", zorder=0)
+        numbered: list[tuple[str, tuple[float, float], str]] = []
         for number, (each, interval) in enumerate(zip(figures, intervals, strict=True)):
             if isinstance(interval, Missing):
                 continue
@@ -71,14 +74,39 @@ def plane_svg(figures: Sequence[GroupFigures]) -> str:
                 capsize=3,
                 label=f"{number + 1}  {each.group.label}",
             )
-            axes.annotate(str(number + 1), (x.value, interval.value), (6, 5), textcoords="offset points", color=colour)
+            numbered.append((str(number + 1), (x.value, interval.value), colour))
         left, right = axes.get_xlim()
         axes.set_xlim(min(left, (left + right) / 2 - NARROWEST / 2), max(right, (left + right) / 2 + NARROWEST / 2))
         axes.axhline(0, color="#999999", lw=0.8)
         axes.set(xlabel="accuracy of the global model on reserve images (utility)", ylabel=_name(leakage))
         axes.xaxis.set_major_formatter(_percent())
         _finish(axes)
+        _write_numbers(axes, numbered)
     return written[0]
+
+
+def _write_numbers(axes: Any, numbered: Sequence[tuple[str, tuple[float, float], str]]) -> None:
+    """Write (text, point, colour) beside each point, where neither another point nor an earlier text stands.
+
+    ``axes`` has its final limits. A crowded point takes the free place that is nearest, or the first if none is free.
+    """
+    unit = axes.figure.dpi / 72  # pixels per point
+    taken = [tuple(each / unit for each in axes.transData.transform(point)) for _, point, _ in numbered]
+    for text, point, colour in numbered:
+        x, y = (each / unit for each in axes.transData.transform(point))
+        wide = NUMBER * 0.6 * len(text)
+        places = [(x + side * (DISTANCE + wide / 2), y + up) for up in HEIGHTS for side in (1, -1)]
+        free = (
+            place
+            for place in places
+            if all(abs(place[0] - a) > wide / 2 + MARGIN or abs(place[1] - b) > NUMBER / 2 + MARGIN for a, b in taken)
+        )
+        chosen = next(free, places[0])
+        taken.append(chosen)
+        offset = (chosen[0] - x, chosen[1] - y)
+        axes.annotate(
+            text, point, offset, textcoords="offset points", color=colour, size=NUMBER, ha="center", va="center"
+        )
 
 
 def curves_svg(figures: Sequence[GroupFigures]) -> str:
