@@ -75,9 +75,12 @@ def attack(
     Args:
         target: what ``capture`` returned, a directory of captures, a run directory, or a weights file.
         kind: the attack: ``gmi``, ``kedmi``, ...: see ``fedinverse names``.
-        classes, model: number of classes and network of files that do not say it; any ``torch.nn.Module`` is declared
-            as ``"package.module:Net?shape=3,32,32&mean=0.5&std=0.5"``.
-        public, public_root, public_limit: the attacker's public images; for a captured app those of its audit.toml.
+        classes: number of classes of files that do not say it.
+        model: their network; any ``torch.nn.Module`` is declared as
+            ``"package.module:Net?shape=3,32,32&mean=0.5&std=0.5"``.
+        public: data source of the attacker's public images; for a captured app those of its audit.toml.
+        public_root: directory of that source, where it needs one.
+        public_limit: use at most this many; 0: all.
         labels: classes to invert; empty: all.
         restarts: images per class.
         rounds: ``"last"``, ``"every"``, or a list.
@@ -119,7 +122,9 @@ def audit(app: str | Path, *, out: str | Path | None = None, resume: bool = Fals
 
     Args:
         app: directory of the app and its ``audit.toml``, or that file; or a run directory that is audited already.
-        out, resume, settings: as for ``capture``; ``resume=True`` goes on from what ``capture`` left.
+        out: directory of run directories; None: the file's.
+        resume: go on with a run directory that is there, from what ``capture`` left too.
+        settings: override keys of audit.toml, as for ``capture``.
 
     Raises:
         FedInverseError: one message that names the key of audit.toml, what was found and what to write.

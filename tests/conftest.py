@@ -58,6 +58,17 @@ def _one_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ.setdefault("FEDINVERSE_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
+@pytest.fixture(scope="session")
+def ray_engine() -> Any:
+    """The module of the engine on Ray; as in a run, Ray is imported once the environment says who may connect."""
+    from pipeline.engines.engine import quiet
+
+    os.environ.update(quiet(os.environ))
+    from pipeline.engines import ray
+
+    return ray
+
+
 @pytest.fixture
 def modules_of_apps() -> Iterator[None]:
     """Have a test import the apps it audits anew."""

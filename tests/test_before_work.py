@@ -200,3 +200,13 @@ def test_ctrl_c_says_what_is_kept_and_how_to_go_on(tiny: Load, tmp_path: Path) -
         f"go on with: python fedinverse_sim.py {tmp_path / 'tiny.toml'} --out '{tmp_path / 'a [b] c'}' --resume" in said
     )
     assert str(tmp_path / "a [b] c" / "tiny") in out
+
+
+def test_a_ray_that_does_not_come_up_in_time_is_one_message(ray_engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(**settings: Any) -> None:
+        raise Exception("The current node timed out during startup. This could happen because ...")  # as Ray does
+
+    monkeypatch.setattr(ray_engine.ray, "init", late)
+    monkeypatch.setattr(ray_engine.ray, "shutdown", lambda: None)
+    with pytest.raises(ConfigError, match=r"Ray cannot start here .*timed out during startup.*engine\.kind = 'local'"):
+        ray_engine._start(1)

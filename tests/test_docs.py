@@ -22,7 +22,7 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     api = (tmp_path / "site" / "api" / "index.html").read_text()
-    for name in ("read_verdict", "Attack", "Defence", "Registry"):
+    for name in ("audit_model", "Captured", "read_verdict", "Attack", "Defence", "Registry"):
         assert name in api
 
 

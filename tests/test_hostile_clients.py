@@ -90,11 +90,9 @@ def test_every_kind_of_update_is_refused_and_costs_no_more_than_its_own_part(
         assert not any(ord(character) < 32 for character in text.replace("\n", ""))
 
 
-def test_the_same_on_actors(tiny: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.engines.ray import RayGrid
-
+def test_the_same_on_actors(tiny: Load, tmp_path: Path, ray_engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = ["NaN weights", "text", "num-examples a list", "half of a report on privacy", "header says 1 PB"]
-    hostile(monkeypatch, {"train": [TRAIN[kind] for kind in kinds]}, RayGrid)
+    hostile(monkeypatch, {"train": [TRAIN[kind] for kind in kinds]}, ray_engine.RayGrid)
     changes = {
         **COMMON,
         "engine": {"kind": "ray", "actors": 1},

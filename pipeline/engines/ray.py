@@ -277,11 +277,12 @@ def _start(cpus: int) -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # a node that does not come up in time is a plain Exception of Ray's
         ray.shutdown()
         reason = (str(error).strip().splitlines() or ["no reason given"])[0]
         raise ConfigError(
-            f"Ray cannot start here ({type(error).__name__}: {reason}); set engine.kind = 'local', which needs none"
+            f"Ray cannot start here ({type(error).__name__}: {reason}); set engine.kind = 'local', which needs none, "
+            "or try again when the machine is less busy"
         ) from error
 
 
