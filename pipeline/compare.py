@@ -28,7 +28,10 @@ def compare_runs(paths: Sequence[Path], out: Path, by: Sequence[str] = (), basel
     records = [record for path in paths for record in _records(path)]
     if not baseline and not by and len(paths) == 1:
         baseline = _own_baseline(paths[0], records)
-    comparison = compare(records, " · ".join(path.resolve().name for path in paths[:4]), by, baseline)
+    named = [path.resolve().name for path in paths[:4]]
+    if len(paths) > len(named):
+        named.append(f"{len(paths) - len(named)} more")
+    comparison = compare(records, " · ".join(named), by, baseline)
     atomic_write(out / COMPARISON_TABLE, comparison.table.to_parquet(index=False))
     atomic_write((out / COMPARISON_TABLE).with_suffix(".csv"), comparison.table.to_csv(index=False))
     atomic_write(out / "compare.md", markdown(comparison.page))

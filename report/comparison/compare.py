@@ -12,7 +12,7 @@ from report.comparison.groups import Group, marks_of_groups
 from report.comparison.labels import key_and_value
 from report.comparison.matched import matched
 from report.comparison.page import Page
-from report.comparison.pictures import curves_svg, ladder_svg, plane_svg
+from report.comparison.pictures import attacked_rounds, curves_svg, ladder_svg, plane_svg
 from report.comparison.tables import tables_of
 from report.comparison.tidy import tidy
 
@@ -50,6 +50,7 @@ def compared(figures: Sequence[GroupFigures], title: str, baseline: str = "") ->
         [*findings_of(figures, apart, base), *findings_of_matched(equal)],
         marks_of_groups(groups),
         plane_svg(figures),
+        attacked_rounds(figures),
         curves_svg(figures),
         ladder_svg(figures),
         tables_of(figures, apart, base.group.label, equal),

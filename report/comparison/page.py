@@ -17,7 +17,8 @@ class Page:
         findings: one sentence per group.
         marks: what a reader must know before believing them.
         plane: leakage against utility, an ``<svg>`` element.
-        curves: leakage against rounds, an ``<svg>`` element.
+        rounds: those whose leakage is drawn.
+        curves: leakage against these rounds, or bars if it is one; an ``<svg>`` element.
         ladder: the same attack with different public images, an ``<svg>`` element; empty: they are the same.
         tables: all figures.
         varying: (group, what it is configured with) pairs.
@@ -28,6 +29,7 @@ class Page:
     findings: list[str]
     marks: list[str]
     plane: str
+    rounds: tuple[int, ...]
     curves: str
     ladder: str
     tables: list[Table]

@@ -109,6 +109,12 @@ def _write_numbers(axes: Any, numbered: Sequence[tuple[str, tuple[float, float],
         )
 
 
+def attacked_rounds(figures: Sequence[GroupFigures]) -> tuple[int, ...]:
+    """Return the rounds whose leakage is drawn: of one, there are bars instead of curves."""
+    leakage = _all_have_leakage(figures)
+    return tuple(sorted({at for each in figures for at, _ in _curve(each, leakage=leakage)}))
+
+
 def curves_svg(figures: Sequence[GroupFigures]) -> str:
     """Draw every group's leakage against rounds, with 95 % bands; see ``plane_svg``.
 
@@ -116,7 +122,7 @@ def curves_svg(figures: Sequence[GroupFigures]) -> str:
         An ``<svg>`` element.
     """
     leakage = _all_have_leakage(figures)
-    if len({at for each in figures for at, _ in _curve(each, leakage=leakage)}) == 1:
+    if len(attacked_rounds(figures)) == 1:
         return _bars_svg(figures, leakage=leakage)
     attacked: set[int] = set()
     with _axes(4.0) as (axes, written):
