@@ -76,7 +76,7 @@ class Plan:
         attacks: the ``[attacks]`` tables by label.
         shared_classes: names of the victim's classes that the public set shows too (``data.allow_overlap``).
         checks: further single inversions, done last.
-        pooled: the spools of further malicious clients, whose captures are his too.
+        pooled: the spools of further malicious clients, whose captures are its own too.
         model: the network of the captures, which is imported if it is code. Their metadata may come from a server: no
             other code that they name is imported.
     """

@@ -1,13 +1,13 @@
-"""Is it the client, or the class? Read out of the score table for a victim who shares his classes.
+"""Is it the client, or the class? Read out of the score table for a victim who shares their classes.
 
 The victim's images count as shown if either holds:
 
-nearer    Reconstructions are nearer to his training images than to as many of the same classes at other clients, and
-          than to as many that nobody holds; and nearer than the same attack's are without his client. Which image of a
-          class went to whom is drawn (only partition ``folders`` takes it from the world), so that without copying
+nearer    Reconstructions are nearer to their training images than to as many of the same classes at other clients, and
+          than to as many that nobody holds; and nearer than the same attack's are without their client. Which image of
+          a class went to whom is drawn (only partition ``folders`` takes it from the world), so that without copying
           each is nearer with chance 1/2, whatever the luck of the run: no deviation between runs is added.
-copied    Single images of his are copied (``auditor.metrics.copies``), in more federations than the rate of false
-          discoveries explains, and fewer, if any, by the same attack without his client.
+copied    Single images of theirs are copied (``auditor.metrics.copies``), in more federations than the rate of false
+          discoveries explains, and fewer, if any, by the same attack without their client.
 """
 
 from collections.abc import Mapping
@@ -39,24 +39,24 @@ CELLS = {
     "copied victim": ("A", COPIES),
     "copied others": ("A", COPIES_OTHERS),
     "copied nobody": ("A", COPIES_NOBODY),
-    "copied victim, without his client": ("B2", COPIES),
+    "copied victim, without their client": ("B2", COPIES),
 }
 """The arm and metric of the score table that answer each part of the question."""
 
 
 @dataclass(frozen=True)
 class Attribution:
-    """What one attack at one round shows of a victim who shares his classes.
+    """What one attack at one round shows of a victim who shares their classes.
 
     Attributes:
-        others: 2 s - 1 of the share s of reconstructions nearer to his images than to as many at other clients; 0: no
-            nearer, 1: always his.
+        others: 2 s - 1 of the share s of reconstructions nearer to their images than to as many at other clients; 0: no
+            nearer, 1: always theirs.
         nobody: the same against images that nobody holds.
-        without: the first figure of the same attack without his client.
+        without: the first figure of the same attack without their client.
         due: whether the first lies above ``without`` in this run.
         resembling: share near enough to an image of the victim's, of others', of nobody's, equally many of each.
         copied: mean number of different images copied, by whose they are.
-        copies_shown: whether more federations show copies of his than would by chance.
+        copies_shown: whether more federations show copies of theirs than would by chance.
     """
 
     others: Estimate
@@ -69,7 +69,7 @@ class Attribution:
 
     @property
     def nearer(self) -> bool:
-        """Whether the reconstructions are shown to be nearer to his images, and because he takes part."""
+        """Whether the reconstructions are shown to be nearer to their images, and because the victim takes part."""
         beyond = isinstance(self.nobody, Omitted) or self.nobody.above_zero
         return self.others.above_zero and beyond and self.due
 
@@ -93,7 +93,7 @@ def attribute(held: Mapping[str, Cells | Omitted]) -> Attribution | None:
         unless_omitted(consistent, nearer, without) is True,
         {whose: unless_omitted(estimate, near) for whose, near in like.items()},
         {whose: count if isinstance(count, Omitted) else count.mean for whose, count in copied.items()},
-        _more_than_chance(copied["victim"], copied["victim, without his client"]),
+        _more_than_chance(copied["victim"], copied["victim, without their client"]),
     )
 
 

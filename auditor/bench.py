@@ -43,7 +43,7 @@ class Bench:
             ``known_features`` by E2.
         of_victim: the victim's training images as a set, for whole-set metrics.
         of_public: the public images, likewise.
-        peers: other clients' and nobody's images of the victim's classes, where he shares them; None: they are his.
+        peers: other clients' and nobody's images of the victim's classes, where they share them; None: they are theirs.
     """
 
     judge: Judge

@@ -8,7 +8,7 @@
 | Is the federation without the victim missing (B2)? | inconclusive |
 | Can the evaluator not read real images (CEIL under ``primary.ceiling``)? | inconclusive |
 | Shared classes: are the victim's own images shown (``auditor.attribution``)? | leak, or below resolution |
-| Shared classes: is the class shown, his images no nearer, A not above B2? | the class, not the client |
+| Shared classes: is the class shown, their images no nearer, A not above B2? | the class, not the client |
 | Is A not shown above B2? | below resolution, no leak detected or inconclusive, see ``_quiet`` |
 | Is A - B2 shown, but less than ``primary.resolution``? | below resolution |
 | Does the prior (B0), the untrained model (B1) or the own shard (B3) explain A? | inconclusive |
@@ -151,7 +151,7 @@ def _unread(case: Case) -> Decision | None:
 
 
 def _client(case: Case) -> Decision | None:
-    """Judge, of a victim who shares his classes, whether his own images are shown."""
+    """Judge, of a victim who shares their classes, whether their own images are shown."""
     whose = case.main.attribution
     if whose is None or not (whose.nearer or whose.copies_shown):
         return None
@@ -159,7 +159,7 @@ def _client(case: Case) -> Decision | None:
         f"its images are nearer to the victim's than to as many at other clients: lead {show(whose.others)}, 0% is even"
     )
     if whose.copies_shown:
-        number, before = whose.copied["victim"], whose.copied["victim, without his client"]
+        number, before = whose.copied["victim"], whose.copied["victim, without their client"]
         without = f"{before:.3g}" if before else "none"
         return Decision(
             "leak",
@@ -178,7 +178,7 @@ def _client(case: Case) -> Decision | None:
 
 
 def _class(case: Case) -> Decision | None:
-    """Judge, of a victim who shares his classes, whether the class is shown and his images are not."""
+    """Judge, of a victim who shares their classes, whether the class is shown and their images are not."""
     whose, prior = case.main.attribution, case.main.leads["B0"]
     if whose is None or case.leakage.above_zero or _blind(case)[0]:
         return None
@@ -424,7 +424,7 @@ def sentence(decision: Decision, case: Case, attacks: list[str]) -> str:
 
 
 def _of_whom(decision: Decision, whose: Attribution) -> str:
-    """Return, of a victim who shares his classes, whose images are shown; empty: the outcome does not say."""
+    """Return, of a victim who shares their classes, whose images are shown; empty: the outcome does not say."""
     even = f"lead {show(whose.others)}, 0% is even"
     match decision.outcome:
         case "leak" if whose.nearer or whose.copies_shown:

@@ -88,7 +88,7 @@ class Leakage:
         copy_guard: share of them nearer to a victim's image than to any the attacker holds.
         between: the deviation between runs that one run's figures carry.
         member_share: share of them nearer to a training than to a reserve image; one half: class prototypes.
-        attribution: whose images are shown, of a victim who shares his classes; None: they are his alone.
+        attribution: whose images are shown, of a victim who shares their classes; None: they are theirs alone.
     """
 
     attack: str

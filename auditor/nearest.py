@@ -68,7 +68,7 @@ def find(
         embedding: E2.
         train: training images of the attacked classes; the nearest is sought within the class.
         reserve: images in no training set; likewise.
-        public: what the attacker holds, his shard and his public images; the nearest of any class.
+        public: what the attacker holds, its shard and its public images; the nearest of any class.
     """
     rows = best_per_class(exhibit)
     labels, images = exhibit.labels[rows], exhibit.images[rows]

@@ -1,4 +1,4 @@
-"""The images that a victim's are held against where he shares his classes: other clients', and nobody's."""
+"""The images that a victim's are held against where they share their classes: other clients', and nobody's."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""The four questions that a participant's seat lets him ask, and where the answers stand.
+"""The four questions that a participant's seat lets it ask, and where the answers stand.
 
 | question | asked by | answered by |
 |---|---|---|

@@ -85,8 +85,8 @@ class Audit(Section):
     device: str = Field("cpu", description="where evaluators and the own-shard model compute: cpu, cuda, cuda:1")
     without_victim: bool = Field(
         True,
-        description="also run the federation without the victim's images (world W0; without his client, where he "
-        "shares his classes) and invert its models: "
+        description="also run the federation without the victim's images (world W0; without their client, where they "
+        "share their classes) and invert its models: "
         "whatever they score is a false positive by construction",
     )
 

@@ -1,6 +1,6 @@
 """What was in somebody's last batches? The auditor's half: how near reconstructions come to the images of that round.
 
-Every reconstruction of a class of the victim is matched to one of his training images of that class (Hungarian method
+Every reconstruction of a class of the victim is matched to one of their training images of that class (Hungarian method
 on the squared error), and scored by PSNR, SSIM and the distance in E2. Two controls get the same labels, budget and
 matching: the same attack on the world without the victim, and random images of the class that nobody trained on.
 Counted are cells, one per round and class; the interval of a lead over a control is Student's over cells.
@@ -159,7 +159,7 @@ def true_shares(run: Run, server_round: int) -> Tensor:
 
 
 def compared(run: Run, exhibits: Sequence[UpdateExhibit]) -> Cells:
-    """Return by arm and (round, class) how near each comes to the victim's images; rounds without him are left out."""
+    """Return by arm and (round, class) how near each comes to the victim's images; leaves out rounds without them."""
     victim, reserve = part_of(run, "train", victim_only=True), part_of(run, "reserve")
     embedding = embedding_of(run)
     cells: dict[str, dict[tuple[int, int], Matched]] = {arm: {} for arm in ARMS}

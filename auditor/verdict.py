@@ -68,20 +68,22 @@ Whose = Literal["the client", "the class, not the client", "neither", "unknown"]
 
 
 class AttributionReport(_Part):
-    """Of a victim who shares his classes: whose images one attack at one round shows."""
+    """Of a victim who shares their classes: whose images one attack at one round shows."""
 
     answer: Whose = Field(
         description="whose they are; neither: not even the class is shown; unknown: it is not settled"
     )
-    others: Interval = Field(description="2 s - 1 of the share s nearer to his images than to as many at other clients")
+    others: Interval = Field(
+        description="2 s - 1 of the share s nearer to their images than to as many at other clients"
+    )
     nobody: Interval | Missing = Field(description="the same against as many images that nobody holds")
-    without: Interval | Missing = Field(description="'others' of the same attack without his client")
+    without: Interval | Missing = Field(description="'others' of the same attack without their client")
     resemblance: dict[str, Interval | Missing] = Field(
         description="share like an image of the 'victim', of 'others', of 'nobody', equally many of each"
     )
     copied: dict[str, float | Missing] = Field(
         description="different training images copied: of the 'victim', of 'others', of 'nobody'; and of the 'victim, "
-        "without his client'"
+        "without their client'"
     )
 
 
@@ -103,7 +105,7 @@ class Point(_Part):
     minimum_detectable_effect: float | Missing = Field(description="leakage found with 80 % probability")
     attribution: AttributionReport | Missing = Field(
         Missing(omitted="the victim alone holds its classes, so that the leakage is the victim's"),
-        description="whose images are shown, of a victim who shares his classes",
+        description="whose images are shown, of a victim who shares their classes",
     )
 
 

@@ -4,7 +4,7 @@
 
 A federation of C clients on MNIST makes one round from fresh weights (LeNet-5 with ReLU, no BatchNorm): everybody takes
 tau full-batch SGD steps on n images. The attacker is one of them and knows its own reply. The victim's images are of
-the digits 0 to 4, everybody else's of 5 to 9; in the world without the victim his are of 5 to 9 too. Both loops
+the digits 0 to 4, everybody else's of 5 to 9; in the world without the victim theirs are of 5 to 9 too. Both loops
 reconstruct at most ``BUDGET`` images for the labels each finds itself; those of the digits 0 to 4 are matched to the
 victim's and scored by PSNR. The control is the same loop with the same labels on the world without the victim; random
 images are as many of the class that no client holds.
@@ -207,7 +207,7 @@ def unrolled(network: nn.Module, images: Tensor, labels: Tensor, training: Local
 
 
 def psnr(images: Tensor, labels: Tensor, private: Shard) -> float | None:
-    """Return the mean PSNR of ``images`` of the victim's classes, each matched to one of his; None: there is none."""
+    """Return the mean PSNR of ``images`` of the victim's classes, each matched to one of theirs; None: none."""
     values: list[float] = []
     for label in set(labels.tolist()) & set(private.labels.tolist()):
         mine, real = images[labels == label].flatten(1), unit(private.images[private.labels == label]).flatten(1)
@@ -222,7 +222,8 @@ class Measured:
     """One loop on one cell and seed; PSNR in dB.
 
     Attributes:
-        attack: against the victim's images; ``control``: the same without him; ``random``: random images of the class.
+        attack: against the victim's images; ``control``: the same without the victim; ``random``: random
+            images of the class.
         labels: share of the labels dealt that the others' images have, with multiplicity.
         seconds: of one reconstruction, on whatever else the machine did.
     """
@@ -315,7 +316,7 @@ def grid(pool: Pool, seeds: int, iterations: int, out: Path | None) -> list[list
 
 
 def in_the_grid(measured: list[Measured]) -> str:
-    """Return PSNR of the attack with its leads over random images of the class and over the world without him."""
+    """Return PSNR of the attack and its leads over random images of the class and over the world without the victim."""
     known = [
         (each.attack, each.attack - each.random, each.attack - each.control)
         for each in measured
@@ -327,7 +328,7 @@ def in_the_grid(measured: list[Measured]) -> str:
     return f"{attack:.1f} ({over_random:+.1f}, {over_control:+.1f})"
 
 
-HEADER = ["clients", "images each", "local steps", "loop", "attack", "without him", "random", "lead", "labels", "s"]
+HEADER = ["clients", "images each", "local steps", "loop", "attack", "no victim", "random", "lead", "labels", "s"]
 
 
 def main() -> None:

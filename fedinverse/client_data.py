@@ -22,8 +22,8 @@ def pooled_shard(run: Run) -> Shard:
 def shard_of(run: Run, client: int, world: World) -> Shard:
     """Return the images of ``client``, canaries with their random labels.
 
-    In a world without the victim the victim's classes and all canaries are taken out; of a victim who shares his
-    classes, all he holds: he is not asked to take part there.
+    In a world without the victim the victim's classes and all canaries are taken out; of a victim who shares their
+    classes, all they hold: they are not asked to take part there.
     """
     manifest = run.split
     held = held_by(manifest, client)

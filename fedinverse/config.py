@@ -99,11 +99,11 @@ class Population(Section):
     """Who takes part and who holds what."""
 
     clients: int = Field(20, ge=2, le=1_000_000, description="number of clients")
-    victim: int = Field(0, ge=0, description="the client whose images are asked about; he alone holds victim_classes")
+    victim: int = Field(0, ge=0, description="the client whose images are asked about; they alone hold victim_classes")
     victim_classes: Classes = Field(
         (0, 1, 2, 3, 4),
         description='classes only the victim holds, as numbers, ranges "0-299" or names; '
-        "empty: he shares all classes with others, and the question is whether the images are his or the class's",
+        "empty: they share all classes with others, and the question is whether the images are theirs or the class's",
     )
     victim_names: tuple[str, ...] = Field(
         (), description="classes of the victim by name; names in victim_classes are moved here"
@@ -124,7 +124,7 @@ class Population(Section):
 
     @property
     def shares_classes(self) -> bool:
-        """Whether somebody attacks a victim who has no class of his own: what is asked is whose images are shown."""
+        """Whether somebody attacks a victim who has no class of their own: what is asked is whose images are shown."""
         return bool(self.attackers) and not self.has_victim
 
     @property

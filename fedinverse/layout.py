@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 World = str
-"""A federation of a run: ``with_victim``, or one that lacks the victim's images of his classes (a control world)."""
+"""A federation of a run: ``with_victim``, or one that lacks the victim's images of their classes (a control world)."""
 
 WITH_VICTIM: World = "with_victim"
 WITHOUT_VICTIM: World = "without_victim"
@@ -29,7 +29,7 @@ _CONTROL_WORLD = re.compile(rf"{WITHOUT_VICTIM}(-[1-9]\d{{0,2}})?")
 def control_worlds(count: int) -> tuple[World, ...]:
     """Return the names of ``count`` control worlds: ``without_victim``, ``without_victim-1`` ...
 
-    The first differs from the federation with the victim by his images alone. In the others everything that is drawn
+    The first differs from the federation with the victim by their images alone. In the others everything that is drawn
     anew in a federation (initial weights, who trains, the order of images) is drawn with other seeds too.
     """
     return tuple(WITHOUT_VICTIM if number == 0 else f"{WITHOUT_VICTIM}-{number}" for number in range(count))

@@ -1,4 +1,4 @@
-"""Whether the attacker's public images show what only the victim should: his classes by name, his pictures by content.
+"""Whether the attacker's public images show what only the victim should: classes by name, pictures by content.
 
 Two pictures count as alike when their sketches, 16 x 16 grey pixels less their mean, are correlated by ``ALIKE`` or
 more, as they are or mirrored. Grey is the mean of the channels or, as picture programs make it, their luma (ITU-R
@@ -44,13 +44,13 @@ def check_disjoint(
     allow: bool,
     keys: tuple[str, str] = ("data.public", "data.private"),
 ) -> None:
-    """Refuse a public set that shows a class of the victim's alone or a picture of his, unless ``allow``.
+    """Refuse a public set that shows a class of the victim's alone or a picture of theirs, unless ``allow``.
 
     Args:
         private: all private images.
         public: the attacker's.
         population: who the victim is.
-        pictures: rows of the victim's pictures where he shares his classes; None: all pictures of the victim classes.
+        pictures: rows of the victim's pictures where they share their classes; None: all of the victim classes.
         allow: whether the configuration allows overlap.
         keys: what the user's file calls the two, for messages.
 
@@ -60,7 +60,7 @@ def check_disjoint(
     if allow or (not population.victim_classes and pictures is None):
         return
     names = shared_names(tuple(private.class_names[label] for label in population.victim_classes), public.class_names)
-    instead = "Choose other public images: what the attacker shows could be his own"
+    instead = "Choose other public images: what the attacker shows could be its own"
     if keys[0] == "data.public":
         instead += "; or set data.allow_overlap = true to have every output marked"
     if names:

@@ -15,7 +15,7 @@ from fedinverse.split import held_by
 def part_of(run: Run, part: str, *, victim_only: bool = False) -> Shard:
     """Return all images of ``part`` (``train``, ``vault`` or ``reserve``), or only the victim's.
 
-    The victim's are those of his classes; of a victim who shares his classes, what he alone holds.
+    The victim's are those of their classes; of a victim who shares their classes, what they alone hold.
     """
     manifest = run.split
     chosen = (manifest["part"] == part).to_numpy(np.bool_)
@@ -27,7 +27,7 @@ def part_of(run: Run, part: str, *, victim_only: bool = False) -> Shard:
 
 
 def held_by_others(run: Run) -> Shard:
-    """Return the training images of the victim's classes that neither he nor an attacker holds."""
+    """Return the training images of the victim's classes that neither they nor an attacker holds."""
     manifest, population = run.split, run.population
     chosen = (manifest["part"] == "train").to_numpy(np.bool_) & manifest["label"].isin(run.victim_classes).to_numpy()
     for client in (population.victim, *population.attackers):

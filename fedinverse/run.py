@@ -102,7 +102,7 @@ class Run:
 
     @cached_property
     def victim_classes(self) -> tuple[int, ...]:
-        """The classes that the verdict speaks of: the victim's alone, or all of which he holds an image; or none."""
+        """The classes that the verdict speaks of: the victim's alone, or all of which they hold an image; or none."""
         if not self.population.shares_classes:
             return self.population.victim_classes
         held = self.split.loc[held_by(self.split, self.population.victim), "label"]
@@ -248,7 +248,7 @@ def requests_of(data: Data, shape: tuple[int, int, int], seed: int) -> dict[str,
 def check_trainable(model: Model, population: Population, manifest: pd.DataFrame) -> None:
     """Refuse clients who could never train: with a single image, where the network needs two (BatchNorm does)."""
     single = [client for client in range(population.clients) if int(held_by(manifest, client).sum()) == 1]
-    if population.has_victim:  # in the world without him he has the images of his other classes alone
+    if population.has_victim:  # in the world without the victim they have the images of their other classes alone
         others = ~manifest["label"].isin(population.victim_classes).to_numpy(bool)
         left = int((held_by(manifest, population.victim) & others).sum())
         single += [population.victim] if left == 1 and population.victim not in single else []

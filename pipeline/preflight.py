@@ -155,7 +155,7 @@ def _check_training(run: Run, experiment: Experiment) -> tuple[list[str], float]
     victim = population.victim
     controlled = experiment.audit.without_victim and population.victim_classes and held[victim]
     if controlled and not len(shard_of(run, victim, WITHOUT_VICTIM)):
-        notes.append(f"client {victim}, the victim, holds his classes alone: without them he fails in every round")
+        notes.append(f"client {victim}, the victim, holds their classes alone: without them it fails in every round")
     return notes, per_image * float(held.sum())
 
 

@@ -1,4 +1,4 @@
-"""Shared classes: copies of the victim's images are his, class averages are nobody's, and his client is left out."""
+"""Shared classes: copies of the victim's images are theirs, class averages nobody's, and their client is left out."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -73,7 +73,7 @@ IN_FOLDERS = Source(f"{__name__}:IN_FOLDERS", 1, "", digits_in_folders)
 
 @pytest.fixture(scope="module")
 def foldered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Bench]:
-    """Return three clients who hold what lies in their folders, the victim images of a kind of his own."""
+    """Return three clients who hold what lies in their folders, the victim images of a kind of their own."""
     settings = ["population.clients=3", "population.partition=folders", f"data.private={IN_FOLDERS.name}"]
     return opened(tmp_path_factory.mktemp("folders"), *settings)
 
@@ -118,8 +118,8 @@ def whose(verdict: Verdict) -> AttributionReport:
     return report
 
 
-def test_copies_of_the_victims_images_are_attributed_to_him(bench: tuple[Run, Bench]) -> None:
-    # Fails if others' images or the reserve stand where his should, or if his client's absence is not looked at.
+def test_copies_of_the_victims_images_are_attributed_to_them(bench: tuple[Run, Bench]) -> None:
+    # Fails if others' images or the reserve stand where theirs should, or if their client's absence is not looked at.
     run, _ = bench
     verdict = verdict_of(bench, noisy(part_of(run, "train", victim_only=True), run), averages(run))
     assert verdict.outcome == "leak", verdict.reasons
@@ -132,7 +132,7 @@ def test_copies_of_the_victims_images_are_attributed_to_him(bench: tuple[Run, Be
     assert report.others.low > 0
     copied = report.copied
     assert copied["victim"] == len(run.victim_classes) * RESTARTS
-    assert copied["others"] == copied["nobody"] == copied["victim, without his client"] == 0
+    assert copied["others"] == copied["nobody"] == copied["victim, without their client"] == 0
 
 
 @pytest.mark.parametrize("shows", ["averages", "others' images"])
@@ -147,8 +147,8 @@ def test_what_shows_the_class_is_not_attributed_to_the_client(bench: tuple[Run, 
     assert whose(verdict).copied["victim"] == 0
 
 
-def test_images_that_are_his_without_his_client_too_are_not_his_doing(bench: tuple[Run, Bench]) -> None:
-    # His pictures may be of a kind of their own: fails if a lead that stays without him counts.
+def test_images_that_are_theirs_without_their_client_too_are_not_their_doing(bench: tuple[Run, Bench]) -> None:
+    # Their pictures may be of a kind of their own: fails if a lead that stays without the victim counts.
     run, _ = bench
     images = noisy(part_of(run, "train", victim_only=True), run)
     verdict = verdict_of(bench, images, images)
@@ -163,8 +163,10 @@ def test_noise_shows_neither(bench: tuple[Run, Bench]) -> None:
     assert verdict_of(bench, (images, labels), (images, labels)).outcome in ("no leak detected", "inconclusive")
 
 
-def test_folders_of_his_own_kind_are_attributed_to_him_only_where_he_takes_part(foldered: tuple[Run, Bench]) -> None:
-    """What he holds is of a kind of its own: nearness to it alone, without the control, would say too much."""
+def test_folders_of_another_kind_are_attributed_only_where_the_victim_takes_part(
+    foldered: tuple[Run, Bench],
+) -> None:
+    """What they hold is of a kind of its own: nearness to it alone, without the control, would say too much."""
     run, _ = foldered
     mine = part_of(run, "train", victim_only=True)
     assert not hashes(mine) & hashes(held_by_others(run))
@@ -174,11 +176,11 @@ def test_folders_of_his_own_kind_are_attributed_to_him_only_where_he_takes_part(
     assert (copied.outcome, whose(copied).answer) == ("leak", "the client")
     assert whose(copied).copied["others"] == 0
 
-    his_kind = averages(run, mine)  # no image of his, but what only he writes
-    assert whose(verdict_of(foldered, his_kind, averages(run))).answer == "the client"
-    without_him_too = verdict_of(foldered, his_kind, his_kind)
-    assert without_him_too.outcome != "leak"
-    assert whose(without_him_too).answer == "unknown"
+    their_kind = averages(run, mine)  # no image of theirs, but what only they write
+    assert whose(verdict_of(foldered, their_kind, averages(run))).answer == "the client"
+    without_them_too = verdict_of(foldered, their_kind, their_kind)
+    assert without_them_too.outcome != "leak"
+    assert whose(without_them_too).answer == "unknown"
 
     of_others = verdict_of(foldered, averages(run), averages(run))
     assert of_others.outcome == whose(of_others).answer == "the class, not the client"
@@ -189,7 +191,7 @@ def test_folders_of_his_own_kind_are_attributed_to_him_only_where_he_takes_part(
 
 @pytest.mark.parametrize("partition", ["iid", "dirichlet", "shards", "unequal", "pathological", "identity"])
 def test_every_partition_knows_whose_images_are_whose(partition: str, tiny: Callable[..., Any]) -> None:
-    # Fails if an image counts as the victim's and another's, or if his images stay in the world without him.
+    # Fails if an image counts as the victim's and another's, or if their images stay in the world without the victim.
     experiment = tiny(**merged(SHARED, {"population": {"partition": partition, "overlap": 0.3, "alpha": 0.3}}))
     run = prepare(tiny_path(experiment), resolved(experiment))
     population, mine, others = run.population, part_of(run, "train", victim_only=True), held_by_others(run)
@@ -238,7 +240,7 @@ def test_a_share_of_one_half_is_no_lead() -> None:
 
 
 def test_an_absent_client_is_drawn_like_the_others_and_takes_no_part() -> None:
-    # Fails if the draw of the others moves when one is absent: the two worlds would differ by more than him.
+    # Fails if the draw of the others moves when one is absent: the two worlds would differ by more than the victim.
     nodes = {100 + number: number for number in range(6)}
     policy = Participation(fraction_train=0.5)
     everyone, without = Selection(policy, 0, nodes), Selection(policy, 0, nodes, frozenset({0}))
@@ -305,7 +307,7 @@ def test_a_victims_own_class_is_no_question_of_attribution(attacked_run: Any) ->
     assert isinstance(read_verdict(attacked_run.files.verdict).main.attribution, Missing)
 
 
-def test_a_public_set_with_his_pictures_is_refused(bench: tuple[Run, Bench]) -> None:
+def test_a_public_set_with_their_pictures_is_refused(bench: tuple[Run, Bench]) -> None:
     run, private = bench[0], bench[0].pools["private"]
     rows = run.split.loc[run.split["client"] == 0, "row"].to_numpy()
     with pytest.raises(ConfigError, match=f"holds {len(rows)} pictures of the victim"):

@@ -109,7 +109,7 @@ class Laboratory:
 
     @cache  # noqa: B019 - one laboratory per module
     def model(self, world: World, seed: int = 0) -> Classifier:
-        """A model trained on all clients' images, in the world without the victim on all but his."""
+        """A model trained on all clients' images, in the world without the victim on all but theirs."""
         shard = part_of(self.run, "train")
         if world == "without_victim":
             rows = ~torch.isin(shard.labels, torch.tensor(self.victims))

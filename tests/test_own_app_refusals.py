@@ -44,7 +44,7 @@ BEFORE = [
     ({"data": "mini:negative"}, 'values from -1 to .*; give pixels in .0, 1.; .* set pixels = "input"'),
     (
         {"data": "mini:shared", "without": "classes"},
-        "client 0 .victim. holds no class alone.*nobody does.*his or the class",
+        "client 0 .victim. holds no class alone.*nobody does.*theirs or the class",
     ),
     ({"data": "mini:worded"}, "gave the label 'none'; classes is a number: write their names"),
     ({"data": "mini:worded", "classes": ["none", "a", "b", "d"]}, "gave the label 'c'; classes are none, a, b, d"),
@@ -119,7 +119,7 @@ def test_the_victims_node_is_hidden_and_a_strategy_that_needs_it_is_named(tmp_pa
     assert done.stat().st_mtime_ns == stamp
 
 
-def test_a_victim_who_shares_his_classes_leaves_the_control_world(tmp_path: Path) -> None:
+def test_a_victim_who_shares_their_classes_leaves_the_control_world(tmp_path: Path) -> None:
     app = mini(tmp_path, data="mini:shared", held_out="mini:held", run_config={"nodes": 2}, inputs={
         "shape": [1, 32, 32], "mean": 0.5, "std": 0.5})  # fmt: skip
     with opened(app, (), tmp_path / "runs", resume=False) as prepared:
@@ -133,7 +133,7 @@ def test_a_victim_who_shares_his_classes_leaves_the_control_world(tmp_path: Path
     assert sent == {"with_victim": {0, 1, 2, 3}, "without_victim": {1, 2, 3}}
 
 
-def test_a_client_who_cannot_train_on_his_one_image_is_named_before(
+def test_a_client_who_cannot_train_on_one_image_is_named_before(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     app = mini(tmp_path, data="mini:lonely", data_arguments={"fewest": 1}, model="mini:Normed", held_out="mini:held")

@@ -17,7 +17,7 @@ SCHEMES = get_args(Population.model_fields["partition"].annotation)
 
 
 def pool_of(images: Any, labels: Any, population: Population) -> Any:
-    """A private source that knows clients: the victim's classes are his, the other images everybody's in turn."""
+    """A private source that knows clients: the victim's classes are theirs, the other images everybody's in turn."""
     holders = np.arange(len(labels)) % population.clients
     holders[np.isin(labels, population.victim_classes)] = population.victim
     return SimpleNamespace(

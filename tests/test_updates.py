@@ -347,19 +347,20 @@ def test_what_cannot_be_asked_is_refused_before_any_work(tiny: Callable[..., Any
         tiny(updates={}, attacks=None, population={"malicious": 0})
 
 
-def test_of_a_victim_who_shares_his_classes_it_is_asked_too(tiny: Callable[..., Any], tmp_path: Path) -> None:
+def test_of_a_victim_who_shares_their_classes_it_is_asked_too(tiny: Callable[..., Any], tmp_path: Path) -> None:
     run = prepare(tmp_path / "run", resolved(tiny(updates={}, population={"victim_classes": []})))
     line = {"round": 1, "message-type": "train", "partition": run.population.victim, "node": "0", "sha256": "0"}
     append_jsonl(run.files.server.ledger(WITH_VICTIM), line)
-    his = part_of(run, "train", victim_only=True)
-    assert set(his.labels.tolist()) == set(run.victim_classes) != set()
+    victims = part_of(run, "train", victim_only=True)
+    assert set(victims.labels.tolist()) == set(run.victim_classes) != set()
     exhibits = [
-        UpdateExhibit(arm, 1, unit(his.images[:2]), his.labels[:2], torch.zeros(10)) for arm in (ATTACK, WITHOUT)
+        UpdateExhibit(arm, 1, unit(victims.images[:2]), victims.labels[:2], torch.zeros(10))
+        for arm in (ATTACK, WITHOUT)
     ]
     cells = compared(run, exhibits)
-    assert {label for _, label in cells[ATTACK]} == set(his.labels[:2].tolist())
+    assert {label for _, label in cells[ATTACK]} == set(victims.labels[:2].tolist())
     assert cells[ATTACK].keys() == cells[RANDOM].keys()
-    assert all(cell.psnr.min() > 90 for cell in cells[ATTACK].values())  # his images come back as themselves
+    assert all(cell.psnr.min() > 90 for cell in cells[ATTACK].values())  # their images come back as themselves
 
 
 def test_own_replies_are_taken_off_the_average() -> None:

@@ -199,7 +199,7 @@ def set_figures(seen: Inspected, bench: Bench) -> Iterator[Figure]:
 
 
 def attribution_figures(seen: Inspected, bench: Bench, peers: Peers) -> Iterator[Figure]:
-    """Yield every figure of an exhibit on whose images it shows; for a victim who shares his classes."""
+    """Yield every figure of an exhibit on whose images it shows; for a victim who shares their classes."""
     none = "no attacked class is held by the victim and by another client who is not the attacker"
     yield from _nearer(NEARER, seen, bench, peers.held, none)
     labels = seen.exhibit.labels

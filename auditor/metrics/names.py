@@ -28,7 +28,7 @@ RESEMBLANCE_VICTIM = "resemblance-victim"
 RESEMBLANCE_OTHERS, RESEMBLANCE_NOBODY = "resemblance-others", "resemblance-nobody"
 COPIES_OTHERS, COPIES_NOBODY = "copied-images-others", "copied-images-nobody"
 OF_SHARED = (NEARER, RESEMBLANCE_VICTIM, RESEMBLANCE_OTHERS, RESEMBLANCE_NOBODY, COPIES_OTHERS, COPIES_NOBODY)
-"""Metrics that are scored only where the victim shares his classes."""
+"""Metrics that are scored only where the victim shares their classes."""
 PRECISION, RECALL, DENSITY, COVERAGE = "precision", "recall", "density", "coverage"
 
 

@@ -42,7 +42,7 @@ def updates(
 ) -> None:
     """Invert the update between two consecutive captures: labels first, then images.
 
-    Of a run, the auditor holds the images against the victim's and against the same attack without him.
+    Of a run, the auditor holds the images against the victim's and against the same attack without the victim.
     Of captures, images and label shares are written; only somebody with the private images can judge them.
     """
     from fedinverse.errors import ConfigError

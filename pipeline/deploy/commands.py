@@ -53,7 +53,7 @@ def supernode(
         port: loopback port on which the SuperNode serves its own ClientApp processes.
         node: its node config, which nobody but its operator sets: ``partition-id``, ``data-path``, ``role`` …
         secret: file of the secret without which that port hands out no task; whoever starts ClientApps is then started
-            beside it (``superexec``). None: the SuperNode starts it, and the port asks nobody who he is.
+            beside it (``superexec``). None: the SuperNode starts it, and the port asks nobody who they are.
     """
     command = ["flower-supernode", "--superlink", fleet, "--root-certificates", str(authority)]
     command += ["--auth-supernode-private-key", str(key)]

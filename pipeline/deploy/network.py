@@ -1,8 +1,8 @@
 """Where the processes of ``deploy local`` listen: on a loopback interface that no other user of the machine can reach.
 
-Flower's control and runtime ports ask nobody who he is: whoever reaches the one runs code on the server and the nodes,
-whoever reaches the other takes a waiting task, and with it a model. On Linux everything is therefore started in a
-network namespace of its own; only root, and the user who made it, can enter that.
+Flower's control and runtime ports ask nobody who they are: whoever reaches the one runs code on the server and the
+nodes, whoever reaches the other takes a waiting task, and with it a model. On Linux everything is therefore started
+in a network namespace of its own; only root, and the user who made it, can enter that.
 """
 
 import os

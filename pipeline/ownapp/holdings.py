@@ -205,8 +205,8 @@ def _keep_back(frame: pd.DataFrame, share: float, seed: int) -> None:
 
 
 def _victim_classes(settings: AppAudit, table: pd.DataFrame, names: tuple[str, ...]) -> tuple[int, ...]:
-    """Return the classes to attack, checked: the victim holds them, and nobody else. None: he has no class alone, and
-    the question is whether images are his or the class's.
+    """Return the classes to attack, checked: the victim holds them, and nobody else. None: they have no class alone,
+    and the question is whether images are theirs or the class's.
     """
     train = table[table["part"] == "train"]
     holders = {
@@ -234,8 +234,8 @@ def _victim_classes(settings: AppAudit, table: pd.DataFrame, names: tuple[str, .
         )  # fmt: skip
         raise ConfigError(
             f"{who}, and the control world would have it all the same. Choose a victim who holds classes alone "
-            f"({_few(only) or 'nobody does'}), or leave out victim_classes and without: his node is hidden then, and "
-            "the question is whether images are his or the class's"
+            f"({_few(only) or 'nobody does'}), or leave out victim_classes and without: their node is hidden then, and "
+            "the question is whether images are theirs or the class's"
         )
     if settings.attacker in {client for label in numbers or alone for client in holders.get(label, [])}:
         raise ConfigError(f"attacker: client {settings.attacker} holds a class of the victim; choose another attacker")

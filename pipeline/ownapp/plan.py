@@ -22,7 +22,7 @@ class Plan:
         app: directory of the app; ``serverapp`` and ``clientapp`` its components.
         run_config: what the app finds in ``context.run_config``.
         clients, attacker, victim: number of nodes, and partition ids.
-        world: without the victim, his node is hidden unless ``rows`` take his classes out.
+        world: without the victim, their node is hidden unless ``rows`` take their classes out.
         hide_victim: whether that is so.
         directory: where ledger, checkpoints and outcome go.
         capture: the settings of the attacker's spool (``attacker.spool.Spool``).

@@ -111,8 +111,8 @@ def _written(
     check_disjoint(private, public, population, pictures, allow=False, keys=("public", "data"))
     if shares:
         console.print(
-            f"client {settings.victim} (victim) holds no class alone: his node is hidden in the control world, and the "
-            "question is whether images are his or the class's"
+            f"client {settings.victim} (victim) holds no class alone: their node is hidden in the control world, and "
+            "the question is whether images are theirs or the class's"
         )
     by_classes = settings.without == "classes"
     rows = ClientRows(holdings.rows, holdings.without(settings, labels) if by_classes else holdings.rows)

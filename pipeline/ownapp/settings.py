@@ -81,7 +81,7 @@ class AppAudit(Section):
     )
     record: str = Field("", description="name of the message's array record with the weights; empty: the largest one")
     without: Literal["client", "classes"] = Field(
-        "client", description="control world: the victim's node is hidden, or his classes are taken out of data"
+        "client", description="control world: the victim's node is hidden, or their classes are taken out of data"
     )
     victim_classes: tuple[int | str, ...] = Field((), description="empty: all classes that the victim alone holds")
     public: str = Field(

@@ -64,7 +64,7 @@ def plan_of(run: Run, targets: Targets | None = None) -> Plan:
 def asked_classes(run: Run) -> tuple[int, ...]:
     """Return the classes to reconstruct; empty: all of which the attacker holds no image.
 
-    Of a victim who shares his classes it is those that he holds, whether the attacker has images of them or not.
+    Of a victim who shares their classes it is those that they hold, whether the attacker has images of them or not.
     """
     asked = run.section("attacker", Attacker).classes
     return asked or (run.victim_classes if run.population.shares_classes else ())

@@ -1,6 +1,6 @@
 """What was in somebody's last batches? The attack on the updates between captures, its control, and the answer.
 
-The same rounds of the first world without the victim are inverted for the labels that were found with him.
+The same rounds of the first world without the victim are inverted for the labels that were found with the victim.
 """
 
 import math

@@ -33,7 +33,7 @@ class Leakage:
         charts: one per attack, the primary one first.
         galleries: likewise.
         copies: training images that the primary attack gave back.
-        whose: of a victim who shares his classes, whose images are shown; None: they are his alone.
+        whose: of a victim who shares their classes, whose images are shown; None: they are theirs alone.
         people: what people said of the primary attack's images; None: nobody's answers were read.
         sheets: (caption, alternative text, png) of some reconstructions and controls.
         controls: (arm, name, meaning, figure) of the primary attack and round.

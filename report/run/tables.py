@@ -76,7 +76,7 @@ OF_WHOSE = {
 
 
 def whose(point: Point) -> Table | None:
-    """Return whose images are shown; None where the victim's classes are his alone."""
+    """Return whose images are shown; None where the victim's classes are theirs alone."""
     report = point.attribution
     if isinstance(report, Missing):
         return None
