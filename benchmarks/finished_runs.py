@@ -1,6 +1,7 @@
-"""Other attacks on finished runs: several captures together; the four attacks on faces; KED-MI against the round.
+"""Other attacks on finished runs: where they start; several captures together; on faces, others and other rounds.
 
-    python benchmarks/finished_runs.py captures RUN... [--restarts 2] [--publish]      runs of the quick start
+    python benchmarks/finished_runs.py starts RUN... [--restarts 10] [--publish]       runs of the quick start
+    python benchmarks/finished_runs.py captures RUN... [--restarts 2] [--publish]      the same
     python benchmarks/finished_runs.py faces RUN... [--steps 600] [--publish]          runs of configs/faces.toml
     python benchmarks/finished_runs.py rounds RUN... [--restarts 1] [--publish]        the same
 
@@ -66,6 +67,16 @@ class Line:
     round: int = -1
 
 
+def starts(gmi: dict[str, Any], steps: int) -> Iterator[Line]:
+    """Yield GMI from random latents and from the best of more and more, with two losses, and with three captures."""
+    margin = gmi | {"identity_loss": "max_margin", "captures": 1, "iterations": steps}
+    for candidates in (0, 100, 500, 2000):
+        yield Line((str(candidates), "max_margin", "1", str(steps)), margin | {"initial_selection": candidates})
+    best = margin | {"initial_selection": 500}
+    yield Line(("500", "max_margin", "3", str(steps // 2)), best | {"captures": 3, "iterations": steps // 2})
+    yield Line(("500", "logit", "1", str(steps)), best | {"identity_loss": "logit"})
+
+
 def captures(gmi: dict[str, Any], steps: int) -> Iterator[Line]:
     """Yield 1, 3 and 5 captures at as many steps as one takes, and at as many queries of the models."""
     budgets = [("one", 1, steps)]
@@ -96,6 +107,7 @@ def other(name: str, table: dict[str, Any], steps: int) -> Line:
 
 
 TABLES = {
+    "starts": (starts, 200, ["best of", "identity loss", "captures", "steps"], DOCUMENT),
     "captures": (captures, 100, ["budget", "captures", "steps", "queries"], DOCUMENT),
     "faces": (faces, 100, ["attack", "prior"], DOCUMENT.with_name("faces.md")),
     "rounds": (rounds, 100, ["round", "prior"], DOCUMENT.with_name("faces.md")),

@@ -24,7 +24,7 @@ def _several(value: Any) -> Any:
 
 PerChannel = Annotated[tuple[float, ...], BeforeValidator(_several)]
 
-# The quick start's attack: minutes on a CPU, where the published GAN of 20,000 steps takes hours to days.
+# An attack of the quick start's size: minutes on a CPU, where the published GAN of 20,000 steps takes hours to days.
 ATTACK: dict[str, Any] = {
     "kind": "gmi",
     "identity_loss": "max_margin",
