@@ -224,9 +224,10 @@ class AuditorFiles:
         return self.root / "grids" / f"active-{world}.png"
 
     def grid(self, attack: str, arm: str, server_round: int, world: World = WITH_VICTIM) -> Path:
-        """Picture of one arm's reconstructions beside the nearest private images."""
+        """Picture of one arm's reconstructions beside the nearest private images; arm T1 is no attack's."""
+        label = f"{attack}-{arm}" if attack else arm
         further = "" if world in WORLDS else f"-{world}"
-        return self.root / "grids" / f"{attack}-{arm}-round-{server_round:04d}{further}.png"
+        return self.root / "grids" / f"{label}-round-{server_round:04d}{further}.png"
 
     def own_shard_model(self, key: str) -> Path:
         """The control target of arm B3, a model of the attacker's own shard alone; ``key``: of what it depends on."""

@@ -58,3 +58,8 @@ def test_no_two_files_share_a_place() -> None:
     for view in (whole, whole.server, whole.attacker, whole.auditor):
         places = [path for path in paths_of(view) if isinstance(path, Path)]
         assert len(set(places)) == len(places)
+
+
+def test_a_grid_of_an_arm_that_belongs_to_no_attack_is_called_by_the_arm() -> None:
+    names = [RunFiles(ROOT).auditor.grid(attack, "T1", 10).name for attack in ("", "gmi")]
+    assert names == ["T1-round-0010.png", "gmi-T1-round-0010.png"]
