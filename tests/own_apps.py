@@ -5,6 +5,7 @@ from typing import Any
 
 import tomli_w
 
+from pipeline.ownapp.federation import main
 from pipeline.ownapp.settings import FILE
 
 QUICK: dict[str, Any] = {
@@ -21,6 +22,17 @@ QUICK: dict[str, Any] = {
 
 def quick(judge: str) -> dict[str, Any]:
     return {**QUICK, "audit": {"evaluator": {"model": judge, "width": 0.1, "epochs": 1}, "unaided_steps": 0}}
+
+
+class SameProcess:
+    """Stands for the process of an app's federation: runs it in the test's, which has imported everything already."""
+
+    def __init__(self, command: list[str], **_: Any) -> None:
+        self.returncode = main(command[-1])
+
+    def poll(self) -> int:
+        """Return the exit code."""
+        return self.returncode
 
 
 MINI = """

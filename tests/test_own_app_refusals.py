@@ -5,12 +5,13 @@ import sys
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Message, RecordDict
-from own_apps import mini
+from own_apps import SameProcess, mini
 
 from attacker.spool import Spool
 from fedinverse.errors import FedInverseError
@@ -26,6 +27,13 @@ from pipeline.ownapp.prepare import names_of
 from pipeline.ownapp.settings import AppAudit
 
 pytestmark = pytest.mark.usefixtures("modules_of_apps")
+
+
+@pytest.fixture
+def same_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare a federation three seconds of imports. The examples and the strategy that waits have a process."""
+    monkeypatch.setattr("pipeline.ownapp.federate.subprocess", SimpleNamespace(Popen=SameProcess, DEVNULL=0, STDOUT=0))
+
 
 BEFORE = [
     ({"clientt": 3}, "unknown key 'clientt'"),
@@ -89,6 +97,7 @@ DURING = [
 @pytest.mark.parametrize(
     ("changes", "message"), DURING, ids=lambda value: str(value)[:40] if isinstance(value, dict) else ""
 )
+@pytest.mark.usefixtures("same_process")
 def test_a_federation_that_is_of_no_use_is_refused_by_its_key(
     changes: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
@@ -119,6 +128,7 @@ def test_the_victims_node_is_hidden_and_a_strategy_that_needs_it_is_named(tmp_pa
     assert done.stat().st_mtime_ns == stamp
 
 
+@pytest.mark.usefixtures("same_process")
 def test_a_victim_who_shares_their_classes_leaves_the_control_world(tmp_path: Path) -> None:
     app = mini(tmp_path, data="mini:shared", held_out="mini:held", run_config={"nodes": 2}, inputs={
         "shape": [1, 32, 32], "mean": 0.5, "std": 0.5})  # fmt: skip
