@@ -16,10 +16,10 @@ from filelock import FileLock
 from typer.testing import CliRunner
 
 from fedinverse.errors import ConfigError, FedInverseError, StageError
-from fedinverse.run import Run
+from fedinverse.run import Run, prepare
 from fedinverse.storage import atomic_write, read_json, write_json
 from pipeline.cli.main import app
-from pipeline.experiment import load_experiment
+from pipeline.experiment import load_experiment, resolved
 from pipeline.runs import stage_of
 from pipeline.sweep import Outcome, Plan, load_plan, point, run_points, runner
 from pipeline.sweep.plan import with_value
@@ -220,6 +220,16 @@ def test_run_directories_that_hold_something_else_are_refused(tmp_path: Path) ->
         runner.check_directory(plan, resume=False)
     with pytest.raises(ConfigError, match="other configurations under seed0"):
         runner.check_directory(plan, resume=True)
+
+
+def test_a_sweep_that_names_its_classes_is_gone_on_with(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, {"seeds": [0]}, population={"victim_classes": ["0-1"]})
+    point = plan.points[0]
+    prepare(point.path, resolved(point.experiment))
+    runner.check_directory(plan, resume=True)
+    other = plan_of(tmp_path, {"seeds": [0]}, population={"victim_classes": ["1-2"]})
+    with pytest.raises(ConfigError, match="other configurations under seed0"):
+        runner.check_directory(other, resume=True)
 
 
 def test_a_point_that_outlived_its_sweep_is_not_run_twice(tmp_path: Path) -> None:

@@ -17,14 +17,15 @@ from pathlib import Path
 import tomli_w
 from rich.progress import TaskID
 
-from fedinverse.config import Table, laid_over
+from fedinverse.config import Table, laid_over, names_numbered
 from fedinverse.errors import ConfigError
 from fedinverse.house import HOME
 from fedinverse.layout import SWEEP, RunFiles, is_run
 from fedinverse.registry import search_path
-from fedinverse.storage import atomic_write, content_sha256, read_json, write_json
+from fedinverse.run import Run
+from fedinverse.storage import atomic_write, content_sha256, read_json, read_object, write_json
 from pipeline.deploy.processes import Owned, Processes
-from pipeline.experiment import resolved
+from pipeline.experiment import completed, resolved
 from pipeline.runs import stage_of
 from pipeline.sweep.plan import Plan, Point
 from pipeline.sweep.shared import adopt_inversions
@@ -72,9 +73,11 @@ def check_directory(plan: Plan, *, resume: bool) -> None:
 
 
 def _is_same(point: Point) -> bool:
-    stored = read_json(RunFiles(point.path).config)
+    files = RunFiles(point.path)
     asked = laid_over(resolved(point.experiment), _share_of_stored(point))
-    return content_sha256(stored) == content_sha256(asked)
+    if files.pools.exists():  # the stored configuration has numbers for the classes that the sweep's file names
+        asked = names_numbered(asked, Run(point.path).class_names)
+    return content_sha256(completed(read_object(files.config))) == content_sha256(asked)
 
 
 def run_points(plan: Plan, jobs: int) -> list[Outcome]:
