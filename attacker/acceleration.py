@@ -189,7 +189,7 @@ def _native(device: torch.device) -> list[Precision]:
     if device.type == "cuda":
         return ["bf16", "tf32"] if torch.cuda.get_device_capability(device) >= (8, 0) else []
     cpuinfo = Path("/proc/cpuinfo")
-    flags = cpuinfo.read_text() if device.type == "cpu" and cpuinfo.exists() else ""
+    flags = cpuinfo.read_text(encoding="utf-8", errors="replace") if device.type == "cpu" and cpuinfo.exists() else ""
     return ["bf16"] if "avx512_bf16" in flags or "amx_bf16" in flags else []
 
 

@@ -6,6 +6,8 @@ table once, at any round. CEIL may also stand there once for all attacks, under 
 control worlds (``without_victim``, ``without_victim-1`` ...): an arm of theirs is their mean, cell by cell.
 """
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
@@ -13,8 +15,9 @@ from auditor.arms import ARMS, ONCE
 from auditor.omitted import Omitted
 from auditor.settings import Primary
 from auditor.statistics import Cells
-from fedinverse.errors import ConfigError, DataError
+from fedinverse.errors import ConfigError, DataError, IntegrityError
 from fedinverse.layout import is_control
+from fedinverse.storage import check_regular
 
 COLUMNS = ("seed", "world", "round", "arm", "attack", "label", "metric", "value", "count")
 EVERY_ATTACK = ""
@@ -40,6 +43,21 @@ def check_table(scores: pd.DataFrame) -> None:
     if twice.any():
         row = ", ".join(f"{key} {value}" for key, value in scores.loc[twice, keys].iloc[0].items())
         raise DataError(f"the score table holds two rows for {row}")
+
+
+def read_scores(path: Path) -> pd.DataFrame:
+    """Return the score table stored in ``path``.
+
+    Raises:
+        IntegrityError: it is no such table; names the file.
+    """
+    check_regular(path)
+    try:
+        scores = pd.read_parquet(path)
+        check_table(scores)
+    except (ValueError, TypeError, OSError, DataError) as error:  # pyarrow's errors are one of the first three
+        raise IntegrityError(f"{path}: not a readable score table ({error}); 'fedinverse audit' remakes it") from error
+    return scores
 
 
 def cells(scores: pd.DataFrame, arm: str, attack: str, server_round: int, metric: str) -> Cells | Omitted:

@@ -36,7 +36,7 @@ def memory(pids: list[int]) -> float:
     total = 0
     for pid in pids:
         with suppress(OSError):  # it ended meanwhile
-            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines():
                 if line.startswith("Pss:"):
                     total += int(line.split()[1])
     return total / 1000

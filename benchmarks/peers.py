@@ -258,7 +258,7 @@ def main() -> None:
     name, path = sys.argv[1:]
     torch.set_num_threads(1)
     ends: list[float] = []
-    VARIANTS[name](Work(json.loads(Path(path).read_text())), ends)
+    VARIANTS[name](Work(json.loads(Path(path).read_text(encoding="utf-8"))), ends)
     print(json.dumps(ends))
 
 

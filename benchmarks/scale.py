@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def private_memory(process: int) -> int:
     """Return the megabytes that only ``process`` holds; 0 if it is gone."""
     with suppress(OSError):
-        text = Path(f"/proc/{process}/smaps_rollup").read_text()
+        text = Path(f"/proc/{process}/smaps_rollup").read_text(encoding="utf-8")
         return sum(map(int, re.findall(r"^Private_\w+:\s+(\d+) kB", text, re.MULTILINE))) // 1000
     return 0
 

@@ -29,7 +29,7 @@ def publish(name: str, text: str, document: Path = DOCUMENT) -> None:
         ConfigError: the document lacks a marker.
     """
     opening, closing = f"<!-- {name} -->\n", f"<!-- /{name} -->"
-    before, begun, rest = document.read_text().partition(opening)
+    before, begun, rest = document.read_text(encoding="utf-8").partition(opening)
     _, ended, after = rest.partition(closing)
     if not begun or not ended:
         raise ConfigError(f"{document} has no lines '{opening.strip()}' and '{closing}' to write the table between")

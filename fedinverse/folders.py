@@ -7,6 +7,8 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from fedinverse.errors import ConfigError
+
 
 def absolute(path: str) -> str:
     """Return ``path`` from the root of the file system, ``~`` replaced; an empty one stays empty."""
@@ -24,6 +26,15 @@ def is_regular(path: Path) -> bool:
         return path.is_file()
     except OSError:  # in a folder that may be listed and not entered
         return False
+
+
+def check_writable(path: Path, called: str) -> None:
+    """Refuse a directory that this user cannot make or write to; ``ConfigError`` says what it is ``called``."""
+    place = next(each for each in (path, *path.parents) if os.path.lexists(each))
+    if not place.is_dir():
+        raise ConfigError(f"{called} {path}: {place} is no directory; choose another place")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise ConfigError(f"{called} {path}: this user may not write in {place}; choose another place")
 
 
 def entries_under(folder: Path) -> Iterator[Path]:

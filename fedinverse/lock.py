@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fedinverse.errors import IntegrityError, StageError
+from fedinverse.folders import check_writable
 
 
 @contextmanager
@@ -23,9 +24,12 @@ def only_here(directory: Path) -> Iterator[None]:
     Raises:
         StageError: another process holds it; the message has its id, its command and how long it has.
         IntegrityError: a directory in it is a link to elsewhere; see ``check_own``.
+        ConfigError: this user may not write there.
     """
     directory = directory.resolve()
     check_own(directory)
+    for place in (directory.parent, directory):
+        check_writable(place, "run directory")
     parents = _made_parents(directory.parent)
     path = directory.parent / f".{directory.name}.lock"
     handle = _taken(path, directory)
@@ -63,10 +67,13 @@ def _taken(path: Path, directory: Path) -> int:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             holder = _holder(handle)
             os.close(handle)
             raise StageError(f"{directory} is being worked on by {holder}; wait for it, or end it") from None
+        except OSError as error:  # a file system without locks
+            os.close(handle)
+            raise StageError(f"{path} cannot be locked ({error.strerror}); choose another --out") from error
         with suppress(FileNotFoundError):
             if os.fstat(handle).st_ino == path.stat().st_ino:
                 return handle

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -131,11 +131,20 @@ class Run:
         """Return the recorded rounds in order; of a round recorded twice (a resume), the later line."""
         return list({line.round: line for line in read_lines(RoundLine, self.files.server.rounds(world))}.values())
 
-    @property
-    def victim_accuracy(self) -> dict[int, float]:
-        """The global model's accuracy on the victim's reserve images by round, in the world with the victim."""
-        lines = self.recorded_rounds(WITH_VICTIM)
-        return {line.round: line.victim_accuracy for line in lines if line.victim_accuracy is not None}
+    def known_at(self, rounds: Iterable[int]) -> dict[int, float]:
+        """Return the global model's accuracy on the victim's reserve images in the world with the victim, by round.
+
+        Raises:
+            IntegrityError: one of ``rounds``, which were inverted, is not recorded any more; names the file.
+        """
+        lines = {line.round: line for line in self.recorded_rounds(WITH_VICTIM)}
+        lost = sorted({int(number) for number in rounds} - lines.keys())
+        if lost:
+            raise IntegrityError(
+                f"{self.files.server.rounds(WITH_VICTIM)}: has no line of round {lost[0]}, which was inverted; it was "
+                "altered, run the experiment again under another name"
+            )
+        return {number: line.victim_accuracy for number, line in lines.items() if line.victim_accuracy is not None}
 
     def network_of(self, weights: Path) -> Classifier:
         """Return the global model with the ``weights`` of a file.

@@ -15,6 +15,7 @@ from dataclasses import fields
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any, TypeVar, cast
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -71,7 +72,7 @@ def read_json(path: Path) -> Any:
     """Read JSON; a damaged file raises ``IntegrityError`` that names it."""
     check_regular(path)
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise IntegrityError(f"{path}: not valid JSON ({error}); delete it to have it made again") from error
 
@@ -142,9 +143,12 @@ def load_array(path: Path, *, memory_mapped: bool = False) -> NDArray[Any]:
     """Read one array of ``.npy``; what is none raises ``IntegrityError`` that names the file."""
     check_regular(path)
     try:
-        return np.load(path, mmap_mode="r" if memory_mapped else None, allow_pickle=False)  # type: ignore[no-any-return]
-    except (OSError, ValueError, EOFError, SyntaxError, TokenError) as error:  # its header is a Python literal
+        array = np.load(path, mmap_mode="r" if memory_mapped else None, allow_pickle=False)
+    except (OSError, ValueError, EOFError, SyntaxError, TokenError, BadZipFile) as error:  # a header in Python; zipped
         raise IntegrityError(f"{path}: not a readable array ({error}); delete it") from error
+    if not isinstance(array, np.ndarray):  # several, zipped
+        raise IntegrityError(f"{path}: holds several arrays where one is read; delete it")
+    return array
 
 
 def append_jsonl(path: Path, *records: Mapping[str, Any]) -> None:

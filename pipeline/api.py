@@ -21,6 +21,7 @@ from attacker.reconstructions import Reconstructions
 from attacker.schedule import captured
 from attacker.settings import Attacker
 from attacker.target import PublicSet
+from auditor.table import read_scores
 from auditor.verdict import read_verdict
 from fedinverse.config import parse
 from fedinverse.errors import StageError
@@ -292,7 +293,7 @@ class Audited:
         """Every figure of every arm, one row each (``audit/scores.parquet``)."""
         if not self.run.files.auditor.scores.exists():
             raise StageError(f"{self.run.path} holds no scores; run fedinverse audit {self.run.path}")
-        return pd.read_parquet(self.run.files.auditor.scores)
+        return read_scores(self.run.files.auditor.scores)
 
     @property
     def report(self) -> Path:

@@ -35,6 +35,7 @@ from fedinverse.disk import Storage
 from fedinverse.errors import ConfigError
 from fedinverse.layout import PASSIVE, WITH_VICTIM, World, control_worlds
 from fedinverse.models import build, same_network, spec_of, why_not
+from fedinverse.run import Run
 from fedinverse.shard import Shard
 from pipeline.engines import Engine
 from pipeline.stages.membership_scores import Membership
@@ -267,6 +268,12 @@ def resolved(experiment: Experiment) -> Table:
     for key in ("out", "engine", "storage", "tracking"):  # where and on what it runs changes no result
         del table[key]
     return table
+
+
+def check_stored(run: Run) -> None:
+    """Refuse a run directory whose ``config.json`` holds what no configuration does; ``ConfigError`` names the key."""
+    sections = {key: value for key, value in run.table.items() if key in Experiment.model_fields}
+    parse(Experiment, sections, "", str(run.files.config))
 
 
 def completed(stored: Table) -> Table:

@@ -36,7 +36,9 @@ def print_pdf(page: Path) -> Path:
         options = ["--headless", "--disable-gpu", "--disable-dev-shm-usage", f"--user-data-dir={profile}", *root]
         command = [browser, *options, "--no-pdf-header-footer", f"--print-to-pdf={pdf}", page.resolve().as_uri()]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=False)
+            done = subprocess.run(
+                command, capture_output=True, encoding="utf-8", errors="replace", timeout=_PATIENCE, check=False
+            )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise StageError(f"{browser} did not print {page}: {error}") from error
     if done.returncode or not pdf.exists():

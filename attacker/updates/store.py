@@ -20,7 +20,7 @@ from attacker.updates.update_inversion import (
     others_update,
     reconstruct,
 )
-from fedinverse.errors import StageError
+from fedinverse.errors import IntegrityError, StageError
 from fedinverse.layout import ABOUT, RECONSTRUCTIONS
 from fedinverse.models import Classifier, built_for, claimed
 from fedinverse.records import ModelFile
@@ -76,7 +76,12 @@ class InvertedUpdate:
     @property
     def about(self) -> dict[str, Any]:
         """Round, settings, what was assumed, distance reached, seconds."""
-        return read_object(self.path / ABOUT, "round", "distance", "notes", "seconds")
+        path = self.path / ABOUT
+        table = read_object(path, "round", "distance", "notes", "seconds")
+        numbers = all(type(table[key]) in (int, float) for key in ("round", "distance", "seconds"))
+        if not numbers or not isinstance(table["notes"], list) or not all(isinstance(x, str) for x in table["notes"]):
+            raise IntegrityError(f"{path}: round, distance, seconds or notes are of another kind; the file was altered")
+        return table
 
     @property
     def labels(self) -> Tensor:

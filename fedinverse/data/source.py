@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedinverse.errors import ConfigError, DataError
-from fedinverse.folders import absolute, fingerprint
+from fedinverse.folders import absolute, check_writable, fingerprint
 from fedinverse.registry import Registry
 from fedinverse.storage import content_sha256, file_sha256, load_array, read_object, save_array, write_json
 
@@ -186,7 +186,8 @@ def cache_directory() -> Path:
         ConfigError: neither is set, and this user has no home directory.
     """
     if place := os.environ.get("FEDINVERSE_CACHE"):
-        return Path(place)
+        os.environ["FEDINVERSE_CACHE"] = absolute(place)  # processes that start in another directory mean the same one
+        return Path(absolute(place))
     try:
         return Path.home() / ".cache" / "fedinverse"
     except RuntimeError as error:
@@ -229,6 +230,7 @@ def located(request: Request) -> Request:
 
 
 def _prepare(source: Source, request: Request, path: Path) -> None:
+    check_writable(path, "FEDINVERSE_CACHE" if os.environ.get("FEDINVERSE_CACHE") else "the cache in your home")
     loaded = source.load(request)
     images, labels, holders = loaded.images, loaded.labels.astype(np.int64), loaded.holders
     if images.dtype != np.uint8 or images.shape[1:] != request.shape or len(images) != len(labels):

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fedinverse.errors import FedInverseError
+from fedinverse.errors import ConfigError, FedInverseError
 from fedinverse.version import __version__
 from fedinverse.words import LONG, plain
 from pipeline.cli import (
@@ -172,6 +172,8 @@ def guarded(command: Callable[[], Any]) -> None:
     from rich.console import Console
     from rich.markup import escape
 
+    if os.environ.get("COLUMNS") == "0":  # a terminal that does not know its width, on which nothing would be printed
+        del os.environ["COLUMNS"]
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin starve the other processes of a run
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
@@ -181,6 +183,7 @@ def guarded(command: Callable[[], Any]) -> None:
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _stop)
     try:
+        _check_place()
         command()
     except FedInverseError as error:
         for line in str(error).splitlines():
@@ -189,15 +192,20 @@ def guarded(command: Callable[[], Any]) -> None:
     except OSError as error:
         if error.errno is None:
             raise
-        problems.print(
-            f"[red]error[/red] {escape(plain(str(error), LONG))}; what was finished is kept, continue with --resume",
-            soft_wrap=True,
-        )
+        kept = "; what was finished is kept, continue with --resume" if _resumable() else ""
+        problems.print(f"[red]error[/red] {escape(plain(str(error), LONG))}{kept}", soft_wrap=True)
         sys.exit(2)
     except StoppedError as stopped:
         problems.print(escape(str(stopped)), soft_wrap=True)
         problems.print(f"go on with: {escape(_again())}", soft_wrap=True)
         sys.exit(130)
+
+
+def _check_place() -> None:
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise ConfigError("the directory you are in is gone; change to one that is there") from error
 
 
 def _stop(number: int, _: FrameType | None) -> None:
@@ -213,8 +221,11 @@ def _again() -> str:
     words = ["python -m fedinverse" if program == "__main__.py" else program, *map(shlex.quote, sys.argv[1:])]
     if program.endswith(".py") and program != "__main__.py":
         words[0] = f"python {program}"
-    resumable = program.endswith("_sim.py") or RESUMABLE & set(sys.argv[1:3])
-    return " ".join([*words, *(["--resume"] if resumable and "--resume" not in sys.argv else [])])
+    return " ".join([*words, *(["--resume"] if _resumable() and "--resume" not in sys.argv else [])])
+
+
+def _resumable() -> bool:
+    return sys.argv[0].endswith("_sim.py") or bool(RESUMABLE & set(sys.argv[1:3]))
 
 
 def main() -> None:

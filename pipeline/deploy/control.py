@@ -78,7 +78,8 @@ class Control:
                 env=commands.environment(self.home),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
+                errors="replace",
                 check=False,
                 timeout=_CALL,
             )

@@ -50,7 +50,12 @@ class Network:
                 probe.settimeout(1.0)
                 return probe.connect_ex((HOST, port)) == 0
         tables = (Path(f"/proc/{self.holder}/net/{name}") for name in ("tcp", "tcp6"))  # gRPC's sockets are IPv6 ones
-        rows = [row.split() for table in tables if table.exists() for row in table.read_text().splitlines()[1:]]
+        rows = [
+            row.split()
+            for table in tables
+            if table.exists()
+            for row in table.read_text(encoding="ascii").splitlines()[1:]
+        ]
         return (f"{port:04X}", _LISTENS) in {(row[1].rpartition(":")[2], row[3]) for row in rows}
 
 

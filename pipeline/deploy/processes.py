@@ -153,7 +153,7 @@ def _rotate(log: Path) -> None:
 
 def tail(log: Path) -> str:
     """Return the last lines of a log."""
-    return "\n".join(log.read_text(errors="replace").splitlines()[-_TAIL:])
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL:])
 
 
 def _signal_group(owned: Owned, number: signal.Signals) -> None:

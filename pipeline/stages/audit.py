@@ -18,6 +18,7 @@ from auditor.marks import OVERLAP_CAPTION, marks_of_run, overlaps
 from auditor.metrics.names import METRICS, WHOLE_SET
 from auditor.scores import score
 from auditor.settings import Audit
+from auditor.table import read_scores
 from auditor.targets import LeftOut
 from auditor.verdict import VERSION, Omission, leakage_table
 from fedinverse.errors import StageError
@@ -70,9 +71,10 @@ def inputs_of(run: Run) -> AuditInputs:
     if not any(each.target.arm == "A" for each in inversions.finished):
         raise StageError(f"{run.path} holds no finished inversion; run the stage 'invert' first")
     settings = run.section("audit", Audit)
+    known = run.known_at(each.target.round for each in inversions.finished if each.target.arm == "A")
     costs = costs_of(inversions.finished, settings.primary.round)
     marks = (*marks_of_run(run), *marks_of_inversions(inversions.finished))
-    return AuditInputs(settings, inversions.finished, inversions.left_out, marks, run.victim_accuracy, costs)
+    return AuditInputs(settings, inversions.finished, inversions.left_out, marks, known, costs)
 
 
 def marks_of_inversions(inversions: Sequence[Finished]) -> tuple[str, ...]:
@@ -100,7 +102,7 @@ def audit(run: Run, ahead: Ahead | None = None) -> pd.DataFrame:
     settings, products = inputs.settings, (files.scores, files.leakage, run.files.verdict)
     if AuditSummary.stands(files.summary, inputs.stamp, products):
         console.print("Auditing: the scores are up to date")
-        return pd.read_parquet(files.scores)
+        return read_scores(files.scores)
     for pool in run.pools.values():
         pool.verify()
     console.print("[b]Auditing[/b]: training the evaluators on images that no client holds")

@@ -201,7 +201,13 @@ def _watch(commands: list[list[str]], arms: dict[str, str]) -> None:
     with progress_bar() as bar:
         workers = [
             subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=HOME, env=_environment()
+                command,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                encoding="utf-8",
+                errors="replace",
+                cwd=HOME,
+                env=_environment(),
             )
             for command in commands
         ]

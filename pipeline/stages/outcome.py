@@ -59,7 +59,8 @@ def attacked(run: Run, stages: Stages) -> None:
 def summary_of(run: Run, scores: pd.DataFrame) -> list[RoundSummary]:
     """Return the scores in brief: one line per attack and round."""
     primary = run.section("audit", Audit).primary
-    return summarise(scores, run.victim_accuracy, run.victim_classes, primary.gate, primary.metric)
+    known = run.known_at(scores.loc[scores["arm"] == "A", "round"])
+    return summarise(scores, known, run.victim_classes, primary.gate, primary.metric)
 
 
 def show(run: Run, scores: pd.DataFrame) -> None:

@@ -15,13 +15,14 @@ from auditor.membership import read_report
 from auditor.people.reading import read_people
 from auditor.questions import QUESTIONS, answer_of
 from auditor.settings import Audit
+from auditor.table import read_scores
 from auditor.verdict import Point, read_verdict
 from clients.cohorts import defences_of
-from fedinverse.errors import IntegrityError, StageError
+from fedinverse.errors import StageError
 from fedinverse.layout import WORLDS
 from fedinverse.run import Run
 from fedinverse.split import holdings
-from fedinverse.storage import atomic_write, check_regular
+from fedinverse.storage import atomic_write
 from pipeline.profile import stored_times
 from pipeline.provenance import provenance
 from pipeline.stages.answers import answers_of
@@ -70,20 +71,10 @@ def report(run: Run) -> Path:
     scored = run.files.auditor.scores
     if run.table.get("attacks") and not scored.exists():
         raise StageError(f"{scored} is not there: audit the run first, 'fedinverse audit {run.path}'")
-    page = _attacked(run, _read(scored)) if scored.exists() else _unattacked(run)
+    page = _attacked(run, read_scores(scored)) if scored.exists() else _unattacked(run)
     path = run.files.report
     atomic_write(path, render(page))
     return path
-
-
-def _read(scores: Path) -> pd.DataFrame:
-    check_regular(scores)
-    try:
-        return pd.read_parquet(scores)
-    except (ValueError, OSError) as error:  # pyarrow's errors are one or the other
-        raise IntegrityError(
-            f"{scores}: not a readable parquet file ({error}); 'fedinverse audit' remakes it"
-        ) from error
 
 
 def _common(run: Run, marks: Sequence[str] = ()) -> dict[str, Any]:
@@ -162,7 +153,8 @@ def _unattacked(run: Run) -> Figures:
 
 def _attacked(run: Run, scores: pd.DataFrame) -> Figures:
     verdict = read_verdict(run.files.verdict)
-    known, gate = run.victim_accuracy, run.section("audit", Audit).primary.gate
+    known = run.known_at(scores.loc[scores["arm"] == "A", "round"])
+    gate = run.section("audit", Audit).primary.gate
     points, primary = verdict.points, verdict.primary
     first = primary.attack
     rounds = {attack: _shown_round(points, attack, primary.round) for attack in _first(first, verdict.attacks)}

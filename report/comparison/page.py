@@ -41,7 +41,9 @@ def render(page: Page) -> str:
     """Return the page as one HTML text with every picture inside it."""
     here = Path(__file__).parent
     environment = templates_in(here)
-    return environment.get_template("compare.html").render(p=page, style=(here / "compare.css").read_text())
+    return environment.get_template("compare.html").render(
+        p=page, style=(here / "compare.css").read_text(encoding="utf-8")
+    )
 
 
 def markdown(page: Page) -> str:

@@ -10,7 +10,7 @@ from auditor.canaries import read_canaries
 from auditor.metrics.names import WHOLE_SET
 from auditor.omitted import Omitted
 from auditor.settings import Audit, Primary
-from auditor.table import check_table
+from auditor.table import read_scores
 from auditor.verdict import VERSION, read_verdict
 from fedinverse.errors import StageError
 from fedinverse.records import ClientLine, RoundLine
@@ -67,8 +67,7 @@ class Record:
         path = self.run.files.auditor.scores
         if not path.exists():
             raise StageError(f"{self.name} holds no scores; run 'fedinverse audit {self.name}' first, or leave it out")
-        scores = pd.read_parquet(path)
-        check_table(scores)
+        scores = read_scores(path)
         return scores[scores["label"].isin([*self.run.victim_classes, WHOLE_SET])]
 
     @cached_property

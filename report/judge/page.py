@@ -33,8 +33,8 @@ def render(sheet: str, ids: Sequence[str], images: Tensor, version: int) -> str:
         .render(
             count=len(items),
             beside=images.shape[1] - 1,
-            style=(here / "judge.css").read_text(),
-            script=(here / "judge.js").read_text(),
+            style=(here / "judge.css").read_text(encoding="utf-8"),
+            script=(here / "judge.js").read_text(encoding="utf-8"),
             data=data,
         )
     )

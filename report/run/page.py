@@ -134,8 +134,8 @@ def render(figures: Figures) -> str:
         canvases=[("wide", WIDE), ("narrow", NARROW)],
         canvas=Canvas,
         log_canvas=LogCanvas,
-        style=(here / "report.css").read_text(),
-        script=(here / "report.js").read_text(),
+        style=(here / "report.css").read_text(encoding="utf-8"),
+        script=(here / "report.js").read_text(encoding="utf-8"),
         data=_inline_json([chart.figures() for chart in charts]),
     )
 
