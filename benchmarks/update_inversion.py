@@ -66,7 +66,7 @@ CELLS: dict[str, list[tuple[int, int, int]]] = {
     "long": [(2, 1, 16)],
 }
 """(clients, images per client, local steps) by what is varied."""
-GRID = {"clients": (2, 4), "images": (1, 4, 16), "steps": (1, 4, 16)}
+GRID = {"clients": (2, 4, 10, 20), "images": (1, 4, 16, 64), "steps": (1, 4, 16)}
 SECURE_CLIENTS = 4  # a sum of two is never unmasked
 Loop = Callable[["World", Tensor | None, int], tuple[Tensor, Tensor]]
 """(world, labels to use or None, seed) -> (images, labels)."""
