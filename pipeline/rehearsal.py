@@ -3,10 +3,8 @@
 The target is the untrained global model. A prior that would be trained takes a few steps, in a cache of its own.
 """
 
-import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from torch import Tensor
@@ -15,8 +13,7 @@ from attacker.attacks.attack import Attack
 from attacker.inversion import Inversion, invert
 from attacker.target import PublicSet, Target
 from fedinverse.config import Section
-
-_CACHE = "FEDINVERSE_CACHE"
+from fedinverse.data.source import cache_at
 
 
 class _EnoughError(Exception):
@@ -61,7 +58,7 @@ def rehearse(
     """
     clock = _Clock(steps)
     begun = type(attack)(shortened(attack.settings, steps))
-    cache = nullcontext() if attack.settings.generator else _own_cache(scratch)  # an added generator lies in the cache
+    cache = nullcontext() if attack.settings.generator else cache_at(scratch)  # an added generator lies in the cache
     with cache, suppress(_EnoughError):
         invert(begun, Inversion(scratch / "inversion"), target, public, labels, seed, clock)
     return clock.rates
@@ -75,16 +72,3 @@ def shortened(settings: Section, steps: int) -> Section:
         if isinstance(value, Section) or name == "steps"
     }
     return settings.model_copy(update=changes)
-
-
-@contextmanager
-def _own_cache(directory: Path) -> Iterator[None]:
-    before = os.environ.get(_CACHE)
-    os.environ[_CACHE] = str(directory)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[_CACHE]
-        else:
-            os.environ[_CACHE] = before

@@ -5,7 +5,9 @@ memory-maps. The pool's key is the hash of the request, so another seed, size or
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -179,12 +181,17 @@ def source_of(name: str) -> Source:
     return SOURCES.get(name)
 
 
+_ELSEWHERE: ContextVar[Path | None] = ContextVar("cache", default=None)
+
+
 def cache_directory() -> Path:
     """Return where decoded data and trained priors are kept: $FEDINVERSE_CACHE or ~/.cache/fedinverse.
 
     Raises:
         ConfigError: neither is set, and this user has no home directory.
     """
+    if (elsewhere := _ELSEWHERE.get()) is not None:
+        return elsewhere
     if place := os.environ.get("FEDINVERSE_CACHE"):
         os.environ["FEDINVERSE_CACHE"] = absolute(place)  # processes that start in another directory mean the same one
         return Path(absolute(place))
@@ -195,6 +202,16 @@ def cache_directory() -> Path:
             "this user has no home directory (HOME is not set): say where decoded data and priors are kept with "
             "FEDINVERSE_CACHE=DIR"
         ) from error
+
+
+@contextmanager
+def cache_at(directory: Path) -> Iterator[None]:
+    """Let this thread keep decoded data and priors in ``directory`` for the time of a block; others do as before."""
+    before = _ELSEWHERE.set(directory)
+    try:
+        yield
+    finally:
+        _ELSEWHERE.reset(before)
 
 
 def open_source(request: Request) -> Pool:

@@ -79,9 +79,13 @@ def session_of(engine: Engine, *, profile: bool = False) -> "AbstractContextMana
     """Return what keeps the engine's processes from one federation to the next; other engines than ``ray`` have none.
 
     With ``profile``, actors run under cProfile.
+
+    Raises:
+        ConfigError: Ray cannot start here.
     """
     if engine.kind != "ray":
         return nullcontext()
+    check_ray(engine)
     os.environ.update(quiet(os.environ))  # Ray reads it when it is imported
     from pipeline.engines.ray import RaySession
 

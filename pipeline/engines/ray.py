@@ -11,6 +11,7 @@ import os
 import socket
 import threading
 import time
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -210,16 +211,33 @@ class RaySession:
         self.restarting: dict[int, Any] = {}
         self._ready = False
         self._stopped = threading.Event()
+        # Linux kills Ray's processes when the thread that started them ends: it is the session's, and lives as long.
+        self._thread = ThreadPoolExecutor(1, "ray")
+        self._starting: Future[None] | None = None
+
+    def begin(self) -> None:
+        """Start beside whatever follows: Ray and its actors take seconds, most of them waiting for processes."""
+        self._starting = self._thread.submit(self._start)
+
+    def end(self) -> None:
+        """Stop Ray beside whatever follows; the actors answer no more. The block's end waits until it is stopped."""
+        if self._ready:
+            self._ready, self.actors = False, []
+            self._thread.submit(ray.shutdown)
 
     def start(self) -> None:
-        """Start Ray (or join ``engine.address``) and the actors, unless they are there.
+        """Start Ray (or join ``engine.address``) and the actors, unless they are there, or wait for those begun.
 
         Raises:
             ConfigError: Ray cannot start here, no cluster answers at ``engine.address``, the token is not its own, or
                 it lacks the resources that the actors ask for.
         """
-        if self._ready:
-            return
+        if self._starting is None:
+            self.begin()
+        assert self._starting is not None
+        self._starting.result()
+
+    def _start(self) -> None:
         engine = self.engine
         with environment({"PYTHONPATH": search_path()}):  # Ray hands on the script's directory alone
             if engine.address:
@@ -246,9 +264,10 @@ class RaySession:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._ready:
-            self._ready = False
-            ray.shutdown()
+        if self._starting is not None:
+            wait([self._starting])
+        self.end()
+        self._thread.shutdown()
 
 
 def run_on_ray(run: Run, world: World, session: RaySession, server: ServerApp, profiles: Path | None = None) -> None:

@@ -3,6 +3,7 @@
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
@@ -39,6 +40,9 @@ from pipeline.tracking import Trackers
 from pipeline.tracking.tracker import flat
 from report.console import console, say, show_threat_model
 from report.partition_picture import write_partition
+
+if TYPE_CHECKING:
+    from pipeline.engines.ray import RaySession
 
 
 def run_all(experiment: Experiment, *, resume: bool, profile: bool = False) -> Path:
@@ -77,32 +81,39 @@ def stages_in(path: Path, experiment: Experiment, *, profile: bool = False) -> P
     """Run every stage in ``path``, which the caller holds; return the report."""
     console.print(f"preparing data for {path}", style="dim", markup=False, soft_wrap=True)
     stages = Stages(path, profile=profile)
-    with stages.stage("prepare"):
-        run = ready(experiment, path)
-        write_partition(run)
-        note_start(run)
-    with logging_to(path, flat(run.table)):
-        show_threat_model(run)
-        trackers = Trackers(run, experiment.tracking)
-        words: dict[str, str] = {}
-        try:
-            with evaluators_ahead(run) if experiment.attacks else nullcontext() as ahead:
-                page = _stages(run, experiment, stages, trackers, ahead)
-            words = _words(run) | {"report": str(page)}
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"stopped ({stage_of(path)}); all that was finished is kept in {path}") from None
-        finally:
-            trackers.close(words)
-        stages.write_profile(run)
-        console.print(stages.summary())
-        say("Report", str(page))
+    federated = is_run(path) and _is_federated(Run(path), experiment)
+    with nullcontext() if federated else session_of(experiment.engine, profile=profile) as session:
+        with stages.stage("prepare"):
+            run = ready(experiment, path, session)
+            write_partition(run)
+            note_start(run)
+        with logging_to(path, flat(run.table)):
+            show_threat_model(run)
+            trackers = Trackers(run, experiment.tracking)
+            words: dict[str, str] = {}
+            try:
+                with evaluators_ahead(run) if experiment.attacks else nullcontext() as ahead:
+                    page = _stages(run, experiment, stages, trackers, session, ahead)
+                words = _words(run) | {"report": str(page)}
+            except KeyboardInterrupt:
+                kept = f"stopped ({stage_of(path)}); all that was finished is kept in {path}"
+                raise KeyboardInterrupt(kept) from None
+            finally:
+                trackers.close(words)
+            stages.write_profile(run)
+            console.print(stages.summary())
+            say("Report", str(page))
     return page
 
 
-def ready(experiment: Experiment, path: Path) -> Run:
+def _is_federated(run: Run, experiment: Experiment) -> bool:
+    return all(is_federated(run, world) for world in worlds_of(experiment))
+
+
+def ready(experiment: Experiment, path: Path, session: "RaySession | None" = None) -> Run:
     """Prepare the run directory and try all that a later stage would refuse; what is refused leaves nothing behind.
 
-    A finished run is not tried again, unless its configuration changed.
+    A finished run is not tried again, unless its configuration changed. ``session`` starts meanwhile.
 
     Raises:
         ConfigError: names the key and the fix.
@@ -115,6 +126,8 @@ def ready(experiment: Experiment, path: Path) -> Run:
     run = prepare(path, table, completed)
     if finished:
         return run
+    if session is not None:
+        session.begin()
     try:
         forecast = check_before_work(run, experiment)
     except FedInverseError:
@@ -129,9 +142,16 @@ def ready(experiment: Experiment, path: Path) -> Run:
     return run
 
 
-def _stages(run: Run, experiment: Experiment, stages: Stages, trackers: Trackers, ahead: Ahead | None) -> Path:
+def _stages(
+    run: Run,
+    experiment: Experiment,
+    stages: Stages,
+    trackers: Trackers,
+    session: "RaySession | None",
+    ahead: Ahead | None,
+) -> Path:
     worlds = worlds_of(experiment)
-    federating = experiment.attacks and not all(is_federated(run, world) for world in worlds)
+    federating = experiment.attacks and not _is_federated(run, experiment)
     storage = experiment.storage
     before = [Budget(storage.budget)] if storage.budget is not None else []
     after: list[AfterRound] = [trackers.after_round]
@@ -143,12 +163,10 @@ def _stages(run: Run, experiment: Experiment, stages: Stages, trackers: Trackers
     if experiment.active is not None:
         lay_out(run, worlds)
     engine, profiles = experiment.engine, stages.processes
-    with (
-        stages.stage("federate"),
-        Meanwhile(run, profiles) if federating else nullcontext(),
-        session_of(engine, profile=profiles is not None) as session,
-    ):
+    with stages.stage("federate"), Meanwhile(run, profiles) if federating else nullcontext():
         federate(run, worlds, engine, profiles, before, after, session)
+    if session is not None:
+        session.end()
     if experiment.canaries is not None:
         with stages.stage("canaries"):
             canaries(run)
