@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from attacker.attacks.attack import Attack
@@ -224,16 +224,23 @@ class Bench:
             return None
         return sorted({Path(self.plan.store) / label / str(name) for label, name in names.items()})
 
-    def work(self, share: int = 0, of: int = 1, *, over: bool = True) -> None:
-        """Do the jobs that are not done, in order; with ``of`` workers side by side, every ``of``-th from ``share``."""
-        # Shares are of all jobs, done or not: every worker counts the same list, whenever it starts.
+    def work(self, *, over: bool = True) -> None:
+        """Do the jobs that are not done, in order, and that no other worker does; wait until those are done, too.
+
+        Of a worker that died meanwhile the job is done here.
+        """
         jobs = distinct(self.jobs(over=over))
-        for number, job in list(enumerate(jobs, 1))[share::of]:
-            if job.where.done:
-                continue
-            with FileLock(job.where.lock):  # a worker that watches and another never do the same job at once
-                if not job.where.done:
-                    self._do(job, f" ({number} of {len(jobs)})" if over else "")
+        for wait in (False, True):
+            for number, job in enumerate(jobs, 1):
+                if job.where.done:
+                    continue
+                try:
+                    held = FileLock(job.where.lock).acquire(blocking=wait)
+                except Timeout:
+                    continue  # another worker does it
+                with held:
+                    if not job.where.done:
+                        self._do(job, f" ({number} of {len(jobs)})" if over else "")
 
     def watch(self, stop: Path) -> None:
         """Do jobs as captures come; when ``stop`` exists, do what is left of the schedule and return."""
@@ -309,9 +316,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m attacker.worker", description="Invert captured models.")
     parser.add_argument("plan", type=Path, help="the plan, a JSON file")
     parser.add_argument("--priors", action="store_true", help="only train the priors that need no captured model")
-    parser.add_argument(
-        "--share", type=int, nargs=2, default=(0, 1), metavar=("K", "N"), help="do every N-th job from the K-th"
-    )
     parser.add_argument("--watch", action="store_true", help="beside a federation: until PLAN.stop exists, or SIGTERM")
     parser.add_argument("--child", type=int, metavar="PID", help="end with process PID, which started this one")
     parser.add_argument("--profile", type=Path, metavar="DIR", help="run under cProfile and leave its rows there")
@@ -338,7 +342,7 @@ def _run(chosen: argparse.Namespace) -> None:
     if chosen.watch:
         bench.watch(Plan.stop(chosen.plan))
     elif not chosen.priors:
-        bench.work(*chosen.share)
+        bench.work()
 
 
 if __name__ == "__main__":

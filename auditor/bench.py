@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from auditor.evaluators.ahead import Ahead
 from auditor.evaluators.embedding import CHUNK, Embedding, fit_embedding
-from auditor.evaluators.evaluator import Judge, train_judge
+from auditor.evaluators.evaluator import THREADS, Judge, train_judge
 from auditor.evaluators.material import Material, material_of
 from auditor.evaluators.open_set import FAILED, OpenEvaluators, none_images, train_open_evaluators
 from auditor.evaluators.threshold import Threshold, calibrate
@@ -91,12 +92,15 @@ def open_bench(run: Run, settings: Audit, samples: Sequence[Path], ahead: Ahead 
     others = held_by_others(run) if run.population.shares_classes else None
     public = run.pools["public"].tensor()
     known = torch.cat([public, *(shard_of(run, each, "with_victim").images for each in run.population.attackers)])
-    judge, evaluators = evaluators_of(run, material, settings, samples, ahead)
-    embedding = fit_embedding(material.vault.images)
 
-    of_train, of_reserve, of_known = (
-        embedding.of_pixels(images, device) for images in (train.images, reserve.images, known)
-    )
+    def described() -> tuple[Embedding, list[Tensor]]:
+        embedding = fit_embedding(material.vault.images)
+        return embedding, [embedding.of_pixels(images, device) for images in (train.images, reserve.images, known)]
+
+    with beside(1) as thread:  # the evaluators may still be trained, or waited for
+        describing = thread.submit(described)
+        judge, evaluators = evaluators_of(run, material, settings, samples, ahead)
+        embedding, (of_train, of_reserve, of_known) = describing.result()
     peers = None
     if others is not None:
         held = Side(embedding.of_pixels(others.images, device), others.labels)
@@ -117,6 +121,11 @@ def open_bench(run: Run, settings: Audit, samples: Sequence[Path], ahead: Ahead 
         RealSet(scaled(of_known[: len(public)])),
         peers,
     )
+
+
+def beside(count: int) -> ThreadPoolExecutor:
+    """Return ``count`` threads for work beside this one's, each computing alone: see ``THREADS``."""
+    return ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(THREADS,))
 
 
 def scaled(features: Tensor) -> Tensor:

@@ -1,13 +1,14 @@
 """Every arm's images: what attacks made of targets, and the controls that need no further attack."""
 
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from auditor.bench import Bench
+from auditor.bench import Bench, beside
 from auditor.evidence import Exhibit, read_exhibit
 from auditor.targets import ArmTarget
 from fedinverse.data.source import unit
@@ -15,6 +16,7 @@ from fedinverse.layout import PRIOR_ONLY, RECONSTRUCTIONS
 from fedinverse.models import Classifier, for_inference
 
 _CHUNK = 256  # known images shown to a target at once
+_KNOWN = {"A": "B4", "B2": "B4W"}  # arm -> of the known images that its target is surest of
 
 
 @dataclass(frozen=True)
@@ -43,28 +45,39 @@ def exhibits_of(
     the model is surest of (B4); of one without the victim (B2), the known images that *it* is surest of (B4W).
 
     Args:
-        inversions: those of one target next to each other.
+        inversions: in the order of the exhibits.
         bench: what the images will be held against.
         network_of: opens the target in a file of weights.
         classes: the victim's.
     """
-    asked, surest = "", KnownImages({}, {})  # several attacks have the same targets
-    last, device = 0, bench.judge.device
-    for each in inversions:
-        target, last = each.target, max(last, each.target.round)
-        where = target.world, target.round, each.attack
-        exhibit = read_exhibit(each.directory / RECONSTRUCTIONS, target.arm, *where)
-        yield exhibit
-        if target.arm == "A":
-            yield read_exhibit(each.directory / PRIOR_ONLY, "B0", *where)
-            yield permuted(exhibit)
-        chosen = {"A": "B4", "B2": "B4W"}.get(target.arm)
-        if chosen is not None:
-            if target.sha256 != asked:
-                network = for_inference(network_of(each.weights), device)
-                asked, surest = target.sha256, surest_known(network, bench.known, exhibit.labels, device)
-            yield nearest_known(exhibit, surest, bench.known, chosen)
+    inversions, last, device = list(inversions), 0, bench.judge.device
+
+    def surest_of(each: Inverted) -> KnownImages:
+        labels = _read(each).labels
+        return surest_known(for_inference(network_of(each.weights), device), bench.known, labels, device)
+
+    thread, surest = beside(1), dict[str, Future[KnownImages]]()
+    try:  # the known images are shown to the targets while those before them are judged
+        for each in inversions:
+            if each.target.arm in _KNOWN and each.target.sha256 not in surest:  # several attacks have the same targets
+                surest[each.target.sha256] = thread.submit(surest_of, each)
+        for each in inversions:
+            target, last = each.target, max(last, each.target.round)
+            exhibit = _read(each)
+            yield exhibit
+            if target.arm == "A":
+                yield _read(each, PRIOR_ONLY, "B0")
+                yield permuted(exhibit)
+            if target.arm in _KNOWN:
+                yield nearest_known(exhibit, surest[target.sha256].result(), bench.known, _KNOWN[target.arm])
+    finally:
+        thread.shutdown(cancel_futures=True)
     yield reserve_exhibit(bench, classes, last)
+
+
+def _read(each: Inverted, name: str = RECONSTRUCTIONS, arm: str = "") -> Exhibit:
+    target = each.target
+    return read_exhibit(each.directory / name, arm or target.arm, target.world, target.round, each.attack)
 
 
 def reserve_exhibit(bench: Bench, classes: tuple[int, ...], server_round: int) -> Exhibit:

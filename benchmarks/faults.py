@@ -235,7 +235,11 @@ def worker(trial: Trial, number: int) -> tuple[str, str]:
     process = place.start("local")
     killed = False
     while process.poll() is None and not killed:
-        shares = _processes(lambda status, command: "--share" in command and _session(status) == process.pid)
+        shares = _processes(
+            lambda status, command: (
+                "attacker.worker" in command and "--child" in command and _session(status) == process.pid
+            )
+        )
         if shares and any((place.run / "attacker" / "inversions").rglob("about.json")):
             os.kill(shares[0], signal.SIGKILL)
             killed = True

@@ -87,7 +87,7 @@ def test_a_worker_that_crashes_is_told_of_and_its_work_is_done_on_resume(tiny: L
     def finished() -> int:
         return min(len(list(run.files.attacker.inversions.rglob("about.json"))), 1)
 
-    workers = f"{run.files.attacker.plan.resolve()} --child {os.getpid()} --share"
+    workers = f"{run.files.attacker.plan.resolve()} --child {os.getpid()}"
     with Crashes(workers, finished) as crashes, pytest.raises(StageError, match="worker ended with -9"):
         invert(run, controls(run))
     assert crashes.killed == 1

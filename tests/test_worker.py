@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from attack_bench import TINY
+from filelock import FileLock
 
 from attacker.settings import Attacker
 from attacker.worker import Bench, Plan, main
@@ -252,3 +254,20 @@ def on_no_memory(build: Callable[..., Any]) -> Callable[..., Any]:
         return build(*arguments, **named)
 
     return checked
+
+
+def test_workers_do_what_no_other_does_and_wait_for_the_rest(tmp_path: Path) -> None:
+    # Fails if a worker waits for the first job before it does the others, does it twice, or ends before it is done.
+    plan = plan_at(tmp_path, rounds=[1, 2], every_nth=1)
+    for number in (1, 2):
+        arrives(Path(plan.spool), number)
+    first, second = Bench(plan).jobs()
+    with FileLock(first.where.lock), ThreadPoolExecutor(1) as other:
+        working = other.submit(Bench(plan).work)
+        until(lambda: second.where.done)
+        assert not first.where.done
+        assert not working.done()
+        Bench(plan)._do(first, "")
+        written = (first.where.path / ABOUT).stat().st_mtime_ns
+    working.result()
+    assert (first.where.path / ABOUT).stat().st_mtime_ns == written

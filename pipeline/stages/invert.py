@@ -165,8 +165,7 @@ def invert(run: Run, targets: Targets, profiles: Path | None = None) -> None:
         soft_wrap=True,
     )
     arms = {str(weights_of(run, each)): ARMS[each.arm].name for each in targets.models if each.arm != "T1"}
-    workers = [_worker(_plan_file(run), profiles, *_child(), "--share", str(one), str(count)) for one in range(count)]
-    _watch(workers, arms)
+    _watch([_worker(_plan_file(run), profiles, *_child())] * count, arms)
     left = [job for job in waiting if not job.where.done]
     if left:
         raise StageError(f"the workers left {len(left)} inversions undone; start again with --resume")
