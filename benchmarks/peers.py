@@ -10,6 +10,8 @@ prints the times at which its rounds ended.
 - ``loop``: the same in one process;
 - ``flower``: Flower's simulation runtime, a plain ServerApp and ClientApp with FedAvg, as its documentation shows them;
 - ``pfl``: apple/pfl-research, its FederatedAveraging and PyTorchModel, one process;
+- ``pfl2``: the same in two processes, started by ``torch.distributed.run``: each trains every second client of a round,
+  and their sums are added by gloo's all-reduce;
 - ``fedlab``: FedLab's standalone pipeline with its serial trainer, one process.
 """
 
@@ -209,6 +211,7 @@ def pfl(work: Work, ends: list[float]) -> None:
             ends.append(time.time())
             return False, Metrics()
 
+    np.random.seed(0)  # pfl's sampler draws from it: processes that share a round must draw the same clients
     held, net = work.shards(), Net()
     data = FederatedDataset(
         lambda client: PyTorchTensorDataset(held[client]), get_user_sampler("random", list(range(len(held))))
@@ -250,7 +253,7 @@ def fedlab(work: Work, ends: list[float]) -> None:
     Timed(server, trainer).main()
 
 
-VARIANTS = {"floor": floor, "loop": loop, "flower": flower, "pfl": pfl, "fedlab": fedlab}
+VARIANTS = {"floor": floor, "loop": loop, "flower": flower, "pfl": pfl, "pfl2": pfl, "fedlab": fedlab}
 
 
 def main() -> None:
@@ -259,7 +262,8 @@ def main() -> None:
     torch.set_num_threads(1)
     ends: list[float] = []
     VARIANTS[name](Work(json.loads(Path(path).read_text(encoding="utf-8"))), ends)
-    print(json.dumps(ends))
+    if os.environ.get("RANK", "0") == "0":
+        print(json.dumps(ends))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ framework of the registry, made by
     pip install --no-deps --target DIR/pfl pfl dp-accounting prv-accountant absl-py dm-tree immutabledict attrs
     pip install --no-deps --target DIR/fedlab fedlab nvidia-ml-py
 
-so that none of them meets this environment; a framework that is not there is left out, and that is said. Per cell:
+so that none of them meets this environment; a framework that is not there is left out, and that is said. ``pfl`` is one
+process, ``pfl2`` two that PyTorch's own launcher starts, each of which trains half of a round's clients. Per cell:
 median seconds of a round after the first, the ratio to the floor, and the whole run, process start included.
 """
 
@@ -35,8 +36,8 @@ from fedinverse.storage import write_json
 from pipeline.experiment import load_experiment, resolved
 
 ROOT = Path(__file__).resolve().parent.parent
-OURS, PEERS = ("ray", "local"), ("floor", "loop", "flower", "pfl", "fedlab")
-FROM_REGISTRY = ("pfl", "fedlab")
+OURS, PEERS = ("ray", "local"), ("floor", "loop", "flower", "pfl", "pfl2", "fedlab")
+FROM_REGISTRY = {"pfl": "pfl", "pfl2": "pfl", "fedlab": "fedlab"}  # variant -> its directory in --peers
 CLIENTS, SAMPLED = 100, 10
 
 ENGINE = """
@@ -76,11 +77,13 @@ def save_shards(run: Run, path: Path) -> None:
 
 def measure(variant: str, run: Run, work: Path, peers: Path | None) -> dict[str, Any]:
     """Run one variant once; return its median round, its first round's end and its whole time, in seconds."""
-    paths = [str(ROOT), *([str(peers / variant)] if peers and variant in FROM_REGISTRY else [])]
+    paths = [str(ROOT), *([str(peers / FROM_REGISTRY[variant])] if peers and variant in FROM_REGISTRY else [])]
     inherited = filter(None, [os.environ.get("PYTHONPATH")])
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([*paths, *inherited])}
     ours = [sys.executable, "-c", ENGINE, str(run.path), variant]
-    command = ours if variant in OURS else [sys.executable, str(ROOT / "benchmarks" / "peers.py"), variant, str(work)]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"] if variant == "pfl2" else []
+    theirs = [sys.executable, *launch, str(ROOT / "benchmarks" / "peers.py"), variant, str(work)]
+    command = ours if variant in OURS else theirs
     start = time.time()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=work.parent)
     whole = time.time() - start
@@ -126,7 +129,7 @@ def main() -> None:
     parser.add_argument("--peers", type=Path, help="directory with pfl/ and fedlab/")
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
-    absent = [name for name in FROM_REGISTRY if not (chosen.peers and (chosen.peers / name).is_dir())]
+    absent = [name for name in FROM_REGISTRY if not (chosen.peers and (chosen.peers / FROM_REGISTRY[name]).is_dir())]
     variants = ["floor", *(name for name in chosen.variants if name != "floor" and name not in absent)]
     for name in set(absent) & set(chosen.variants):
         print(f"{name} is left out: not in --peers")

@@ -262,7 +262,7 @@ def test_workers_do_what_no_other_does_and_wait_for_the_rest(tmp_path: Path) -> 
     for number in (1, 2):
         arrives(Path(plan.spool), number)
     first, second = Bench(plan).jobs()
-    with FileLock(first.where.lock), ThreadPoolExecutor(1) as other:
+    with ThreadPoolExecutor(1) as other, FileLock(first.where.lock):
         working = other.submit(Bench(plan).work)
         until(lambda: second.where.done)
         assert not first.where.done
