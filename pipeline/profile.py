@@ -58,22 +58,30 @@ class Stages:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Count the body's time as stage ``name`` when it is done."""
+        """Count the body's time as stage ``name``, also if it is stopped: what it finished is kept."""
         event("stage start", name, stage=name)
         start = time.perf_counter()
-        if self.processes is not None:
-            with cProfile.Profile() as profiler:
+        try:
+            if self.processes is not None:
+                with cProfile.Profile() as profiler:
+                    yield
+                self._hot[name] = hottest(rows_of(profiler), KEPT)
+            else:
                 yield
-            self._hot[name] = hottest(rows_of(profiler), KEPT)
-        else:
-            yield
+        except (KeyboardInterrupt, SystemExit):
+            self._count(name, start)
+            raise
+        event("stage end", name, stage=name, seconds=self._count(name, start))
+
+    def _count(self, name: str, start: float) -> float:
+        """Add the seconds since ``start`` to those of stage ``name``; return them."""
         seconds = round(time.perf_counter() - start, 2)
         stored = stored_times(self._file)
         before = 0.0 if name in _REDONE else stored.get(name, 0.0)
         stored[name] = round(before + seconds, 2)
         self._times = {stage: stored[stage] for stage in _ORDER if stage in stored}
         write_json(self._file, stored)
-        event("stage end", name, stage=name, seconds=seconds)
+        return seconds
 
     @property
     def times(self) -> dict[str, float]:

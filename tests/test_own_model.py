@@ -24,10 +24,12 @@ from auditor.targets import Targets
 from fedinverse.errors import ConfigError, DataError, FedInverseError, IntegrityError
 from fedinverse.models import build
 from fedinverse.run import Run
+from fedinverse.storage import save_weights
 from pipeline.cli.main import app
 from pipeline.ownmodel.audit import audit_model
 from pipeline.ownmodel.prepare import prepare_model
 from pipeline.ownmodel.settings import ModelAudit
+from pipeline.ownmodel.weights import load
 from pipeline.stages.invert import _show
 from report.console import console
 
@@ -178,6 +180,14 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...], type[FedInverseError],
     "unknown section": ({}, ("training.epochs=3",), ConfigError, "unknown key 'training'"),
     "unknown attack": ({"kind": "gmj"}, (), ConfigError, "gmi"),
 }
+
+
+@pytest.mark.parametrize(("stored", "fix"), [("m:Net?shape=1,32,32&n=3", "write --model 'm:Net"), ("scnn", "leave --")])
+def test_a_file_that_names_another_network_says_what_to_write(stored: str, fix: str, tmp_path: Path) -> None:
+    # Of code to be imported the file's word alone is not enough: "leave it out" would be refused next.
+    save_weights(tmp_path / "w.safetensors", {"a": np.zeros(2)}, {"model": stored, "width": 1.0, "classes": 3})
+    with pytest.raises(ConfigError, match=fix):
+        load(tmp_path / "w.safetensors", "m:Net?shape=1,32,32", None)
 
 
 @pytest.mark.parametrize("case", REFUSED)

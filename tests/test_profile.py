@@ -93,3 +93,14 @@ def test_without_it_only_the_stages_are_timed(tiny: Load) -> None:
     assert set(times) == {"prepare", "federate", "report"}
     run_all(tiny(attacks=None, population={"malicious": 0}), resume=True)
     assert read_json(run.files.times)["federate"] >= times["federate"]  # the others are done anew: their last time
+
+
+def test_the_time_of_a_stage_that_was_stopped_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 5.0, 10.0, 12.0])
+    monkeypatch.setattr("pipeline.profile.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("pipeline.profile.event", lambda *_, **__: None)
+    with pytest.raises(KeyboardInterrupt), profile.Stages(tmp_path, profile=False).stage("invert"):
+        raise KeyboardInterrupt
+    with profile.Stages(tmp_path, profile=False).stage("invert"):
+        pass
+    assert read_json(tmp_path / "times.json") == {"invert": 7.0}

@@ -63,7 +63,8 @@ def load(path: Path, model: str, width: float | None) -> Loaded:
     about = read_metadata(path)
     stored = about.get("model", "")
     if model and stored and stored != model:
-        raise ConfigError(f"--model is {model}, but {path} says {stored}; leave --model out")
+        fix = f"write --model '{stored}'" if is_code(stored) else "leave --model out"
+        raise ConfigError(f"--model is {model}, but {path} says {stored}; {fix}")
     name = model or stored
     if not name:
         raise ConfigError(unsaid)
