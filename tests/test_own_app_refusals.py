@@ -216,6 +216,10 @@ def test_a_bare_list_of_many_arrays_is_listed_in_its_order() -> None:
     with pytest.raises(FedInverseError, match=rf"bare list of {len(state)}: set state") as refused:
         check_fit(weights, network, "it")
     assert re.search(r"body.1.weight \[8\] +2 \[8\]", str(refused.value))
+    with pytest.raises(FedInverseError, match=rf"bare list of 3, the model has {len(state)} arrays.*some layers only"):
+        check_fit({str(place): state[place] for place in range(3)}, network, "it")
+    with pytest.raises(FedInverseError, match=r"correct model .*some layers only"):
+        check_fit({"head.bias": network.state_dict()["head.bias"].numpy()}, network, "it")
 
 
 def test_the_hook_is_dealt_wherever_it_was_imported_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

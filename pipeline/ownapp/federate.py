@@ -30,6 +30,7 @@ from server.utility import utility
 
 TITLES = {WITH_VICTIM: "Federating", WITHOUT_VICTIM: "Federating without the victim (control world)"}
 LOG, PLAN, SPOOL = "app.log", "plan.json", "spool.json"
+_PARTIAL = "the app shares some layers only, so that nobody is sent a whole model that could be audited"
 _LOOK = 0.3  # seconds between two looks at what was sent
 
 
@@ -177,11 +178,18 @@ def check_fit(weights: Weights, network: Classifier, who: str) -> None:
     ours, theirs = ([*(f"{name} {list(shape)}" for name, shape in arrays.items())] for arrays in (wanted, given))
     width = max(map(len, ["the model of audit.toml", *ours]))
     rows = [("the model of audit.toml", "what the app sends")]
-    if listed:
+    sizes = len(wanted), sum(1 for _ in network.parameters())
+    if listed and len(given) not in sizes:
+        fix = f"it sends a bare list of {len(given)}, the model has {sizes[0]} arrays, {sizes[1]} of them parameters: "
+        fix += f"correct model, or {_PARTIAL}"
+        rows += [(a, b) for a, b in zip(_padded(ours, theirs), _padded(theirs, ours), strict=True)]
+    elif listed:
         fix = f"it sends a bare list of {len(given)}: set state to 'list' or 'parameters', or correct model"
         rows += [(a, b) for a, b in zip(_padded(ours, theirs), _padded(theirs, ours), strict=True)]
     else:
         fix = "correct model (and model_arguments, classes), or record if the message has several array records"
+        if given.items() < wanted.items():
+            fix += f", or {_PARTIAL}"
         both = list(dict.fromkeys([*wanted, *given]))
         differing = [(name in wanted, name in given, name) for name in both if wanted.get(name) != given.get(name)]
         rows += [
