@@ -18,8 +18,11 @@ from attacker.attacks.case import Case
 from attacker.losses.objective import Loss
 from attacker.reconstructions import Reconstructions
 from attacker.target import PublicSet, Target
+from auditor.controls import surest_known
 from auditor.evaluators.embedding import describe
 from auditor.evaluators.evaluator import Judge, Vault, fit
+from auditor.evaluators.open_set import OpenEvaluators
+from auditor.evaluators.plain import plain_classifier
 from auditor.settings import Evaluator
 from clients.defences import defence_names, make_defence
 from clients.settings import Training
@@ -140,6 +143,23 @@ def test_judges_and_what_they_say() -> None:
         assert logits.device.type == features.device.type == "cpu"
         for channels in (1, 3):
             assert describe(torch.rand(5, channels, 64, 64).to(DEVICE)).device == DEVICE
+    assert not guard.syncs
+
+
+def test_the_known_images_a_target_is_surest_of() -> None:
+    """Controls B4 and B4W, and the answers of an evaluator that may say "none of these"."""
+    known, labels = shard_for("mcnn").images, torch.arange(3).repeat_interleave(2)
+    with pretended() as guard:
+        target = for_inference(build("mcnn", 3, 0.1, seed=0), DEVICE)
+        surest = surest_known(target, known, labels, DEVICE)
+        both = (
+            for_inference(build("lenet5", 4, 0.1, seed=0), DEVICE),
+            for_inference(plain_classifier((1, 32, 32), 4, 0), DEVICE),
+        )
+        answers = OpenEvaluators(both, 0.0, DEVICE).read(torch.rand(5, 1, 32, 32))
+    assert answers.shape == (5, 2)
+    assert {len(rows) for rows in surest.rows.values()} == {2}
+    assert {each.device.type for each in (answers, *surest.sure.values())} == {"cpu"}
     assert not guard.syncs
 
 
