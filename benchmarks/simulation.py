@@ -38,6 +38,11 @@ from pipeline.experiment import load_experiment, resolved
 ROOT = Path(__file__).resolve().parent.parent
 OURS, PEERS = ("ray", "local"), ("floor", "loop", "flower", "pfl", "pfl2", "fedlab")
 FROM_REGISTRY = {"pfl": "pfl", "pfl2": "pfl", "fedlab": "fedlab"}  # variant -> its directory in --peers
+NAMES = {
+    "floor": "floor, 2 processes", "ray": "our `ray`, 2 actors", "flower": "stock Flower, 2 actors", "loop": "plain loop",
+    "pfl": "pfl-research, 1 process", "pfl2": "pfl-research, 2 processes", "fedlab": "FedLab, 1 process",
+    "local": "our `local`, 1 process",
+}  # fmt: skip
 CLIENTS, SAMPLED = 100, 10
 
 ENGINE = """
@@ -118,8 +123,22 @@ def cell(model: str, batch: int, chosen: argparse.Namespace, variants: list[str]
     return rows
 
 
+def as_table(measured: dict[str, dict[str, dict[str, float]]], rounds: int) -> str:
+    """Return all cells as the table of docs/benchmarks.md, and the whole run of the last cell."""
+    variants = [name for name in NAMES if name in next(iter(measured.values()))]
+    lines = [["10 of 100 clients, 5,000 digits", *(NAMES[name] for name in variants)], ["---"] * (len(variants) + 1)]
+    for cell, rows in measured.items():
+        model, batch = cell.split()
+        figures = [f"{rows[name]['round']:.3g} ({rows[name]['x floor']:.2f})" for name in variants]
+        lines.append([f"{model.upper()}, B = {batch}", *figures])
+    model, batch = list(measured)[-1].split()
+    whole = [f"{measured[f'{model} {batch}'][name]['whole']:.3g}" for name in variants]
+    lines.append([f"whole run of {rounds} rounds, {model.upper()}, B = {batch}", *whole])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 def main() -> None:
-    """Measure all cells, print a table each, write JSON if asked."""
+    """Measure all cells, print a table each and all as one, write JSON if asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["scnn", "mcnn"])
     parser.add_argument("--batches", nargs="+", type=int, default=[10, 60])
@@ -147,6 +166,7 @@ def main() -> None:
             if chosen.json:
                 about = {"rounds": chosen.rounds, "repeats": chosen.repeats, "clients": CLIENTS, "sampled": SAMPLED}
                 write_json(chosen.json, {"unit": "s; x floor: ratio of rounds", **about, "measured": measured})
+    print(as_table(measured, chosen.rounds))
 
 
 if __name__ == "__main__":
