@@ -39,7 +39,8 @@ ROOT = Path(__file__).resolve().parent.parent
 OURS, PEERS = ("ray", "local"), ("floor", "loop", "flower", "pfl", "pfl2", "fedlab")
 FROM_REGISTRY = {"pfl": "pfl", "pfl2": "pfl", "fedlab": "fedlab"}  # variant -> its directory in --peers
 NAMES = {
-    "floor": "floor, 2 processes", "ray": "our `ray`, 2 actors", "flower": "stock Flower, 2 actors", "loop": "plain loop",
+    "floor": "floor, 2 processes", "ray": "our `ray`, 2 actors", "flower": "stock Flower, 2 actors",
+    "loop": "plain loop, 1 process",
     "pfl": "pfl-research, 1 process", "pfl2": "pfl-research, 2 processes", "fedlab": "FedLab, 1 process",
     "local": "our `local`, 1 process",
 }  # fmt: skip
