@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from fedinverse.client_data import shard_of
 from fedinverse.config import Population, names_apart, names_numbered, parse
+from fedinverse.cut_copies import cut_copies
 from fedinverse.data import Images, Request, open_source, source_of
 from fedinverse.data.pictures import SHUT
 from fedinverse.errors import ConfigError, DataError
@@ -302,6 +303,26 @@ def test_public_classes_in_another_spelling_and_public_pictures_under_another_na
     with pytest.raises(ConfigError, match=r"holds 10 pictures of the victim.*class person 0"):
         prepare(tmp_path / "run", resolved(faces(tiny, root, renamed)))
     assert prepare(tmp_path / "run", resolved(faces(tiny, root, renamed, data={"allow_overlap": True})))
+
+
+def test_a_picture_cut_out_of_the_victims_or_moved_is_found_and_faces_of_others_are_not(
+    tmp_path: Path, tiny: Load
+) -> None:
+    drawn = open_source(Request("synthfaces", (3, 64, 64), "", 80, 0)).images
+    ours, public = drawn[:20], list(drawn[20:].transpose(0, 2, 3, 1))
+    for place, (top, left, side) in enumerate([(3, 2, 58), (0, 6, 56), (8, 8, 52)]):
+        piece = Image.fromarray(ours[place].transpose(1, 2, 0)[top : top + side, left : left + side])
+        public.append(np.asarray(piece.resize((64, 64), Image.Resampling.BILINEAR)))
+    public.append(np.ascontiguousarray(public[-1][:, ::-1]))
+    grey = [torch.from_numpy(np.stack(each)).float().mean(-1) for each in (ours.transpose(0, 2, 3, 1), public)]
+    assert sorted(set(cut_copies(*grey))) == [(0, 60), (1, 61), (2, 62), (2, 63)]
+    root, others = album(tmp_path / "faces", 3), album(tmp_path / "public", 2, 4, 5000, "other {}")
+    for number in range(10):
+        Image.fromarray(ours[number].transpose(1, 2, 0)).save(root / "person 0" / f"{number:02d}.png")
+    Image.fromarray(public[60]).save(others / "other 1" / "cut.png")
+    asked = faces(tiny, root, others, population={"victim_classes": ["person 0"]})
+    with pytest.raises(ConfigError, match="holds 1 pictures of the victim"):
+        prepare(tmp_path / "cut", resolved(asked))
     assert spelling("  Émile_Zola-2 ") == "émile zola 2"
     assert spelling("++") == "++"
 
