@@ -10,6 +10,7 @@ from fedinverse.layout import WITH_VICTIM
 from fedinverse.run import Run
 from fedinverse.storage import content_sha256, file_sha256, read_json, write_json
 from fedinverse.version import __version__
+from report.threat import source_of
 
 _PACKAGES = ("flwr", "torch", "torchvision", "numpy")
 
@@ -27,7 +28,7 @@ def provenance(run: Run) -> list[tuple[str, str]]:
     """Return (what, value) pairs for the reader of a page."""
     about: dict[str, Any] = {"started": "", "versions": {}}
     about |= read_json(run.files.provenance) if run.files.provenance.exists() else {}
-    data = [f"{name} {pool.about['source']}, {len(pool.images):,} images" for name, pool in run.pools.items()]
+    data = [f"{name} {source_of(run, name)}, {len(pool.images):,} images" for name, pool in run.pools.items()]
     return [
         ("Date", str(about["started"]).replace("T", " ").removesuffix("+00:00") + " UTC" if about["started"] else "–"),
         ("Versions", ", ".join(f"{name} {number}" for name, number in about["versions"].items()) or "not recorded"),

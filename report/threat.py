@@ -49,8 +49,8 @@ def threat_model(run: Run) -> list[tuple[str, str]]:
             ("Actively", _actively(run)),
             (
                 "It sees",
-                f"the weights, its own shard, the class list, {public['count']} public images ({public['source']}); "
-                "no private image, no other client's update",
+                f"the weights, its own shard, the class list, {public['count']} public images "
+                f"({source_of(run, 'public')}); no private image, no other client's update",
             ),
         ]
     lines = [
@@ -87,6 +87,13 @@ def _left_out(run: Run) -> list[tuple[str, str]]:
     return [("Left out", plain("; ".join(left_out)))] if left_out else []
 
 
+def source_of(run: Run, pool: str) -> str:
+    """Return where the images of ``pool`` are from: a data source; of somebody's app, the function that gave them."""
+    source = str(run.pools[pool].about["source"])
+    function = str(run.table.get("app", {}).get({"private": "data"}.get(pool, pool), ""))
+    return plain(function) if source == "arrays" and ":" in function else source
+
+
 def _of_file(run: Run) -> list[tuple[str, str]]:
     """Return what is said of a weights file that is audited without a federation."""
     file, public, parts = run.table["weights_file"], run.pools["public"].about, run.split["part"]
@@ -98,7 +105,8 @@ def _of_file(run: Run) -> list[tuple[str, str]]:
         ("Private", f"{counts['train']} images that it was trained on; classes attacked: {victims}"),
         (
             "Attacker",
-            f"has the file, the class list and {public['count']} public images ({public['source']}); no private image",
+            f"has the file, the class list and {public['count']} public images ({source_of(run, 'public')}); "
+            "no private image",
         ),
         (
             "Control world",

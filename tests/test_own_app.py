@@ -83,6 +83,8 @@ def test_a_message_api_app_on_flowers_own_runtime(tmp_path: Path, monkeypatch: p
     page = run.files.report.read_text()
     assert "the app &#39;signs&#39;" in page or "the app 'signs'" in page
     assert "num-server-rounds = 1" in page
+    assert "public images (signs.task:other_signs)" in page
+    assert "private signs.task:load_data, " in page  # where the data are from, not how they are kept
     assert f"flwr {version('flwr')}" in page  # when, and with which versions
     assert "not recorded" not in page
 
