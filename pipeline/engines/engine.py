@@ -21,6 +21,8 @@ from pipeline.engines.ray_place import check_ray
 from pipeline.engines.settings import Engine
 
 if TYPE_CHECKING:
+    from flwr.serverapp import ServerApp
+
     from pipeline.engines.ray import RaySession
 
 
@@ -52,27 +54,31 @@ def run_federation(
     os.environ.update(quiet(os.environ))
     if engine.kind != "flower":  # the stages show rounds themselves
         logging.getLogger("flwr").setLevel(logging.WARNING)
-    from server.app import server_app  # Flower reads the environment when it is imported
-
-    # Clients in processes of their own train on while a round is evaluated and stored. In one process they share
-    # PyTorch's random numbers with whatever else computes in it: there, one thing at a time.
-    server = server_app(after_round, beside=engine.kind == "ray")
-    if engine.kind == "local":
-        from pipeline.engines.local import run_local
-
-        run_local(run, world, engine, server)
-    elif engine.kind == "ray":
+    if engine.kind == "ray":
         from pipeline.engines.ray import RaySession, run_on_ray
 
         with nullcontext(session) if session else RaySession(engine, profile=profiles is not None) as used:
-            run_on_ray(run, world, used, server, profiles)
+            used.begin()  # what the server imports takes seconds, too
+            run_on_ray(run, world, used, _server(engine, after_round), profiles)
+    elif engine.kind == "local":
+        from pipeline.engines.local import run_local
+
+        run_local(run, world, engine, _server(engine, after_round))
     else:
         from pipeline.engines.flower import run_on_flower
 
         # Its nodes have no config of their own, and its server no run config: both read the environment.
         place = {RUN_DIR: str(run.path.resolve()), WORLD: world, DEVICE: engine.device, "PYTHONPATH": search_path()}
         with environment(place):
-            run_on_flower(run, engine, server)
+            run_on_flower(run, engine, _server(engine, after_round))
+
+
+def _server(engine: Engine, after_round: Sequence[AfterRound] | None) -> "ServerApp":
+    from server.app import server_app  # Flower reads the environment when it is imported
+
+    # Clients in processes of their own train on while a round is evaluated and stored. In one process they share
+    # PyTorch's random numbers with whatever else computes in it: there, one thing at a time.
+    return server_app(after_round, beside=engine.kind == "ray")
 
 
 def session_of(engine: Engine, *, profile: bool = False) -> "AbstractContextManager[RaySession | None]":

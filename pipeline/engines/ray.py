@@ -216,8 +216,9 @@ class RaySession:
         self._starting: Future[None] | None = None
 
     def begin(self) -> None:
-        """Start beside whatever follows: Ray and its actors take seconds, most of them waiting for processes."""
-        self._starting = self._thread.submit(self._start)
+        """Start beside whatever follows, once: Ray and its actors take seconds, mostly waiting for processes."""
+        if self._starting is None:
+            self._starting = self._thread.submit(self._start)
 
     def end(self) -> None:
         """Stop Ray beside whatever follows; the actors answer no more. The block's end waits until it is stopped."""
@@ -232,8 +233,7 @@ class RaySession:
             ConfigError: Ray cannot start here, no cluster answers at ``engine.address``, the token is not its own, or
                 it lacks the resources that the actors ask for.
         """
-        if self._starting is None:
-            self.begin()
+        self.begin()
         assert self._starting is not None
         self._starting.result()
 
