@@ -306,7 +306,7 @@ def _refused(value: object) -> None:
 
 def _explain(section: type[BaseModel], problem: Any, where: str, origin: str) -> str:
     location = [plain(part) for part in problem["loc"]]
-    key = ".".join([*filter(None, [where]), *location]) or "(top)"
+    key = ".".join([*filter(None, [where]), *location])
     message = str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
         known = _fields_at(section, location[:-1])
@@ -320,7 +320,7 @@ def _explain(section: type[BaseModel], problem: Any, where: str, origin: str) ->
     value = problem["input"]
     text = json.dumps(value) if isinstance(value, str | int | float | bool | list) else ""
     got = f" (got {text[:TEXT]}{'…' if len(text) > TEXT else ''})" if text else ""
-    return f"{origin}: '{key}': {message}{got}"
+    return f"{origin}: '{key}': {message}{got}" if key else f"{origin}: {message}"
 
 
 def _fields_at(section: type[BaseModel], location: list[str]) -> list[str]:

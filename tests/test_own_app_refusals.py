@@ -39,7 +39,7 @@ BEFORE = [
     ({"clientt": 3}, "unknown key 'clientt'"),
     ({"classes": None}, "key 'classes' is required"),
     ({"attacker": 4}, "attacker is 4, but clients = 4 run from 0"),
-    ({"attacker": 0}, "attacker and victim are both 0"),
+    ({"attacker": 0}, "audit.toml: attacker and victim are both 0"),
     ({"held_out": 1.5}, "held_out is 1.5"),
     ({"app": "elsewhere"}, "app: .*elsewhere has no pyproject.toml"),
     ({"server": "nobody"}, "serverapp = 'mini:nobody': module 'mini' has no 'nobody'"),
@@ -70,6 +70,8 @@ BEFORE = [
     ({"held_out": 0.1}, "held_out = 0.1 leaves .* images to train the evaluator on"),
     ({"victim_classes": [1]}, r"victim_classes: 1 is held by clients \[1, 2, 3\]"),
     ({"victim": 1, "without": "classes"}, r"client 1 .victim. holds no class alone, .*client 0: 0"),
+    ({"held_out": 0.001}, "class '0' has no image for"),
+    ({"public": "arrays", "public_root": "none"}, "audit.toml: public = 'arrays', public_root = 'none': "),
     ({"public": "glyphz"}, "public: data source 'glyphz' is unknown"),
     ({"public": "cifar10"}, r"public = 'cifar10' has 3 channel"),
 ]

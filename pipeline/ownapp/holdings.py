@@ -187,7 +187,7 @@ def _assemble(
     )
     for label in table["label"].unique().tolist():
         mine = table.index[(table["part"] == "held") & (table["label"] == label)]
-        first = table.loc[mine].drop_duplicates("sha256").index.to_numpy()
+        first = table.loc[mine].drop_duplicates("sha256").index.to_numpy(copy=True)  # none: numpy shuffles in place
         order = numpy_generator(settings.seed, "held out", label).permutation(first)
         vault = set(table.loc[order[: round(len(order) * VAULT)], "sha256"])
         table.loc[mine, "part"] = np.where(table.loc[mine, "sha256"].isin(vault), "vault", "reserve")

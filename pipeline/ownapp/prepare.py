@@ -13,7 +13,7 @@ from attacker.attacks.registry import make_attack
 from auditor.settings import Audit
 from fedinverse.config import Population, Table
 from fedinverse.data import Request, arrays, located, open_source, source_of
-from fedinverse.errors import ConfigError
+from fedinverse.errors import ConfigError, DataError
 from fedinverse.layout import RunFiles
 from fedinverse.models import Classifier, build
 from fedinverse.models.declared import DeclaredClassifier
@@ -193,6 +193,12 @@ def _check_public(settings: AppAudit) -> None:
             f"{FILE}: public = '{settings.public}' has {source.channels} channel(s), inputs.shape = "
             f"{list(settings.inputs.shape)} needs {channels}; choose another source ('fedinverse names')"
         )
+    try:
+        open_source(located(public_request(settings, Path())))
+    except DataError as error:
+        raise DataError(
+            f"{FILE}: public = '{settings.public}', public_root = '{settings.public_root}': {error}"
+        ) from error
 
 
 def _table(settings: AppAudit, app: FlowerApp, network: Classifier) -> Table:
