@@ -42,7 +42,7 @@ def composed_epsilon(mechanisms: Iterable[Mechanism], delta: float) -> float:
             raise ConfigError(f"a noise multiplier is {noise_multiplier:g}; it must be finite and at least 0")
         if not 0 < sample_rate <= 1:
             raise ConfigError(f"a sample rate is {sample_rate:g}; it must be above 0 and at most 1")
-        if not (count >= 0 and count == int(count)):
+        if not (math.isfinite(count) and count >= 0 and count == int(count)):
             raise ConfigError(f"a number of steps is {count}; it must be a whole number, at least 0")
     steps: dict[tuple[float, float], int] = {}
     for noise_multiplier, sample_rate, count in mechanisms:

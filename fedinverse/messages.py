@@ -330,6 +330,8 @@ def decode(array: Any, what: str, shape: tuple[int, ...], dtype: np.dtype[Any]) 
     """
     if not isinstance(array, Array) or array.stype != "numpy.ndarray" or not isinstance(array.data, bytes):
         raise RefusedReplyError(f"{what} is not in numpy's format")
+    if tuple(array.shape) != tuple(shape):  # what it says beside its bytes, which somebody else may read
+        raise RefusedReplyError(f"{what} says that its shape is {plain(array.shape, 60)}; {tuple(shape)} is needed")
     return decode_bytes(array.data, what, shape, dtype)
 
 

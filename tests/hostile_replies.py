@@ -148,6 +148,13 @@ TRAIN: dict[str, Change] = {
     "header says a negative length": encoded(_bytes(_header((-1,)))),
     "an unknown npy version": encoded(_bytes(b"\x93NUMPY\x09\x00" + bytes(100))),
     "another serialisation": encoded(lambda old: Array(old.dtype, old.shape, "torch.tensor", old.data)),
+    "half precision beyond it": weights(lambda array: np.full(array.shape, INF, np.float16)),
+    "no dimension": weights(lambda array: np.zeros((), array.dtype)),
+    "no length": weights(lambda array: np.zeros(0, array.dtype)),
+    "values under each other's names": named(lambda table: dict(zip(table, reversed(table.values()), strict=True))),
+    "an empty name": named(lambda table: {**table, "": next(iter(table.values()))}),
+    "says another shape beside it": encoded(lambda old: Array(old.dtype, (10**9,), old.stype, old.data)),
+    "says a negative shape beside it": encoded(lambda old: Array(old.dtype, (-1,), old.stype, old.data)),
     # records
     "no records": lambda _: RecordDict(),
     "no arrays record": without(ARRAYS),
@@ -175,6 +182,11 @@ TRAIN: dict[str, Change] = {
     "num-examples a list": metric(num_examples=[1, 2]),
     "an extra metric": metric(surprise=1.0),
     "100,000 metrics": metric(**{f"m{number}": 1.0 for number in range(100_000)}),
+    "num-examples of 100 bits": metric(num_examples=10**30),
+    "num-examples with a point": metric(num_examples=20.0),
+    "a metric without a name": metric(**{"": 1.0}),
+    "a metric's name of 1 MB": metric(**{"k" * 10**6: 1.0}),
+    "a metric's name that reorders text": metric(**{"m\N{RIGHT-TO-LEFT OVERRIDE}": 1.0}),
     "no loss": metric(train_loss=None),
     "loss NaN": metric(train_loss=NAN),
     "loss 1e308": metric(train_loss=1e308),
@@ -190,6 +202,15 @@ TRAIN: dict[str, Change] = {
     "no partition": report(partition=None),
     "another client's partition": report(partition=0),
     "partition -1": report(partition=-1),
+    "partition is true": report(partition=True),
+    "partition of 64 bits": report(partition=2**63),
+    "a word without a name": report(**{"": "x"}),
+    "an empty error": report(error=""),
+    "a note that is NaN": report(**{"note.x": NAN}),
+    "a note in text": report(**{"note.x": "much"}),
+    "a note without a name": report(**{"note.": 1.0}),
+    "a note's name of escapes": report(**{"note.\x1b[2J": 1.0}),
+    "a defence without a name": report(defence=""),
     "a round of its choice": report(round=1),
     "an error of its choice": report(error="client 0 failed"),
     "an integer for an error": report(error=5),
@@ -218,6 +239,33 @@ TRAIN: dict[str, Change] = {
     "epsilon negative": report(**{**DP, "epsilon_round": -1.0}),
 }
 _EMPTY = Array(np.zeros(0, np.float32))
+
+
+def _written(write: Callable[[io.BytesIO, np.ndarray[Any, Any]], None]) -> Change:
+    """Encode the first array in another way."""
+
+    def change(old: Array) -> Array:
+        stream = io.BytesIO()
+        write(stream, np.load(io.BytesIO(old.data)))
+        return Array(old.dtype, old.shape, old.stype, stream.getvalue())
+
+    return encoded(change)
+
+
+def _by_columns(stream: io.BytesIO, array: np.ndarray[Any, Any]) -> None:
+    np.lib.format.write_array(stream, np.asfortranarray(array))
+
+
+# Unusual, and the same values.
+EQUAL: dict[str, Change] = {
+    "another order": named(lambda table: dict(reversed(table.items()))),
+    "other bytes first": weights(lambda array: array.astype(">f4")),
+    "counters' other bytes first": weights(lambda array: array.astype(">i8"), "i"),
+    "double precision": weights(lambda array: array.astype(np.float64)),
+    "by columns": _written(_by_columns),
+    "version 2 of the format": _written(lambda stream, array: np.lib.format.write_array(stream, array, (2, 0))),
+    "version 3 of the format": _written(lambda stream, array: np.lib.format.write_array(stream, array, (3, 0))),
+}
 
 EVALUATE: dict[str, Change] = {
     "no records": lambda _: RecordDict(),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
-from hostile_replies import EVALUATE, TRAIN, WHO, Change, npy_header
+from hostile_replies import EQUAL, EVALUATE, TRAIN, WHO, Change, npy_header
 from strategy_rounds import Load, federated, hashes
 
 from fedinverse.accounting import composed_epsilon
@@ -88,6 +88,17 @@ def test_every_kind_of_update_is_refused_and_costs_no_more_than_its_own_part(
         text = (run.files.server.federation("with_victim") / name).read_text()
         assert max(map(len, text.splitlines())) < 2000
         assert not any(ord(character) < 32 for character in text.replace("\n", ""))
+
+
+def test_unusual_encodings_of_the_same_values_are_the_same_model(
+    tiny: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {**COMMON, "federation": {**COMMON["federation"], "rounds": len(EQUAL)}}
+    expected = hashes(federated(tiny(**changes), tmp_path / "honest"))
+    hostile(monkeypatch, {"train": list(EQUAL.values())})
+    run = federated(tiny(**changes), tmp_path / "run")
+    assert not errors_of(run)
+    assert hashes(run) == expected
 
 
 def test_the_same_on_actors(tiny: Load, tmp_path: Path, ray_engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,6 +206,7 @@ def test_an_aggregate_that_cannot_be_made_leaves_the_model_as_it_was(
         (1.0, 0.1, -1),
         (1.0, 0.1, 0.5),
         (1.0, 0.1, np.nan),
+        (1.0, 0.1, np.inf),
     ],
     ids=str,
 )
