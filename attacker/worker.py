@@ -312,7 +312,7 @@ class _Reporter:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a plan; return the exit code: 0 done, 2 something the operator can mend."""
+    """Run a plan; return the exit code: 0 done, 2 something the operator can mend, 130 stopped by Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m attacker.worker", description="Invert captured models.")
     parser.add_argument("plan", type=Path, help="the plan, a JSON file")
     parser.add_argument("--priors", action="store_true", help="only train the priors that need no captured model")
@@ -328,6 +328,9 @@ def main(arguments: list[str] | None = None) -> int:
     except FedInverseError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # of ``deploy attacker``, which becomes this process
+        print("stopped; what was finished is kept, and the same command goes on with it", file=sys.stderr)
+        return 130
     return 0
 
 

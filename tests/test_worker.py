@@ -271,3 +271,14 @@ def test_workers_do_what_no_other_does_and_wait_for_the_rest(tmp_path: Path) -> 
         written = (first.where.path / ABOUT).stat().st_mtime_ns
     working.result()
     assert (first.where.path / ABOUT).stat().st_mtime_ns == written
+
+
+def test_a_worker_that_is_stopped_by_hand_says_what_is_kept(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("attacker.worker._run", interrupted)
+    assert main(["plan.json"]) == 130
+    assert capsys.readouterr().err == "stopped; what was finished is kept, and the same command goes on with it\n"
