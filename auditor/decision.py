@@ -242,11 +242,14 @@ def _resolved(case: Case) -> Decision | None:
 
 
 def _small(case: Case) -> Decision:
+    where, another = ("", "") if case.leakage.above_zero else ("in this run ", ", which another run need not show")
     return Decision(
         "below resolution",
-        (f"the attack beats the same attack without the victim, but by {show(case.leakage)} only; "
-         f"{case.primary.resolution:.0%} is the least that matters here (audit.primary.resolution)",),
-    )  # fmt: skip
+        (
+            f"{where}the attack beats the same attack without the victim, but by {show(case.leakage)} only{another}; "
+            f"{case.primary.resolution:.0%} is the least that matters here (audit.primary.resolution)",
+        ),
+    )
 
 
 def _explained(case: Case) -> Decision | None:

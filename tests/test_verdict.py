@@ -62,6 +62,9 @@ def test_scenarios_of_one_run_with_five_classes(scenario: str) -> None:
 def test_hardly_more_than_the_controls_is_below_the_resolution() -> None:
     judged = verdict(exactly(TENTH | {"A": [0.11, 0.12, 0.11, 0.12, 0.12]}, count=100))
     assert judged.outcome == "below resolution"
+    assert judged.reasons[0].startswith("in this run the attack beats"), (
+        "its interval holds 0: of another run it says nothing"
+    )
     assert judged.sentence.startswith("Below the resolution in this run: gmi at round 5 shows 2%")
     three = verdict(exactly(TENTH | {"A": 0.3}, seeds=3))
     assert three.outcome == "below resolution"
