@@ -199,3 +199,7 @@ class Broken(Base):
 
 def squared(x: Tensor) -> Tensor:
     return x.square()
+
+
+def out_of_order() -> nn.Module:
+    raise RuntimeError("out of order")

@@ -19,8 +19,9 @@ Load = Callable[..., Any]
 
 
 def test_a_profile_adds_up_and_names_functions_rounds_and_inversions(
-    tiny: Load, capsys: pytest.CaptureFixture[str]
+    tiny: Load, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("FEDINVERSE_CACHE", str(tmp_path / "cache"))  # no prior lies there: it is trained
     experiment = tiny(attacker={"processes": 1})
     run = Run(run_all(experiment, resume=False, profile=True).parent)
     profile = read_json(run.files.profile)

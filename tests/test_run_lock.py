@@ -28,7 +28,16 @@ from fedinverse.records import Receipt, append_lines
 from fedinverse.registry import search_path
 from fedinverse.seeds import seeded
 from fedinverse.shard import Shard
-from fedinverse.storage import append_jsonl, load_array, read_json, read_jsonl, read_metadata, save_weights, write_json
+from fedinverse.storage import (
+    append_jsonl,
+    load_array,
+    read_json,
+    read_jsonl,
+    read_metadata,
+    save_weights,
+    weights_sha256,
+    write_json,
+)
 from pipeline.deploy.keys import make_keys
 from pipeline.deploy.local import deploy_local
 from pipeline.deploy.processes import _rotate
@@ -137,8 +146,10 @@ def test_a_name_that_is_no_file_name_is_refused(name: str, tiny: Load) -> None:
 def test_a_lost_capture_is_named_and_another_rounds_model_is_not_inverted_in_its_place(tmp_path: Path) -> None:
     for number in (1, 2):
         path = tmp_path / f"round-000{number}.safetensors"
-        save_weights(path, {"w": np.zeros(1, np.float32)}, {"model-round": number})
-        append_lines(tmp_path / "receipts.jsonl", [Receipt(number, number, "evaluate", "", path.name, "7")])
+        weights = {"w": np.zeros(1, np.float32)}
+        save_weights(path, weights, {"model-round": number})
+        receipt = Receipt(number, number, "evaluate", weights_sha256(weights), path.name, "7")
+        append_lines(tmp_path / "receipts.jsonl", [receipt])
     last = Attacker(rounds="last")
     assert list(due(tmp_path, last, NOBODY)) == [2]
     path.unlink()
