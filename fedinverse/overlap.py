@@ -3,8 +3,9 @@
 Two pictures count as alike when their sketches, 16 x 16 grey pixels less their mean, are correlated by ``ALIKE`` or
 more, as they are or mirrored. Grey is the mean of the channels or, as picture programs make it, their luma (ITU-R
 BT.601): a grey copy of a colour picture is that picture. Where both sets come from directories of the user's, copies
-that were cut out, moved or stretched are looked for too (``fedinverse.cut_copies``); sources
-without a directory show other things than each other.
+that were cut out, moved or stretched are looked for too (``fedinverse.cut_copies``); sources without a directory show
+other things than each other.
+
 Measured: a JPEG of quality 50 has .990 to .999 with its original, the same picture at three quarters of its size .997
 and more; of two thousand five hundred MNIST digits and as many others no pair reaches .995, nor any drawn face and one
 of another person (.93).
@@ -73,8 +74,7 @@ def check_disjoint(
     pairs = shared_pictures(private.images, rows, public.images) if len(rows) else []
     if len(rows) and not pairs and not private.recipe and not public.recipe:
         some = rows[np.linspace(0, len(rows) - 1, min(len(rows), _CUT)).astype(int)]
-        found = cut_copies(_grey(private.images, some), _grey(public.images, np.arange(len(public.images))))
-        pairs = [(int(some[row]), other) for row, other in found]
+        pairs = _cut_out(private.images, some, public.images)
     if pairs:
         row, other = pairs[0]
         raise ConfigError(
@@ -103,6 +103,18 @@ def shared_pictures(
         for place in torch.nonzero(closeness >= ALIKE).flatten().tolist():
             pairs.setdefault(start + place, int(rows[int(nearest[place])]))
     return [(private_row, number) for number, private_row in sorted(pairs.items())]
+
+
+def _cut_out(private: NDArray[np.uint8], rows: NDArray[np.int64], public: NDArray[np.uint8]) -> list[tuple[int, int]]:
+    """Return (row of ``private``, row of ``public``) of copies that were cut out, moved or stretched.
+
+    Images are uint8 [N, C, H, W]; of the public ones a part at a time is made grey, however many there are.
+    """
+    grey, pairs = _grey(private, rows), []
+    for start in range(0, len(public), _AT_ONCE):
+        part = _grey(public, np.arange(start, min(start + _AT_ONCE, len(public))))
+        pairs += [(int(rows[row]), start + number) for row, number in cut_copies(grey, part)]
+    return pairs
 
 
 def _grey(images: NDArray[np.uint8], rows: NDArray[np.int64]) -> Tensor:

@@ -2,70 +2,28 @@
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from albums import SHAPE, Load, album, faces, picture, read
 from PIL import Image
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from fedinverse.client_data import shard_of
 from fedinverse.config import Population, names_apart, names_numbered, parse
-from fedinverse.cut_copies import cut_copies
-from fedinverse.data import Images, Request, open_source, source_of
+from fedinverse.data import Request, open_source
 from fedinverse.data.pictures import SHUT
 from fedinverse.errors import ConfigError, DataError
-from fedinverse.folders import spelling
 from fedinverse.models import build
-from fedinverse.overlap import shared_pictures
 from fedinverse.run import Run, prepare
-from fedinverse.split import NOBODY
 from fedinverse.storage import load_weights
 from pipeline.cli.main import app
 from pipeline.experiment import load_experiment, resolved
 from report.console import console
 from report.threat import threat_model
-
-SHAPE = (3, 32, 32)
-Load = Callable[..., Any]
-
-
-def picture(seed: int, side: int = 40) -> Image.Image:
-    """A picture of its own for every seed: a few large squares of colour and a little noise."""
-    random = np.random.default_rng(seed)
-    squares = np.kron(random.integers(0, 256, (4, 4, 3)), np.ones((side // 4, side // 4, 1)))
-    return Image.fromarray((squares + random.normal(0, 8, squares.shape)).clip(0, 255).astype(np.uint8))
-
-
-def album(root: Path, classes: int = 3, each: int = 10, first: int = 0, names: str = "person {}") -> Path:
-    for number in range(classes):
-        folder = root / names.format(number)
-        folder.mkdir(parents=True)
-        for view in range(each):
-            picture(first + number * 1000 + view).save(folder / f"{view:02d}.png")
-    return root
-
-
-def read(root: Path, **changes: Any) -> Images:
-    return source_of("imagefolder").load(Request("imagefolder", SHAPE, str(root), **changes))
-
-
-def faces(tiny: Load, private: Path, public: Path, **changes: Any) -> Any:
-    data = {"private": "imagefolder", "private_root": str(private), "public": "imagefolder", "public_root": str(public)}
-    data |= {"private_limit": 0, "public_limit": 0} | changes.pop("data", {})
-    population = {"clients": 3, "victim_classes": [0]} | changes.pop("population", {})
-    return tiny(
-        data=data,
-        population=population,
-        model={"name": "resnet18_32", "width": 0.1},
-        audit={"evaluator": {"model": "torchvision:resnet18", "width": 1.0}},
-        **changes,
-    )
-
 
 # ---------------------------------------------------------------- pixels
 
@@ -287,66 +245,6 @@ def test_a_class_without_an_image_for_every_part_is_refused_by_name(tmp_path: Pa
     assert not (tmp_path / "run").exists()
 
 
-# ---------------------------------------------------------------- overlap
-
-
-def test_public_classes_in_another_spelling_and_public_pictures_under_another_name_are_refused(
-    tmp_path: Path, tiny: Load
-) -> None:
-    root = album(tmp_path / "faces")
-    respelled = album(tmp_path / "public", 2, 4, 5000, "Person_{}")
-    with pytest.raises(ConfigError, match="shares the classes person 0 with the victim"):
-        prepare(tmp_path / "run", resolved(faces(tiny, root, respelled)))
-    renamed = tmp_path / "renamed"
-    shutil.copytree(root / "person 0", renamed / "someone")
-    album(renamed, 1, 4, 6000, "nobody {}")
-    with pytest.raises(ConfigError, match=r"holds 10 pictures of the victim.*class person 0"):
-        prepare(tmp_path / "run", resolved(faces(tiny, root, renamed)))
-    assert prepare(tmp_path / "run", resolved(faces(tiny, root, renamed, data={"allow_overlap": True})))
-
-
-def test_a_picture_cut_out_of_the_victims_or_moved_is_found_and_faces_of_others_are_not(
-    tmp_path: Path, tiny: Load
-) -> None:
-    drawn = open_source(Request("synthfaces", (3, 64, 64), "", 80, 0)).images
-    ours, public = drawn[:20], list(drawn[20:].transpose(0, 2, 3, 1))
-    for place, (top, left, side) in enumerate([(3, 2, 58), (0, 6, 56), (8, 8, 52)]):
-        piece = Image.fromarray(ours[place].transpose(1, 2, 0)[top : top + side, left : left + side])
-        public.append(np.asarray(piece.resize((64, 64), Image.Resampling.BILINEAR)))
-    public.append(np.ascontiguousarray(public[-1][:, ::-1]))
-    grey = [torch.from_numpy(np.stack(each)).float().mean(-1) for each in (ours.transpose(0, 2, 3, 1), public)]
-    assert sorted(set(cut_copies(*grey))) == [(0, 60), (1, 61), (2, 62), (2, 63)]
-    root, others = album(tmp_path / "faces", 3), album(tmp_path / "public", 2, 4, 5000, "other {}")
-    for number in range(10):
-        Image.fromarray(ours[number].transpose(1, 2, 0)).save(root / "person 0" / f"{number:02d}.png")
-    Image.fromarray(public[60]).save(others / "other 1" / "cut.png")
-    asked = faces(tiny, root, others, population={"victim_classes": ["person 0"]})
-    with pytest.raises(ConfigError, match="holds 1 pictures of the victim"):
-        prepare(tmp_path / "cut", resolved(asked))
-    assert spelling("  Émile_Zola-2 ") == "émile zola 2"
-    assert spelling("++") == "++"
-
-
-def test_nearly_the_same_picture_is_found_and_another_is_not(tmp_path: Path) -> None:
-    originals = np.stack([np.asarray(picture(seed).resize((32, 32))).transpose(2, 0, 1) for seed in range(20)])
-    others = np.stack([np.asarray(picture(seed).resize((32, 32))).transpose(2, 0, 1) for seed in range(100, 140)])
-    assert shared_pictures(originals, np.arange(20), others) == []
-    for seed, name, options in ((3, "small.jpg", {"quality": 90}), (5, "half.png", {})):
-        copy = picture(seed).resize((30, 30)) if name == "half.png" else picture(seed)
-        copy.save(tmp_path / name, **options)
-        again = np.asarray(Image.open(tmp_path / name).resize((32, 32))).transpose(2, 0, 1)
-        assert shared_pictures(originals, np.arange(20), np.concatenate([others, again[None]])) == [(seed, 40)]
-        assert shared_pictures(originals, np.arange(20), again[None, :, :, ::-1].copy()) == [(seed, 0)]  # mirrored
-
-
-def test_a_grey_copy_of_a_colour_picture_is_that_picture() -> None:
-    blocks = np.random.default_rng(0).integers(0, 256, (12, 3, 4, 4), np.uint8).repeat(8, 2).repeat(8, 3)
-    grey = np.asarray(Image.fromarray(blocks[4].transpose(1, 2, 0)).convert("L"))
-    assert shared_pictures(blocks, np.arange(6), blocks[6:]) == []
-    assert shared_pictures(blocks, np.arange(6), np.stack([grey] * 3)[None]) == [(4, 0)]
-    assert shared_pictures(np.stack([grey] * 3)[None], np.arange(1), blocks) == [(0, 4)]
-
-
 # ---------------------------------------------------------------- refusals before any work
 
 
@@ -371,101 +269,3 @@ def test_bfloat16_weights_and_a_byte_order_mark_are_read(tmp_path: Path) -> None
     config = tmp_path / "marked.toml"
     config.write_bytes(b"\xef\xbb\xbfextends = 'quickstart'\nname = 'marked'\n")
     assert load_experiment(str(config), []).name == "marked"
-
-
-# ---------------------------------------------------------------- clients as they are
-
-
-def clients(root: Path) -> Path:
-    """Three clients: everyone has classes x and y, b alone has z."""
-    for number, (client, held) in enumerate({"a": "xy", "b": "xyz", "c": "xy"}.items()):
-        album(root / client, len(held), 8, first=number * 10_000)
-        for place, name in enumerate(held):
-            (root / client / f"person {place}").rename(root / client / name)
-    return root
-
-
-def test_clients_hold_what_their_folders_hold(tmp_path: Path, tiny: Load) -> None:
-    root, public = clients(tmp_path / "clients"), album(tmp_path / "public", 2, 4, 50_000, "other {}")
-    population = {"clients": 3, "victim": 1, "victim_classes": ["z"], "partition": "folders"}
-    table = resolved(faces(tiny, root, public, data={"private": "clientfolders"}, population=population))
-    run = prepare(tmp_path / "run", table)
-    pool = run.pools["private"]
-    assert (pool.class_names, pool.client_names) == (("x", "y", "z"), ("a", "b", "c"))
-    assert run.population.victim_classes == (2,)
-    train = run.split[run.split["part"] == "train"]
-    assert (train["client"].to_numpy() == pool.holders[train["row"]]).all()
-    assert set(train["client"]) == {0, 1, 2}
-    shards = [shard_of(run, client, "with_victim") for client in range(3)]
-    assert [sorted(set(shard.labels.tolist())) for shard in shards] == [[0, 1], [0, 1, 2], [0, 1]]
-    assert "client 1 (b)" in dict(threat_model(run))["Victim"]
-
-    manifest = tmp_path / "clients.csv"
-    listed = sorted(root.rglob("*.png"))
-    lines = [f"{path.relative_to(tmp_path)},{path.parent.name},{path.parent.parent.name}" for path in listed]
-    manifest.write_text("\n".join(["file,class,client", *lines]))
-    again = open_source(Request("clientfolders", SHAPE, str(manifest)))
-    np.testing.assert_array_equal(again.images, pool.images)
-    np.testing.assert_array_equal(again.holders, pool.holders)
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("file,class,client\r\n x/1.png , a , c1 \r\n", ()),
-        ("\ufefffile,class,client,age\nx/1.png,a,c1,\n", ()),  # a column of somebody else's, empty
-        ("file,class,client\nx/1.png,a,c1\n\nx/2.png,a\n,,\n", ("2 lines of list.csv without file, class, client",)),
-        ("file;class;client\nx/1.png;a;c1\n", "has no column 'file', but file;class;client"),
-        ("file,class,client\nx/1.png,Smith, John,c1\n", "entry 2 has more cells than the first line"),
-        ("file,class,client\nx/1.png,a,c1\nx/../x/1.png,b,c1\n", "1.png twice"),
-        ("file,class,client\n../1.png,a,c1\n", "neither beside this file nor below"),
-        ("file,class,client\n/etc/hostname,a,c1\n", "neither beside this file nor below"),
-        ("file,class,client\nx/\0.png,a,c1\n", r"list\.csv"),
-        ("file,class,client\nx/9.png,a,c1\n", r"9\.png: not a readable picture"),
-    ],
-)
-def test_a_manifest_is_read_whole_or_refused(text: str, said: Any, tmp_path: Path) -> None:
-    (tmp_path / "x").mkdir()
-    for number in (1, 2):
-        picture(number).save(tmp_path / "x" / f"{number}.png")
-    (tmp_path / "list.csv").write_text(text, newline="")
-    request = Request("clientfolders", SHAPE, str(tmp_path / "list.csv"))
-    if isinstance(said, str):
-        with pytest.raises(DataError, match=said):
-            source_of("clientfolders").load(request)
-        return
-    loaded = source_of("clientfolders").load(request)
-    assert (loaded.class_names, loaded.client_names, loaded.left_out) == (("a",), ("c1",), said)
-
-
-def test_a_picture_in_the_folders_of_two_clients_is_at_neither_and_counted(tmp_path: Path, tiny: Load) -> None:
-    root, public = clients(tmp_path / "clients"), album(tmp_path / "public", 2, 4, 50_000, "other {}")
-    shared = sorted((root / "c" / "x").iterdir())[0]
-    shutil.copy(shared, root / "a" / "x" / "copy.png")
-    population = {"clients": 3, "victim": 1, "victim_classes": ["z"], "partition": "folders"}
-    table = resolved(faces(tiny, root, public, data={"private": "clientfolders"}, population=population))
-    run = prepare(tmp_path / "run", table)
-    twice = run.split[run.split["sha256"].duplicated(keep=False)]
-    assert sorted(run.pools["private"].holders[twice["row"]]) == [0, 2]
-    assert set(twice["part"]) == {"unused"}
-    assert set(twice["client"]) == {NOBODY}
-    assert "1 pictures that lie in the folders of several clients (2 files)" in dict(threat_model(run))["Left out"]
-
-
-def test_clients_that_do_not_fit_the_configuration_are_named(tmp_path: Path, tiny: Load) -> None:
-    root, public = clients(tmp_path / "clients"), album(tmp_path / "public", 2, 4, 50_000, "other {}")
-    right = {"clients": 3, "victim": 1, "victim_classes": ["z"], "partition": "folders"}
-    for changes, said in (
-        ({"clients": 4}, "is 4, but the private source has 3 clients .a, b, c.; make it 3"),
-        ({"victim": 0}, "z is not the victim's alone, b hold pictures of it too; only a holds: none"),
-        ({"victim_classes": ["x"]}, "x is not the victim's alone.*only b holds: z"),
-        ({"overlap": 0.5}, "population.overlap lends"),
-    ):
-        data = {"private": "clientfolders"}
-        with pytest.raises(ConfigError, match=said):
-            prepare(tmp_path / "run", resolved(faces(tiny, root, public, data=data, population=right | changes)))
-    with pytest.raises(ConfigError, match="this one knows none"):
-        prepare(tmp_path / "run", resolved(tiny(population={"partition": "folders"})))
-    (tmp_path / "clients.csv").write_text("file,class\nx.png,a\n")
-    with pytest.raises(DataError, match="has no column 'client'"):
-        open_source(Request("clientfolders", SHAPE, str(tmp_path / "clients.csv")))

@@ -168,6 +168,7 @@ def folders(root: Path, classes: int, count: int, seed: int, prefix: str = "clas
 
 REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...], type[FedInverseError], str]] = {
     "no such file": ({"file": "none.pth"}, (), ConfigError, r"none\.pth does not exist"),
+    "a name elsewhere": ({"name": "../evil"}, (), ConfigError, r"--name '\.\./evil' is no name of a file"),
     "no model": ({"model": ""}, (), ConfigError, "give --model"),
     "another model": ({"model": "lenet5"}, (), IntegrityError, "does not fit 'lenet5'"),
     "no such images": ({"private": "faces"}, (), ConfigError, "--private faces: is no directory"),

@@ -250,11 +250,10 @@ def _check(prepared: Prepared, world: World, done: Federated) -> None:
 
 def _complaint(directory: Path) -> str:
     first = next(iter(sorted((directory / COMPLAINTS).glob("client-*.txt"))), None)
-    return (
-        ""
-        if first is None
-        else f"{first.stem.replace('-', ' ')} raised:\n{first.read_text(encoding='utf-8', errors='replace').rstrip()}"
-    )
+    if first is None:
+        return ""
+    text = first.read_text(encoding="utf-8", errors="replace").rstrip()
+    return f"{first.stem.replace('-', ' ')} raised:\n{text}"
 
 
 def _reason(prepared: Prepared, directory: Path, code: int) -> str:

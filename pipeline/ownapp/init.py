@@ -6,7 +6,6 @@ for its owner to look through.
 """
 
 import ast
-import re
 import textwrap
 import tomllib
 from collections.abc import Iterator
@@ -16,10 +15,11 @@ from typing import Any
 import tomli_w
 from pydantic_core import PydanticUndefined
 
+from fedinverse.config import is_file_name
 from fedinverse.errors import ConfigError
 from fedinverse.storage import atomic_write
 from pipeline.ownapp.app import FlowerApp
-from pipeline.ownapp.settings import FILE, NAME, AppAudit, Inputs
+from pipeline.ownapp.settings import FILE, AppAudit, Inputs
 
 _MISSING: dict[str, Any] = {
     "clients": 10,
@@ -96,7 +96,7 @@ def _line(name: str, value: Any) -> str:
 def _guesses(app: FlowerApp) -> dict[str, Any]:
     """Return what could be found, by key."""
     guesses: dict[str, Any] = {}
-    if re.fullmatch(NAME, app.name):
+    if is_file_name(app.name):
         guesses["name"] = app.name
     for module, tree in _modules(app):
         if (asked := _asked_with_a_partition(module, tree)) is not None:

@@ -7,12 +7,11 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from attacker.settings import Attacker
 from auditor.settings import Audit, Evaluator
-from fedinverse.config import PlaceText, Section, parse, read_table
+from fedinverse.config import FileName, PlaceText, Section, parse, read_table
 from fedinverse.errors import ConfigError
 from fedinverse.models.declared import Declaration
 
 FILE = "audit.toml"
-NAME = r"^\w[\w.-]*$"
 # Evaluators by the images they look at, the usual one first; the next is for targets of its own architecture.
 JUDGES = {(1, 32, 32): ("scnn", "mcnn"), (3, 32, 32): ("resnet18_32",), (3, 64, 64): ("resnet18", "facenet112")}
 
@@ -90,7 +89,7 @@ class AppAudit(Section):
     )
     public_root: str = Field("", description="directory of public images, where the source needs one")
     public_limit: int = Field(6000, ge=0, description="use at most this many of them; 0: all")
-    name: str = Field("app", pattern=NAME, description="names the run directory")
+    name: FileName = Field("app", description="names the run directory")
     out: PlaceText = Field("runs", description="directory of run directories, relative to where you stand")
     seed: int = Field(0, ge=0, lt=2**31, description="of attack and audit (the app draws its own)")
     engine: Literal["flower", "local"] = Field(

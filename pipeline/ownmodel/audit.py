@@ -31,7 +31,7 @@ def audit_model(said: ModelAudit, out: Path = Path("runs"), *, resume: bool = Fa
     Raises:
         FedInverseError: names the option or key, what was found and what to write.
     """
-    path = (out / (said.name or said.file.stem)).resolve()
+    path = (out / said.run_name).resolve()
     with only_here(path):
         console.print(f"preparing data for {path}", style="dim", markup=False, soft_wrap=True)
         run = prepare_model(said, out, resume=resume)

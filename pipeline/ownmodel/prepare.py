@@ -49,7 +49,7 @@ def prepare_model(said: ModelAudit, out: Path, *, resume: bool) -> Run:
     chosen = sections(said)
     model = with_canvas(said.model)
     loaded = load(said.file, model, said.width)
-    files = RunFiles((out / (said.name or said.file.stem)).resolve())
+    files = RunFiles((out / said.run_name).resolve())
     table = _table(said, chosen, loaded)
     if files.config.exists():
         if not resume:
@@ -147,7 +147,7 @@ def _table(said: ModelAudit, chosen: Sections, loaded: Loaded) -> Table:
     audit = audit_of(chosen, loaded.model, loaded.network.input_shape)
     data: dict[str, Any] = chosen.data.model_dump(mode="json")
     return {
-        "name": said.name or said.file.stem,
+        "name": said.run_name,
         "seed": said.seed,
         "weights_file": {
             "file": str(said.file.resolve()),

@@ -9,9 +9,10 @@ from pydantic import Field
 from attacker.attacks.registry import make_attack
 from attacker.settings import Attacker
 from auditor.settings import Audit
-from fedinverse.config import Data, Section, Split, Table, assign, parse
+from fedinverse.config import Data, Section, Split, Table, assign, is_file_name, parse
 from fedinverse.errors import ConfigError
 from fedinverse.models import same_network
+from fedinverse.words import plain
 from pipeline.ownapp.settings import JUDGES
 
 ORIGIN = "audit-model"
@@ -50,6 +51,19 @@ class ModelAudit:
     seed: int = 0
     device: str = "cpu"
     settings: tuple[str, ...] = ()
+
+    @property
+    def run_name(self) -> str:
+        """What the run directory is called: ``name``, or as the file is.
+
+        Raises:
+            ConfigError: ``name`` would lie elsewhere, or pass for another name.
+        """
+        if self.name and not is_file_name(self.name):
+            raise ConfigError(
+                f"--name '{plain(self.name, 60)}' is no name of a file: use letters, digits and . - _ only"
+            )
+        return self.name or self.file.stem
 
 
 class Sections(Section):
