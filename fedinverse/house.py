@@ -35,7 +35,7 @@ class _Doorkeeper(MetaPathFinder):
         if fullname not in ROOMS:
             return None
         first = PathFinder.find_spec(fullname)
-        if first is not None and first.origin is not None and not _is_ours(first.origin):
+        if first is not None and first.origin is not None and not _is_ours(fullname, first.origin):
             raise NameTakenError(_taken(fullname, first.origin))
         return PathFinder.find_spec(fullname, [str(HOME)])
 
@@ -52,7 +52,7 @@ def open_rooms() -> None:
         sys.meta_path.insert(0, _Doorkeeper())
     for name in ROOMS:
         file = getattr(sys.modules.get(name), "__file__", None)
-        if file is not None and not _is_ours(file):
+        if file is not None and not _is_ours(name, file):
             raise NameTakenError(_taken(name, file))
 
 
@@ -66,8 +66,9 @@ def check_rooms() -> None:
         find_spec(name)
 
 
-def _is_ours(file: str) -> bool:
-    return Path(file).resolve().is_relative_to(HOME)
+def _is_ours(room: str, file: str) -> bool:
+    """Return whether ``file`` lies in the room; below ``HOME`` there may be an environment, with packages of others."""
+    return Path(file).resolve().is_relative_to((HOME / room).resolve())
 
 
 def _taken(name: str, file: str) -> str:
