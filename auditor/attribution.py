@@ -29,19 +29,19 @@ from auditor.metrics.names import (
 from auditor.omitted import Omitted
 from auditor.statistics import LEVEL, Cells, Estimate, consistent, estimate, lead_over_half, unless_omitted
 
-CELLS = {
-    "nearer": ("A", NEARER),
-    "without": ("B2", NEARER),
-    "member": ("A", MEMBER),
-    "like victim": ("A", RESEMBLANCE_VICTIM),
-    "like others": ("A", RESEMBLANCE_OTHERS),
-    "like nobody": ("A", RESEMBLANCE_NOBODY),
-    "copied victim": ("A", COPIES),
-    "copied others": ("A", COPIES_OTHERS),
-    "copied nobody": ("A", COPIES_NOBODY),
-    "copied victim, without their client": ("B2", COPIES),
-}
-"""The arm and metric of the score table that answer each part of the question."""
+CELLS = (
+    ("A", NEARER),
+    ("B2", NEARER),
+    ("A", MEMBER),
+    ("A", RESEMBLANCE_VICTIM),
+    ("A", RESEMBLANCE_OTHERS),
+    ("A", RESEMBLANCE_NOBODY),
+    ("A", COPIES),
+    ("A", COPIES_OTHERS),
+    ("A", COPIES_NOBODY),
+    ("B2", COPIES),
+)
+"""Arms and metrics of the score table that answer the question."""
 
 
 @dataclass(frozen=True)
@@ -74,26 +74,29 @@ class Attribution:
         return self.others.above_zero and beyond and self.due
 
 
-def attribute(held: Mapping[str, Cells | Omitted]) -> Attribution | None:
+def attribute(held: Mapping[tuple[str, str], Cells | Omitted]) -> Attribution | None:
     """Return what the ``CELLS`` of one attack at one round say.
 
     None where no attacked class is shared, so that the leakage is the victim's anyway.
     """
-    nearer, without = held["nearer"], held["without"]
+    nearer, without = held["A", NEARER], held["B2", NEARER]
     if isinstance(nearer, Omitted):
         return None
-    like, copied = (
-        {name.removeprefix(kind): each for name, each in held.items() if name.startswith(kind)}
-        for kind in ("like ", "copied ")
-    )
+    like = {"victim": RESEMBLANCE_VICTIM, "others": RESEMBLANCE_OTHERS, "nobody": RESEMBLANCE_NOBODY}
+    copied = {
+        "victim": held["A", COPIES],
+        "others": held["A", COPIES_OTHERS],
+        "nobody": held["A", COPIES_NOBODY],
+        "victim, without their client": held["B2", COPIES],
+    }
     return Attribution(
         lead_over_half(nearer),
-        unless_omitted(lead_over_half, held["member"]),
+        unless_omitted(lead_over_half, held["A", MEMBER]),
         unless_omitted(lead_over_half, without),
         unless_omitted(consistent, nearer, without) is True,
-        {whose: unless_omitted(estimate, near) for whose, near in like.items()},
+        {whose: unless_omitted(estimate, held["A", metric]) for whose, metric in like.items()},
         {whose: count if isinstance(count, Omitted) else count.mean for whose, count in copied.items()},
-        _more_than_chance(copied["victim"], copied["victim, without their client"]),
+        _more_than_chance(held["A", COPIES], held["B2", COPIES]),
     )
 
 

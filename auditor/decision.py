@@ -28,10 +28,10 @@ from typing import Literal
 
 from auditor.arms import ARMS
 from auditor.attribution import Attribution
-from auditor.leakage import FEWEST_WORLDS, Gate, Leakage
+from auditor.leakage import Gate, Leakage
 from auditor.omitted import Omitted
 from auditor.settings import Primary
-from auditor.statistics import FEWEST_CLASSES, LEVEL, Estimate, unseen
+from auditor.statistics import FEWEST_CLASSES, FEWEST_WORLDS, LEVEL, Estimate, unseen
 
 Outcome = Literal[
     "leak",

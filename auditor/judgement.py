@@ -8,16 +8,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field
 
 from auditor.decision import Case, Outcome, decide, sentence
-from auditor.leakage import Gate, Leakage, measure
+from auditor.leakage import FURTHER, Gate, measure
 from auditor.omitted import Omitted
 from auditor.settings import Primary
 from auditor.statistics import Estimate, holm, minimum_detectable_effect
-from auditor.table import attacks_of, check_table, primary_of, rounds_of
+from auditor.table import attacks_of, cells_of_attack, check_table, primary_of, rounds_of
 from auditor.verdict import (
     EVERY_METRIC,
+    AttackCost,
     AttributionReport,
     GateReport,
     LeakCost,
@@ -30,15 +30,6 @@ from auditor.verdict import (
     Whose,
     as_written,
 )
-
-
-class AttackCost(BaseModel):
-    """What one run of the primary attack on one captured model cost: all classes, all restarts."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    seconds: float = Field(ge=0)
-    target_queries: float = Field(ge=0)
 
 
 def judge(
@@ -76,7 +67,8 @@ def judge(
     for name in attacks:
         p = {}
         for each in rounds_of(scores, name, primary.metric):
-            main = measure(scores, name, each, primary.metric, primary.between_runs)
+            read = cells_of_attack(scores, name, each, primary.metric, FURTHER)
+            main = measure(read, primary.between_runs)
             if isinstance(main.leakage, Estimate):
                 p[name, each] = main.leakage.p
             elif "B2" in absent:
@@ -105,7 +97,7 @@ def judge(
         ),
         points=points,
         time_to_leak=_time_to_leak(points),
-        cost_per_leaked_class=_cost(decision.outcome, case.main, (costs or {}).get(attack)),
+        cost_per_leaked_class=LeakCost.of(decision.outcome, case.main, (costs or {}).get(attack)),
         member_lift=as_written(case.main.member_share),
         attacks=tuple(attacks),
         omitted=omitted,
@@ -176,15 +168,3 @@ def _time_to_leak(points: tuple[Point, ...]) -> dict[str, int | Missing]:
         elif point.attack not in ended:
             since[point.attack] = point.round
     return dict(sorted(since.items()))
-
-
-def _cost(outcome: str, main: Leakage, cost: AttackCost | None) -> LeakCost | Missing:
-    if outcome != "leak":
-        return Missing(omitted=f"the verdict is '{outcome}'")
-    if main.attribution is not None:
-        return Missing(omitted="what leaks is the client's images, not classes")
-    if cost is None:
-        return Missing(omitted=f"the cost of {main.attack} was not recorded")
-    assert isinstance(main.leakage, Estimate)
-    leaked = main.leakage.value * main.leakage.classes
-    return LeakCost(seconds=cost.seconds / leaked, target_queries=cost.target_queries / leaked, classes_leaked=leaked)

@@ -16,15 +16,12 @@ federation's model carries the deviation between runs of both. Differences from 
 model (B0) do not.
 """
 
-import statistics
 from dataclasses import dataclass
 from functools import partial
 
-import pandas as pd
-
 from auditor import attribution
 from auditor.arms import ARMS, keys
-from auditor.attribution import Attribution
+from auditor.attribution import Attribution, attribute
 from auditor.metrics.names import COPY_GUARD, MEMBER, RESEMBLANCE
 from auditor.omitted import Omitted
 from auditor.statistics import (
@@ -32,18 +29,20 @@ from auditor.statistics import (
     Cells,
     Estimate,
     aligned,
+    between_runs,
     combine,
     consistent,
     difference,
     estimate,
     unless_omitted,
 )
-from auditor.table import cells, worlds
+from auditor.table import AttackCells
 
 PRIORS = ("B0", "B2", "B3")  # controls of the normalised form: what an attacker reaches without the victim
 OTHER_MODELS = ("B1", "B2", "B3", "B4W")
 BASELINES = tuple(arm for arm in keys("baseline") if arm != "B2")
-FEWEST_WORLDS = 2
+FURTHER = (("A", RESEMBLANCE), ("A", COPY_GUARD), *attribution.CELLS)
+"""Arms and metrics that are read beside every arm's score."""
 
 
 @dataclass(frozen=True)
@@ -107,24 +106,17 @@ class Leakage:
     attribution: Attribution | None = None
 
 
-def measure(scores: pd.DataFrame, attack: str, server_round: int, metric: str, deviation: float) -> Leakage:
-    """Return what the score table says about ``attack`` at ``server_round``.
+def measure(cells: AttackCells, deviation: float) -> Leakage:
+    """Return what the score table says about one attack at one round.
 
     Args:
-        scores: tidy table that ``auditor.table.check_table`` accepts.
-        attack: label of the attack.
-        server_round: t.
-        metric: a score that is a share in [0, 1], higher is more leakage.
+        cells: of a score that is a share in [0, 1], higher is more leakage; with those of ``FURTHER``.
         deviation: between runs, of the mean score of one federation; measured instead where a run has several
             control worlds.
     """
-    held = {arm: cells(scores, arm, attack, server_round, metric) for arm in ARMS}
-    controls = worlds(scores, "B2", attack, server_round, metric)
-    resemblance, guard, member = (
-        cells(scores, "A", attack, server_round, name) for name in (RESEMBLANCE, COPY_GUARD, MEMBER)
-    )
-    whose = {name: cells(scores, arm, attack, server_round, of) for name, (arm, of) in attribution.CELLS.items()}
-    between = between_runs(controls, deviation)
+    held, further = cells.arms, cells.further
+    whose = attribute(further)
+    between = between_runs(cells.control_worlds, deviation)
 
     def lead(arm: str, other: str) -> Estimate | Omitted:
         averaged = between.worlds if ARMS[other].lacks_victim else 1
@@ -132,8 +124,8 @@ def measure(scores: pd.DataFrame, attack: str, server_round: int, metric: str, d
         return unless_omitted(partial(difference, between=error), held[arm], held[other])
 
     return Leakage(
-        attack,
-        server_round,
+        cells.attack,
+        cells.round,
         {arm: unless_omitted(estimate, each) for arm, each in held.items()},
         lead("A", "B2"),
         unless_omitted(consistent, held["A"], held["B2"]) is True,
@@ -141,23 +133,12 @@ def measure(scores: pd.DataFrame, attack: str, server_round: int, metric: str, d
         lead("B4", "B4W"),
         unless_omitted(partial(_corrected, between), held["A"], held["B2"]),
         unless_omitted(partial(_normalised, between), *(held[arm] for arm in ("A", "CEIL", *PRIORS))),
-        unless_omitted(estimate, resemblance),
-        unless_omitted(estimate, guard),
+        unless_omitted(estimate, further["A", RESEMBLANCE]),
+        unless_omitted(estimate, further["A", COPY_GUARD]),
         between,
-        unless_omitted(estimate, member),
-        attribution.attribute(whose),
+        unless_omitted(estimate, further["A", MEMBER]),
+        whose,
     )
-
-
-def between_runs(controls: dict[str, Cells], deviation: float) -> BetweenRuns:
-    """Return the deviation between runs: of the control worlds' means, or ``deviation`` where there are too few.
-
-    The worlds' means differ by the luck of their classes too, so a measured deviation is rather too large.
-    """
-    if len(controls) < FEWEST_WORLDS:
-        return BetweenRuns(deviation)
-    means = [each.mean for each in aligned(controls).values()]
-    return BetweenRuns(statistics.stdev(means), len(means) - 1, len(means))
 
 
 def _corrected(between: BetweenRuns, attack: Cells, control: Cells) -> Estimate | Omitted:

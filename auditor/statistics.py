@@ -14,6 +14,7 @@ level is measured by ``benchmarks/coverage.py`` and published in docs/statistics
 """
 
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
@@ -33,6 +34,7 @@ FEWEST_CLASSES = 20
 ONE_RUN = "one run: nothing is said of other federations"
 FEW_CLASSES = f"fewer than {FEWEST_CLASSES} classes in one run: an exact randomisation test must agree"
 FLOORED = "no more spread than chance gives: the interval is that of the reconstructions' binomial noise"
+FEWEST_WORLDS = 2
 UNBOUNDED = (-math.inf, math.inf)
 ROUNDING = 1e-9
 UPPER = (1 + LEVEL) / 2
@@ -108,6 +110,17 @@ class BetweenRuns:
     def error(self, runs: float) -> Error:
         """Return the error of a sum in which the squared weights of independent federations add up to ``runs``."""
         return Error(self.deviation * math.sqrt(runs), self.freedom)
+
+
+def between_runs(controls: Mapping[str, Cells], deviation: float) -> BetweenRuns:
+    """Return the deviation between runs: of the control worlds' means, or ``deviation`` where there are too few.
+
+    The worlds' means differ by the luck of their classes too, so a measured deviation is rather too large.
+    """
+    if len(controls) < FEWEST_WORLDS:
+        return BetweenRuns(deviation)
+    means = [each.mean for each in aligned(controls).values()]
+    return BetweenRuns(statistics.stdev(means), len(means) - 1, len(means))
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ table once, at any round. CEIL may also stand there once for all attacks, under 
 control worlds (``without_victim``, ``without_victim-1`` ...): an arm of theirs is their mean, cell by cell.
 """
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -76,10 +78,37 @@ def cells(scores: pd.DataFrame, arm: str, attack: str, server_round: int, metric
     return _cells(here)
 
 
-def worlds(scores: pd.DataFrame, arm: str, attack: str, server_round: int, metric: str) -> dict[str, Cells]:
-    """Return the cells of ``arm`` by control world."""
-    here = _rows(scores, arm, attack, server_round, metric)
-    return {str(world): _cells(rows) for world, rows in here.groupby("world")}
+@dataclass(frozen=True)
+class AttackCells:
+    """What the table holds of one attack at one round.
+
+    Attributes:
+        attack: label of the attack.
+        round: t.
+        arms: the score of every arm.
+        control_worlds: the score of arm B2 by control world.
+        further: other metrics, by arm and metric.
+    """
+
+    attack: str
+    round: int
+    arms: dict[str, Cells | Omitted]
+    control_worlds: dict[str, Cells]
+    further: dict[tuple[str, str], Cells | Omitted]
+
+
+def cells_of_attack(
+    scores: pd.DataFrame, attack: str, server_round: int, metric: str, further: Iterable[tuple[str, str]]
+) -> AttackCells:
+    """Return the cells of every arm in ``metric``, and those of ``further`` pairs of an arm and a metric."""
+    without = _rows(scores, "B2", attack, server_round, metric)
+    return AttackCells(
+        attack,
+        server_round,
+        {arm: cells(scores, arm, attack, server_round, metric) for arm in ARMS},
+        {str(world): _cells(rows) for world, rows in without.groupby("world")},
+        {(arm, other): cells(scores, arm, attack, server_round, other) for arm, other in further},
+    )
 
 
 def _rows(scores: pd.DataFrame, arm: str, attack: str, server_round: int, metric: str) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from auditor.arms import ARMS
 from auditor.decision import Outcome
+from auditor.leakage import Leakage
 from auditor.omitted import Omitted
 from auditor.questions import Answer
 from auditor.statistics import Estimate
@@ -109,12 +110,32 @@ class Point(_Part):
     )
 
 
+class AttackCost(_Part):
+    """What one run of an attack on one captured model cost: all classes, all restarts."""
+
+    seconds: float = Field(ge=0, description="of the inversion, and of waiting for its prior")
+    target_queries: float = Field(ge=0, description="images sent through the captured model")
+
+
 class LeakCost(_Part):
     """What the primary attack cost its attacker for one class leaked."""
 
     seconds: float = Field(description="of the inversion, and of waiting for its prior")
     target_queries: float = Field(description="images sent through the captured model")
     classes_leaked: float = Field(description="leakage x classes")
+
+    @classmethod
+    def of(cls, outcome: Outcome, main: Leakage, cost: AttackCost | None) -> "LeakCost | Missing":
+        """Return ``cost`` over the classes that leaked, or why there is no such figure."""
+        if outcome != "leak":
+            return Missing(omitted=f"the verdict is '{outcome}'")
+        if main.attribution is not None:
+            return Missing(omitted="what leaks is the client's images, not classes")
+        if cost is None:
+            return Missing(omitted=f"the cost of {main.attack} was not recorded")
+        assert isinstance(main.leakage, Estimate)
+        leaked = main.leakage.value * main.leakage.classes
+        return cls(seconds=cost.seconds / leaked, target_queries=cost.target_queries / leaked, classes_leaked=leaked)
 
 
 class PrimaryReport(_Part):

@@ -10,7 +10,7 @@ Every table holds the attack (A) and the control without the victim (B2), `RESTA
 
 Coverage is counted where there is a leak (means .7 and .15, or as `--leak` says), against the expectation over seeds
 for the table's classes. False leaks are counted where there is none (both means .3, the same class effects). Both go
-through the very functions that judge a run (`auditor.statistics`, `auditor.leakage.between_runs`); of one run both with
+through the very functions that judge a run (`auditor.statistics`); of one run both with
 the deviation between runs that the configuration assumes by default and with the one measured on five control worlds.
 """
 
@@ -23,9 +23,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from auditor.leakage import between_runs
 from auditor.settings import Primary
-from auditor.statistics import Cells, Estimate, difference
+from auditor.statistics import Cells, Estimate, between_runs, difference
 
 Floats = NDArray[np.float64]
 RESTARTS = 10

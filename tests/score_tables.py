@@ -5,8 +5,9 @@ import pandas as pd
 
 from auditor.arms import ARMS
 from auditor.judgement import judge
-from auditor.leakage import Leakage, measure
+from auditor.leakage import FURTHER, Leakage, measure
 from auditor.settings import Primary
+from auditor.table import cells_of_attack
 from auditor.verdict import (
     Verdict,
 )
@@ -55,4 +56,4 @@ def verdict(table: pd.DataFrame, primary: Primary = PRIMARY, **change: dict[int,
 
 
 def measured(table: pd.DataFrame) -> Leakage:
-    return measure(table, "gmi", 5, METRIC, 0.15)
+    return measure(cells_of_attack(table, "gmi", 5, METRIC, FURTHER), 0.15)

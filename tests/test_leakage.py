@@ -6,13 +6,14 @@ import pandas as pd
 import pytest
 from score_tables import LEAK, LEARNED, METRIC, PRIMARY, QUIET, measured, rows, verdict
 
-from auditor.judgement import AttackCost, judge
+from auditor.judgement import judge
 from auditor.leakage import Gate
 from auditor.metrics.names import MEMBER
 from auditor.omitted import Omitted
 from auditor.statistics import Cells, Estimate
 from auditor.table import cells, check_table
 from auditor.verdict import (
+    AttackCost,
     Interval,
     LeakCost,
     Missing,

@@ -13,14 +13,14 @@ from auditor.evaluators import embedding, evaluator, open_set
 from auditor.evaluators.ahead import Ahead
 from auditor.evaluators.evaluator import THREADS
 from auditor.grids import with_grids
-from auditor.judgement import AttackCost, judge
+from auditor.judgement import judge
 from auditor.marks import OVERLAP_CAPTION, marks_of_run, overlaps
 from auditor.metrics.names import METRICS, WHOLE_SET
 from auditor.scores import score
 from auditor.settings import Audit
 from auditor.table import read_scores
 from auditor.targets import LeftOut
-from auditor.verdict import VERSION, Omission, leakage_table
+from auditor.verdict import VERSION, AttackCost, Omission, leakage_table
 from fedinverse.errors import StageError
 from fedinverse.records import AuditSummary, write_record
 from fedinverse.run import Run
