@@ -39,7 +39,6 @@ class Reconstructions:
         identity_loss: float32 [N], the attacker's own score, lower is better.
         confidence: float32 [N], the target's probability of the label, in [0, 1].
         failed: bool [N]; True where the optimisation met NaN. Such an image is black and never counted.
-        cost: seconds, queries, steps.
         notes: what was left out or done otherwise, a sentence each.
     """
 

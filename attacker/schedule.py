@@ -55,7 +55,6 @@ def due(
     """Return the captured models that the schedule asks for, by round.
 
     Args:
-        spool: directory of captures.
         settings: whose ``rounds`` is the schedule.
         shard: the attacker's own images, for ``new_best``.
         over: no further capture will come. Before that, what is due already: a prefix of what will be due.
@@ -96,7 +95,6 @@ def earlier_rounds(models: dict[int, Path], server_round: int, captures: int) ->
     """Return the rounds before ``server_round``, newest first, whose models are attacked together with its model.
 
     Args:
-        models: captured models by round.
         server_round: of the model to invert.
         captures: how many models are attacked together; those of equal weights count once.
     """

@@ -30,7 +30,6 @@ class Target:
         model: returns logits and features for images [B, C, H, W] in [0, 1].
         sha256: hash of the captured weights.
         round: the federation round after which the server had this model.
-        device: where it lives.
         earlier: models captured before it that are inverted together with it, newest first.
         captured: the same network, frozen, before BatchNorm was folded; None: it is ``model`` itself.
     """
@@ -74,8 +73,6 @@ class PublicSet:
 
     Attributes:
         images: uint8 [N, C, H, W], channels-last.
-        key: of their pool.
-        class_names: names of their classes.
         recipe: what ``Pool.recipe`` says of them.
     """
 

@@ -135,7 +135,6 @@ class Job:
     """One target and one attack.
 
     Attributes:
-        label: of the attack.
         weights: the target's file.
         where: the result's place.
         earlier: files of the models that are inverted together with it.

@@ -42,8 +42,6 @@ def assign(
     """Give every client a defence.
 
     Args:
-        cohorts: as configured.
-        clients: number of clients; partition ids run from 0.
         seed: run seed; the draw does not depend on the settings of a defence.
         excluded: partition ids that no cohort may hold, such as the malicious clients; they train undefended.
         origin: the file, for messages.

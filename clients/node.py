@@ -59,8 +59,6 @@ class Activity:
     """What a malicious node's operator has it do beside training honestly.
 
     Attributes:
-        kind: see ``clients.participant``.
-        settings: of that kind.
         memory: directory where it keeps what it remembers between rounds.
     """
 
@@ -78,7 +76,6 @@ class Node:
         path: the run directory of a simulation, or the node's own data directory in a deployment.
         world: the world a simulated client lives in; None for a node with its own data directory.
         role: ``honest`` or ``malicious``.
-        device: where it trains.
         defence_name: its defence, with ``defence_settings``.
         seed: its random streams derive from it; the server's seed never reaches a node.
         limits: what a server may ask of it.

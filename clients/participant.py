@@ -44,11 +44,8 @@ def make_participant(
     """Return the participant of ``kind``.
 
     Args:
-        kind: a key of ``ACTIVE``.
-        settings: of that kind.
         seed: the node's own; random numbers derive from it.
         directory: where it keeps what it remembers between rounds.
-        device: where it computes.
         origin: what the settings come from, for messages.
 
     Raises:

@@ -47,12 +47,9 @@ def train(
 
     Args:
         model: the global model's weights, on ``device``.
-        shard: the client's images.
-        settings: hyper-parameters.
         defence: changes the loss, the model or the step; ``NoDefence`` is plain training.
         generator: CPU generator of the batch order and of the defence's noise. Its seed also seeds what the network
             draws itself (dropout), so that the whole result follows from it.
-        device: where to train.
         proximal_mu: weight mu of FedProx' term mu/2 ||w - w_global||^2 (Li et al. 2020); it acts on the gradient, after
             any noise of the defence, and is not in the reported loss.
 

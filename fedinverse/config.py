@@ -10,7 +10,7 @@ import json
 import re
 import tomllib
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
@@ -194,7 +194,6 @@ def names_numbered(table: Table, known: Sequence[str]) -> Table:
     """Return a checked configuration with the number of every class that it names; numbers beyond them are refused.
 
     Args:
-        table: as ``names_apart`` leaves it.
         known: the name of every class of the private source.
 
     Raises:
@@ -280,7 +279,6 @@ def parse(section: type[S], table: Any, where: str, origin: str) -> S:
     """Turn ``table`` into ``section``.
 
     Args:
-        section: the pydantic class.
         table: what the file holds there.
         where: dotted path of the table in the file, for messages; empty at the top.
         origin: the file, for messages.
@@ -361,10 +359,8 @@ def find_config(name: str, heir: Path | None = None) -> Path:
             if path.is_file():
                 return path
     names = [path.relative_to(CONFIGS).with_suffix("").as_posix() for path in sorted(CONFIGS.rglob("*.toml"))]
-    near = difflib.get_close_matches(name.removesuffix(".toml"), names, n=1)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
     where = f"{heir}: 'extends': " if heir else ""
-    raise ConfigError(f"{where}config '{name}' not found{hint} (in configs/: {', '.join(names)})")
+    raise ConfigError(f"{where}config '{name}' not found{nearest(name.removesuffix('.toml'), names, 'in configs/')}")
 
 
 def read_table(path: Path, assignments: list[str] | tuple[str, ...] = ()) -> Table:
@@ -375,10 +371,7 @@ def read_table(path: Path, assignments: list[str] | tuple[str, ...] = ()) -> Tab
     Raises:
         ConfigError: unreadable file, invalid TOML (with its line), files that extend each other, malformed assignment.
     """
-    table = _with_base(path, ())
-    for assignment in assignments:
-        assign(table, assignment)
-    return table
+    return assigned(_with_base(path, ()), assignments)
 
 
 def _with_base(path: Path, heirs: tuple[Path, ...]) -> Table:
@@ -410,8 +403,23 @@ def _are_tables(one: Any, other: Any) -> bool:
     return isinstance(one, dict) and isinstance(other, dict)
 
 
-def assign(table: Table, assignment: str) -> None:
-    """Apply one ``section.key=value`` to ``table`` in place."""
+def flat(table: Mapping[str, Any], prefix: str = "") -> Table:
+    """Return a table's tables as one, keyed by dotted path."""
+    values: Table = {}
+    for key, value in table.items():
+        values |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return values
+
+
+def assigned(table: Table, assignments: Iterable[str]) -> Table:
+    """Return ``table`` with every ``section.key=value`` applied, in order; tables inside it are changed in place."""
+    result = dict(table)
+    for assignment in assignments:
+        _assign(result, assignment)
+    return result
+
+
+def _assign(table: Table, assignment: str) -> None:
     key, equals, text = assignment.partition("=")
     parts = [part.strip() for part in key.split(".")]
     if not equals or not all(parts):

@@ -15,6 +15,7 @@ the pipeline, and the auditor.
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 World = str
 """A federation of a run: ``with_victim``, or one that lacks the victim's images of their classes (a control world)."""
@@ -53,21 +54,27 @@ SWEEP = "sweep.json"  # in the directory of a sweep: its points
 COMPARISON_PAGE, COMPARISON_TABLE = "compare.html", "compare.parquet"
 
 
+class At:
+    """A file by its name below the ``root`` of a view."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, view: Any, _: type[Any]) -> Path:
+        root: Path = view.root
+        return root / self._name
+
+
 @dataclass(frozen=True)
 class ShardFiles:
     """One client's own images, in a directory of its own."""
 
     root: Path
 
-    @property
-    def images(self) -> Path:
-        """Pixels, uint8 [N, C, H, W]."""
-        return self.root / "images.npy"
-
-    @property
-    def labels(self) -> Path:
-        """Classes, int64 [N]; written last."""
-        return self.root / "labels.npy"
+    images = At("images.npy")
+    """Pixels, uint8 [N, C, H, W]."""
+    labels = At("labels.npy")
+    """Classes, int64 [N]; written last."""
 
 
 @dataclass(frozen=True)
@@ -132,20 +139,12 @@ class AttackerFiles:
         """The attackers' own images."""
         return ShardFiles(self.root / "shard")
 
-    @property
-    def plan(self) -> Path:
-        """All that the worker knows."""
-        return self.root / PLAN
-
-    @property
-    def inversions(self) -> Path:
-        """Reconstructions, one directory per attack and target."""
-        return self.root / "inversions"
-
-    @property
-    def updates(self) -> Path:
-        """Inverted updates, one directory each."""
-        return self.root / "updates"
+    plan = At(PLAN)
+    """All that the worker knows."""
+    inversions = At("inversions")
+    """Reconstructions, one directory per attack and target."""
+    updates = At("updates")
+    """Inverted updates, one directory each."""
 
     @property
     def index(self) -> Path:
@@ -175,49 +174,27 @@ class AuditorFiles:
 
     root: Path
 
-    @property
-    def scores(self) -> Path:
-        """The tidy score table, parquet."""
-        return self.root / "scores.parquet"
-
-    @property
-    def leakage(self) -> Path:
-        """The verdict's figures as a table, parquet."""
-        return self.root / "leakage.parquet"
-
-    @property
-    def summary(self) -> Path:
-        """What the audit was made of; written last."""
-        return self.root / "summary.json"
-
-    @property
-    def updates_picture(self) -> Path:
-        """Images from an inverted update beside the private images they were matched to."""
-        return self.root / "updates.png"
+    scores = At("scores.parquet")
+    """The tidy score table, parquet."""
+    leakage = At("leakage.parquet")
+    """The verdict's figures as a table, parquet."""
+    summary = At("summary.json")
+    """What the audit was made of; written last."""
+    updates_picture = At("updates.png")
+    """Images from an inverted update beside the private images they were matched to."""
 
     def answer(self, question: str) -> Path:
         """The answer to one of the questions beside the verdict's own."""
         return self.root / "answers" / f"{question}.json"
 
-    @property
-    def canaries(self) -> Path:
-        """What the planted canaries show of epsilon."""
-        return self.root / "canaries.json"
-
-    @property
-    def membership(self) -> Path:
-        """What membership scores say, with their controls."""
-        return self.root / "membership.json"
-
-    @property
-    def membership_scores(self) -> Path:
-        """Every candidate's scores, parquet."""
-        return self.root / "membership.parquet"
-
-    @property
-    def active(self) -> Path:
-        """What an active participant won, and what the server could see of it."""
-        return self.root / "active.json"
+    canaries = At("canaries.json")
+    """What the planted canaries show of epsilon."""
+    membership = At("membership.json")
+    """What membership scores say, with their controls."""
+    membership_scores = At("membership.parquet")
+    """Every candidate's scores, parquet."""
+    active = At("active.json")
+    """What an active participant won, and what the server could see of it."""
 
     def active_picture(self, world: World) -> Path:
         """Samples of an active participant's generator in ``world``."""
@@ -233,10 +210,8 @@ class AuditorFiles:
         """The control target of arm B3, a model of the attacker's own shard alone; ``key``: of what it depends on."""
         return self.root / "controls" / f"own-shard-{key}.safetensors"
 
-    @property
-    def targets(self) -> Path:
-        """Which model belongs to which arm."""
-        return self.root / "targets.json"
+    targets = At("targets.json")
+    """Which model belongs to which arm."""
 
 
 @dataclass(frozen=True)
@@ -245,25 +220,14 @@ class SheetFiles:
 
     root: Path
 
-    @property
-    def page(self) -> Path:
-        """The page that people are given; holds no answer."""
-        return self.root / "judge.html"
-
-    @property
-    def key(self) -> Path:
-        """What each of its images is."""
-        return self.root / "key.json"
-
-    @property
-    def images(self) -> Path:
-        """The images as they are shown, for programs that judge; safetensors."""
-        return self.root / "images.safetensors"
-
-    @property
-    def reading(self) -> Path:
-        """What the answers say."""
-        return self.root / "people.json"
+    page = At("judge.html")
+    """The page that people are given; holds no answer."""
+    key = At("key.json")
+    """What each of its images is."""
+    images = At("images.safetensors")
+    """The images as they are shown, for programs that judge; safetensors."""
+    reading = At("people.json")
+    """What the answers say."""
 
 
 @dataclass(frozen=True)
@@ -272,70 +236,32 @@ class RunFiles:
 
     root: Path
 
-    @property
-    def config(self) -> Path:
-        """The resolved configuration; a directory without it is no run."""
-        return self.root / "config.json"
-
-    @property
-    def amendments(self) -> Path:
-        """What was changed of the configuration after the federation had begun, one JSON line per change."""
-        return self.root / "amendments.jsonl"
-
-    @property
-    def provenance(self) -> Path:
-        """When the run began, and with which versions."""
-        return self.root / "provenance.json"
-
-    @property
-    def split(self) -> Path:
-        """The split manifest."""
-        return self.root / "split.parquet"
-
-    @property
-    def pools(self) -> Path:
-        """What was asked of the data sources; written last when a run is prepared."""
-        return self.root / "pools.json"
-
-    @property
-    def nodes(self) -> Path:
-        """Which node id is which partition; only where somebody registered nodes."""
-        return self.root / "nodes.json"
-
-    @property
-    def verdict(self) -> Path:
-        """The auditor's verdict."""
-        return self.root / "verdict.json"
-
-    @property
-    def report(self) -> Path:
-        """The page about the run."""
-        return self.root / "report.html"
-
-    @property
-    def times(self) -> Path:
-        """Seconds by stage."""
-        return self.root / "times.json"
-
-    @property
-    def profile(self) -> Path:
-        """Where the time went, by function."""
-        return self.root / "profile.json"
-
-    @property
-    def log(self) -> Path:
-        """Every event as one JSON line."""
-        return self.root / "log.jsonl"
-
-    @property
-    def partition_picture(self) -> Path:
-        """Who holds which class, as a picture."""
-        return self.root / "partition.png"
-
-    @property
-    def partition_table(self) -> Path:
-        """Who holds which class, as a table."""
-        return self.root / "partition.csv"
+    config = At("config.json")
+    """The resolved configuration; a directory without it is no run."""
+    amendments = At("amendments.jsonl")
+    """What was changed of the configuration after the federation had begun, one JSON line per change."""
+    provenance = At("provenance.json")
+    """When the run began, and with which versions."""
+    split = At("split.parquet")
+    """The split manifest."""
+    pools = At("pools.json")
+    """What was asked of the data sources; written last when a run is prepared."""
+    nodes = At("nodes.json")
+    """Which node id is which partition; only where somebody registered nodes."""
+    verdict = At("verdict.json")
+    """The auditor's verdict."""
+    report = At("report.html")
+    """The page about the run."""
+    times = At("times.json")
+    """Seconds by stage."""
+    profile = At("profile.json")
+    """Where the time went, by function."""
+    log = At("log.jsonl")
+    """Every event as one JSON line."""
+    partition_picture = At("partition.png")
+    """Who holds which class, as a picture."""
+    partition_table = At("partition.csv")
+    """Who holds which class, as a table."""
 
     @property
     def sheet(self) -> SheetFiles:

@@ -118,9 +118,7 @@ class Instructions:
     """What a server tells a client beside the weights.
 
     Attributes:
-        model: the network's name.
         width: of its hidden layers, in (0, 4].
-        classes: of its output.
         server_round: from 1 on.
         training: hyper-parameters, as they came; whoever trains checks them.
         proximal_mu: weight of FedProx' proximal term.
@@ -218,7 +216,6 @@ def read_update(
     """Return the update of ``partition`` to the weights ``before``.
 
     Args:
-        reply: what its node answered.
         partition: who the node is, as the server knows it.
         before: what it was sent.
         most_examples: how many images the split manifest gives this client; None: not known.

@@ -52,9 +52,6 @@ def check_disjoint(
     """Refuse a public set that shows a class of the victim's alone or a picture of theirs, unless ``allow``.
 
     Args:
-        private: all private images.
-        public: the attacker's.
-        population: who the victim is.
         pictures: rows of the victim's pictures where they share their classes; None: all of the victim classes.
         allow: whether the configuration allows overlap.
         keys: what the user's file calls the two, for messages.

@@ -27,8 +27,6 @@ def spread(labels: NDArray[np.int64], population: Population, seed: int) -> NDAr
 
     Args:
         labels: int64 [N].
-        population: number of clients and scheme.
-        seed: run seed.
 
     Returns:
         int64 [N]: the client of each image; -1 where the scheme deals it to nobody.
@@ -93,8 +91,6 @@ def borrowed(holder: NDArray[np.int64], population: Population, seed: int) -> ND
 
     Args:
         holder: int64 [N], the client of each image.
-        population: number of clients and overlap.
-        seed: run seed.
 
     Returns:
         bool [N, clients]: True where the client holds an image of another one.

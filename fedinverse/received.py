@@ -29,7 +29,6 @@ def weights_in(record: ArrayRecord, names: Sequence[str] = ()) -> dict[str, NDAr
     """Return the arrays of ``record`` by name (npy without pickle; sizes and headers are looked at first).
 
     Args:
-        record: of a message.
         names: what the arrays of a bare list are called, in its order; all names of a tied one, with ``=`` between.
             A list (Flower names its arrays 0, 1, 2, ...) of another length keeps its numbers.
 
@@ -86,9 +85,7 @@ def model_round(message: Message, seen: Sequence[str], sha: str, first: int = 1)
     """Return the round after which the server had the model of ``message``.
 
     Args:
-        message: names its round, or does not.
         seen: hashes of the models received before, each once, in order: where no round is named, models are counted.
-        sha: hash of this model.
         first: what the app calls its first round.
     """
     named = round_in(message)

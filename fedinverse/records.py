@@ -274,8 +274,6 @@ def read_model(kind: type[M], path: Path, remedy: str) -> M:
     """Return the JSON object at ``path`` as the pydantic model ``kind``.
 
     Args:
-        kind: what it must be.
-        path: the file.
         remedy: what the reader of a refusal should do, such as "audit the run again".
 
     Raises:

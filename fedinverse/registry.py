@@ -124,12 +124,12 @@ def subclass_of(base: type[Any]) -> Callable[[Any], Any]:
     return adopt
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def nearest(word: str, known: Iterable[str], where: str = "known") -> str:
     """Return the end of a message on an unknown ``word``: the nearest of the ``known`` ones, and which there are."""
     names = sorted(set(known))
     near = difflib.get_close_matches(word, names, n=1)
     hint = f"; did you mean '{near[0]}'?" if near else ""
-    return f"{hint} (known: {', '.join(names)})"
+    return f"{hint} ({where}: {', '.join(names)})"
 
 
 def search_path() -> str:

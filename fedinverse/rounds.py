@@ -15,10 +15,7 @@ class Round:
     """One round of one federation.
 
     Attributes:
-        run: whose round.
-        world: in which it was run.
         number: 0 before training.
-        weights: the global model.
         utility: what ``server.utility`` says of it.
         state: what the strategy remembers for the next round.
     """

@@ -15,7 +15,7 @@ from fedinverse.canaries import Canaries, plant
 from fedinverse.config import Data, Model, Population, S, Split, Table, names_numbered, parse
 from fedinverse.data import Pool, Request, located, open_source
 from fedinverse.errors import ConfigError, IntegrityError, StageError
-from fedinverse.layout import PASSIVE, WITH_VICTIM, WORLDS, RunFiles, World, is_control
+from fedinverse.layout import PASSIVE, WITH_VICTIM, WORLDS, RunFiles, World, is_control, is_run
 from fedinverse.models import Classifier, build, spec_of, why_not
 from fedinverse.models.published import start_from
 from fedinverse.overlap import check_disjoint
@@ -76,6 +76,11 @@ class Run:
         """The global model's name and width."""
         return self.section("model", Model)
 
+    @property
+    def about_model(self) -> dict[str, str | int | float]:
+        """What the metadata of its models' files say of the network."""
+        return {"model": self.model.name, "width": self.model.width, "classes": len(self.class_names)}
+
     @cached_property
     def split(self) -> pd.DataFrame:
         """The split manifest; columns ``row``, ``sha256``, ``label``, ``part``, ``client``."""
@@ -131,6 +136,10 @@ class Run:
         """Return the recorded rounds in order; of a round recorded twice (a resume), the later line."""
         return list({line.round: line for line in read_lines(RoundLine, self.files.server.rounds(world))}.values())
 
+    def last_round(self, world: World) -> int:
+        """Return the last recorded round of ``world``; -1: none was begun."""
+        return max((line.round for line in self.recorded_rounds(world)), default=-1)
+
     def known_at(self, rounds: Iterable[int]) -> dict[int, float]:
         """Return the global model's accuracy on the victim's reserve images in the world with the victim, by round.
 
@@ -170,6 +179,37 @@ class Run:
         return network
 
 
+def check_fresh(path: Path, name: str, *, resume: bool) -> None:
+    """Raise ``ConfigError`` if a run is there that was not asked to be gone on with; ``name``: how to name another."""
+    if is_run(path) and not resume:
+        raise ConfigError(f"{path} exists already; continue it with --resume, or choose another {name} or --out")
+
+
+def gone_on_with(files: RunFiles, table: Table, name: str, said: str, *, resume: bool) -> Run | None:
+    """Return the run in ``files`` if it is whole; None: it has to be made.
+
+    Args:
+        table: its configuration, but for the population.
+        name: how the user names another one.
+        said: what the configuration is, where it differs.
+
+    Raises:
+        ConfigError: it is there and may not, or has another configuration.
+    """
+    check_fresh(files.root, name, resume=resume)
+    if not files.config.exists():
+        return None
+    changed = differences(
+        {key: value for key, value in read_object(files.config).items() if key != "population"}, table
+    )
+    if changed:
+        raise ConfigError(
+            f"{files.root} was started with {said} (differs in {', '.join(changed[:5])}); choose another "
+            f"{name} or --out"
+        )
+    return Run(files.root) if files.pools.exists() else None
+
+
 # Sections of stages after the federation, whose products are keyed by them.
 LATER = ("attacks", "attacker", "audit", "updates", "membership")
 
@@ -181,8 +221,6 @@ def prepare(path: Path, table: Table, complete: Callable[[Table], Table] = dict)
     once the federation has begun, that is written down. Any other change is refused.
 
     Args:
-        path: the run directory.
-        table: every default written out.
         complete: writes out the defaults of keys that an older version, which made the directory, did not know yet.
 
     Raises:

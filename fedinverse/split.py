@@ -81,7 +81,6 @@ def manifest_of_model(
         trained: bool [N], whether the model was trained on an image; these come first.
         split: how the images of every class are divided where all are ``trained``. Otherwise those are ``train``, and
             the others vault and reserve in its proportion.
-        seed: of the division.
 
     Returns:
         As ``make_split``, but one row per different image.
@@ -191,12 +190,7 @@ def _check_parts(table: pd.DataFrame, class_names: tuple[str, ...]) -> None:
 
 
 def first_lacking(manifest: pd.DataFrame, names: Sequence[str]) -> tuple[str, list[str]] | None:
-    """Return the first class that has no image of some part, with those parts; None: every class has all three.
-
-    Args:
-        manifest: one row per image, with its ``label`` and its ``part``.
-        names: of the classes, by label.
-    """
+    """Return the first class that has no image of some part, with those parts; None: every class has all three."""
     for label, name in enumerate(names):
         have = set(manifest.loc[manifest["label"] == label, "part"])
         lacking = [part for part in ("train", "vault", "reserve") if part not in have]

@@ -23,15 +23,14 @@ from attacker.settings import Attacker
 from attacker.target import PublicSet
 from auditor.table import read_scores
 from auditor.verdict import read_verdict
-from fedinverse.config import parse
+from fedinverse.config import flat, parse
 from fedinverse.errors import StageError
 from fedinverse.layout import WITH_VICTIM, spools_of
 from fedinverse.records import ModelFile
 from fedinverse.run import Run
 from pipeline.cli.choice import chosen_attack, chosen_device, public_set
-from pipeline.cli.inversions import PICTURE, draw
+from pipeline.cli.pictures import PICTURE, draw
 from pipeline.cli.weights import labels_to_invert, network_of_all, targets, weights_at
-from pipeline.tracking.tracker import flat
 
 
 def capture(app: str | Path, *, out: str | Path | None = None, resume: bool = False, **settings: Any) -> "Captured":
@@ -110,7 +109,9 @@ def attack(
         images = public_set(public, network.shape, str(public_root), public_limit, seed)
     done = []
     for _, victim in targets(paths, network, chosen_device(device)):
-        lies = place(Path(out), chosen.label, chosen.attack, chosen.table, victim.sha256, wanted, seed, images.key)
+        lies = place(
+            Path(out), chosen.label, chosen.attack, chosen.attack.table, victim.sha256, wanted, seed, images.key
+        )
         if not lies.done:
             invert(chosen.attack, lies, victim, images, wanted, seed)
         draw(lies)
@@ -197,11 +198,7 @@ def audit_model(
 
 @dataclass(frozen=True)
 class Captured:
-    """The models that a malicious client kept.
-
-    Attributes:
-        run: the run directory.
-    """
+    """The models that a malicious client kept."""
 
     run: Run
 
@@ -237,12 +234,7 @@ class Captured:
 
 @dataclass(frozen=True)
 class Attacked:
-    """Inversions of one attack, one per model, and where they lie.
-
-    Attributes:
-        kind: the attack.
-        inversions: on disk.
-    """
+    """Inversions of one attack, one per model, and where they lie."""
 
     kind: str
     inversions: tuple[Inversion, ...]
@@ -275,11 +267,7 @@ class Attacked:
 
 @dataclass(frozen=True)
 class Audited:
-    """A finished audit.
-
-    Attributes:
-        run: the run directory.
-    """
+    """A finished audit."""
 
     run: Run
 

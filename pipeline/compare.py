@@ -12,7 +12,7 @@ from report.comparison import Comparison, Record, compared, markdown, render
 from report.comparison.figures import GroupFigures, figures_of, mean_of, pooled
 from report.comparison.groups import Group, grouped
 from report.comparison.records import Rank
-from report.console import console, table
+from report.console import bullets, echo, show_table
 
 
 def compare_runs(paths: Sequence[Path], out: Path, by: Sequence[str] = (), baseline: str = "") -> Path:
@@ -36,7 +36,12 @@ def compare_runs(paths: Sequence[Path], out: Path, by: Sequence[str] = (), basel
     atomic_write((out / COMPARISON_TABLE).with_suffix(".csv"), comparison.table.to_csv(index=False))
     atomic_write(out / "compare.md", markdown(comparison.page))
     atomic_write(out / COMPARISON_PAGE, render(comparison.page))  # last
-    _show(comparison)
+    page = comparison.page
+    for finding in page.findings:
+        echo(finding)
+    bullets(page.marks)
+    for each in page.tables:
+        show_table(each)
     return out / COMPARISON_PAGE
 
 
@@ -44,8 +49,6 @@ def compare(records: Sequence[Record], title: str, by: Sequence[str] = (), basel
     """Compare audited runs.
 
     Args:
-        records: at least one.
-        title: what the page is called.
         by: configuration keys to group by; empty: all that vary.
         baseline: label of the group the others are held against; empty: the first.
 
@@ -90,14 +93,3 @@ def _own_baseline(path: Path, records: Sequence[Record]) -> str:
     index = path / SWEEP
     named = str(read_json(index)["baseline"]) if index.exists() else ""
     return named if any(record.label == named for record in records) else ""
-
-
-def _show(comparison: Comparison) -> None:
-    for finding in comparison.page.findings:
-        console.print(finding, soft_wrap=True, markup=False)
-    for mark in comparison.page.marks:
-        console.print(f"  - {mark}", soft_wrap=True, markup=False)
-    for each in comparison.page.tables:
-        table(each.caption, each.header, each.rows)
-        for note in each.notes:
-            console.print(f"  - {note}", soft_wrap=True, markup=False, style="dim")

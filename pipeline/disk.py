@@ -4,14 +4,14 @@ from pathlib import Path
 
 from attacker.priors.prior import SAMPLES
 from attacker.settings import Attacker
-from fedinverse.config import Population, names_numbered
+from fedinverse.config import names_numbered
 from fedinverse.data import open_source
 from fedinverse.disk import free, in_words, used
 from fedinverse.errors import ConfigError
 from fedinverse.layout import World, is_control
 from fedinverse.models import build, spec_of
 from fedinverse.run import requests_of
-from pipeline.experiment import Experiment, worlds_of
+from pipeline.experiment import Experiment, most_rounds, worlds_of
 from pipeline.stages.needed import named
 
 
@@ -57,21 +57,19 @@ def needed(experiment: Experiment) -> dict[str, int]:
     known = open_source(requests_of(experiment.data, shape, experiment.seed)["private"]).class_names
     table = names_numbered(experiment.model_dump(mode="json", include={"population", "attacker"}), known)
     classes, asked = len(known), len(table["attacker"]["classes"])
-    wanted = asked or _not_held(experiment.population, len(table["population"]["victim_classes"]), classes)
+    population = experiment.population  # with the classes shared or dealt unevenly, any number may be inverted
+    victims_alone = population.has_victim and population.partition == "iid"
+    wanted = asked or (len(table["population"]["victim_classes"]) if victims_alone else classes)
     network = build(experiment.model.name, classes, experiment.model.width, seed=0)
     size = sum(value.numel() * value.element_size() for value in network.state_dict().values())
     worlds = worlds_of(experiment)
     every = experiment.federation.rounds + 1
+    replies = experiment.federation.rounds * len(experiment.population.attackers)  # that the malicious clients keep
     return {
         "checkpoints": sum(_kept(experiment, world) for world in worlds) * size,
-        "captures": len(worlds) * (every + _replies(experiment)) * size if experiment.population.malicious else 0,
+        "captures": len(worlds) * (every + replies) * size if experiment.population.malicious else 0,
         "reconstructions": _images(experiment.attacker, experiment, wanted, shape, len(worlds)),
     }
-
-
-def _replies(experiment: Experiment) -> int:
-    """Return how many models the malicious clients send back, and keep, at most."""
-    return experiment.federation.rounds * len(experiment.population.attackers)
 
 
 def _kept(experiment: Experiment, world: World) -> int:
@@ -86,14 +84,9 @@ def _kept(experiment: Experiment, world: World) -> int:
 
 
 def _images(attacker: Attacker, experiment: Experiment, wanted: int, shape: tuple[int, int, int], worlds: int) -> int:
-    rounds = experiment.federation.rounds
-    attacked = len(attacker.rounds) if isinstance(attacker.rounds, tuple) else {"last": 1}.get(attacker.rounds, rounds)
-    targets = attacked * worlds + 2 if experiment.attacks else 0  # and the untrained and the own-shard model
+    targets = (
+        most_rounds(attacker.rounds, experiment) * worlds + 2 if experiment.attacks else 0
+    )  # and the untrained and the own-shard model
     pixels = shape[0] * shape[1] * shape[2]
     samples = (len(experiment.attacks) + 1) * SAMPLES * pixels if experiment.attacks else 0
     return targets * len(experiment.attacks) * wanted * attacker.restarts * 2 * 4 * pixels + samples
-
-
-def _not_held(population: Population, victims: int, classes: int) -> int:
-    """Return how many classes may be inverted: with the classes shared or dealt unevenly, any number."""
-    return victims if population.has_victim and population.partition == "iid" else classes

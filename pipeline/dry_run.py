@@ -9,7 +9,7 @@ from fedinverse.run import prepare
 from pipeline.disk import check_disk, needed
 from pipeline.experiment import Experiment, resolved
 from pipeline.preflight import check_before_work
-from report.console import console, show_threat_model, table
+from report.console import console, echo, show_threat_model, table
 from report.text import in_time
 
 STEPS = 3  # of every attack: the first warms up, the others are timed
@@ -29,10 +29,10 @@ def show_plan(experiment: Experiment) -> None:
         forecast = check_before_work(run, experiment, STEPS)
         show_threat_model(run)
     for note in forecast.notes:
-        console.print(f"note: {note}", soft_wrap=True, markup=False)
+        echo(f"note: {note}")
     table("Disk, at most", ["", "size"], [[what, in_words(size)] for what, size in needed(experiment).items() if size])
     rows = [[what, in_time(seconds)] for what, seconds in forecast.seconds.items()]
     table("Time, about, from a few steps on this machine as busy as it is now", ["", "time"], rows)
     if is_run(path):
-        console.print(f"{path} exists: a run would need --resume or another name", soft_wrap=True, markup=False)
+        echo(f"{path} exists: a run would need --resume or another name")
     console.print("Nothing was written. All checks passed.")

@@ -116,13 +116,13 @@ def worlds_of(experiment: Experiment) -> tuple[World, ...]:
     return WITH_VICTIM, *((PASSIVE,) if experiment.active is not None else ()), *control_worlds(wanted)
 
 
+def most_rounds(chosen: str | tuple[int, ...], experiment: Experiment) -> int:
+    """Return of how many rounds the models are inverted, at most, where ``chosen`` says of which."""
+    return len(chosen) if isinstance(chosen, tuple) else 1 if chosen == "last" else experiment.federation.rounds
+
+
 def load_experiment(name: str, assignments: list[str], out: Path | None = None) -> Experiment:
     """Read, override, check.
-
-    Args:
-        name: path of a TOML file, or the name of one in ``configs/``.
-        assignments: ``section.key=value`` overrides.
-        out: replaces the file's ``out``.
 
     Raises:
         ConfigError: names file, key and fix.
@@ -167,7 +167,7 @@ def check(experiment: Experiment, origin: str) -> None:
     if experiment.updates is not None:
         check_updates(experiment, origin)
     if experiment.membership is not None:
-        check_membership(experiment.membership, "membership", origin)
+        check_membership(experiment.membership, origin)
         _check_rounds("membership.rounds", experiment.membership.rounds, experiment.federation.rounds, origin)
     if experiment.active is not None:
         _participant(experiment.active, origin)

@@ -38,7 +38,6 @@ def logging_to(directory: Path, keys: Mapping[str, Any]) -> Iterator[None]:
     """Log into ``directory`` while the body runs; how it ends, if not well, is logged too.
 
     Args:
-        directory: the run directory; it exists.
         keys: the configuration by dotted path: what an error can name as its ``field``.
     """
     file = RotatingFileHandler(directory / FILE, maxBytes=LIMIT, backupCount=KEPT, encoding="utf-8")

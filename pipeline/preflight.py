@@ -34,8 +34,9 @@ from fedinverse.run import Run
 from fedinverse.seeds import generator
 from fedinverse.shard import Shard
 from fedinverse.split import holdings
+from pipeline.cli.choice import chosen_device
 from pipeline.engines.ray_place import check_ray
-from pipeline.experiment import Experiment
+from pipeline.experiment import Experiment, most_rounds
 from pipeline.rehearsal import rehearse
 from pipeline.stages.invert import asked_classes
 from pipeline.stages.updates import rehearsed
@@ -61,7 +62,6 @@ def check_before_work(run: Run, experiment: Experiment, steps: int = 1) -> Forec
 
     Args:
         run: prepared for ``experiment``; nothing is written into it.
-        experiment: checked by ``load_experiment``.
         steps: that each attack takes; from 2 on, their time is measured.
 
     Raises:
@@ -69,7 +69,7 @@ def check_before_work(run: Run, experiment: Experiment, steps: int = 1) -> Forec
     """
     check_ray(experiment.engine)
     for device, key in _devices(experiment):
-        _check_device(device, key)
+        chosen_device(device, f"'{key}':")
     network = run.initial_network()
     _check_images(network, run, "model.name")
     notes, epoch = _check_training(run, experiment)
@@ -82,17 +82,11 @@ def check_before_work(run: Run, experiment: Experiment, steps: int = 1) -> Forec
         candidates_of(run, asked.per_class, with_vault=asked.with_vault)  # refuses too few
     if experiment.updates is not None:
         step = rehearsed(run, experiment.updates)
+        worlds = len(WORLDS) if experiment.audit.without_victim else 1
         if steps > 1:
-            seconds["update inversion"] = step * experiment.updates.iterations * _inverted_updates(experiment)
+            inverted = most_rounds(experiment.updates.rounds, experiment) * worlds
+            seconds["update inversion"] = step * experiment.updates.iterations * inverted
     return Forecast(notes, seconds)
-
-
-def _inverted_updates(experiment: Experiment) -> int:
-    """Return how many updates are inverted, at most, those of the world without the victim among them."""
-    assert experiment.updates is not None
-    chosen, rounds = experiment.updates.rounds, experiment.federation.rounds
-    asked = len(chosen) if isinstance(chosen, tuple) else 1 if chosen == "last" else rounds
-    return asked * (len(WORLDS) if experiment.audit.without_victim else 1)
 
 
 def _devices(experiment: Experiment) -> Iterator[tuple[str, str]]:
@@ -103,14 +97,6 @@ def _devices(experiment: Experiment) -> Iterator[tuple[str, str]]:
         yield str(getattr(experiment.audit, "device", "cpu")), "audit.device"
     if experiment.engine.client_gpus and not experiment.engine.address:
         yield "cuda", "engine.client_gpus"
-
-
-def _check_device(name: str, key: str) -> None:
-    try:
-        torch.empty(1, device=name).add(1)
-    except (RuntimeError, AssertionError) as error:  # a torch built without CUDA asserts
-        reason = (str(error).splitlines() or ["unknown"])[0]
-        raise ConfigError(f"'{key}' asks for '{name}', which this machine has not ({reason}); use cpu") from error
 
 
 @torch.inference_mode()
@@ -229,7 +215,8 @@ def _check_attacks(run: Run, experiment: Experiment, network: Classifier, steps:
     images = PublicSet.of(run.pools["public"])
     device = torch.device(settings.device)
     target = Target(for_inference(network, device), "0" * 64, 0, device)
-    targets = _targets(experiment) / (settings.processes or torch.get_num_threads())
+    captured = most_rounds(settings.rounds, experiment) * (len(WORLDS) if experiment.audit.without_victim else 1)
+    targets = (captured + 2) / (settings.processes or torch.get_num_threads())
     seconds: dict[str, float] = {}
     for label, table in experiment.attacks.items():
         attack = make_attack(table, f"attacks.{label}", "config")
@@ -248,10 +235,3 @@ def _check_attacks(run: Run, experiment: Experiment, network: Classifier, steps:
             else:
                 seconds[f"{label}: {what}"] = step * total * targets * len(labels) / len(some)
     return seconds
-
-
-def _targets(experiment: Experiment) -> int:
-    """Return how many models are inverted, at most: captures, the same rounds without the victim, two controls."""
-    chosen, rounds = experiment.attacker.rounds, experiment.federation.rounds
-    attacked = len(chosen) if isinstance(chosen, tuple) else 1 if chosen == "last" else rounds
-    return attacked * (len(WORLDS) if experiment.audit.without_victim else 1) + 2

@@ -32,13 +32,7 @@ KINDS = ("checkpoints", "captures", "priors")
 
 @dataclass(frozen=True)
 class Removable:
-    """A file that may go.
-
-    Attributes:
-        kind: one of ``KINDS``.
-        path: where it is.
-        size: bytes.
-    """
+    """A file that may go."""
 
     kind: str
     path: Path

@@ -42,11 +42,8 @@ def rehearse(
     """Begin ``attack`` on ``target`` and break it off after ``steps`` steps.
 
     Args:
-        attack: as configured.
         target: a model of the right network; what it has learned does not matter.
-        public: the attacker's public images.
         labels: int64 [N], the classes to invert, one entry per restart.
-        seed: run seed.
         scratch: an empty directory for what it writes.
         steps: of every phase.
 

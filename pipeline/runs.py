@@ -10,7 +10,6 @@ from auditor.verdict import VERSION, read_verdict
 from fedinverse.errors import IntegrityError
 from fedinverse.layout import RunFiles, is_control, is_run
 from fedinverse.run import Run
-from pipeline.profile import stored_times
 from server.settings import Federation
 
 NOT_STARTED = "not started"
@@ -58,12 +57,6 @@ def verdict_of(path: Path) -> str:
     verdict = read_verdict(document)
     earlier = "" if verdict.rules == VERSION else f" (by the rules of version {verdict.rules}: audit it again)"
     return verdict.outcome + earlier + (", overlap" if overlaps(Run(path)) else "")
-
-
-def times_of(path: Path) -> dict[str, float]:
-    """Return wall seconds by stage, in the order of the stages; empty: none was finished."""
-    times = RunFiles(path).times
-    return stored_times(times)
 
 
 def files_of(path: Path) -> list[tuple[Path, int]]:

@@ -1,7 +1,7 @@
 """What the terminal shows: the threat model, live progress, tables."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -24,6 +24,7 @@ from rich.text import Text
 
 from fedinverse.run import Run
 from fedinverse.words import LONG, plain
+from report.table import Table as TextTable
 from report.threat import threat_model
 
 console = Console(highlight=False)
@@ -130,6 +131,23 @@ def working(what: str) -> Iterator[None]:
 def say(head: str, text: str = "") -> None:
     """Print ``head`` in bold and ``text`` beside it: brackets stay, addresses are not broken, control characters go."""
     console.print(Text.assemble((plain(head), "bold"), text and f" {plain(text, LONG)}"), soft_wrap=True)
+
+
+def echo(text: str, style: str = "") -> None:
+    """Print ``text`` as it is: brackets stay, paths are not broken."""
+    console.print(text, soft_wrap=True, markup=False, style=style or None)
+
+
+def bullets(texts: Iterable[str], style: str = "") -> None:
+    """Print each of ``texts`` as a point of a list."""
+    for text in texts:
+        echo(f"  - {text}", style)
+
+
+def show_table(each: TextTable) -> None:
+    """Print a table of the report with its notes."""
+    table(each.caption, each.header, each.rows)
+    bullets(each.notes, "dim")
 
 
 def table(title: str, header: list[str], rows: list[list[str]]) -> None:

@@ -28,6 +28,11 @@ def percent(value: float | None, digits: int = 1) -> str:
     return NONE if value is None else f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
+def of_round(number: int, accuracy: float | None, victim_accuracy: float | None) -> str:
+    """Return the terminal's line on a round that is over."""
+    return f"  round {number:>3}   accuracy {percent(accuracy):>7}   victim's classes {percent(victim_accuracy):>7}"
+
+
 def share(value: float | None) -> str:
     """Return a share in [0, 1] as text, in whole percent."""
     return percent(value, 0)
@@ -43,6 +48,11 @@ def interval(figure: WithInterval | Missing | Omitted) -> str:
     if isinstance(figure, Missing | Omitted):
         return NONE
     return f"{share(figure.value)} [{100 * figure.low:.0f}, {100 * figure.high:.0f}]"
+
+
+def precise(figure: WithInterval | Missing) -> str:
+    """Return a figure with its 95 % interval, to three places."""
+    return NONE if isinstance(figure, Missing) else f"{figure.value:.3f} [{figure.low:.3f}, {figure.high:.3f}]"
 
 
 def points(figure: WithInterval | Omitted) -> str:

@@ -112,10 +112,7 @@ def _of_file(run: Run) -> list[tuple[str, str]]:
             "Control world",
             "none: no model without the victim is at hand, so that nothing can be attributed to the victim",
         ),
-        (
-            "Auditor",
-            f"{counts['vault']} vault images and {counts['reserve']} in reserve {trained}",
-        ),
+        ("Auditor", f"{counts['vault']} vault images and {counts['reserve']} in reserve {trained}"),
     ]
 
 

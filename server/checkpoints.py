@@ -22,12 +22,7 @@ Weights = dict[str, NDArray[Any]]
 def save_round(over: Round) -> None:
     """Store a round's model, what the strategy remembers, then the round's line: a callback."""
     run, files, world, number = over.run, over.run.files.server, over.world, over.number
-    about = {
-        "model": run.model.name,
-        "width": run.model.width,
-        "classes": len(run.class_names),
-        "accuracy": over.utility["accuracy"],
-    }
+    about = run.about_model | {"accuracy": over.utility["accuracy"]}
     state = save_weights(files.strategy_state(world, number), over.state) if over.state else ""
     sha = save_weights(files.checkpoint(world, number), over.weights, ModelFile.metadata(number, about))
     append_lines(files.rounds(world), [RoundLine.of(number, over.utility, sha, state)])

@@ -46,9 +46,7 @@ def roll_call(grid: Grid, expected: int, timeout: float, known: Mapping[int, int
     answers with errors, or not at all within ``timeout``, once as many nodes as are expected are there.
 
     Args:
-        grid: to the nodes.
         expected: number of clients; partitions run from 0.
-        timeout: seconds.
         known: what is known of nodes beforehand, see ``known_nodes``.
 
     Returns:

@@ -79,8 +79,6 @@ class Audited:
         """Set what a federation needs beside its strategy.
 
         Args:
-            selection: who takes part.
-            ledger: where broadcasts are noted.
             offset: how many rounds lie behind.
             buffers: which arrays are buffers.
             examples: how many images the split gives each partition: the most it may say it trained on.

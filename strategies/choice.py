@@ -18,7 +18,6 @@ class Rule:
     """A Flower strategy and what it does with the updates.
 
     Attributes:
-        strategy: the class.
         averages: it makes one step from a weighted mean; False: it looks at single updates.
     """
 

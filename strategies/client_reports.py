@@ -49,7 +49,6 @@ class ClientReports:
         """Note what came of the train messages of a round.
 
         Args:
-            server_round: its number.
             updates: by partition, as they were read: none holds a word that the schema does not know.
             refused: why there is no update of a partition, in words that are safe to print.
             central: ``central_noise_multiplier`` and ``central_delta`` of the noise their average gets, if accounted.

@@ -22,7 +22,6 @@ def far_off(updates: Mapping[int, Weights], before: Weights, limit: float) -> di
 
     Args:
         updates: the weights of every client after training, by partition.
-        before: what they were sent.
         limit: a multiple; 0: nobody is refused.
     """
     if limit <= 0 or not updates:

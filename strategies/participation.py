@@ -36,8 +36,6 @@ class Selection:
     """Draws the participants of a round.
 
     Attributes:
-        participation: the policy.
-        seed: run seed.
         partitions: node id -> partition id of the connected nodes.
         absent: partition ids that are drawn like all others and then take no part.
     """

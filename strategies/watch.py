@@ -34,10 +34,7 @@ def note_updates(directory: Path, server_round: int, updates: Mapping[int, Weigh
     """Append the lines of a round to ``updates.jsonl`` in ``directory``.
 
     Args:
-        directory: of the federation.
-        server_round: its number.
         updates: the weights of every client after training, by partition.
-        before: what they were sent.
     """
     partitions = sorted(updates)
     if not partitions:

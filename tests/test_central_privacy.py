@@ -25,7 +25,7 @@ from clients.defences import make_defence
 from fedinverse.accounting import composed_epsilon
 from fedinverse.messages import ARRAYS, CLIENT, METRICS, Update, to_record
 from fedinverse.storage import read_json, read_jsonl
-from report.client_reports import what_clients_said
+from report.participants import what_clients_said
 from strategies.client_reports import ClientReports
 
 

@@ -13,7 +13,7 @@ from deploy_federation import WAIT, processes_of, until
 from attacker.worker import Plan
 from fedinverse.storage import load_weights, read_jsonl
 from pipeline.deploy import commands
-from pipeline.deploy.beside_app import HOOK, environment, plan_beside_app
+from pipeline.deploy.attacker import HOOK, environment, plan_beside_app
 from pipeline.deploy.fleet import Fleet
 from pipeline.deploy.processes import Processes
 

@@ -9,8 +9,8 @@ from conftest import TINY, merged
 from test_deploy_docs import take
 from typer.testing import CliRunner
 
+from fedinverse.config import flat
 from pipeline.cli.main import app
-from pipeline.tracking.tracker import flat
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -73,7 +73,7 @@ BEFORE = [
     ({"held_out": 0.001}, "class '0' has no image for"),
     ({"public": "arrays", "public_root": "none"}, "audit.toml: public = 'arrays', public_root = 'none': "),
     ({"public": "glyphz"}, "public: data source 'glyphz' is unknown"),
-    ({"public": "cifar10"}, r"public = 'cifar10' has 3 channel"),
+    ({"public": "cifar10"}, "public: source 'cifar10' has 3 channel"),
 ]
 
 

@@ -101,7 +101,7 @@ def test_a_stranger_who_came_first_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_flower_app_is_the_same_from_a_checkout_and_installed(python: str, tmp_path: Path) -> None:
-    lay_out = "import fedinverse, pathlib; from pipeline.deploy.app import app_directory; "
+    lay_out = "import fedinverse, pathlib; from pipeline.deploy.control import app_directory; "
     lay_out += f"app_directory(pathlib.Path({str(tmp_path / 'flower-app')!r}))"
     done = ran([python, "-c", lay_out], tmp_path)
     assert done.returncode == 0, done.stderr

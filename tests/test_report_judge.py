@@ -30,7 +30,7 @@ from pipeline.cli.main import app
 from pipeline.people import answer_with, make_sheet, read_sheet
 from pipeline.stages.inversions import finished
 from report.console import console
-from report.run.people import people_figures
+from report.judge.tables import people_figures
 
 MISSING = -1
 

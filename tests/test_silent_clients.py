@@ -12,8 +12,7 @@ from strategy_rounds import SECURE, Load, assert_equal_up_to_rounding, federated
 from fedinverse.run import Run
 from fedinverse.storage import read_jsonl
 from pipeline.engines.local import LocalGrid
-from report.client_reports import what_clients_said
-from report.participants import clients_table
+from report.participants import clients_table, what_clients_said
 from strategies import AnsweredGrid
 
 Silence = Callable[[Message], bool]

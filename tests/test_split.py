@@ -21,7 +21,7 @@ from fedinverse.seeds import derive
 from fedinverse.shard import open_shard
 from fedinverse.split import holdings, make_split
 from pipeline.experiment import resolved
-from report.partition_picture import write_partition
+from report.run.partition import write_partition
 
 
 @pytest.fixture

@@ -23,9 +23,8 @@ from pipeline.experiment import load_experiment, resolved
 from pipeline.runs import stage_of
 from pipeline.sweep import Outcome, Plan, load_plan, point, run_points, runner
 from pipeline.sweep.plan import with_value
-from pipeline.sweep.reuse import adopt_federations
+from pipeline.sweep.reuse import adopt_federations, adopt_inversions
 from pipeline.sweep.runner import _write_index
-from pipeline.sweep.shared import adopt_inversions
 from report.comparison.records import Rank
 from report.console import console
 

@@ -14,7 +14,7 @@ from fedinverse.errors import ConfigError
 from fedinverse.run import Run
 from pipeline.stages.all_stages import run_all
 from pipeline.tracking import Trackers, Tracking
-from pipeline.tracking.settings import PACKAGES
+from pipeline.tracking.trackers import PACKAGES
 
 Load = Callable[..., Any]
 Points = dict[tuple[str, int], list[float]]
@@ -100,7 +100,7 @@ def test_a_tracker_has_every_recorded_figure_once_and_after_a_resume_too(name: s
 
 
 def test_a_missing_package_is_named_with_its_extra(tiny: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.tracking.settings.find_spec", lambda name: None)
+    monkeypatch.setattr("pipeline.tracking.trackers.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"'mlflow'.*not installed.*fedinverse\[mlflow\]"):
         tiny(tracking={"to": ["mlflow"]})
 

@@ -66,6 +66,11 @@ class Attack(ABC):
     def __init__(self, settings: Any) -> None:
         self.settings = settings
 
+    @property
+    def table(self) -> dict[str, Any]:
+        """Its complete table of a configuration: what identifies its inversions."""
+        return {"kind": self.name, **self.settings.model_dump(mode="json")}
+
     @abstractmethod
     def optimise(self, case: Case) -> Tensor:
         """Return the latents found for the rows of ``case``: [N, d], or [N, restarts, d] of an attack ``per_class``."""
@@ -121,10 +126,8 @@ class Attack(ABC):
         Args:
             target: bit-identical before and after.
             prior: as ``prior`` returned it.
-            public: for reference statistics.
             labels: int64 [N]; a class occurs once per restart.
             generator: CPU generator that seeds the inversion.
-            progress: told about long work.
 
         Raises:
             ConfigError: target, prior, labels and settings do not fit together.

@@ -20,7 +20,6 @@ class Problem:
 
     Attributes:
         steps: target and prior in the arithmetic of the gradient steps.
-        goal: the loss.
         labels: int64 [R], the class of each row: a reconstruction, or a class's distribution.
         restart: int64 [R], how often the row's class occurred before it.
         samples: images of each row in a step.
@@ -66,10 +65,7 @@ class Case:
 
     Attributes:
         labels: int64 [N], the class of each row.
-        target: the captured model.
-        prior: generator and critic.
         restarts: reconstructions asked for of each row.
-        device: where all of it lives.
         pictures: images [N, C, H, W] that stand for the latents, if ``keep`` was called.
     """
 

@@ -77,7 +77,6 @@ def posterior(
 
     Args:
         family: see the module's table.
-        classes: how many.
         latent: d.
         components: of ``gmm``.
         flow: of ``flow``.

@@ -137,7 +137,6 @@ def identity_loss(
         name: see the module's table.
         model: frozen, in eval mode.
         public: the attacker's images uint8 [M, C, H, W]; read by an anchored loss only.
-        device: where the model lives.
         random: chooses the public images of the mean.
     """
     if not IDENTITY_LOSSES.get(name).anchored:

@@ -37,9 +37,6 @@ class Objective:
     Attributes:
         models: the target, the earlier captures attacked with it, its students; each with its identity loss.
         captures: how many of the models were captured.
-        diversity: the regulariser.
-        settings: the switches.
-        device: where the models live.
     """
 
     models: tuple[tuple[Classifier, IdentityLoss], ...]
@@ -60,9 +57,6 @@ def objective(
     """Return the objective for ``target``; students are distilled or read from the cache.
 
     Args:
-        settings: the switches.
-        target: the captured model.
-        public: the attacker's public images.
         seed: of the inversion; every consumer draws from a stream of its own label.
         progress: told about distillation.
     """

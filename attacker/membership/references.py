@@ -59,7 +59,6 @@ def holdings(shard: Shard, public: Pool | None, class_names: Sequence[str]) -> H
     Args:
         shard: the attacker's own images; may be empty.
         public: its public images; None: none.
-        class_names: the federation's, in order.
     """
     held = [(shard.images, shard.labels)] if len(shard) else []
     if public is not None:
@@ -81,9 +80,6 @@ def train_references(
     Args:
         held: what the attacker holds.
         network: (name, classes, width) of the target.
-        settings: how they are trained.
-        seed: of their first weights, halves and batches.
-        device: where.
 
     Raises:
         ConfigError: the attacker holds too few images.

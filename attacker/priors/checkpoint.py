@@ -49,9 +49,6 @@ class Checkpoint:
         """Yield every step that is still to be done; report each when it is over, and once a minute keep all.
 
         Args:
-            total: number of steps; they count from 0.
-            what: is being done.
-            progress: told after every step.
             networks: what the steps change, the running average included.
             optimisers: of these networks, by names without a dot.
 

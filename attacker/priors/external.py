@@ -88,7 +88,6 @@ def add_external(network: Network, file: Path | None) -> str:
     """Check a generator, keep it in the cache, return its key.
 
     Args:
-        network: what it is.
         file: its weights; None keeps those that the user's class is made with.
 
     Raises:

@@ -45,7 +45,6 @@ class Prior:
     """A trained generator, with its critic where the attack needs one.
 
     Attributes:
-        name: what trained it.
         generator: z [N, latent] from N(0, I) -> images [N, C, H, W] in [0, 1]; a conditional one also takes labels [N].
         critic: images -> realness [N], higher is more natural; None if there is none.
         latent: dimension of z.
@@ -73,9 +72,7 @@ class Prior:
         """Return ``count`` unoptimised images [count, C, H, W] in [0, 1].
 
         Args:
-            count: how many.
             random: CPU generator of the latents.
-            device: where the prior lives.
             labels: int64 [count], the classes a conditional prior is asked for; None: its classes in turn.
         """
         z = torch.randn(count, self.latent, generator=random).to(device)
@@ -118,9 +115,7 @@ class Training:
         images: the public images, uint8 [N, C, H, W], on the device.
         target: the captured model; None for a prior that needs none.
         public: where the images come from.
-        device: where to train.
         random: CPU generator of all noise and batches.
-        progress: told after every step.
         checkpoint: from which the training goes on after a kill.
     """
 
@@ -209,10 +204,6 @@ def trained_prior(
     Args:
         trainer: the paper's networks and training, with settings.
         target: the captured model; may be None unless the trainer is ``targeted``, which trains on the target's device.
-        public: the attacker's public images.
-        seed: run seed.
-        device: where to train.
-        progress: told about long work.
 
     Raises:
         ConfigError: no target where one is needed, or public images of another shape than it takes.

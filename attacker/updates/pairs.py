@@ -37,7 +37,6 @@ def pairs(spools: Sequence[Path], settings: Updates) -> list[Pair]:
 
     Args:
         spools: of all malicious clients of one federation: a round is seen if any of them saw it.
-        settings: which rounds.
 
     Raises:
         StageError: too few captures, or none of two consecutive rounds, or not of a listed one; says which there are.

@@ -46,7 +46,6 @@ class Seat:
         shard: its images; may be empty.
         training: what the others do in a round.
         share: weight of each own reply in the average.
-        seed: of the start.
         assumed: what of this it only assumes, in sentences.
     """
 

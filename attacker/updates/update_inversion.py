@@ -110,7 +110,6 @@ def label_shares(
         network: holds theta.
         later: holds theta'.
         update: D by parameter name.
-        training: the others'.
         shard: the attacker's images; may be empty.
 
     Raises:
@@ -194,10 +193,7 @@ def reconstruct(
         network: holds theta; its weights are left as they are.
         update: D by parameter name.
         labels: Y, int64 [N].
-        settings: how long, how fast, what is matched.
         training: the others', for ``steps = "simulate"``.
-        random: CPU generator of the start.
-        progress: is told of steps.
     """
     device = next(network.parameters()).device
     goal = [update[name].to(device, torch.float32) for name, _ in network.named_parameters()]

@@ -26,8 +26,6 @@ class Album:
         paths: one file per image.
         people: str [N], who is on it.
         crop: the published crop of the source.
-        licence: short licence note.
-        origin: where the files are.
         left_out: in words, what lies there and is not among them.
     """
 
@@ -48,8 +46,6 @@ def register_people(
     """Register two sources: ``name``, the private people, and ``name_public``, everyone else.
 
     Args:
-        name: of the private source.
-        obtain: how to get the data.
         everyone: lists the photographs; raises ``DataError`` when there are none.
         private: returns who is private; the same for the same album and seed.
     """
@@ -71,8 +67,6 @@ def private_people(album: Album, seed: int, most: int, at_least: int) -> list[st
     """Return the private people in seeded order.
 
     Args:
-        album: everyone.
-        seed: of the list.
         most: length of the list; half of those who qualify where that is fewer, so that a public remains.
         at_least: images a person must have to qualify, enough for train, vault and reserve.
 

@@ -64,8 +64,6 @@ def draw(person: Numbers, photograph: Numbers, height: int, width: int, pixel: f
     Args:
         person: every trait of ``TRAITS``, float [B].
         photograph: every number of ``CIRCUMSTANCES``, float [B].
-        height: of the images, in pixels.
-        width: of the images, in pixels.
         pixel: side of a pixel in units of half the face's square: 2 / side fills the image with it.
 
     Returns:

@@ -61,9 +61,6 @@ def photograph(
     Args:
         rows: int64 [N].
         population: name of the stream that people and circumstances are drawn from.
-        seed: of the population.
-        height: of the images, in pixels.
-        width: of the images, in pixels.
         pixel: side of a pixel; 2 / side fills a square with the face.
 
     Returns:

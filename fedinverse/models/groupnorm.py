@@ -21,7 +21,6 @@ def with_group_norm(model: BlockClassifier, width: float = 1.0) -> BlockClassifi
     all that is left of two values is which is larger, and the network does not learn.
 
     Args:
-        model: the network.
         width: its width; a narrower one has fewer groups. Fewer, too, where they do not divide the channels.
     """
     groups = max(1, round(GROUPS * width))

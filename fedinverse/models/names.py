@@ -3,6 +3,7 @@
 import re
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -11,6 +12,7 @@ from fedinverse.models.classifier import MODELS, Classifier, ModelSpec
 from fedinverse.models.declared import declared
 from fedinverse.models.torchvision_model import INPUT_SHAPE, TorchvisionClassifier
 from fedinverse.seeds import seeded
+from fedinverse.words import plain
 
 
 def model_names() -> list[str]:
@@ -47,6 +49,15 @@ def is_code(name: str) -> bool:
     return any(sign in name for sign in ":?%") and _TORCHVISION.fullmatch(name) is None
 
 
+def refuse_code(name: str, path: Path) -> None:
+    """Raise ``ConfigError`` if the network that a file alone names is code: whoever knows that code says so."""
+    if is_code(name):
+        raise ConfigError(
+            f"{path} says that its network is code to be imported, '{plain(name)}'. If you know that code, say so with "
+            "--model and this text"
+        )
+
+
 def same_network(one: str, other: str) -> bool:
     """Return whether two names stand for one architecture, however they are spelled."""
     first, second = spec_of(one).construct, spec_of(other).construct
@@ -59,7 +70,6 @@ def build(name: str, classes: int, width: float = 1.0, seed: int | None = None) 
     """Build the network ``name`` with ``classes`` outputs.
 
     Args:
-        name: see ``spec_of``.
         classes: number of logits K, at least 2.
         width: multiplies every hidden width; 1 is the published size.
         seed: seeds the initial weights without touching the global generator; None uses the global one.

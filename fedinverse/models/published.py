@@ -113,8 +113,6 @@ class Converted:
     """Arrays under our names.
 
     Attributes:
-        network: holds them.
-        width: its multiplier.
         left_out: arrays of the file that are not among them: a backbone's own classifier.
         backbone: whether ``head`` and ``pool`` are the network's own, new ones.
     """

@@ -65,7 +65,6 @@ def check_shapes(shapes: Shapes, model: str, classes: int, width: float, origin:
     """Refuse arrays that are not of ``model``, before a network of a claimed size takes up memory.
 
     Args:
-        shapes: of the arrays, by name.
         model: name of a network; of one that is code to be imported only the claims are looked at.
         classes: number of classes that the origin claims.
         width: multiplier that it claims.

@@ -13,6 +13,7 @@ import typer
 from pipeline.cli.options import (
     PUBLIC,
     PUBLIC_LIMIT,
+    AttackSetOption,
     ConfigOption,
     DeviceOption,
     KindOption,
@@ -21,7 +22,6 @@ from pipeline.cli.options import (
     PublicOption,
     PublicRootOption,
     SeedOption,
-    SetOption,
     ThreadsOption,
 )
 
@@ -31,7 +31,7 @@ def attack(
     kind: KindOption = None,
     config: ConfigOption = None,
     label: LabelOption = None,
-    set_: SetOption = None,
+    set_: AttackSetOption = None,
     model: Annotated[str | None, typer.Option("--model", help="network of a file that does not say it")] = None,
     width: Annotated[float | None, typer.Option("--width", help="its width multiplier, if not 1")] = None,
     classes: Annotated[int | None, typer.Option("--classes", min=2, help="its number of classes")] = None,
@@ -58,9 +58,9 @@ def attack(
     from attacker.inversion import invert, place
     from fedinverse.memory import keep_freed_memory
     from pipeline.cli.choice import chosen_attack, chosen_device, chosen_schedule, public_set
-    from pipeline.cli.inversions import HEADER, PICTURE, draw, line_of, name_of, overlap_mark
+    from pipeline.cli.pictures import HEADER, PICTURE, draw, line_of, name_of, overlap_mark
     from pipeline.cli.weights import labels_to_invert, network_of_all, shared_classes, targets, weights_at
-    from report.console import Bars, console, progress_bar, say, table
+    from report.console import Bars, console, echo, progress_bar, say, table
 
     chosen = chosen_attack(kind, config, label, set_ or [])
     schedule = chosen_schedule(rounds, wanted, restarts, device)
@@ -76,7 +76,7 @@ def attack(
     for path, victim in targets(paths, network, where, chosen.attack.settings.captures):
         others = [each.sha256 for each in victim.earlier]
         inversion = place(
-            out, chosen.label, chosen.attack, chosen.table, victim.sha256, labels, seed, images.key, others
+            out, chosen.label, chosen.attack, chosen.attack.table, victim.sha256, labels, seed, images.key, others
         )
         name = name_of(victim, path)
         if inversion.done:
@@ -87,9 +87,9 @@ def attack(
                 invert(chosen.attack, inversion, victim, images, labels, seed, Bars(bar), shared)
         draw(inversion)
         for note in inversion.about.notes:
-            console.print(f"  {note}", soft_wrap=True, markup=False, style="yellow")
+            echo(f"  {note}", "yellow")
         lines.append(line_of(name, inversion))
-        console.print(f"  {inversion.path}", soft_wrap=True, markup=False)
+        echo(f"  {inversion.path}")
     table("Inversions", HEADER, lines)
     if shared:
         console.print(overlap_mark(shared), soft_wrap=True, style="yellow")

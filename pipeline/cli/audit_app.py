@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.run_options import OutOption, ResumeOption, SetOption
+from pipeline.cli.options import OutOption, ResumeOption, SetOption
 
 EXAMPLE = """
 **Examples**

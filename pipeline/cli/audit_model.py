@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.options import DeviceOption, SeedOption
-from pipeline.cli.run_options import ResumeOption
+from pipeline.cli.options import DeviceOption, ResumeOption, SeedOption
 
 EXAMPLE = """
 **Examples**

@@ -35,7 +35,7 @@ def convert(
     from fedinverse.original import OriginalName
     from fedinverse.records import ModelFile
     from fedinverse.storage import save_weights, to_weights
-    from report.console import console, say
+    from report.console import echo, say
 
     if out.suffix != ".safetensors":
         raise ConfigError(f"--out {out}: name a .safetensors file")
@@ -54,7 +54,7 @@ def convert(
     size = f"width {conversion.width:g}" + ("" if backbone else f", {conversion.network.classes} classes")
     say(model, f"{size}, {len(weights)} arrays in {out}")
     if conversion.left_out:
-        console.print(f"  left out: {', '.join(conversion.left_out)}", soft_wrap=True, markup=False)
+        echo(f"  left out: {', '.join(conversion.left_out)}")
 
 
 def export(
@@ -69,7 +69,7 @@ def export(
     from fedinverse.run import Run
     from fedinverse.storage import load_weights, save_weights
     from fedinverse.thinning import kept_checkpoint
-    from report.console import console
+    from report.console import echo
     from server.settings import Federation
 
     opened = Run(run.resolve())
@@ -88,4 +88,4 @@ def export(
     )
     written = out / name.format(".safetensors")
     save_weights(written, weights, {key: value for key, value in about.items() if key != "sha256"})
-    console.print(str(written), soft_wrap=True, markup=False)
+    echo(str(written))

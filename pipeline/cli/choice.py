@@ -1,6 +1,5 @@
 """What a command line chooses: an attack, a schedule, public images, a device. All is checked before any work."""
 
-import difflib
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +9,10 @@ from attacker.attacks.attack import Attack
 from attacker.attacks.registry import make_attack
 from attacker.settings import Attacker
 from attacker.target import PublicSet
-from fedinverse.config import Table, assign, find_config, parse, read_table
+from fedinverse.config import Table, assigned, find_config, parse, read_table
 from fedinverse.data import Request, open_source, source_names, source_of
 from fedinverse.errors import ConfigError
+from fedinverse.registry import nearest
 from pipeline.cli.pictures import shape_text
 
 
@@ -22,11 +22,6 @@ class Chosen:
 
     label: str
     attack: Attack
-
-    @property
-    def table(self) -> dict[str, Any]:
-        """Its complete config table, as a run resolves it: what identifies its inversions."""
-        return {"kind": self.attack.name, **self.attack.settings.model_dump(mode="json")}
 
 
 def chosen_attack(kind: str | None, config: str | None, label: str | None, assignments: list[str]) -> Chosen:
@@ -45,9 +40,7 @@ def chosen_attack(kind: str | None, config: str | None, label: str | None, assig
         path = find_config(config)
         origin = str(path)
         name, table = _described(read_table(path), label, origin)
-    for assignment in assignments:
-        assign(table, assignment)
-    return Chosen(name, make_attack(table, f"attacks.{name}", origin))
+    return Chosen(name, make_attack(assigned(table, assignments), f"attacks.{name}", origin))
 
 
 def _described(config: Table, label: str | None, origin: str) -> tuple[str, dict[str, Any]]:
@@ -55,14 +48,12 @@ def _described(config: Table, label: str | None, origin: str) -> tuple[str, dict
     attacks = config.get("attacks", {})
     if not isinstance(attacks, dict) or not all(isinstance(table, dict) for table in attacks.values()):
         raise ConfigError(f"{origin}: attacks must be tables called attacks.LABEL")
-    known = ", ".join(attacks) or "none"
     if label is None and len(attacks) != 1:
+        known = ", ".join(attacks) or "none"
         raise ConfigError(f"{origin} describes {len(attacks)} attacks ({known}); choose one with --attack LABEL")
     name = label or next(iter(attacks))
     if name not in attacks:
-        near = difflib.get_close_matches(name, attacks, n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        raise ConfigError(f"{origin}: there is no attack '{name}'{hint} (described there: {known})")
+        raise ConfigError(f"{origin}: there is no attack '{name}'{nearest(name, attacks, 'described there')}")
     return name, dict(attacks[name])
 
 
@@ -105,26 +96,29 @@ def public_set(source: str, shape: tuple[int, int, int], root: str, limit: int, 
     return PublicSet.of(open_source(Request(source, shape, root, limit, seed)))
 
 
-def check_channels(source: str, shape: tuple[int, int, int]) -> None:
+def check_channels(source: str, shape: tuple[int, int, int], where: str = "") -> None:
     """Refuse images of another number of channels than ``shape`` has, and name the sources that fit.
 
-    A source of 0 channels holds what its files hold, and refuses them itself.
+    A source of 0 channels holds what its files hold, and refuses them itself. ``where`` begins the message.
     """
-    channels = source_of(source).channels
+    try:
+        channels = source_of(source).channels
+    except ConfigError as error:
+        raise ConfigError(f"{where}{error}") from None
     if channels not in (0, shape[0]):
         fitting = [name for name in source_names() if source_of(name).channels in (0, shape[0])]
         raise ConfigError(
-            f"source '{source}' has {channels} channel(s) but images {shape_text(shape)} are needed; "
+            f"{where}source '{source}' has {channels} channel(s) but images {shape_text(shape)} are needed; "
             f"choose another one ({', '.join(fitting) or 'none fits'})"
         )
 
 
-def chosen_device(name: str) -> torch.device:
-    """Return the device called ``name``; ``ConfigError`` if this machine does not have it."""
+def chosen_device(name: str, key: str = "--device") -> torch.device:
+    """Return the device called ``name``; ``ConfigError`` with its ``key`` if this machine does not have it."""
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.empty(1, device=device).add(1)
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
         reason = (str(error).splitlines() or ["unknown"])[0]
-        raise ConfigError(f"--device '{name}' is not to be had here ({reason}); use cpu, cuda or cuda:1") from error
+        raise ConfigError(f"{key} '{name}' is not to be had here ({reason}); use cpu, cuda or cuda:1") from error
     return device

@@ -45,7 +45,7 @@ def list_() -> None:
 def check(name: NameArgument, root: RootOption = "", shape: ShapeOption = "", seed: SeedOption = 0) -> None:
     """Tell whether a source is there and readable, and whether what was prepared of it is unaltered."""
     from pipeline.cli.pools import TRIED, outdated, prepared, request_of, tried
-    from report.console import console, say
+    from report.console import console, echo, say
 
     request = request_of(name, shape, root, TRIED, seed)
     with console.status(f"reading {name}"):
@@ -58,14 +58,12 @@ def check(name: NameArgument, root: RootOption = "", shape: ShapeOption = "", se
         f"  {len(loaded.images)} images of {len(loaded.class_names)} classes read ('prepare' reads all there are)"
     )
     for line in loaded.left_out:
-        console.print(f"  left out: {line}", soft_wrap=True, markup=False)
+        echo(f"  left out: {line}")
     console.print(f"  {len(pools)} prepared pool(s), every byte as it was made")
     for pool in stale:
-        console.print(
+        echo(
             f"  {pool.path} was read before files of {request.root} changed: only runs that were prepared with it use "
-            "it; the next one reads the files anew",
-            soft_wrap=True,
-            markup=False,
+            "it; the next one reads the files anew"
         )
 
 
@@ -81,7 +79,7 @@ def prepare(
     from fedinverse.data import open_source
     from pipeline.cli.pictures import shape_text
     from pipeline.cli.pools import draw, request_of
-    from report.console import console, say
+    from report.console import console, echo, say
 
     request = request_of(name, shape, root, limit, seed)
     with console.status(f"preparing {name}"):
@@ -91,4 +89,4 @@ def prepare(
     size, count, classes = shape_text(request.shape), len(pool.labels), len(pool.class_names)
     say(name, f"{size}: {count} images, {classes} classes")
     for line in (pool.about["origin"], pool.about["licence"], pool.path, picture):
-        console.print(f"  {line}", soft_wrap=True, markup=False)
+        echo(f"  {line}")

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from fedinverse.layout import PLAN
+from pipeline.cli.options import ConfigArgument, OutOption, SetOption
 from pipeline.cli.program import Program
-from pipeline.cli.run_options import ConfigArgument, OutOption, SetOption
 
 app = Program(
     name="deploy",
@@ -76,14 +76,12 @@ def keys(
 ) -> None:
     """Make the authority, the SuperLink's certificate and one key pair per SuperNode."""
     from pipeline.deploy.keys import make_keys
-    from report.console import console
+    from report.console import echo
 
     paths = make_keys(directory, nodes, host or (), days)
-    console.print(
+    echo(
         f"{paths.directory}: ca.pem goes to every node, server.pem and server.key to the SuperLink, each node-XX.key "
-        "to its node alone; ca.key stays with you",
-        soft_wrap=True,
-        markup=False,
+        "to its node alone; ca.key stays with you"
     )
 
 
@@ -135,13 +133,11 @@ def supernode(
 ) -> None:
     """Start a SuperNode in the foreground, honest or malicious: its own operator decides, and nobody else."""
     from clients.node import DEFENCE_SETTINGS
-    from fedinverse.config import assign
+    from fedinverse.config import assigned
     from pipeline.deploy import commands
     from pipeline.deploy.keys import node_secret
 
-    settings: dict[str, str | int | float] = {}
-    for assignment in defence_set or ():
-        assign(settings, assignment)
+    settings = assigned({}, defence_set or ())
     node: dict[str, str | int | float] = {"partition-id": partition, "data-path": str(data.resolve())}
     node |= {"defence": defence, "device": device}
     node |= {} if seed is None else {"seed": seed}
@@ -182,8 +178,7 @@ def attacker(
     from fedinverse.errors import ConfigError
     from fedinverse.house import HOME
     from fedinverse.registry import search_path
-    from pipeline.deploy.attacker import daemon, plan_beside
-    from pipeline.deploy.beside_app import environment, plan_beside_app
+    from pipeline.deploy.attacker import daemon, environment, plan_beside, plan_beside_app
     from pipeline.experiment import load_experiment
 
     spool = spool.resolve()
@@ -218,15 +213,15 @@ def prepare(
     from pipeline.deploy import commands
     from pipeline.deploy.parties import export_shards, node_configs, server_run
     from pipeline.experiment import load_experiment, resolved
-    from report.console import console
+    from report.console import echo
 
     experiment = load_experiment(config, _assignments(set_, clients), out)
     run = make((Path(experiment.out) / experiment.name).resolve(), resolved(experiment))
     nodes = node_configs(run)
     export_shards(run, nodes)
-    console.print(f"the server's run directory: {server_run(run).path}", soft_wrap=True, markup=False)
+    echo(f"the server's run directory: {server_run(run).path}")
     for node in nodes:
-        console.print(commands.settings(node), soft_wrap=True, markup=False)
+        echo(commands.settings(node))
 
 
 @app.command(epilog=LOCAL_HELP)

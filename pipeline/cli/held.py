@@ -1,12 +1,13 @@
-"""A run directory, opened by one command alone."""
+"""A run directory, opened by one command alone: as it is, or to ask it one of the four questions again."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fedinverse.config import Section, Table
     from fedinverse.run import Run
 
 
@@ -24,3 +25,24 @@ def held(directory: Path) -> Iterator["Run"]:
     check_stored(opened)
     with only_here(opened.path):
         yield opened
+
+
+@contextmanager
+def asked_again(
+    directory: Path, section: str, settings: "Callable[[Table], Section]", assignments: list[str]
+) -> Iterator["Run"]:
+    """Open a run for a block that answers the question of ``section``; then gather, show and report the answers."""
+    from fedinverse.config import assigned
+    from fedinverse.run import prepare
+    from pipeline.stages.answers import gather, show_answers
+    from pipeline.stages.report import report
+    from report.console import say
+
+    with held(directory) as run:
+        chosen = settings(assigned(run.table.get(section) or {}, assignments))
+        asking = prepare(run.path, run.table | {section: chosen.model_dump(mode="json")})
+        yield asking
+        gather(asking)
+        show_answers(asking)
+        if asking.files.report.exists():
+            say("Report", str(report(asking)))

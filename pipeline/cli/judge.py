@@ -38,7 +38,7 @@ def judge(
     from fedinverse.run import Run
     from pipeline.cli.held import held
     from pipeline.people import answer_with, make_sheet, read_sheet
-    from report.console import console, say, table
+    from report.console import bullets, echo, say, show_table
     from report.judge.tables import sentence_of, tables_of
     from report.text import counted
 
@@ -53,26 +53,19 @@ def judge(
     if not given:
         with held(directory) as opened:
             key = make_sheet(opened, files, per_kind, seed)
-        for note in key.notes:
-            console.print(f"  - {note}", soft_wrap=True, markup=False)
+        bullets(key.notes)
         if not with_:
-            say(
-                "Page",
-                f"{files.page}: {counted(len(key.items), 'question')}; give this file, not the directory, to people",
-            )
-            say(
-                "Key",
-                f"{files.key}: keep it; with it 'fedinverse judge {directory} --read ANSWERS...' reads what they say",
-            )
+            questions = counted(len(key.items), "question")
+            say("Page", f"{files.page}: {questions}; give this file, not the directory, to people")
+            reading_it = f"'fedinverse judge {directory} --read ANSWERS...' reads what they say"
+            say("Key", f"{files.key}: keep it; with it {reading_it}")
             return
         given = [answer_with(with_, files)]
         say("Answers", str(given[0]))
     reading = read_sheet(files, given)
-    console.print(sentence_of(reading), soft_wrap=True, markup=False, style="bold")
+    echo(sentence_of(reading), "bold")
     for each in tables_of(reading, read_key(files.key).notes):
-        table(each.caption, each.header, each.rows)
-        for note in each.notes:
-            console.print(f"  - {note}", soft_wrap=True, markup=False, style="dim")
+        show_table(each)
     say("Figures", str(files.reading))
     if out is None and run.files.report.exists():
         from pipeline.stages.report import report

@@ -21,7 +21,6 @@ from pipeline.cli import (
     audit_app,
     audit_model,
     checkpoints,
-    compare,
     data,
     deploy,
     judge,
@@ -32,8 +31,8 @@ from pipeline.cli import (
     updates,
 )
 from pipeline.cli.held import held
+from pipeline.cli.options import ConfigArgument, DryRunOption, OutOption, ProfileOption, ResumeOption, SetOption
 from pipeline.cli.program import Program, StoppedError
-from pipeline.cli.run_options import ConfigArgument, DryRunOption, OutOption, ProfileOption, ResumeOption, SetOption
 
 app = Program(name="fedinverse", add_completion=True)
 
@@ -157,7 +156,7 @@ app.command(epilog=updates.EXAMPLES)(updates.updates)
 app.command(epilog=audit_app.EXAMPLE)(audit_app.audit_app)
 app.command(epilog=audit_model.EXAMPLE)(audit_model.audit_model)
 app.command(epilog=sweep.EXAMPLE)(sweep.sweep)
-app.command()(compare.compare)
+app.command()(sweep.compare)
 app.command(epilog=judge.EXAMPLE)(judge.judge)
 app.command()(checkpoints.convert)
 app.command()(checkpoints.export)

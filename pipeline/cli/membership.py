@@ -1,7 +1,7 @@
 """``fedinverse membership``: was this record used for training? Of a run, or of any spool of captures."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -65,26 +65,12 @@ def membership(
 
 
 def _of_run(directory: Path, assignments: list[str]) -> None:
-    from fedinverse.config import assign
-    from fedinverse.run import prepare
-    from pipeline.cli.held import held
-    from pipeline.stages.answers import gather, show_answers
+    from pipeline.cli.held import asked_again
     from pipeline.stages.membership import membership as stage
     from pipeline.stages.membership_scores import of_table, show
-    from pipeline.stages.report import report
-    from report.console import say
 
-    with held(directory) as run:
-        chosen: dict[str, Any] = {"membership": dict(run.table.get("membership") or {})}
-        for assignment in assignments:
-            assign(chosen["membership"], assignment)
-        settings = of_table(chosen["membership"], "--set")
-        asking = prepare(run.path, run.table | {"membership": settings.model_dump(mode="json")})
-        show(stage(asking))
-        gather(asking)
-        show_answers(asking)
-        if asking.files.report.exists():
-            say("Report", str(report(asking)))
+    with asked_again(directory, "membership", of_table, assignments) as run:
+        show(stage(run))
 
 
 def _of_spool(
@@ -101,18 +87,16 @@ def _of_spool(
     from attacker.membership.references import holdings
     from attacker.schedule import captured, check_received
     from auditor.membership import answer_to, candidates_between
-    from fedinverse.config import assign
+    from fedinverse.config import assigned
     from fedinverse.errors import StageError
     from fedinverse.shard import Shard, open_shard
     from fedinverse.storage import write_json
     from pipeline.cli.choice import chosen_device
+    from pipeline.stages.answers import show_answer
     from pipeline.stages.membership_scores import Seat, measured, of_rounds, of_table, show
-    from report.console import console, say
+    from report.console import say
 
-    table: dict[str, Any] = {}
-    for assignment in assignments:
-        assign(table, assignment)
-    settings = of_table(table, "--set")
+    settings = of_table(assigned({}, assignments))
     check_received(spool, *([without] if without is not None else []))
     models = of_rounds(captured(spool), settings, spool)
     held = open_shard(shard) if shard is not None else Shard.empty()
@@ -127,10 +111,7 @@ def _of_spool(
     seat = Seat(holdings(held, None, ()), settings.references, where, seed)
     report = measured(asked, models, beside, seat, settings, "a run's audit alone has them").report
     show(report)
-    answer = answer_to(report)
-    console.print(f"[b]{answer.text}[/b] {answer.outcome}. {answer.sentence}", soft_wrap=True)
-    for mark in answer.marks:
-        console.print(f"  - {mark}", soft_wrap=True, markup=False)
+    show_answer(answer_to(report))
     if out is not None:
         write_json(out, report.model_dump(mode="json"))
         say("Figures", str(out))

@@ -1,15 +1,21 @@
-"""A sheet of pictures as PNG, one row per class, and what a command line says of image shapes."""
+"""What a command line shows of images: their shape as text, a sheet as PNG, and an inversion as picture and line."""
 
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean
 
 import torch
+from rich.markup import escape
 from torch import Tensor
 
+from attacker.inversion import Inversion
+from attacker.target import Target
 from auditor.grids import png
 from fedinverse.errors import ConfigError
+from fedinverse.layout import PRIOR_ONLY
 from fedinverse.storage import atomic_write
+from report.text import percent
 
 ROWS, COLUMNS = 100, 12  # of a sheet, at most: a thousand identities are no picture any more
 _SHAPE = re.compile(r"(\d+)x(\d+)x(\d+)")
@@ -39,3 +45,48 @@ def save_sheet(path: Path, rows: Sequence[Tensor], zoom: int = 2, caption: str =
     full = [torch.cat([row, torch.ones(longest - len(row), *row.shape[1:])]) for row in cropped]
     sheet = torch.cat([torch.cat(list(row), 2) for row in full], 1)
     atomic_write(path, png(sheet[None], zoom, caption))
+
+
+PICTURE = "reconstructions.png"
+HEADER = ["target", "images", "confidence", "prior alone", "Vendi", "failed", "seconds"]
+
+
+def name_of(target: Target, path: Path) -> str:
+    """Return what to call a target on the console: its round, or its file where it has none."""
+    return f"round {target.round}" if target.round >= 0 else escape(path.name)
+
+
+def draw(inversion: Inversion) -> None:
+    """Write the picture: a row per class, highest confidence first, as an attacker would look at them."""
+    reconstructions = inversion.load()
+    rows = []
+    for label in reconstructions.labels.unique():
+        of_class = (reconstructions.labels == label).nonzero().flatten()
+        surest = reconstructions.confidence[of_class].argsort(descending=True, stable=True)
+        rows.append(reconstructions.images[of_class[surest]])
+    shared = inversion.about.shared_classes
+    save_sheet(inversion.path / PICTURE, rows, caption=f"overlap: {', '.join(shared)}" if shared else "")
+
+
+def overlap_mark(shared: Sequence[str]) -> str:
+    """Return what is said of public images that show the classes ``shared``."""
+    return f"Overlap: the public images show the classes {', '.join(shared)} too; what came out could be theirs."
+
+
+def line_of(name: str, inversion: Inversion) -> list[str]:
+    """Return the line of ``HEADER`` for an inversion; means are over the reconstructions that did not fail.
+
+    The Vendi score (effective number of different images, on the target's features) is the mean over classes.
+    """
+    diversity = [measured.vendi for measured in inversion.about.diversity.values()]
+    reconstructions, plain = inversion.load(), inversion.load(PRIOR_ONLY)
+    kept = reconstructions.confidence[~reconstructions.failed]
+    return [
+        name,
+        str(len(reconstructions.labels)),
+        percent(float(kept.mean()) if len(kept) else None),
+        percent(float(plain.confidence.mean())),
+        f"{mean(diversity):.1f}" if diversity else "–",
+        str(int(reconstructions.failed.sum())),
+        f"{reconstructions.cost.seconds:.1f}",
+    ]

@@ -16,7 +16,7 @@ def train(
     kind: options.KindOption = None,
     config: options.ConfigOption = None,
     label: options.LabelOption = None,
-    set_: options.SetOption = None,
+    set_: options.AttackSetOption = None,
     target: Annotated[
         Path | None, typer.Option("--target", help="the captured model, for attacks that train their prior against it")
     ] = None,
@@ -38,7 +38,7 @@ def train(
     from pipeline.cli.pictures import shape_of
     from pipeline.cli.priors import describe
     from pipeline.cli.weights import file_at, network_of
-    from report.console import Bars, console, progress_bar, say
+    from report.console import Bars, echo, progress_bar, say
 
     chosen = chosen_attack(kind, config, label, set_ or [])
     where = chosen_device(device)
@@ -56,7 +56,7 @@ def train(
         prior = chosen.attack.prior(victim, images, seed, where, Bars(bar))
     entry = describe(prior, chosen.attack, images, seed, where)
     say("Prior", f"{entry.name} {entry.key}: trained in {prior.seconds:.3f} s, now or before")
-    console.print(f"  {entry.path}\n  {entry.picture}", soft_wrap=True, markup=False)
+    echo(f"  {entry.path}\n  {entry.picture}")
 
 
 @app.command()
@@ -77,14 +77,14 @@ def add(
     from pipeline.cli.pictures import shape_of
     from pipeline.cli.priors import describe_external
     from pipeline.cli.weights import file_at
-    from report.console import console, say
+    from report.console import echo, say
 
     network = Network(architecture, shape_of(shape), width)
     file = None if weights is None else file_at(weights)
     prior = external_prior(add_external(network, file), torch.device("cpu"))
     entry = describe_external(prior, network, str(file or architecture))
     say("Prior", f"{entry.name} {entry.key}: use it with --set generator={entry.key}")
-    console.print(f"  {entry.path}\n  {entry.picture}", soft_wrap=True, markup=False)
+    echo(f"  {entry.path}\n  {entry.picture}")
 
 
 @app.command("list")

@@ -49,13 +49,14 @@ def list_(
 def show(directory: RunArgument) -> None:
     """Show one run: threat model, stages and their times, verdict, and its largest files."""
     from fedinverse.disk import in_words
-    from pipeline.runs import files_of, stage_of, times_of, verdict_of
+    from pipeline.profile import stored_times
+    from pipeline.runs import files_of, stage_of, verdict_of
     from report.console import console, show_threat_model, table
 
     run = _opened(directory)
     show_threat_model(run)
     console.print(f"[b]stage[/b]  {stage_of(run.path)}    [b]verdict[/b]  {verdict_of(run.path)}")
-    times = times_of(run.path)
+    times = stored_times(run.files.times)
     if times:
         table("Wall time", ["stage", "seconds"], [[stage, f"{seconds:.0f}"] for stage, seconds in times.items()])
     files = files_of(run.path)

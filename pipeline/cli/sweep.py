@@ -1,11 +1,12 @@
-"""``fedinverse sweep``: many experiments from one file, compared at the end."""
+"""``fedinverse sweep``: many experiments from one file; ``fedinverse compare``: runs beside each other."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pipeline.cli.run_options import OutOption, SetOption
+from fedinverse.layout import SWEEP
+from pipeline.cli.options import OutOption, SetOption
 
 EXAMPLE = """
 **A sweep's file**  extends an experiment and says what varies
@@ -50,7 +51,7 @@ def sweep(
     from pipeline.sweep import load_plan, run_points
     from pipeline.sweep.reuse import adopt_federations
     from pipeline.sweep.runner import check_directory
-    from report.console import console, say, table
+    from report.console import console, echo, say, table
     from report.text import counted
 
     plan = load_plan(config, set_ or [], out)
@@ -69,6 +70,27 @@ def sweep(
         try:
             say("Comparison", f"{compare_runs([plan.path], plan.path)}")
         except ConfigError as error:  # the points are worth having all the same
-            console.print(f"The points are not compared: {error}", soft_wrap=True, markup=False)
+            echo(f"The points are not compared: {error}")
     if failed:
         raise StageError("\n".join(failed))
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="run directories, or a sweep's directory", metavar="RUN...")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="where page and tables go (default: the sweep itself, or beside the runs)"),
+    ] = None,
+    by: Annotated[
+        list[str] | None, typer.Option("--by", metavar="KEY", help="group by this key only; may be repeated")
+    ] = None,
+    baseline: Annotated[str, typer.Option("--baseline", help="the group that others are held against")] = "",
+) -> None:
+    """Compare finished runs: leakage, utility and cost of each group, and paired differences from a baseline."""
+    from pipeline.compare import compare_runs
+    from report.console import say
+
+    one_sweep = len(runs) == 1 and (runs[0] / SWEEP).exists()
+    place = out or (runs[0] if one_sweep else runs[0].resolve().parent / "comparison")
+    page = compare_runs(runs, place, by or (), baseline)
+    say("Comparison", f"{page.resolve()}")

@@ -1,11 +1,14 @@
 """``fedinverse updates``: what was in somebody's last batches? Of a run, or of the spools of malicious nodes."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipeline.cli.options import DeviceOption, SeedOption
+
+if TYPE_CHECKING:
+    from attacker.updates.settings import Updates
 
 EXAMPLES = """
 **Examples**
@@ -56,34 +59,21 @@ def updates(
         _of_spools(targets, [*(set_ or []), f'device="{device}"'], shard, clients, seed, out)
 
 
-def _table_of(assignments: list[str], start: dict[str, Any]) -> dict[str, Any]:
-    from fedinverse.config import assign
+def _settings(table: dict[str, Any]) -> "Updates":
+    from attacker.updates.settings import Updates
+    from fedinverse.config import parse
 
-    table: dict[str, Any] = dict(start)
-    for assignment in assignments:
-        assign(table, assignment)
-    return table
+    return parse(Updates, table, "updates", "--set")
 
 
 def _of_run(directory: Path, assignments: list[str]) -> None:
-    from attacker.updates.settings import Updates
-    from fedinverse.config import parse
-    from fedinverse.run import prepare
-    from pipeline.cli.held import held
-    from pipeline.stages.answers import gather, show_answers
-    from pipeline.stages.report import report
+    from pipeline.cli.held import asked_again
     from pipeline.stages.updates import updates as stage
     from report.console import say
 
-    with held(directory) as run:
-        settings = parse(Updates, _table_of(assignments, run.table.get("updates") or {}), "updates", "--set")
-        asking = prepare(run.path, run.table | {"updates": settings.model_dump(mode="json")})
-        stage(asking)
-        gather(asking)
-        show_answers(asking)
-        say("Picture", str(asking.files.auditor.updates_picture))
-        if asking.files.report.exists():
-            say("Report", str(report(asking)))
+    with asked_again(directory, "updates", _settings, assignments) as run:
+        stage(run)
+        say("Picture", str(run.files.auditor.updates_picture))
 
 
 def _of_spools(
@@ -92,22 +82,21 @@ def _of_spools(
     import torch
 
     from attacker.updates.pairs import pairs
-    from attacker.updates.settings import Updates
     from attacker.updates.store import invert_update, place
-    from fedinverse.config import parse
+    from fedinverse.config import assigned
     from fedinverse.errors import ConfigError
     from fedinverse.seeds import threads
     from fedinverse.shard import Shard, open_shard
     from fedinverse.storage import load_weights
     from pipeline.cli.pictures import save_sheet
     from pipeline.stages.updates import seat_of
-    from report.console import Bars, console, progress_bar, say, table
+    from report.console import Bars, echo, progress_bar, say, table
     from report.text import share
 
     for spool in spools:
         if not spool.is_dir():
             raise ConfigError(f"{spool} is no directory; give a run directory or directories of captures")
-    settings = parse(Updates, _table_of(assignments, {}), "updates", "--set")
+    settings = _settings(assigned({}, assignments))
     held = open_shard(shard) if shard is not None else Shard.empty()
     chosen = pairs(spools, settings)
     took_part = any(pair.replies for pair in chosen)
@@ -133,6 +122,6 @@ def _of_spools(
             ]
         )
         for note in about["notes"]:
-            console.print(f"  {note}", soft_wrap=True, markup=False, style="yellow")
+            echo(f"  {note}", "yellow")
         say("Images", str(where.path))
     table("Inverted updates", ["round", "images", "classes of the others (share)", "1 - cos", "seconds"], rows)

@@ -13,13 +13,12 @@ from attacker.target import PublicSet, Target, open_target
 from attacker.worker import labels_of
 from fedinverse.errors import ConfigError, IntegrityError
 from fedinverse.layout import ROUND_FILES, RunFiles, is_run, spools_of
-from fedinverse.models import is_code, spec_of
+from fedinverse.models import refuse_code, spec_of
 from fedinverse.overlap import shared_names
 from fedinverse.records import ModelFile
 from fedinverse.run import Run
 from fedinverse.shard import Shard
 from fedinverse.storage import read_metadata
-from fedinverse.words import plain
 
 
 @dataclass(frozen=True)
@@ -141,14 +140,10 @@ def network_of(path: Path, model: str | None, width: float | None, classes: int 
     known = {key: stored[key] if given[key] is None else given[key] for key in given}
     missing = [key for key in ("model", "classes") if known[key] is None]
     if missing:
-        raise ConfigError(
-            f"{path} does not say its {' and '.join(missing)}; give {' and '.join(map(_option, missing))}"
-        )
-    if model is None and is_code(str(known["model"])):
-        raise ConfigError(
-            f"{path} says that its network is code to be imported, '{plain(known['model'])}'. If you know that code, "
-            "say so with --model and this text"
-        )
+        options = " and ".join(f"--{key}" for key in missing)
+        raise ConfigError(f"{path} does not say its {' and '.join(missing)}; give {options}")
+    if model is None:
+        refuse_code(str(known["model"]), path)
     network = Network(str(known["model"]), float(known["width"] or 1.0), int(known["classes"] or 0))
     spec_of(network.model)
     return network
@@ -186,7 +181,3 @@ def _number(about: dict[str, str], key: str, path: Path) -> float | None:
         return float(about[key]) if key in about else None
     except ValueError as error:
         raise IntegrityError(f"{path}: its metadata says {key} '{about[key]}', which is no number") from error
-
-
-def _option(key: str) -> str:
-    return f"--{key}"

@@ -1,15 +1,16 @@
 """What ``flwr`` asks of a SuperLink: register a node, submit a run, say how it fares. Every call has an end."""
 
 import json
+import shutil
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fedinverse.errors import StageError
+from fedinverse.house import APP_FILE, CONFIGS, HOME, INSTALLED, KERNEL, ROOMS
 from fedinverse.storage import atomic_write
 from pipeline.deploy import commands
-from pipeline.deploy.app import app_directory
 
 _CALL = 60.0  # seconds one flwr command may take; 1 to 3 are usual
 
@@ -87,3 +88,21 @@ class Control:
             raise StageError(
                 f"'{' '.join(command[:3])}' gave no answer within {_CALL:g} s: is the SuperLink up?"
             ) from error
+
+
+def app_directory(scratch: Path) -> Path:
+    """Return the directory of the Flower app: the checkout, or ``scratch`` with the installed packages laid out anew.
+
+    Both give the same bundle, byte for byte.
+    """
+    if not INSTALLED:
+        return HOME
+    shutil.rmtree(scratch, ignore_errors=True)
+    code = shutil.ignore_patterns("__pycache__", "rooms", "configs")
+    shutil.copytree(KERNEL, scratch / KERNEL.name, ignore=code)
+    for room in ROOMS:
+        shutil.copytree(HOME / room, scratch / room, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(CONFIGS, scratch / CONFIGS.name)
+    for name in (APP_FILE.name, "LICENSE"):
+        shutil.move(scratch / KERNEL.name / name, scratch / name)
+    return scratch

@@ -13,7 +13,7 @@ from fedinverse.errors import StageError
 from fedinverse.layout import receipts_of
 from fedinverse.lock import only_here
 from fedinverse.records import LedgerLine, Receipt, read_lines
-from fedinverse.run import Run
+from fedinverse.run import Run, check_fresh
 from fedinverse.storage import load_weights, write_json
 from pipeline.deploy.control import Control
 from pipeline.deploy.fleet import Fleet
@@ -23,11 +23,11 @@ from pipeline.deploy.processes import Processes
 from pipeline.experiment import Experiment, worlds_of
 from pipeline.profile import Stages
 from pipeline.stages.active import lay_out
-from pipeline.stages.all_stages import check_fresh, directory_of, ready, stages_in
+from pipeline.stages.all_stages import NAME, directory_of, ready, stages_in
 from pipeline.stages.federate import is_federated
 from pipeline.stages.invert import Meanwhile
 from report.console import console, say
-from report.text import counted, percent
+from report.text import counted, of_round
 from server.settings import Federation
 
 log = logging.getLogger("fedinverse.deploy")
@@ -51,7 +51,7 @@ def deploy_local(experiment: Experiment, *, resume: bool) -> Path:
     """
     path = directory_of(experiment)
     with only_here(path):  # a second fleet beside one that still federates would record its rounds twice
-        check_fresh(path, resume=resume)
+        check_fresh(path, NAME, resume=resume)
         run = ready(experiment, path)
         if experiment.active is not None:
             lay_out(run, worlds_of(experiment))
@@ -77,7 +77,7 @@ def federate_deployed(run: Run) -> int:
         StageError: a process ended or a wait ran out (the message names the log), or captures differ from the ledger.
     """
     nodes = node_configs(run)
-    if _last_round(run) < run.section("federation", Federation).rounds:
+    if run.last_round(WORLD) < run.section("federation", Federation).rounds:
         export_shards(run, nodes)
         with private_network() as network, Processes() as processes:
             _federate(run, nodes, processes, network)
@@ -101,10 +101,10 @@ def _federate(run: Run, nodes: list[dict[str, str | int]], processes: Processes,
     server = _server_beside(run)
     write_json(server.files.nodes, control.nodes)
     run_id = control.submit(server.path)
-    patience = _START + federation.timeout * (federation.rounds - max(_last_round(run), 0) + 1)
+    patience = _START + federation.timeout * (federation.rounds - max(run.last_round(WORLD), 0) + 1)
     watch = Watch(run, control, run_id)
     processes.wait_until(f"run {run_id} finishes", watch.finished, patience, pause=0.5)
-    done = _last_round(run)
+    done = run.last_round(WORLD)
     if watch.status != "finished:completed" or done < federation.rounds:
         raise StageError(
             f"run {run_id} is {watch.status} after round {done} of {federation.rounds}; see "
@@ -151,11 +151,6 @@ def check_captures(run: Run, attacker: int) -> int:
     return len(sent)
 
 
-def _last_round(run: Run) -> int:
-    lines = run.recorded_rounds(WORLD)
-    return lines[-1].round if lines else -1
-
-
 def _key(line: LedgerLine | Receipt) -> tuple[int, str, str]:
     return line.round, line.message_type, line.sha256
 
@@ -165,7 +160,7 @@ class Watch:
 
     def __init__(self, run: Run, control: Control, run_id: str) -> None:
         self._run, self._control, self._run_id = run, control, run_id
-        self._shown, self._asked = _last_round(run), time.monotonic()
+        self._shown, self._asked = run.last_round(WORLD), time.monotonic()
         self._rounds = run.section("federation", Federation).rounds
         self.status = "submitted"
 
@@ -184,7 +179,4 @@ class Watch:
         for line in self._run.recorded_rounds(WORLD):
             if line.round > self._shown:
                 self._shown = line.round
-                console.print(
-                    f"  round {self._shown:>3}   accuracy {percent(line.accuracy):>7}"
-                    f"   victim's classes {percent(line.victim_accuracy):>7}"
-                )
+                console.print(of_round(line.round, line.accuracy, line.victim_accuracy))

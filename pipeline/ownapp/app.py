@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedinverse.config import flat
 from fedinverse.errors import ConfigError
 from fedinverse.theirs import attribute_at
 
@@ -16,7 +17,6 @@ class FlowerApp:
 
     Attributes:
         directory: where its pyproject.toml lies; goes before everything else on the import path.
-        name: its project's.
         serverapp, clientapp: ``package.module:attribute``.
         config: its own ``[tool.flwr.app.config]``, flat: keys of tables are joined with dots.
     """
@@ -80,14 +80,3 @@ class FlowerApp:
         """
         self.on_path()
         return attribute_at(getattr(self, component), f"[tool.flwr.app.components] {component}")
-
-
-def flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return ``table`` as Flower hands it to apps: the keys of nested tables joined with dots."""
-    values: dict[str, Any] = {}
-    for key, value in table.items():
-        if isinstance(value, dict):
-            values |= flat(value, f"{prefix}{key}.")
-        else:
-            values[f"{prefix}{key}"] = value
-    return values

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from auditor.settings import Audit
+from fedinverse.config import flat
 from fedinverse.layout import WITH_VICTIM, control_worlds
 from fedinverse.lock import only_here
 from pipeline.log import logging_to
@@ -15,9 +16,8 @@ from pipeline.profile import Stages
 from pipeline.provenance import note_start
 from pipeline.stages.invert import Meanwhile
 from pipeline.stages.outcome import attacked
-from pipeline.tracking.tracker import flat
-from report.console import console, show_threat_model
-from report.partition_picture import write_partition
+from report.console import echo, show_threat_model
+from report.run.partition import write_partition
 
 
 @contextmanager
@@ -32,7 +32,7 @@ def opened(
     settings = read_settings(file, list(assignments))
     path = ((out or Path(settings.out)) / settings.name).resolve()
     with only_here(path):
-        console.print(f"preparing data for {path}", style="dim", markup=False, soft_wrap=True)
+        echo(f"preparing data for {path}", "dim")
         prepared = prepare_app(settings, file, out, resume=resume)
         write_partition(prepared.run)
         note_start(prepared.run)
@@ -46,9 +46,6 @@ def audit_app(
 
     Args:
         directory: holds ``audit.toml``; or that file itself.
-        assignments: ``key=value`` over the file's.
-        out: instead of the file's ``out``.
-        resume: go on with a run directory that is there.
 
     Raises:
         FedInverseError: one message that names the key of audit.toml, what was found and what to write.

@@ -13,7 +13,7 @@ from rich.markup import escape
 from attacker.schedule import captured
 from attacker.spool import Spool
 from fedinverse.errors import IntegrityError, StageError
-from fedinverse.layout import ROUND_FILES, WITH_VICTIM, WITHOUT_VICTIM, World, is_control
+from fedinverse.layout import ROUND_FILES, WITH_VICTIM, World, is_control
 from fedinverse.models import Classifier, build
 from fedinverse.private import part_of
 from fedinverse.records import ModelFile, RoundLine, append_lines, read_record
@@ -24,11 +24,11 @@ from pipeline.log import event
 from pipeline.ownapp.client import hook_marker
 from pipeline.ownapp.plan import COMPLAINTS, DONE, FAILED, Failed, Federated, Plan
 from pipeline.ownapp.prepare import Prepared, names_of
+from pipeline.stages.federate import title_of
 from report.console import console
-from report.text import percent
+from report.text import of_round
 from server.utility import utility
 
-TITLES = {WITH_VICTIM: "Federating", WITHOUT_VICTIM: "Federating without the victim (control world)"}
 LOG, PLAN, SPOOL = "app.log", "plan.json", "spool.json"
 _PARTIAL = "the app shares some layers only, so that nobody is sent a whole model that could be audited"
 _LOOK = 0.3  # seconds between two looks at what was sent
@@ -44,7 +44,7 @@ def federate_app(prepared: Prepared, world: World, heard: Callable[[World, Round
     files = prepared.run.files
     directory = files.server.federation(world)
     if (directory / DONE).exists():
-        console.print(f"{_title(world)}: done")
+        console.print(f"{title_of(world)}: done")
         return
     shutil.rmtree(directory, ignore_errors=True)
     if world == WITH_VICTIM:
@@ -53,7 +53,8 @@ def federate_app(prepared: Prepared, world: World, heard: Callable[[World, Round
     (directory / COMPLAINTS).mkdir(parents=True)
     plan = _plan(prepared, world)
     plan.write(directory / PLAN)
-    console.print(f"[b]{_title(world)}[/b]: the app '{prepared.app.name}' on {_engine(prepared)}", soft_wrap=True)
+    engine = "one process" if prepared.settings.engine == "local" else "Flower's simulation runtime"
+    console.print(f"[b]{title_of(world)}[/b]: the app '{prepared.app.name}' on {engine}", soft_wrap=True)
     judge = _Utility(prepared, world, heard)
     with (directory / LOG).open("wb") as log:
         process = subprocess.Popen(
@@ -78,27 +79,10 @@ def federate_app(prepared: Prepared, world: World, heard: Callable[[World, Round
     _check(prepared, world, read_record(Federated, directory / DONE))
 
 
-def _title(world: World) -> str:
-    """Return what the terminal calls the federation of ``world``."""
-    if not is_control(world):
-        return TITLES[WITH_VICTIM]
-    return TITLES[WITHOUT_VICTIM] + world.removeprefix(WITHOUT_VICTIM).replace("-", " ")
-
-
-def _engine(prepared: Prepared) -> str:
-    if prepared.settings.engine == "local":
-        return "one process"
-    return "Flower's simulation runtime"
-
-
 def _plan(prepared: Prepared, world: World) -> Plan:
     settings, app, run = prepared.settings, prepared.app, prepared.run
     files = run.files
-    about: dict[str, str | int | float] = {
-        "model": run.model.name,
-        "width": run.model.width,
-        "classes": len(run.class_names),
-    }
+    about = run.about_model
     names = names_of(settings, build(run.model.name, len(run.class_names), seed=0))
     spool = Spool(str(files.attacker.spool(world)), about, names, settings.record)
     capture = files.server.federation(world) / SPOOL
@@ -157,10 +141,7 @@ class _Utility:
             figures = {key: scores[key] for key in ("accuracy", "victim-accuracy")}
             event("round", f"round {line.round}", world=self._world, round=line.round, **figures)
             self._heard(self._world, line)
-            console.print(
-                f"  round {line.round:>3}   accuracy {percent(line.accuracy):>7}"
-                f"   victim's classes {percent(line.victim_accuracy):>7}"
-            )
+            console.print(of_round(line.round, line.accuracy, line.victim_accuracy))
 
 
 def check_fit(weights: Weights, network: Classifier, who: str) -> None:

@@ -30,7 +30,6 @@ class Holdings:
     Attributes:
         images: uint8 [N, C, H, W].
         manifest: as ``fedinverse.split`` makes it.
-        class_names: one per class.
         victim_classes: those attacked.
         rows: by partition id, the rows of the hook's training part that a client trains on; all of them: empty.
     """

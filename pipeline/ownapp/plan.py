@@ -106,12 +106,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class ClientRows:
-    """Which rows of the data hook's training part every client gets, by partition id as text; empty: all.
-
-    Attributes:
-        with_victim: in the world with the victim.
-        without_victim: in control worlds.
-    """
+    """Which rows of the data hook's training part every client gets, by partition id as text; empty: all."""
 
     with_victim: dict[str, list[int]]
     without_victim: dict[str, list[int]]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -12,17 +12,17 @@ from rich.markup import escape
 from attacker.attacks.registry import make_attack
 from auditor.settings import Audit
 from fedinverse.config import Population, Table
-from fedinverse.data import Request, arrays, located, open_source, source_of
+from fedinverse.data import Request, arrays, located, open_source
 from fedinverse.errors import ConfigError, DataError
 from fedinverse.layout import RunFiles
 from fedinverse.models import Classifier, build
 from fedinverse.models.declared import DeclaredClassifier
 from fedinverse.overlap import check_disjoint
 from fedinverse.records import read_record, write_record
-from fedinverse.run import Run, differences, write_run
+from fedinverse.run import Run, gone_on_with, write_run
 from fedinverse.split import held_by
-from fedinverse.storage import read_object
 from fedinverse.theirs import TheirError
+from pipeline.cli.choice import check_channels
 from pipeline.ownapp.app import FlowerApp
 from pipeline.ownapp.holdings import Holdings, read_holdings, read_public
 from pipeline.ownapp.plan import ROWS, ClientRows
@@ -56,10 +56,7 @@ def prepare_app(settings: AppAudit, origin: Path, out: Path | None, *, resume: b
     """Check everything that can be checked before work, then make the run directory.
 
     Args:
-        settings: of the audit.
         origin: the audit.toml; ``app`` is relative to its directory.
-        out: instead of ``out`` of the file.
-        resume: go on with a run directory that is there.
 
     Raises:
         FedInverseError: names the key of audit.toml, what was found and what to write.
@@ -72,18 +69,9 @@ def prepare_app(settings: AppAudit, origin: Path, out: Path | None, *, resume: b
     _check_public(settings)
     files = RunFiles(((out or Path(settings.out)) / settings.name).resolve())
     table = _table(settings, app, network)
-    if files.config.exists():
-        if not resume:
-            raise ConfigError(
-                f"{files.root} exists already; continue it with --resume, or choose another name in {FILE} or --out"
-            )
-        stored = {key: value for key, value in read_object(files.config).items() if key != "population"}
-        changed = differences(stored, {key: value for key, value in table.items() if key != "population"})
-        if changed:
-            raise ConfigError(f"{files.root} was started with another {FILE} (differs in {', '.join(changed[:5])}); "
-                              "choose another name there, or --out")  # fmt: skip
-        if files.pools.exists():
-            return Prepared(app, settings, Run(files.root))
+    run = gone_on_with(files, table, f"name in {FILE}", f"another {FILE}", resume=resume)
+    if run is not None:
+        return Prepared(app, settings, run)
     holdings, labels = read_holdings(settings)
     _warn_of_single_images(holdings, labels, network)
     return Prepared(app, settings, _written(files, settings, table, holdings, labels))
@@ -183,16 +171,7 @@ def public_request(settings: AppAudit, root: Path) -> Request:
 def _check_public(settings: AppAudit) -> None:
     if ":" in settings.public:
         return
-    channels = settings.inputs.shape[0]
-    try:
-        source = source_of(settings.public)
-    except ConfigError as error:
-        raise ConfigError(f"{FILE}: public: {error}") from None
-    if source.channels not in (0, channels):
-        raise ConfigError(
-            f"{FILE}: public = '{settings.public}' has {source.channels} channel(s), inputs.shape = "
-            f"{list(settings.inputs.shape)} needs {channels}; choose another source ('fedinverse names')"
-        )
+    check_channels(settings.public, settings.inputs.shape, f"{FILE}: public: ")
     try:
         open_source(located(public_request(settings, Path())))
     except DataError as error:
@@ -208,14 +187,13 @@ def _table(settings: AppAudit, app: FlowerApp, network: Classifier) -> Table:
     said = settings.model_dump(mode="json", exclude=elsewhere)
     run_config = app.config | settings.run_config
     chosen = settings.audit or Audit(evaluator=default_evaluator(network.input_shape))
-    table: dict[str, Any] = {
+    return {
         "name": settings.name,
         "seed": settings.seed,
         "app": said | {"directory": str(app.directory), "name": app.name, "run_config": run_config},
         "data": {key: said[key] for key in ("public", "public_root", "public_limit")},
         "model": {"name": settings.declaration.name},
         "attacker": settings.schedule.model_dump(mode="json"),
-        "attacks": {attack.name: {"kind": attack.name, **attack.settings.model_dump(mode="json")}},
+        "attacks": {attack.name: attack.table},
         "audit": chosen.model_dump(mode="json"),
     }
-    return table

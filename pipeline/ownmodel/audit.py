@@ -4,6 +4,7 @@ from pathlib import Path
 
 from rich.markup import escape
 
+from fedinverse.config import flat
 from fedinverse.lock import only_here
 from fedinverse.run import Run
 from pipeline.log import logging_to
@@ -12,9 +13,8 @@ from pipeline.ownmodel.settings import ModelAudit
 from pipeline.profile import Stages
 from pipeline.provenance import note_start
 from pipeline.stages.outcome import attacked
-from pipeline.tracking.tracker import flat
-from report.console import console, show_threat_model
-from report.partition_picture import write_partition
+from report.console import console, echo, show_threat_model
+from report.run.partition import write_partition
 from report.text import percent
 
 CHANCES = 3  # an accuracy below so many times chance is no accuracy of a trained model
@@ -23,17 +23,12 @@ CHANCES = 3  # an accuracy below so many times chance is no accuracy of a traine
 def audit_model(said: ModelAudit, out: Path = Path("runs"), *, resume: bool = False) -> Path:
     """Audit one weights file; return the run directory.
 
-    Args:
-        said: file, images, attack.
-        out: directory of run directories.
-        resume: go on with a run directory that is there.
-
     Raises:
         FedInverseError: names the option or key, what was found and what to write.
     """
     path = (out / said.run_name).resolve()
     with only_here(path):
-        console.print(f"preparing data for {path}", style="dim", markup=False, soft_wrap=True)
+        echo(f"preparing data for {path}", "dim")
         run = prepare_model(said, out, resume=resume)
         write_partition(run)
         note_start(run)
@@ -48,24 +43,14 @@ def audit_model(said: ModelAudit, out: Path = Path("runs"), *, resume: bool = Fa
 def _say_accuracy(run: Run) -> None:
     """Say what the model itself reads of the reserve, and what is wrong if that is next to nothing."""
     line = run.recorded_rounds("with_victim")[-1]
-    console.print(f"The model reads {percent(line.accuracy)} of {_reserve(run)} reserve images of {_classes(run)}")
+    reserve = int((run.split["part"] == "reserve").sum())
+    console.print(
+        f"The model reads {percent(line.accuracy)} of {reserve} reserve images of {len(run.class_names)} classes"
+    )
     if line.accuracy < CHANCES / len(run.class_names):
         names = ", ".join(run.class_names[:4])
         console.print(
-            f"[yellow]note[/yellow] {escape(NOTE.format(names))}",
+            f"[yellow]note[/yellow] that is near chance. Are its classes in the order of the directories' names "
+            f"({escape(names)}, ...), and are mean, std and transform of --model those that it was trained with?",
             soft_wrap=True,
         )
-
-
-NOTE = (
-    "that is near chance. Are its classes in the order of the directories' names ({}, ...), and are mean, std and "
-    "transform of --model those that it was trained with?"
-)
-
-
-def _reserve(run: Run) -> int:
-    return int((run.split["part"] == "reserve").sum())
-
-
-def _classes(run: Run) -> str:
-    return f"{len(run.class_names)} classes"

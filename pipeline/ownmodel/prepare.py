@@ -14,7 +14,7 @@ from auditor.evaluators.embedding import SMALLEST_VAULT
 from auditor.evaluators.material import check_independent
 from auditor.settings import Audit
 from fedinverse.config import Population, Table
-from fedinverse.data import Pool, Request, arrays, located, open_source, source_names, source_of
+from fedinverse.data import Pool, Request, arrays, located, open_source, source_names
 from fedinverse.errors import ConfigError, DataError, FedInverseError
 from fedinverse.folders import absolute, spelling
 from fedinverse.layout import WITH_VICTIM, RunFiles
@@ -22,15 +22,15 @@ from fedinverse.models.declared import Declaration
 from fedinverse.overlap import check_disjoint
 from fedinverse.private import part_of
 from fedinverse.records import ModelFile, RoundLine, append_lines
-from fedinverse.run import Run, differences, write_run
+from fedinverse.run import Run, gone_on_with, write_run
 from fedinverse.split import first_lacking, manifest_of_model
 from fedinverse.storage import (
     file_sha256,
-    read_object,
     save_weights,
     to_weights,
     weights_sha256,
 )
+from pipeline.cli.choice import check_channels
 from pipeline.ownapp.images import on_canvas
 from pipeline.ownapp.settings import canvas_for
 from pipeline.ownmodel.settings import ModelAudit, Sections, attacks_of, audit_of, sections
@@ -51,18 +51,9 @@ def prepare_model(said: ModelAudit, out: Path, *, resume: bool) -> Run:
     loaded = load(said.file, model, said.width)
     files = RunFiles((out / said.run_name).resolve())
     table = _table(said, chosen, loaded)
-    if files.config.exists():
-        if not resume:
-            raise ConfigError(f"{files.root} exists already; continue it with --resume, or choose another --name")
-        stored = {key: value for key, value in read_object(files.config).items() if key != "population"}
-        changed = differences(stored, table)
-        if changed:
-            raise ConfigError(
-                f"{files.root} was started with other options (differs in {', '.join(changed[:5])}); choose another "
-                "--name or --out"
-            )
-        if files.pools.exists():
-            return Run(files.root)
+    run = gone_on_with(files, table, "--name", "other options", resume=resume)
+    if run is not None:
+        return run
     fresh = not files.root.exists()
     try:
         return _written(files, said, chosen, table, loaded)
@@ -123,12 +114,7 @@ def _written(files: RunFiles, said: ModelAudit, chosen: Sections, table: Table, 
 
 def _model_files(run: Run, loaded: Loaded) -> None:
     """Write the file as the captured model, the untrained network beside it, and what the model can do."""
-    network, number = loaded.network, loaded.round
-    about: dict[str, str | int | float] = {
-        "model": run.model.name,
-        "width": run.model.width,
-        "classes": network.classes,
-    }
+    network, number, about = loaded.network, loaded.round, run.about_model
     weights = to_weights(network)
     save_weights(
         run.files.attacker.spool(WITH_VICTIM) / f"round-{number:04d}.safetensors",
@@ -178,9 +164,7 @@ def _opened(option: str, where: str, loaded: Loaded, chosen: Sections, seed: int
             f"{option} {where}: is no directory of pictures (one directory per class), and no data source "
             f"({', '.join(source_names())})"
         )
-    channels = source_of(where).channels
-    if channels not in (0, shape[0]):
-        raise ConfigError(f"{option} {where}: holds images of {channels} channel(s), '{loaded.model}' takes {shape[0]}")
+    check_channels(where, shape, f"{option} {where}: ")
     return open_source(Request(where, shape, "", limit, seed, chosen.data.fit))
 
 

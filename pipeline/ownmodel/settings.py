@@ -9,7 +9,7 @@ from pydantic import Field
 from attacker.attacks.registry import make_attack
 from attacker.settings import Attacker
 from auditor.settings import Audit
-from fedinverse.config import Data, Section, Split, Table, assign, is_file_name, parse
+from fedinverse.config import Data, Section, Split, Table, assigned, is_file_name, parse
 from fedinverse.errors import ConfigError
 from fedinverse.models import same_network
 from fedinverse.words import plain
@@ -87,15 +87,13 @@ def sections(said: ModelAudit) -> Sections:
         "attacker": {"restarts": RESTARTS, "classes": list(said.classes), "device": said.device},
         "audit": {"device": said.device},
     }
-    for setting in said.settings:
-        assign(table, setting)
-    return parse(Sections, table, "", ORIGIN)
+    return parse(Sections, assigned(table, said.settings), "", ORIGIN)
 
 
 def attacks_of(chosen: Sections) -> Table:
     """Return the tables ``[attacks.LABEL]`` of the run: the one attack, complete."""
     attack = make_attack(chosen.attack, "attack", ORIGIN)
-    return {attack.name.replace(":", "-"): {"kind": attack.name, **attack.settings.model_dump(mode="json")}}
+    return {attack.name.replace(":", "-"): attack.table}
 
 
 def audit_of(chosen: Sections, model: str, shape: tuple[int, int, int]) -> Audit:

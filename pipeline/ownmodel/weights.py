@@ -6,12 +6,11 @@ from pathlib import Path
 import torch
 
 from fedinverse.errors import ConfigError
-from fedinverse.models import Classifier, is_code, spec_of
+from fedinverse.models import Classifier, is_code, refuse_code, spec_of
 from fedinverse.models.declared import DeclaredClassifier
 from fedinverse.models.published import convert, read_pickle
 from fedinverse.records import ModelFile
 from fedinverse.storage import load_weights, read_metadata
-from fedinverse.words import plain
 
 _PICKLES = (".pth", ".pt", ".tar", ".bin", ".ckpt")
 
@@ -21,9 +20,7 @@ class Loaded:
     """A weights file in its network.
 
     Attributes:
-        network: holds the weights.
         model: its name or declaration.
-        width: its multiplier.
         round: the federation round after which a server had it, where the file says it; 1: it does not.
     """
 
@@ -44,7 +41,6 @@ def load(path: Path, model: str, width: float | None) -> Loaded:
     """Read ``path`` into its network; no code of the file is run.
 
     Args:
-        path: the file.
         model: name or declaration of the network; empty: the file says it.
         width: its multiplier; None: the file's, or read from the shapes.
 
@@ -68,11 +64,8 @@ def load(path: Path, model: str, width: float | None) -> Loaded:
     name = model or stored
     if not name:
         raise ConfigError(unsaid)
-    if not model and is_code(name):
-        raise ConfigError(
-            f"{path} says that its network is code to be imported, '{plain(name)}'. If you know that code, say so with "
-            "--model and this text"
-        )
+    if not model:
+        refuse_code(name, path)
     spec_of(name)
     arrays, about = load_weights(path)
     tensors = {key: torch.from_numpy(value) for key, value in arrays.items()}

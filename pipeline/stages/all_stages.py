@@ -9,12 +9,13 @@ from rich.markup import escape
 
 from auditor.evaluators.ahead import Ahead
 from auditor.verdict import read_verdict
+from fedinverse.config import flat
 from fedinverse.disk import Budget
-from fedinverse.errors import ConfigError, FedInverseError
+from fedinverse.errors import FedInverseError
 from fedinverse.layout import RunFiles, is_run
 from fedinverse.lock import only_here
 from fedinverse.rounds import AfterRound
-from fedinverse.run import Run, prepare
+from fedinverse.run import Run, check_fresh, prepare
 from fedinverse.storage import read_object
 from fedinverse.thinning import Thinning
 from pipeline.disk import check_disk
@@ -37,21 +38,18 @@ from pipeline.stages.outcome import audit_and_gather, evaluators_ahead, show, su
 from pipeline.stages.report import report
 from pipeline.stages.updates import updates
 from pipeline.tracking import Trackers
-from pipeline.tracking.tracker import flat
-from report.console import console, say, show_threat_model
-from report.partition_picture import write_partition
+from report.console import console, echo, say, show_threat_model
+from report.run.partition import write_partition
 
 if TYPE_CHECKING:
     from pipeline.engines.ray import RaySession
 
 
+NAME = "name with --set name=..."  # how the user of a configuration file names another run
+
+
 def run_all(experiment: Experiment, *, resume: bool, profile: bool = False) -> Path:
     """Run every stage, alone in the run directory; return the report.
-
-    Args:
-        experiment: the checked configuration.
-        resume: go on with a run directory that is there.
-        profile: also write where the time went, ``profile.json``.
 
     Raises:
         ConfigError: the run directory exists and ``resume`` was not asked for, or the run needs more disk than it has.
@@ -60,7 +58,7 @@ def run_all(experiment: Experiment, *, resume: bool, profile: bool = False) -> P
     """
     path = directory_of(experiment)
     with only_here(path):
-        check_fresh(path, resume=resume)
+        check_fresh(path, NAME, resume=resume)
         return stages_in(path, experiment, profile=profile)
 
 
@@ -69,17 +67,9 @@ def directory_of(experiment: Experiment) -> Path:
     return (Path(experiment.out) / experiment.name).resolve()
 
 
-def check_fresh(path: Path, *, resume: bool) -> None:
-    """Raise ``ConfigError`` if a run is there that was not asked to be gone on with."""
-    if is_run(path) and not resume:
-        raise ConfigError(
-            f"{path} exists already; continue it with --resume, or choose another name with --set name=... or --out"
-        )
-
-
 def stages_in(path: Path, experiment: Experiment, *, profile: bool = False) -> Path:
     """Run every stage in ``path``, which the caller holds; return the report."""
-    console.print(f"preparing data for {path}", style="dim", markup=False, soft_wrap=True)
+    echo(f"preparing data for {path}", "dim")
     stages = Stages(path, profile=profile)
     federated = is_run(path) and _is_federated(Run(path), experiment)
     with nullcontext() if federated else session_of(experiment.engine, profile=profile) as session:

@@ -8,7 +8,7 @@ from auditor.verdict import read_verdict
 from fedinverse.records import AuditSummary, read_record, write_record
 from fedinverse.run import Run
 from fedinverse.storage import file_sha256, write_json
-from report.console import console
+from report.console import bullets, console
 
 _REPLIES: dict[Outcome, Reply] = {
     "leak": "yes",
@@ -49,6 +49,10 @@ def show_answers(run: Run) -> None:
     """Print the questions that this run asks beside the verdict's own, and their answers."""
     for answer in further_answers(run):
         if answer.outcome != "not asked":
-            console.print(f"[b]{answer.text}[/b] {answer.outcome}. {answer.sentence}", soft_wrap=True)
-            for mark in answer.marks:
-                console.print(f"  - {mark}", soft_wrap=True, style="yellow", markup=False)
+            show_answer(answer)
+
+
+def show_answer(answer: Answer) -> None:
+    """Print one answer and its marks."""
+    console.print(f"[b]{answer.text}[/b] {answer.outcome}. {answer.sentence}", soft_wrap=True)
+    bullets(answer.marks, "yellow")

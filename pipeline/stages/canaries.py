@@ -6,7 +6,7 @@ from fedinverse.layout import WITH_VICTIM
 from fedinverse.run import Run
 from fedinverse.seeds import threads
 from fedinverse.storage import write_json
-from report.console import console
+from report.console import echo
 from report.run.canaries import alarms, sentence_of
 
 
@@ -26,7 +26,7 @@ def canaries(run: Run) -> CanaryReport:
         with threads(1):
             report = measure(run)
         write_json(path, report.model_dump(mode="json"))
-    console.print(f"Canaries: {sentence_of(report)}", soft_wrap=True, markup=False)
+    echo(f"Canaries: {sentence_of(report)}")
     for alarm in alarms(report):
-        console.print(f"  alarm: {alarm}", soft_wrap=True, markup=False, style="bold red")
+        echo(f"  alarm: {alarm}", "bold red")
     return report

@@ -99,10 +99,5 @@ def own_shard_model(run: Run, shard: Shard) -> Path | str:
                 train(network, shard, training, alone, generator(run.seed, "own shard", number), device)
     except (TrainingDivergedError, ValueError) as error:  # BatchNorm refuses a batch of one image with a ValueError
         return f"no model can be trained on the attacker's own shard of {len(shard)} images ({error})"
-    about: dict[str, str | int | float] = {
-        "model": run.model.name,
-        "width": run.model.width,
-        "classes": len(run.class_names),
-    }
-    save_weights(path, to_weights(network), ModelFile.metadata(rounds, about))
+    save_weights(path, to_weights(network), ModelFile.metadata(rounds, run.about_model))
     return path

@@ -19,9 +19,9 @@ from fedinverse.rounds import AfterRound, Round
 from fedinverse.run import Run
 from pipeline.engines import Engine, run_federation
 from pipeline.log import event
-from report.client_reports import what_clients_said
 from report.console import console, progress_bar
-from report.text import counted, percent
+from report.participants import what_clients_said
+from report.text import counted, of_round
 from server.checkpoints import save_round
 from server.settings import Federation
 
@@ -83,12 +83,14 @@ def _federate(
     callbacks: Sequence[AfterRound],
     session: "RaySession | None",
 ) -> None:
-    rounds, done = run.section("federation", Federation).rounds, _done(run, world)
+    rounds, done = run.section("federation", Federation).rounds, run.last_round(world)
     start = f"resuming after round {done}" if done >= 0 else counted(rounds, "round")
     console.print(f"[b]{title_of(world)}[/b] on engine '{engine.kind}': {start}")
     run_federation(run, world, engine, profiles, callbacks, session)
     if not is_federated(run, world):
-        raise StageError(f"the federation ended after round {_done(run, world)} of {rounds}; start again with --resume")
+        raise StageError(
+            f"the federation ended after round {run.last_round(world)} of {rounds}; start again with --resume"
+        )
 
 
 def _tell(run: Run, world: World) -> None:
@@ -115,12 +117,7 @@ def title_of(world: World) -> str:
 
 def is_federated(run: Run, world: World) -> bool:
     """Return whether the federation of ``world`` has reached its last round."""
-    return _done(run, world) >= run.section("federation", Federation).rounds
-
-
-def _done(run: Run, world: World) -> int:
-    lines = run.recorded_rounds(world)
-    return lines[-1].round if lines else -1
+    return run.last_round(world) >= run.section("federation", Federation).rounds
 
 
 class _Shown:
@@ -128,7 +125,7 @@ class _Shown:
 
     def __init__(self, bar: Progress, run: Run, world: World, name: str = "") -> None:
         self._bar, self._name = bar, name
-        rounds, done = run.section("federation", Federation).rounds, max(_done(run, world), 0)
+        rounds, done = run.section("federation", Federation).rounds, max(run.last_round(world), 0)
         self._task = bar.add_task("starting clients", total=rounds, completed=done)
 
     def __call__(self, over: Round) -> None:
@@ -136,10 +133,8 @@ class _Shown:
         figures = {key: over.utility[key] for key in ("accuracy", "victim-accuracy")}
         event("round", f"round {over.number}", world=over.world, round=over.number, **figures)
         self._bar.update(self._task, completed=over.number, description=self._name or "rounds")
-        self._bar.console.print(
-            f"  round {over.number:>3}   accuracy {percent(figures['accuracy']):>7}"
-            f"   victim's classes {percent(figures['victim-accuracy']):>7}" + f"   {self._name}".rstrip()
-        )
+        shown = of_round(over.number, figures["accuracy"], figures["victim-accuracy"])
+        self._bar.console.print(shown + f"   {self._name}".rstrip())
 
 
 @dataclass(frozen=True)

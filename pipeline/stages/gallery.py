@@ -1,13 +1,14 @@
-"""Stage 4, the pictures: every attack's reconstructions beside the nearest images of victim, reserve and attacker."""
-
-from collections.abc import Sequence
+"""Stage 4, the pictures: reconstructions beside the nearest images, and training images that were copied."""
 
 import pandas as pd
 import torch
 
 from auditor.evaluators.embedding import embedding_of
 from auditor.evidence import Exhibit, read_exhibit
+from auditor.metrics.copies import copies
+from auditor.metrics.distances import nearest
 from auditor.nearest import BestReconstruction, Featured, find
+from auditor.omitted import Omitted
 from auditor.settings import Audit
 from fedinverse.client_data import shard_of
 from fedinverse.errors import StageError
@@ -16,6 +17,7 @@ from fedinverse.private import part_of
 from fedinverse.run import Run
 from fedinverse.shard import Shard
 from pipeline.stages.inversions import finished
+from report.run.copies import Copied, CopiesShown, copies_shown
 from report.run.gallery import Gallery, encoded, gallery
 
 
@@ -52,7 +54,8 @@ def nearest_images(run: Run, rounds: dict[str, int]) -> list[list[BestReconstruc
     train, reserve = (featured(_of(part_of(run, part), classes)) for part in ("train", "reserve"))
     public = run.pools["public"]
     pool = Shard(public.tensor(), torch.from_numpy(public.labels))
-    held = [featured(shard) for shard in (pool, *_shards(run)) if len(shard)]
+    shards = (shard_of(run, client, "with_victim") for client in run.population.attackers)
+    held = [featured(shard) for shard in (pool, *shards) if len(shard)]
     return [find(exhibit, embedding, train, reserve, held) for exhibit in exhibits]
 
 
@@ -76,11 +79,40 @@ def _of(shard: Shard, classes: torch.Tensor) -> Shard:
     return Shard(shard.images[rows], shard.labels[rows])
 
 
-def _shards(run: Run) -> Sequence[Shard]:
-    return [shard_of(run, client, "with_victim") for client in run.population.attackers]
-
-
 def _success(scores: pd.DataFrame, attack: str, server_round: int) -> dict[int, float]:
     mine = scores[(scores["attack"] == attack) & (scores["arm"] == "A") & (scores["round"] == server_round)]
     means = mine.groupby("label")["value"].mean()
     return {int(str(label)): float(value) for label, value in means.items()}
+
+
+def copies_of(run: Run, attack: str, server_round: int) -> CopiesShown:
+    """Return the copies among what ``attack`` made of the model captured at ``server_round``.
+
+    Raises:
+        StageError: its reconstructions are not there.
+    """
+    exhibit = exhibit_of(run, attack, server_round)
+    rows = torch.isin(exhibit.labels, torch.tensor(run.victim_classes)) & ~exhibit.failed
+    images, labels = exhibit.images[rows], exhibit.labels[rows]
+    train, reserve = part_of(run, "train", victim_only=True), part_of(run, "reserve", victim_only=True)
+    embedding = embedding_of(run)
+    features, of_reserve = embedding(images), embedding.of_pixels(reserve.images)
+    outcome = copies(features, embedding.of_pixels(train.images), of_reserve)
+    if isinstance(outcome, Omitted) or not outcome.called.any():
+        return copies_shown(outcome, [], attack)
+    beside = nearest(features, of_reserve)
+    pairs = [
+        Copied(
+            run.class_names[int(labels[row])],
+            {
+                "made": images[row].clamp(0, 1).mul(255).round().to(torch.uint8),
+                "train": train.images[int(outcome.original[row])],
+                "reserve": reserve.images[int(beside.index[row])],
+            },
+            {"train": float(outcome.distance[row]), "reserve": float(beside.distance[row])},
+            float(outcome.corrected[row]),
+        )
+        for row in outcome.corrected.argsort(stable=True).tolist()
+        if outcome.called[row]
+    ]
+    return copies_shown(outcome, pairs, attack)

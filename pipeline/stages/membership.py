@@ -39,7 +39,7 @@ def membership(run: Run) -> MembershipReport:
         ConfigError: a setting that this run cannot have.
     """
     settings = run.section("membership", Membership)
-    check(settings, "membership", str(run.files.config))
+    check(settings, str(run.files.config))
     spool = run.files.attacker.spool(WITH_VICTIM)
     spools = spools_of(run.files.attacker, WITH_VICTIM)
     check_received(*spools)

@@ -52,9 +52,6 @@ class Seat:
 
     Attributes:
         held: images to train references on, and RMIA's population.
-        settings: how references are trained.
-        device: where it computes.
-        seed: of its random numbers.
     """
 
     held: Holdings
@@ -68,7 +65,6 @@ class Measured:
     """The report and, for further analysis, what it was made of.
 
     Attributes:
-        report: see ``auditor.membership``.
         scores: by name, float64 [N].
     """
 
@@ -88,13 +84,8 @@ def measured(
     """Return what every score says of ``asked``.
 
     Args:
-        asked: the candidates.
-        models: captured models by round.
         beside: models of the world without the victim by round, or why there are none.
-        seat: what the attacker has.
-        settings: the section.
         bound: models that the auditor alone has and that never saw a candidate, or why there are none.
-        notes: what must be read with the report.
     """
     opened = open_models(models, seat.device)
     references = _references(seat, models)
@@ -188,16 +179,16 @@ def _reason(name: str, models: Mapping[int, Classifier], references: list[Classi
     return f"models of two rounds are needed, of {len(models)} was captured"
 
 
-def check(settings: Membership, where: str, origin: str) -> None:
+def check(settings: Membership, origin: str) -> None:
     """Raise ``ConfigError`` if the score is none."""
     if settings.score not in SCORES:
-        raise ConfigError(f"{origin}: '{where}.score' is '{settings.score}'; choose one of {', '.join(SCORES)}")
+        raise ConfigError(f"{origin}: 'membership.score' is '{settings.score}'; choose one of {', '.join(SCORES)}")
 
 
-def of_table(table: Table, origin: str) -> Membership:
-    """Return the section that ``table`` holds, checked; ``origin`` is where it stands, for messages."""
-    settings = parse(Membership, table, "membership", origin)
-    check(settings, "membership", origin)
+def of_table(table: Table) -> Membership:
+    """Return the section that the command line gives as ``table``, checked."""
+    settings = parse(Membership, table, "membership", "--set")
+    check(settings, "--set")
     return settings
 
 

@@ -1,8 +1,8 @@
 """Stage 4: gather a run's figures and write ``report.html``."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 import tomli_w
@@ -26,18 +26,17 @@ from fedinverse.storage import atomic_write
 from pipeline.profile import stored_times
 from pipeline.provenance import provenance
 from pipeline.stages.answers import answers_of
-from pipeline.stages.copies import copies_of
-from pipeline.stages.gallery import galleries
+from pipeline.stages.gallery import copies_of, galleries
 from pipeline.stages.inversions import directory_of, finished
+from report.judge.tables import PeopleFigures, people_figures
 from report.participants import clients_table, cohorts_table
 from report.run import Figures, Leakage, render
 from report.run.active import ActiveFigures, active_figures
 from report.run.canaries import alarms, canary_table
 from report.run.curve import chart
 from report.run.findings import facts, figures, finding, omitted
-from report.run.membership import MembershipFigures, membership_figures
+from report.run.membership import membership_figures
 from report.run.partition import partition
-from report.run.people import PeopleFigures, people_figures
 from report.run.plain import next_steps, qualification, sentence
 from report.run.tables import classes, controls, leakage, meanings, utility, whole_set, whose
 from report.run.updates import UpdateFigures, update_figures
@@ -45,6 +44,7 @@ from report.table import Table
 from report.text import as_sentence, readable, share
 from report.threat import threat_model
 
+T = TypeVar("T")
 OF_COST = {
     "arm": "the captured model, or the control whose model this is",
     "prior": "seconds the attacker waited for its prior: trained once, then read from the cache",
@@ -80,41 +80,32 @@ def report(run: Run) -> Path:
 def _common(run: Run, marks: Sequence[str] = ()) -> dict[str, Any]:
     counts = holdings(run.split, run.population.clients, len(run.class_names))
     victim = run.population.victim if run.victim_classes else None
-    times = run.files.times
+    files = run.files.auditor
+    planted = _answered(run, "canaries", files.canaries, read_canaries)
+    scored = _answered(run, "membership", files.membership, read_report)
     defences = {client: name for client, (name, _) in defences_of(run).items()}
     return {
         "name": str(run.table["name"]),
         "provenance": provenance(run),
-        "marks": [*(marks or marks_of_run(run)), *_alarms(run)],
+        "marks": [*(marks or marks_of_run(run)), *(alarms(planted) if planted else ())],
         "utility": utility(run.recorded_rounds("with_victim")),
         "partition": partition(counts, victim, run.class_names),
         "clients": clients_table(run, defences),
         "cohorts": cohorts_table(run, defences),
         "threat": threat_model(run),
         "answers": answers_of(run),
-        "membership": _membership(run),
-        "canaries": _canaries(run),
+        "membership": membership_figures(scored) if scored else None,
+        "canaries": canary_table(planted) if planted else None,
         "updates": _updates(run),
         "active": _active(run),
-        "times": [(stage, f"{s:.0f} s") for stage, s in stored_times(times).items()],
+        "times": [(stage, f"{s:.0f} s") for stage, s in stored_times(run.files.times).items()],
         "config": tomli_w.dumps(_without_none(run.table)),
     }
 
 
-def _canaries(run: Run) -> Table | None:
-    path = run.files.auditor.canaries
-    return canary_table(read_canaries(path)) if run.table.get("canaries") and path.exists() else None
-
-
-def _alarms(run: Run) -> list[str]:
-    path = run.files.auditor.canaries
-    return alarms(read_canaries(path)) if run.table.get("canaries") and path.exists() else []
-
-
-def _membership(run: Run) -> MembershipFigures | None:
-    """Return what membership scores say, where that is asked and was answered."""
-    path = run.files.auditor.membership
-    return membership_figures(read_report(path)) if run.table.get("membership") and path.exists() else None
+def _answered(run: Run, section: str, path: Path, read: Callable[[Path], T]) -> T | None:
+    """Return what ``read`` makes of the answer in ``path``; None: ``section`` does not ask, or it is not answered."""
+    return read(path) if run.table.get(section) and path.exists() else None
 
 
 def _updates(run: Run) -> UpdateFigures | None:
@@ -126,29 +117,17 @@ def _updates(run: Run) -> UpdateFigures | None:
 
 def _active(run: Run) -> ActiveFigures | None:
     """Return what an active participant won and what the server could see, where there was one."""
-    path = run.files.auditor.active
-    if not (run.table.get("active") and path.exists()):
+    report = _answered(run, "active", run.files.auditor.active, read_active)
+    if report is None:
         return None
     pictures = {world: run.files.auditor.active_picture(world) for world in run.worlds}
-    return active_figures(read_active(path), {w: file.read_bytes() for w, file in pictures.items() if file.exists()})
+    return active_figures(report, {w: file.read_bytes() for w, file in pictures.items() if file.exists()})
 
 
 def _unattacked(run: Run) -> Figures:
     last = run.recorded_rounds("with_victim")[-1]
     plain = f". After round {last.round} the model reads {share(last.accuracy)} of the reserve images."
-    return Figures(
-        outcome="",
-        title="No attack was run",
-        plain=plain,
-        qualification="",
-        advice=[],
-        headline="",
-        finding="",
-        notes=[],
-        facts=[],
-        leakage=None,
-        **_common(run),
-    )
+    return Figures(title="No attack was run", plain=plain, **_common(run))
 
 
 def _attacked(run: Run, scores: pd.DataFrame) -> Figures:
@@ -157,7 +136,8 @@ def _attacked(run: Run, scores: pd.DataFrame) -> Figures:
     gate = run.section("audit", Audit).primary.gate
     points, primary = verdict.points, verdict.primary
     first = primary.attack
-    rounds = {attack: _shown_round(points, attack, primary.round) for attack in _first(first, verdict.attacks)}
+    ordered = dict.fromkeys([first, *verdict.attacks])
+    rounds = {attack: _shown_round(points, attack, primary.round) for attack in ordered}
     victims = [run.class_names[label] for label in run.victim_classes]
     by_class = {line.round: line.class_accuracy for line in run.recorded_rounds("with_victim")}
     measured = Leakage(
@@ -170,13 +150,7 @@ def _attacked(run: Run, scores: pd.DataFrame) -> Figures:
         controls=controls(verdict.main),
         figures=figures(verdict),
         rounds=leakage(points),
-        classes=classes(
-            scores,
-            (first, primary.round),
-            run.class_names,
-            run.victim_classes,
-            by_class[primary.round],
-        ),
+        classes=classes(scores, (first, primary.round), run.class_names, run.victim_classes, by_class[primary.round]),
         whole_set=whole_set(scores, (first, primary.round)),
         metrics=meanings(scores),
         omitted=omitted(verdict),
@@ -205,10 +179,6 @@ def _people(run: Run, attack: str, server_round: int) -> PeopleFigures | None:
         return None
     judged = (each for each in finished(run) if each.attack == attack and each.target.round == server_round)
     return people_figures(read_people(path), next(directory_of(run, each) for each in judged if each.target.arm == "A"))
-
-
-def _first(first: str, attacks: Sequence[str]) -> list[str]:
-    return [first, *(attack for attack in attacks if attack != first)]
 
 
 def _shown_round(points: Sequence[Point], attack: str, wanted: int) -> int:

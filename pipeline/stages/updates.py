@@ -183,12 +183,10 @@ def seat_of(
     """Return what an attacker knows and assumes.
 
     Args:
-        shard: its images.
         settings: of the attack; what they say goes before what was announced.
         announced: the section ``[training]`` that every client is sent; None: it is not known.
         images: of its own shard, by which the others' steps are guessed.
         clients: that train in a round; None: not known.
-        seed: of the start.
         origin: where ``announced`` comes from, for messages.
 
     Raises:

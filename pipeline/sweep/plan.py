@@ -64,7 +64,6 @@ def load_plan(name: str, assignments: Sequence[str] = (), out: Path | None = Non
     Args:
         name: path of a TOML file, or the name of one in ``configs/``.
         assignments: ``section.key=value`` overrides of what all points share, or of ``sweep`` itself.
-        out: replaces the file's ``out``.
 
     Raises:
         ConfigError: one message with the problems of all points.

@@ -1,19 +1,24 @@
-"""Points that start from the federations of another sweep: another attack on them costs the attack alone.
+"""What points need not do again: federations of another sweep, and the attack on the untrained model.
 
-A point takes over the run of its own name in the other sweep's directory, without what was concluded there: images,
+A point takes over the run of its own name in another sweep's directory, without what was concluded there: images,
 split, every world's federation, captures, and the inversions that are the same in both. Its configuration may differ
 in what comes after a federation only; that it does is written down as an amendment, as in any run that goes on.
+
+Points of one seed and network start from the same untrained model: the inversions of it (control B1) are copied from a
+finished point. They lie under the hash of target, attack, labels, seed and public set; one that does not fit is never
+looked at.
 """
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from attacker.inversion import Inversion
 from fedinverse.config import Table, laid_over, names_numbered
 from fedinverse.errors import ConfigError
 from fedinverse.layout import RunFiles, is_run
 from fedinverse.run import LATER, Run, amend, differences
-from fedinverse.storage import read_object, write_json
+from fedinverse.storage import atomic_write, read_object, write_json
 from pipeline.experiment import completed, resolved, worlds_of
 from pipeline.stages.federate import is_federated
 from pipeline.sweep.plan import Point
@@ -21,10 +26,6 @@ from pipeline.sweep.plan import Point
 
 def adopt_federations(points: Iterable[Point], directory: Path) -> int:
     """Let every point that is not there yet start from the run of its name in ``directory``.
-
-    Args:
-        points: of this sweep.
-        directory: of a sweep whose points federated the same way.
 
     Returns:
         How many took one over; a point without such a run federates for itself.
@@ -68,13 +69,9 @@ def _asked(point: Point, source: Path) -> Table:
 
 def _adopt(point: Point, source: Path) -> None:
     """Copy the run so that it is there whole or not at all."""
-    half = point.path.with_name(f".{point.path.name}.half")
-    shutil.rmtree(half, ignore_errors=True)
     before = RunFiles(source)
     concluded = {before.verdict, before.report, before.auditor.root, before.sheet.root, before.times, before.log}
-    shutil.copytree(
-        source, half, ignore=lambda place, names: [each for each in names if Path(place, each) in concluded]
-    )
+    half = _half(source, point.path, lambda place, names: [each for each in names if Path(place, each) in concluded])
     asked = _asked(point, source)
     changed = [key for key in differences(completed(Run(source).table), asked) if key != "name"]
     if changed:
@@ -82,3 +79,41 @@ def _adopt(point: Point, source: Path) -> None:
     else:
         write_json(RunFiles(half).config, asked)
     half.rename(point.path)
+
+
+SAME = ("seed", "model", "data", "split", "population", "attacker", "attacks")
+
+
+def adopt_inversions(point: Point, finished: Iterable[Point]) -> int:
+    """Copy the inversions of the untrained model from the first point of ``finished`` that shares them.
+
+    Returns:
+        How many were copied.
+    """
+    for other in finished:
+        if _work(other) != _work(point):
+            continue
+        store, count = Run(point.path).files.attacker.inversions, 0
+        for source in sorted(Run(other.path).files.attacker.inversions.glob("*/[!.]*")):
+            inversion, mine = Inversion(source), store / source.relative_to(Run(other.path).files.attacker.inversions)
+            if inversion.done and inversion.about.model_round == 0 and not mine.exists():
+                _half(source, mine).rename(mine)
+                samples = inversion.about.samples
+                if not (mine.parent / samples).exists():
+                    atomic_write(mine.parent / samples, (source.parent / samples).read_bytes())
+                count += 1
+        return count
+    return 0
+
+
+def _work(point: Point) -> dict[str, object]:
+    table = resolved(point.experiment)
+    return {key: table[key] for key in SAME}
+
+
+def _half(source: Path, target: Path, ignore: Callable[[str, list[str]], list[str]] | None = None) -> Path:
+    """Copy a directory beside ``target``; renamed, it is there whole or not at all."""
+    half = target.with_name(f".{target.name}.half")
+    shutil.rmtree(half, ignore_errors=True)
+    shutil.copytree(source, half, ignore=ignore)
+    return half

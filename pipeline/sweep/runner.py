@@ -28,7 +28,7 @@ from pipeline.deploy.processes import Owned, Processes
 from pipeline.experiment import completed, resolved
 from pipeline.runs import stage_of
 from pipeline.sweep.plan import Plan, Point
-from pipeline.sweep.shared import adopt_inversions
+from pipeline.sweep.reuse import adopt_inversions
 from report.console import progress_bar, say
 from report.text import counted
 
@@ -41,7 +41,6 @@ class Outcome:
     """How a point ended.
 
     Attributes:
-        point: which.
         reason: why it failed; empty: it is finished.
     """
 

@@ -4,8 +4,7 @@ The run directory stays the source of truth. A tracker sees what is recorded the
 is resumed, and may fail without harm to the run.
 """
 
-from pipeline.tracking.settings import Tracking, check_installed
 from pipeline.tracking.tracker import Tracker
-from pipeline.tracking.trackers import Trackers
+from pipeline.tracking.trackers import Trackers, Tracking, check_installed
 
 __all__ = ["Tracker", "Trackers", "Tracking", "check_installed"]

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 
+from fedinverse.config import flat
 from fedinverse.run import Run
-from pipeline.tracking.tracker import Tracker, flat
+from pipeline.tracking.tracker import Tracker
 
 _TAG = "fedinverse.run"
 

@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
 
 
 class Tracker(ABC):
@@ -15,11 +14,3 @@ class Tracker(ABC):
     @abstractmethod
     def close(self, words: Mapping[str, str]) -> None:
         """Take the outcome in words (empty when the run ended early) and write what is not written."""
-
-
-def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a configuration's tables as one, keyed by dotted path."""
-    values: dict[str, Any] = {}
-    for key, value in table.items():
-        values |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return values

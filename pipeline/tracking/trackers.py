@@ -1,15 +1,40 @@
-"""All trackers of a run, fed from what the run directory records."""
+"""The ``[tracking]`` section, and all trackers of a run, fed from what the run directory records."""
 
 import logging
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any
+from importlib.util import find_spec
+from typing import Any, Literal
 
+from pydantic import Field
+
+from fedinverse.config import Section
+from fedinverse.errors import ConfigError
 from fedinverse.layout import World
 from fedinverse.rounds import Round
 from fedinverse.run import Run
-from pipeline.tracking.settings import TrackerName, Tracking
 from pipeline.tracking.tracker import Tracker
+
+TrackerName = Literal["tensorboard", "mlflow", "wandb"]
+PACKAGES: dict[TrackerName, str] = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}
+
+
+class Tracking(Section):
+    """Where a run's figures are copied to; nothing leaves the machine."""
+
+    to: tuple[TrackerName, ...] = Field((), description="tensorboard, mlflow (local files), wandb (offline), or none")
+    project: str = Field("fedinverse", min_length=1, description="mlflow: experiment; wandb: project")
+
+
+def check_installed(settings: Tracking, origin: str) -> None:
+    """Raise ``ConfigError`` naming the extra if a tracker's package is missing."""
+    for name in settings.to:
+        if find_spec(PACKAGES[name]) is None:
+            raise ConfigError(
+                f"{origin}: 'tracking.to' names '{name}', but its package {PACKAGES[name]} is not installed; "
+                f"pip install 'fedinverse[{name}]', or take it out"
+            )
+
 
 log = logging.getLogger("fedinverse.tracking")
 

@@ -3,8 +3,9 @@
 import shutil
 from collections.abc import Mapping
 
+from fedinverse.config import flat
 from fedinverse.run import Run
-from pipeline.tracking.tracker import Tracker, flat
+from pipeline.tracking.tracker import Tracker
 
 
 class Wandb(Tracker):

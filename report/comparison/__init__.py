@@ -1,7 +1,6 @@
 """Comparing audited runs: groups of seeds, paired differences, the leakage-utility plane, one page."""
 
-from report.comparison.compare import Comparison, compared
-from report.comparison.page import Page, markdown, render
+from report.comparison.page import Comparison, Page, compared, markdown, render
 from report.comparison.records import Record
 from report.table import Table
 

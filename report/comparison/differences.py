@@ -21,12 +21,10 @@ class Difference:
     """A group minus the baseline.
 
     Attributes:
-        group: label of the group.
         quantity: ``leakage`` or ``attack-accuracy`` (the primary score of arm A).
         estimate: the paired difference with its 95 % interval and unadjusted p.
         p_holm: p adjusted over the groups compared; None where there is none.
-        accuracy: difference of the models' accuracies over the paired seeds.
-        seeds: paired seeds.
+        accuracy: difference of the models' accuracies over the paired seeds; without any, over all.
     """
 
     group: str
@@ -48,13 +46,19 @@ def differences(figures: Sequence[GroupFigures], baseline: GroupFigures) -> tupl
     results: list[Difference] = []
     for quantity, arms in (("leakage", ("A", "B2")), ("attack-accuracy", ("A",))):
         estimates = [difference_of(each, baseline, arms) for each in others]
-        p = {number: each.p for number, each in enumerate(estimates) if isinstance(each, Estimate)}
-        adjusted = dict(zip(p, holm(list(p.values())), strict=True))
+        adjusted = adjusted_p(estimates)
         for number, each in enumerate(others):
-            accuracy, seeds = _accuracies(each, baseline)
+            apart = paired_accuracies(each, baseline)
+            accuracy = mean_of(apart) if apart else each.accuracy.value - baseline.accuracy.value
             label = each.group.label
-            results.append(Difference(label, quantity, estimates[number], adjusted.get(number), accuracy, seeds))
+            results.append(Difference(label, quantity, estimates[number], adjusted.get(number), accuracy, len(apart)))
     return tuple(results)
+
+
+def adjusted_p(estimates: Sequence[Estimate | Omitted]) -> dict[int, float]:
+    """Return the p of every estimate that there is, adjusted by Holm over them, by its place."""
+    p = {number: each.p for number, each in enumerate(estimates) if isinstance(each, Estimate)}
+    return dict(zip(p, holm(list(p.values())), strict=True))
 
 
 def difference_of(one: GroupFigures, base: GroupFigures, arms: tuple[str, ...]) -> Estimate | Omitted:
@@ -73,12 +77,6 @@ def difference_of(one: GroupFigures, base: GroupFigures, arms: tuple[str, ...]) 
         return contrast(held, weights, BetweenRuns(deviation).error(len(held)))
     except ValueError:
         return Omitted("no seed and class in common with the baseline")
-
-
-def _accuracies(one: GroupFigures, base: GroupFigures) -> tuple[float, int]:
-    """Return the mean difference of accuracy over the seeds both have (all, if none), and their number."""
-    apart = paired_accuracies(one, base)
-    return mean_of(apart) if apart else one.accuracy.value - base.accuracy.value, len(apart)
 
 
 def paired_accuracies(one: GroupFigures, base: GroupFigures) -> list[float]:

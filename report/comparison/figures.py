@@ -29,10 +29,8 @@ class GroupFigures:
     """One group.
 
     Attributes:
-        group: its runs.
         verdict: over all its seeds.
         main: the verdict's primary attack and round.
-        scores: its runs' scores in one table.
         accuracy: of the attacked model on all reserve images, in [0, 1].
         victim_accuracy: the same on the victim's classes.
         seconds_per_round: wall seconds of one federation round.

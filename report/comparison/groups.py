@@ -11,7 +11,6 @@ from auditor.marks import OVERLAP, overlaps
 from fedinverse.config import Table
 from fedinverse.errors import ConfigError
 from fedinverse.split import held_by
-from report.comparison.labels import labels_of
 from report.comparison.records import Record
 
 # Where and by how many processes a run was made changes no result; a seed is what runs are paired by.
@@ -41,7 +40,6 @@ class Group:
     """Runs that differ in their seed only.
 
     Attributes:
-        label: what tells them from the others.
         values: varying key -> value, of the keys that groups are told apart by.
         records: the runs, by seed.
     """
@@ -65,7 +63,6 @@ def grouped(records: Sequence[Record], by: Sequence[str] = ()) -> tuple[Group, .
     """Return the groups, in the order in which their first runs were given.
 
     Args:
-        records: the runs.
         by: keys, or sections, to tell groups apart by; empty: every key that varies.
 
     Raises:
@@ -194,3 +191,35 @@ def overlap_marks(groups: Sequence[Group]) -> list[str]:
     """Return what must stand beside every figure of groups whose public and victim classes may overlap."""
     marked = [group.label for group in groups if group.overlap]
     return [f"{', '.join(marked)}: {OVERLAP}"] if marked else []
+
+
+LONGEST = 2  # varying keys in a label
+
+
+def labels_of(groups: Sequence[tuple[Table, list[Record]]]) -> list[str]:
+    """Return a sweep's own names where all have one, else what varies, or where that is long the runs' own names; each
+    once."""
+    points = [{record.label for record in records} for _, records in groups]
+    if all(len(labels) == 1 and "" not in labels for labels in points):
+        labels = [next(iter(each)) for each in points]
+    elif all(len(values) <= LONGEST for values, _ in groups):
+        labels = [", ".join(key_and_value(key, value) for key, value in values.items()) for values, _ in groups]
+    else:
+        names = [list(dict.fromkeys(str(record.run.table["name"]) for record in records)) for _, records in groups]
+        labels = [each[0] if len(each) == 1 else f"{each[0]} … {each[-1]}" for each in names]
+    labels = [label or "all runs" for label in labels]
+    return [f"{label} ({number})" if labels.count(label) > 1 else label for number, label in enumerate(labels, 1)]
+
+
+def key_and_value(key: str, value: Any) -> str:
+    """Return a varying key and its value for reading."""
+    if key == "cohorts":
+        return " + ".join(_cohort(cohort) for cohort in value or ()) or "no defence"
+    text = ", ".join(map(str, value)) if isinstance(value, list) else "–" if value is None else str(value)
+    return f"{key} {text}"
+
+
+def _cohort(cohort: Table) -> str:
+    who = f"clients {cohort['clients']}" if cohort.get("clients") else f"{cohort['fraction']:.0%}"
+    settings = ", ".join(f"{key} {value}" for key, value in sorted(cohort.get("settings", {}).items()))
+    return f"{cohort['defence']} on {who}" + (f" ({settings})" if settings else "")

@@ -6,15 +6,15 @@ defences for which there is such a point. Every difference is over the same seed
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import special
 
 from auditor.omitted import Omitted
-from auditor.statistics import UPPER, Estimate, holm
+from auditor.statistics import UPPER, Estimate
 from auditor.verdict import GateReport
-from report.comparison.differences import MATCHED, difference_of, paired_accuracies
+from report.comparison.differences import MATCHED, adjusted_p, difference_of, paired_accuracies
 from report.comparison.figures import GroupFigures
 from report.comparison.groups import Group
 from report.comparison.records import Rank
@@ -25,10 +25,8 @@ class Tried:
     """One strength of a defence.
 
     Attributes:
-        label: its group.
         accuracy: mean paired difference of accuracy from the undefended run; NaN: no seed in common.
         half_width: of its 95 % interval over the seeds (Student's t); infinite with one seed.
-        seeds: paired seeds.
     """
 
     label: str
@@ -85,12 +83,8 @@ def matched(figures: Sequence[GroupFigures]) -> tuple[Matched, ...]:
         _matched(defence, by_label[undefended], [each for _, each in sorted(points, key=lambda pair: pair[0])])
         for (defence, undefended), points in defences.items()
     ]
-    p = {number: row.leakage.p for number, row in enumerate(rows) if isinstance(row.leakage, Estimate)}
-    adjusted = dict(zip(p, holm(list(p.values())), strict=True))
-    return tuple(
-        Matched(row.defence, row.undefended, row.tried, row.chosen, row.leakage, adjusted.get(number))
-        for number, row in enumerate(rows)
-    )
+    adjusted = adjusted_p([row.leakage for row in rows])
+    return tuple(replace(row, p_holm=adjusted.get(number)) for number, row in enumerate(rows))
 
 
 def rank_of(group: Group) -> Rank | None:
@@ -103,19 +97,14 @@ def _matched(defence: str, base: GroupFigures, points: Sequence[GroupFigures]) -
     tried = [(_tried(each, base), each) for each in points]
     tried = [(each, figures) for each, figures in tried if each.seeds]
     equal = [(each, figures) for each, figures in tried if each.matched]
-    every = tuple(each for each, _ in tried)
-    undefended = base.group.label
-    gate = base.main.gate
+    undefended, gate, why = base.group.label, base.main.gate, ""
     if isinstance(gate, GateReport) and not gate.learned:  # two models that learned nothing are equal, too
-        return Matched(
-            defence, undefended, every, None, Omitted(f"“{undefended}” has not learned the victim's classes")
-        )
-    if not tried:
-        return Matched(defence, undefended, every, None, Omitted(f"no seed in common with “{undefended}”"))
-    if not equal:
-        return Matched(defence, undefended, every, None, Omitted("no strength within one point of accuracy"))
-    chosen, figures = equal[-1]
-    return Matched(defence, undefended, every, chosen, difference_of(figures, base, ("A", "B2")))
+        why = f"“{undefended}” has not learned the victim's classes"
+    elif not equal:
+        why = "no strength within one point of accuracy" if tried else f"no seed in common with “{undefended}”"
+    chosen, figures = (None, None) if why else equal[-1]
+    leakage = Omitted(why) if figures is None else difference_of(figures, base, ("A", "B2"))
+    return Matched(defence, undefended, tuple(each for each, _ in tried), chosen, leakage)
 
 
 def _tried(figures: GroupFigures, base: GroupFigures) -> Tried:
@@ -134,7 +123,6 @@ def front(figures: Sequence[GroupFigures], leakage: Sequence[float | None]) -> l
     """Return the Pareto front: numbers of the groups that no other beats in accuracy and leakage at once.
 
     Args:
-        figures: the groups.
         leakage: of each, as it is drawn; None: it has none, and is not on the front.
 
     Returns:

@@ -38,7 +38,6 @@ class Record:
     """An audited run.
 
     Attributes:
-        run: its directory.
         label: what a sweep calls the point; empty: it is no sweep's.
         rank: which strength of which defence it is; None: it is none of a search over strengths.
     """

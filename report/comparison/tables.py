@@ -39,15 +39,16 @@ def _overview(figures: Sequence[GroupFigures]) -> Table:
             str(len(each.group.seeds)),
             percent(each.accuracy.value),
             percent(each.victim_accuracy.value),
-            percent(_value(each.main.arms["A"])),
+            percent(attack.value if isinstance(attack := each.main.arms["A"], Interval) else None),
             interval(each.main.leakage),
             each.verdict.outcome,
-            _round(time_to_leak(each)),
+            NONE if isinstance(leaks := time_to_leak(each), Omitted) else f"round {leaks}",
         ]
         for number, each in enumerate(figures, 1)
     ]
     notes = _reasons({each.group.label: each.main.leakage for each in figures}, "leakage")
-    marks = dict.fromkeys(mark for each in figures for mark in _marks(each.main.leakage))
+    leakages = [each.main.leakage for each in figures]
+    marks = dict.fromkeys(mark for leakage in leakages if isinstance(leakage, Interval) for mark in leakage.marks)
     notes += [f"intervals: {mark}" for mark in marks]
     primary = {(p.attack, p.round) for p in (each.verdict.primary for each in figures)}
     spoken = " and ".join(f"{attack}, round {number}" for attack, number in sorted(primary))
@@ -111,10 +112,7 @@ def _apart(tried: Tried | None) -> str:
 def _controls(figures: Sequence[GroupFigures]) -> Table:
     arms = [arm for arm in CONTROLS if any(isinstance(each.main.arms[arm], Interval) for each in figures)]
     rows = [
-        [
-            _numbered(number, each),
-            *(interval(each.main.arms[arm]) for arm in ("A", *arms, "CEIL")),
-        ]
+        [_numbered(number, each), *(interval(each.main.arms[arm]) for arm in ("A", *arms, "CEIL"))]
         for number, each in enumerate(figures, 1)
     ]
     header = ["", "attack (A)", *(f"{CONTROLS[arm]} ({arm})" for arm in arms), "real images (CEIL)"]
@@ -179,18 +177,6 @@ def _reasons(values: dict[str, Any], what: str) -> list[str]:
         if isinstance(each, Omitted | Missing):
             missing.setdefault(each.reason if isinstance(each, Omitted) else each.omitted, []).append(label)
     return [f"no {what} of {'; '.join(labels)}: {reason}" for reason, labels in missing.items()]
-
-
-def _marks(figure: Interval | Missing) -> tuple[str, ...]:
-    return figure.marks if isinstance(figure, Interval) else ()
-
-
-def _value(figure: Interval | Missing) -> float | None:
-    return figure.value if isinstance(figure, Interval) else None
-
-
-def _round(number: int | Omitted) -> str:
-    return NONE if isinstance(number, Omitted) else f"round {number}"
 
 
 def spread(estimate: Spread | Omitted, scale: float = 1.0, unit: str = "") -> str:

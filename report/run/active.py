@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from auditor.activity import ActiveReport
-from auditor.verdict import Interval, Missing
+from auditor.verdict import Missing
 from fedinverse.layout import PASSIVE, WITH_VICTIM, World
 from report.table import Table
-from report.text import NONE, percent
+from report.text import NONE, percent, precise
 
 _WORLDS = {WITH_VICTIM: "attacker active", PASSIVE: "attacker passive"}
 SEEN = {
@@ -26,7 +26,6 @@ class ActiveFigures:
     """What the page shows.
 
     Attributes:
-        kind: of the participant.
         gain: what it tried to win, as a figure of every world.
         utility: the model's accuracy in every world.
         seen: what the server could see; None: nothing was noted.
@@ -42,8 +41,8 @@ class ActiveFigures:
 
 def active_figures(report: ActiveReport, pictures: Mapping[World, bytes]) -> ActiveFigures:
     """Return what the page shows of ``report``; ``pictures``: samples of the generator by world."""
-    rows = [[name, _figure(figure)] for name, figure in report.leakage.items()]
-    rows.append([f"difference from {report.control}", _figure(report.difference)])
+    rows = [[name, precise(figure)] for name, figure in report.leakage.items()]
+    rows.append([f"difference from {report.control}", precise(report.difference)])
     gained = Table(f"What it won: {report.gain}", ["", "figure"], rows, {}, report.notes)
     captions = {world: f"Samples of its generator, {_world(world)}" for world in pictures}
     sheets = [(f"{caption}.", caption, pictures[world]) for world, caption in captions.items()]
@@ -77,7 +76,3 @@ def seen_table(report: ActiveReport) -> Table | None:
 
 def _world(world: World) -> str:
     return _WORLDS.get(world, "without the victim" + world.removeprefix("without_victim").replace("-", " "))
-
-
-def _figure(figure: Interval | Missing) -> str:
-    return NONE if isinstance(figure, Missing) else f"{figure.value:.3f} [{figure.low:.3f}, {figure.high:.3f}]"

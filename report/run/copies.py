@@ -23,7 +23,6 @@ class Copied:
     """One reconstruction that is called a copy.
 
     Attributes:
-        name: of the class it was meant to show.
         images: kind (see ``KINDS``) -> uint8 [C, H, W].
         distance: kind -> E2 distance to the reconstruction.
         corrected: p, corrected for the number of reconstructions.
@@ -54,7 +53,6 @@ def copies_shown(outcome: Copies | Omitted, pairs: Sequence[Copied], attack: str
     Args:
         outcome: of all sound reconstructions of ``attack`` at the round shown.
         pairs: those called copies, the surest first.
-        attack: its label.
     """
     if isinstance(outcome, Omitted):
         return CopiesShown(f"Whether single training images were copied is unknown: {outcome.reason}.", [])

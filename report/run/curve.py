@@ -45,7 +45,6 @@ class Series:
     Attributes:
         arm: key of ``LINES``.
         points: by round, ascending; empty: the line was not had.
-        reason: why it was not.
     """
 
     arm: str
@@ -72,7 +71,6 @@ class Chart:
     """The picture of one attack.
 
     Attributes:
-        attack: its label.
         round: whose figures the legend shows first.
         rounds: all rounds of the federation, ascending.
         unlearned: rounds whose model does not pass the gate.
@@ -102,8 +100,6 @@ def chart(points: Sequence[Point], attack: str, server_round: int, known: Mappin
     """Return the picture of ``attack``.
 
     Args:
-        points: the verdict's, of all attacks.
-        attack: which to draw.
         server_round: whose figures are shown first.
         known: the model's accuracy on the victim's classes by round, in [0, 1].
         gate: below this accuracy a round is marked "not learned yet".

@@ -31,9 +31,7 @@ def encoded(best: Sequence[Pictured]) -> tuple[list[dict[str, str]], bool]:
     """
     lossless = _fits(best)
     kind = "png" if lossless else "webp"
-    return [
-        {name: data_uri(_file(image, kind), kind) for name, image in each.images.items()} for each in best
-    ], lossless
+    return [{name: picture_uri(image, kind) for name, image in each.images.items()} for each in best], lossless
 
 
 def _fits(best: Sequence[Pictured]) -> bool:
@@ -50,6 +48,11 @@ def data_uri(file: bytes, kind: str = "png") -> str:
     return f"data:image/{kind};base64," + base64.b64encode(file).decode()
 
 
+def picture_uri(image: Tensor, kind: str = "png") -> str:
+    """Return an image uint8 [C, H, W] as a URI that holds it."""
+    return data_uri(_file(image, kind), kind)
+
+
 def _file(image: Tensor, kind: str) -> bytes:
     array = image.permute(1, 2, 0).numpy()
     picture = Image.fromarray(array.squeeze(2) if array.shape[2] == 1 else array)
@@ -63,8 +66,6 @@ class Cell:
     """What the page shows of one class.
 
     Attributes:
-        name: of the class.
-        victim: whether it is one of the victim's.
         success: share of its reconstructions that E1 reads as the class.
         pictures: (caption, alternative text, data URI, distance as text), the reconstruction first.
         remark: what its distances say; empty: nothing.

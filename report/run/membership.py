@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from auditor.membership import MembershipReport, ScoreReport
-from auditor.verdict import Interval, Missing
+from auditor.verdict import Missing
 from report.table import Table
-from report.text import NONE, percent, probability
+from report.text import NONE, percent, precise, probability
 
 COLOURS = ("accent", "slate", "prior", "untrained", "own", "ink", "soft")
 DASHES = ("", "7 4", "2 4")
@@ -32,7 +32,6 @@ class Curve:
     """One ROC curve of the picture.
 
     Attributes:
-        name: of the score.
         points: (false-, true-positive rate), ascending.
         colour: name of the page's colour.
         dash: SVG dash pattern; empty: a solid line.
@@ -53,7 +52,6 @@ class MembershipFigures:
         curves: the primary score's first.
         decades: how many powers of ten the axes span.
         omitted: (score, why it could not be had).
-        primary: the score that answers.
     """
 
     scores: Table
@@ -79,8 +77,8 @@ def table_of(report: MembershipReport) -> Table:
     rows = [
         [
             _name(line),
-            area(line.auc),
-            area(line.control),
+            precise(line.auc),
+            precise(line.control),
             f"{line.permuted.low:.2f} to {line.permuted.high:.2f}",
             probability(line.p),
             percent(line.balanced_accuracy.value),
@@ -92,11 +90,6 @@ def table_of(report: MembershipReport) -> Table:
     header = ["score", "AUC", "no victim", "permuted", "p", "balanced", *rates]
     caption = f"Membership scores, {report.members} members and {report.others} non-members"
     return Table(caption, header, rows, COLUMNS, report.notes)
-
-
-def area(figure: Interval | Missing) -> str:
-    """Return an area under a ROC curve with its interval."""
-    return NONE if isinstance(figure, Missing) else f"{figure.value:.3f} [{figure.low:.3f}, {figure.high:.3f}]"
 
 
 def _name(line: ScoreReport) -> str:

@@ -132,10 +132,7 @@ def classes(
     """Return one row per attacked class with every metric of a class, the best reconstructed first.
 
     Args:
-        scores: tidy score table.
         point: (attack label, round).
-        names: of all classes.
-        victims: the victim's classes.
         known: accuracy of the model of that round by class, in [0, 1].
     """
     attack, number = point

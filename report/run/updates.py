@@ -6,7 +6,7 @@ from pathlib import Path
 from auditor.questions import Answer
 from auditor.updates import ARMS, ATTACK
 from report.table import Table
-from report.text import NONE
+from report.text import NONE, share
 
 COLUMNS = {
     "arm": "the attack; the same labels and budget on the federation without the victim; images of the class at random",
@@ -25,7 +25,6 @@ class UpdateFigures:
     Attributes:
         arms: one row per arm.
         labels: what the labels found are worth, in a sentence.
-        picture: png.
     """
 
     arms: Table
@@ -45,20 +44,15 @@ def update_figures(answer: Answer, picture: Path) -> UpdateFigures:
     ]
     wrong, equal = (answer.figures.get(key) for key in ("label error", "label error of equal shares"))
     labels = (
-        f"Of the class shares that the attack reads from the update {_share(wrong)} are wrong; of equal shares "
-        f"{_share(equal)} would."
+        f"Of the class shares that the attack reads from the update {share(wrong)} are wrong; of equal shares "
+        f"{share(equal)} would."
     )
-    header = list(COLUMNS)
     caption = "Images from the others' update beside the victim's, and what controls come to"
-    return UpdateFigures(Table(caption, header, rows, COLUMNS), labels, picture.read_bytes())
+    return UpdateFigures(Table(caption, list(COLUMNS), rows, COLUMNS), labels, picture.read_bytes())
 
 
 def _shown(value: float | None, digits: int) -> str:
     return NONE if value is None else f"{value:.{digits}f}"
-
-
-def _share(value: float | None) -> str:
-    return NONE if value is None else f"{100 * value:.0f}\N{NO-BREAK SPACE}%"
 
 
 def _lead(answer: Answer, arm: str) -> str:
