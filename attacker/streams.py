@@ -6,6 +6,7 @@ start from, the permutations of a flow) has a stream of its own label, so that o
 numbers. Numbers are drawn on the CPU: an attack starts the same on every device.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -67,10 +68,7 @@ class Supply:
 
     def __init__(self, draw: Callable[..., Tensor], shape: tuple[int, ...], device: torch.device) -> None:
         self._draw, self._shape, self._device = draw, shape, device
-        size = 1
-        for side in shape:
-            size *= side
-        self._steps = max(1, _AHEAD // max(1, size))
+        self._steps = max(1, _AHEAD // max(1, math.prod(shape)))
         self._ready: list[Tensor] = []
 
     def next(self) -> Tensor:

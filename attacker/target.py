@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fedinverse.data import Pool
+from fedinverse.data.source import unit
 from fedinverse.models import Classifier, built_for, for_inference
 from fedinverse.records import ModelFile
 from fedinverse.storage import into_module, load_weights
@@ -103,3 +104,10 @@ class Stopwatch:
     def seconds(self) -> float:
         """Seconds so far."""
         return time.perf_counter() - self._start
+
+
+def public_view(model: Classifier, images: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return (features [N, F], logits [N, K]) of ``images``, uint8 [N, C, H, W]; ``model`` frozen and in eval mode."""
+    with torch.no_grad():
+        seen = [model.features(unit(part, device)) for part in torch.split(images, 256)]
+        return torch.cat([look.penultimate for look in seen]), torch.cat([look.logits for look in seen])

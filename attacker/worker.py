@@ -33,9 +33,8 @@ from fedinverse.config import parse
 from fedinverse.data import Pool
 from fedinverse.errors import FedInverseError, IntegrityError
 from fedinverse.layout import ROUND_FILES
-from fedinverse.memory import keep_freed_memory
+from fedinverse.machine import end_with_parent, keep_freed_memory
 from fedinverse.models import claimed, is_code
-from fedinverse.processes import end_with_parent
 from fedinverse.profiling import profiled
 from fedinverse.records import ModelFile
 from fedinverse.shard import Shard, open_shard

@@ -34,11 +34,11 @@ from auditor.metrics.names import RESEMBLANCE
 from auditor.scores import score
 from auditor.settings import Audit
 from fedinverse.layout import WITH_VICTIM, World, spools_of
-from fedinverse.memory import keep_freed_memory
+from fedinverse.machine import keep_freed_memory
+from fedinverse.rounds import kept_checkpoint
 from fedinverse.run import Run
 from fedinverse.seeds import generator
 from fedinverse.storage import atomic_write
-from fedinverse.thinning import kept_checkpoint
 from pipeline.stages.audit import inputs_of, samples_of
 
 CLOSED, OPEN = "attack-accuracy", "attack-accuracy-open"

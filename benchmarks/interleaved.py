@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from fedinverse.memory import keep_freed_memory
+from fedinverse.machine import keep_freed_memory
 
 Turn = Callable[[], list[float]]
 """Runs a few steps; returns the CPU seconds of each."""

@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedinverse.memory import keep_freed_memory
+from fedinverse.machine import keep_freed_memory
 from fedinverse.models import Classifier, build
 
 Shards = list[tuple[Tensor, Tensor]]

@@ -16,7 +16,7 @@ from clients.settings import Training
 from clients.training import evaluate, train
 from fedinverse.config import parse
 from fedinverse.errors import ConfigError, StageError
-from fedinverse.memory import keep_freed_memory
+from fedinverse.machine import keep_freed_memory
 from fedinverse.messages import ARRAYS, CLIENT, METRICS, Instructions, read_instructions, read_model, to_record
 from fedinverse.models import Classifier, build, check_shapes
 from fedinverse.seeds import derive, generator, seeded

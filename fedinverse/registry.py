@@ -24,6 +24,7 @@ from typing import Any, Generic, TypeVar
 from fedinverse.errors import ConfigError
 
 T = TypeVar("T")
+C = TypeVar("C")
 
 
 class Registry(Generic[T]):
@@ -55,6 +56,16 @@ class Registry(Generic[T]):
                 f"{self._what} '{name}' of module {home}: the name is taken by module {taken}; choose another name"
             )
         self._entries[name], self._homes[name] = entry, home
+
+    def named(self, name: str) -> Callable[[type[C]], type[C]]:
+        """Return a decorator that registers a class under ``name`` and gives it the name."""
+
+        def wrap(kind: type[C]) -> type[C]:
+            self.register(name, kind, kind.__module__)  # type: ignore[arg-type]
+            kind.name = name  # type: ignore[attr-defined]
+            return kind
+
+        return wrap
 
     def names(self) -> list[str]:
         """Return the registered names and those of installed packages, sorted."""

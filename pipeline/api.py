@@ -26,9 +26,10 @@ from auditor.verdict import read_verdict
 from fedinverse.config import flat, parse
 from fedinverse.errors import StageError
 from fedinverse.layout import WITH_VICTIM, spools_of
+from fedinverse.machine import device_on
 from fedinverse.records import ModelFile
 from fedinverse.run import Run
-from pipeline.cli.choice import chosen_attack, chosen_device, public_set
+from pipeline.cli.choice import chosen_attack, public_set
 from pipeline.cli.pictures import PICTURE, draw
 from pipeline.cli.weights import labels_to_invert, network_of_all, targets, weights_at
 
@@ -108,7 +109,7 @@ def attack(
     else:
         images = public_set(public, network.shape, str(public_root), public_limit, seed)
     done = []
-    for _, victim in targets(paths, network, chosen_device(device)):
+    for _, victim in targets(paths, network, device_on(device, "--device")):
         lies = place(
             Path(out), chosen.label, chosen.attack, chosen.attack.table, victim.sha256, wanted, seed, images.key
         )
@@ -190,7 +191,7 @@ def audit_model(
         tuple(classes),
         name,
         seed,
-        str(chosen_device(device)),
+        str(device_on(device, "--device")),
         flattened,
     )
     return Audited(Run(audited(said, Path(out), resume=resume)))

@@ -28,13 +28,13 @@ from fedinverse.client_data import pooled_shard, shard_of
 from fedinverse.data.source import unit
 from fedinverse.errors import ConfigError, FedInverseError
 from fedinverse.layout import WITHOUT_VICTIM, WORLDS
+from fedinverse.machine import device_on
 from fedinverse.models import Classifier, build, for_inference
 from fedinverse.private import part_of
 from fedinverse.run import Run
 from fedinverse.seeds import generator
 from fedinverse.shard import Shard
 from fedinverse.split import holdings
-from pipeline.cli.choice import chosen_device
 from pipeline.engines.ray_place import check_ray
 from pipeline.experiment import Experiment, most_rounds
 from pipeline.rehearsal import rehearse
@@ -69,7 +69,7 @@ def check_before_work(run: Run, experiment: Experiment, steps: int = 1) -> Forec
     """
     check_ray(experiment.engine)
     for device, key in _devices(experiment):
-        chosen_device(device, f"'{key}':")
+        device_on(device, f"'{key}':")
     network = run.initial_network()
     _check_images(network, run, "model.name")
     notes, epoch = _check_training(run, experiment)

@@ -13,6 +13,7 @@ from fedinverse.config import Table, find_config, read_table
 from fedinverse.errors import StageError
 from fedinverse.flower import server_directory, world_of
 from fedinverse.layout import is_control, is_run
+from fedinverse.machine import device_on
 from fedinverse.messages import Instructions, from_record, to_record
 from fedinverse.private import part_of
 from fedinverse.rounds import AfterRound, Round
@@ -23,7 +24,7 @@ from server.checkpoints import latest_round, save_round
 from server.one_by_one import OneByOne
 from server.roll_call import known_nodes, roll_call
 from server.settings import Federation
-from server.utility import check_device, utility
+from server.utility import utility
 from strategies import AnsweredGrid, Ledger, SecureGrid, Selection, make_strategy, remembered, remind
 
 # Keys of `flwr run --run-config`, and the config keys they override.
@@ -59,7 +60,7 @@ def _federate(grid: Grid, context: Context, callbacks: Sequence[AfterRound], han
     grid = AnsweredGrid(grid)
     run, world = _open(context, grid), world_of(context)
     federation, training = run.section("federation", Federation), run.section("training", Training)
-    check_device(federation.device)
+    device_on(federation.device, "federation.device")
     classes = len(run.class_names)
     network = run.initial_network(world)
     held_out = part_of(run, "reserve")

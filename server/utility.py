@@ -6,18 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from fedinverse.data.source import unit
-from fedinverse.errors import ConfigError
 from fedinverse.models import Classifier, for_inference
 from fedinverse.shard import Shard
-
-
-def check_device(name: str) -> None:
-    """Raise ``ConfigError`` if this machine has no device called ``name``."""
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
-        reason = (str(error).splitlines() or ["unknown"])[0]
-        raise ConfigError(f"federation.device '{name}' is not to be had on the server ({reason}); use cpu") from error
 
 
 @torch.inference_mode()

@@ -69,9 +69,7 @@ def averages_plainly(name: str) -> bool:
     return name in _PLAIN
 
 
-def strategy_names() -> list[str]:
-    """Return the names of strategies, sorted."""
-    return STRATEGIES.names()
+strategy_names = STRATEGIES.names
 
 
 def make_strategy(settings: Aggregation, clients: int, seed: int, origin: str) -> Strategy:

@@ -10,7 +10,7 @@ import torch
 from attack_bench import CPU, SWITCHES, TINY, attack, check, inverted, public, target
 from torch import Tensor
 
-from attacker import public_view
+from attacker import target as public_view
 from attacker.attacks.attack import Attack
 from attacker.attacks.case import Case
 from attacker.attacks.registry import attack_names, make_attack

@@ -11,10 +11,9 @@ from fedinverse.disk import Budget, in_words, size_of
 from fedinverse.errors import ConfigError, StageError
 from fedinverse.layout import WORLDS, World
 from fedinverse.models import build
-from fedinverse.rounds import Round
+from fedinverse.rounds import Round, Thinning, kept_checkpoint
 from fedinverse.run import Run, prepare
 from fedinverse.storage import read_jsonl, save_weights, to_weights
-from fedinverse.thinning import Thinning, kept_checkpoint
 from pipeline import disk
 from pipeline.disk import needed
 from pipeline.experiment import resolved

@@ -250,7 +250,7 @@ def test_the_servers_device_is_checked_and_used(tiny: Load, tmp_path: Path, monk
     with pytest.raises(ConfigError, match=r"federation\.device 'cuda:7'"):
         federated(tiny(federation={"device": "cuda:7"}), tmp_path / "absent")
     monkeypatch.setattr(server_app, "utility", note)
-    monkeypatch.setattr(server_app, "check_device", lambda _: None)
+    monkeypatch.setattr(server_app, "device_on", lambda *_: None)
     federated(tiny(federation={"device": "cuda:7", "rounds": 1}), tmp_path / "there")
     assert set(seen) == {"cuda:7"}
 

@@ -6,7 +6,7 @@ import sys
 
 STEPS = """
 import resource, torch
-from fedinverse.memory import keep_freed_memory
+from fedinverse.machine import keep_freed_memory
 assert keep_freed_memory() == {kept}
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -13,7 +13,7 @@ from attacker.losses.objective import objective
 from attacker.losses.students import divergence
 from attacker.priors.kplus1 import Discriminator
 from attacker.priors.plg_gan import ConditionalGenerator, PlgGan
-from attacker.public_view import public_view
+from attacker.target import public_view
 
 
 @pytest.mark.parametrize("shape", [(1, 32, 32), (3, 64, 64)])

@@ -6,7 +6,6 @@ is trained) and its loop, ``optimise``. Checks, arithmetic, batches, random stre
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -223,20 +222,7 @@ ATTACKS: Registry[type[Attack]] = Registry(
 )
 
 
-def register(name: str) -> Callable[[type[Attack]], type[Attack]]:
-    """Register an attack under ``name``."""
-
-    def wrap(attack: type[Attack]) -> type[Attack]:
-        ATTACKS.register(name, attack, attack.__module__)
-        attack.name = name
-        return attack
-
-    return wrap
-
-
-def attack_names() -> list[str]:
-    """Return the names of attacks, sorted."""
-    return ATTACKS.names()
+register, attack_names = ATTACKS.named, ATTACKS.names
 
 
 def make_attack(table: dict[str, Any], where: str, origin: str) -> Attack:

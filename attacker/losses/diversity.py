@@ -31,9 +31,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.func import vmap
 
-from attacker.public_view import public_view
 from attacker.streams import occurrences
-from attacker.target import PublicSet, Target
+from attacker.target import PublicSet, Target, public_view
 from fedinverse.config import Section
 from fedinverse.dependence import coco_frobenius, flat, ridge_hsic, squared_distances, unbiased_hsic
 from fedinverse.dependence.kernels import Kernel, Sigma, bandwidth, gaussian, imq

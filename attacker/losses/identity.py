@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from pydantic import AfterValidator
 from torch import Tensor
 
-from attacker.public_view import public_view
+from attacker.target import public_view
 from fedinverse.errors import ConfigError
 from fedinverse.models import Classifier, Features
 from fedinverse.registry import Registry

@@ -19,8 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from attacker.priors.prior import cached
-from attacker.public_view import public_view
-from attacker.target import Progress, PublicSet, Target, silent
+from attacker.target import Progress, PublicSet, Target, public_view, silent
 from fedinverse.config import Section
 from fedinverse.data.source import unit
 from fedinverse.errors import ConfigError

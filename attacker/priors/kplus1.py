@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from attacker.priors.dcgan import Generator
 from attacker.priors.gan import CriticStepsSettings, averaged, descend, gan_adam
 from attacker.priors.prior import LATENT, PriorTrainer, Training
-from attacker.public_view import public_view
+from attacker.target import public_view
 from fedinverse.models.classifier import scaled
 from fedinverse.models.image_layers import LookConv2d
 

@@ -29,7 +29,7 @@ from attacker.losses.identity import max_margin
 from attacker.priors.dcgan import stages
 from attacker.priors.gan import CriticStepsSettings, averaged, descend, gan_adam, normalise
 from attacker.priors.prior import PriorTrainer, Training
-from attacker.public_view import public_view
+from attacker.target import public_view
 from fedinverse.models.image_layers import LookConv2d, PaintDeconv2d
 
 

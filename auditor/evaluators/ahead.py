@@ -20,8 +20,7 @@ from auditor.evaluators.evaluator import THREADS, train_judge
 from auditor.evaluators.material import material_of
 from auditor.evaluators.open_set import none_images, train_open_evaluator
 from auditor.settings import Audit
-from fedinverse.memory import keep_freed_memory
-from fedinverse.processes import end_with_parent
+from fedinverse.machine import end_with_parent, keep_freed_memory
 from fedinverse.registry import search_path
 from fedinverse.run import Run
 from fedinverse.seeds import threads

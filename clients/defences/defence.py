@@ -1,6 +1,6 @@
 """What a client-side defence may change, and the registry that names them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -81,30 +81,12 @@ DEFENCES: Registry[type[Defence]] = Registry(
 )
 
 
-def register(name: str) -> Callable[[type[Defence]], type[Defence]]:
-    """Register a defence under ``name``."""
-
-    def wrap(defence: type[Defence]) -> type[Defence]:
-        DEFENCES.register(name, defence, defence.__module__)
-        defence.name = name
-        return defence
-
-    return wrap
+register, defence_names, defence_class = DEFENCES.named, DEFENCES.names, DEFENCES.get
 
 
 @register("none")
 class NoDefence(Defence):
     """Plain cross-entropy training: the base class as it is."""
-
-
-def defence_names() -> list[str]:
-    """Return the names of defences, sorted."""
-    return DEFENCES.names()
-
-
-def defence_class(name: str) -> type[Defence]:
-    """Return the defence called ``name`` (see ``fedinverse.registry``); ``ConfigError`` names the nearest valid one."""
-    return DEFENCES.get(name)
 
 
 def make_defence(name: str, table: dict[str, Any], origin: str) -> Defence:

@@ -24,8 +24,7 @@ def load(request: Request) -> Images:
     root = Path(request.root)
     folder = next((path for path in (root, root / "cifar-10-batches-bin") if (path / FILES[0]).is_file()), None)
     if not request.root or folder is None:
-        where = f"under '{request.root}'" if request.root else "because no root is set"
-        raise DataError(f"cifar10: no data_batch_1.bin {where}; {OBTAIN}")
+        raise DataError(f"cifar10: no data_batch_1.bin {request.place}; {OBTAIN}")
     parts = [_read(folder / name) for name in FILES]
     images = np.concatenate([images for images, _ in parts])
     labels = np.concatenate([labels for _, labels in parts])

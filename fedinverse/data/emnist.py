@@ -3,9 +3,7 @@
 import string
 from pathlib import Path
 
-import numpy as np
-
-from fedinverse.data.idx import read_pair
+from fedinverse.data.idx import read_splits
 from fedinverse.data.source import Images, Request, fit_gray, register
 from fedinverse.errors import DataError
 
@@ -23,15 +21,13 @@ def load(request: Request) -> Images:
     """Return the letters under ``root``, upright (the files hold them transposed)."""
     root = Path(request.root)
     folders = [root, root / "gzip", root / "raw", root / "EMNIST" / "raw", root / "EMNIST" / "raw" / "gzip"]
-    pairs = [read_pair(folders, f"emnist-letters-{split}") for split in ("train", "test")] if request.root else []
-    parts = [pair for pair in pairs if pair is not None]
-    if not parts:
-        where = f"under '{request.root}'" if request.root else "because no root is set"
-        raise DataError(f"emnist: no emnist-letters-train-images-idx3-ubyte(.gz) {where}; {OBTAIN}")
-    images = np.concatenate([pair[0] for pair in parts]).swapaxes(1, 2)
-    labels = np.concatenate([pair[1] for pair in parts]).astype(np.int64) - 1  # the files count from 1
+    both = read_splits(folders, ("emnist-letters-train", "emnist-letters-test")) if request.root else None
+    if both is None:
+        raise DataError(f"emnist: no emnist-letters-train-images-idx3-ubyte(.gz) {request.place}; {OBTAIN}")
+    images, labels, splits = both
+    images, labels = images.swapaxes(1, 2), labels - 1  # the files count from 1
     if images.shape[1:] != (28, 28) or labels.min() < 0 or labels.max() >= len(LETTERS):
         raise DataError(f"emnist: {root} does not hold 28x28 letters with labels 1 to 26; download it again")
     licence = "public domain (NIST Special Database 19)"
-    origin = f"{root} ({len(parts)} of 2 splits)"
+    origin = f"{root} ({splits} of 2 splits)"
     return Images(fit_gray(images, request), labels, LETTERS, licence, origin)

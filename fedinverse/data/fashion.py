@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-import numpy as np
-
-from fedinverse.data.idx import read_pair
+from fedinverse.data.idx import read_splits
 from fedinverse.data.source import Images, Request, fit_gray, register
 from fedinverse.errors import DataError
 
@@ -23,12 +21,11 @@ def load(request: Request) -> Images:
     """Return the 70,000 garments of Debian's package, or of ``root``."""
     root = Path(request.root) if request.root else DEBIAN
     folders = [root, root / "raw", root / "FashionMNIST" / "raw"]
-    parts = [part for part in (read_pair(folders, split) for split in ("train", "t10k")) if part is not None]
-    if not parts:
+    both = read_splits(folders, ("train", "t10k"))
+    if both is None:
         raise DataError(
             f"fmnist: no train-images-idx3-ubyte(.gz) under {root}. "
             "Run 'apt-get install dataset-fashion-mnist' or give a root with torchvision's FashionMNIST/raw"
         )
-    images = np.concatenate([pair[0] for pair in parts])
-    labels = np.concatenate([pair[1] for pair in parts]).astype(np.int64)
+    images, labels, _ = both
     return Images(fit_gray(images, request), labels, GARMENTS, "MIT (Zalando)", str(root))

@@ -25,8 +25,7 @@ def load(request: Request) -> Images:
     listing = listing_of(base) if request.root else Listing([], Counter())
     paths = listing.pictures
     if not paths:
-        where = f"under '{request.root}'" if request.root else "because no root is set"
-        raise DataError(f"ffhq: no picture {where}; {OBTAIN}")
+        raise DataError(f"ffhq: no picture {request.place}; {OBTAIN}")
     chosen = [paths[row] for row in sample(len(paths), request.limit, request.seed)]
     images = decode(chosen, request, share(CROP))
     licence = "CC BY-NC-SA 4.0 (NVIDIA); single pictures under the licences of ffhq-dataset-v2.json"

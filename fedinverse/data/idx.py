@@ -39,6 +39,17 @@ def find_idx(directories: list[Path], stem: str) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
+def read_splits(
+    directories: list[Path], splits: tuple[str, str]
+) -> tuple[NDArray[np.uint8], NDArray[np.int64], int] | None:
+    """Return (images [N, H, W], labels [N], how many of the two splits there are) of both together, or None."""
+    pairs = [pair for split in splits if (pair := read_pair(directories, split)) is not None]
+    if not pairs:
+        return None
+    images, labels = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
+    return images, labels.astype(np.int64), len(pairs)
+
+
 def read_pair(directories: list[Path], split: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | None:
     """Return (images [N, H, W], labels [N]) of the files of ``split``, or None when they are absent."""
     images = find_idx(directories, f"{split}-images-idx3-ubyte")

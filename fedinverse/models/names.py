@@ -14,10 +14,7 @@ from fedinverse.models.torchvision_model import INPUT_SHAPE, TorchvisionClassifi
 from fedinverse.seeds import seeded
 from fedinverse.words import plain
 
-
-def model_names() -> list[str]:
-    """Return the names of networks, sorted."""
-    return MODELS.names()
+model_names = MODELS.names
 
 
 def spec_of(name: str) -> ModelSpec:

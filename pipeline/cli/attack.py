@@ -56,8 +56,8 @@ def attack(
     import torch
 
     from attacker.inversion import invert, place
-    from fedinverse.memory import keep_freed_memory
-    from pipeline.cli.choice import chosen_attack, chosen_device, chosen_schedule, public_set
+    from fedinverse.machine import device_on, keep_freed_memory
+    from pipeline.cli.choice import chosen_attack, chosen_schedule, public_set
     from pipeline.cli.pictures import HEADER, PICTURE, draw, line_of, name_of, overlap_mark
     from pipeline.cli.weights import labels_to_invert, network_of_all, shared_classes, targets, weights_at
     from report.console import Bars, console, echo, progress_bar, say, table
@@ -67,7 +67,7 @@ def attack(
     paths = weights_at(target, schedule)
     network = network_of_all(paths, model, width, classes)
     labels = labels_to_invert(schedule, network)
-    where = chosen_device(device)
+    where = device_on(device, "--device")
     torch.set_num_threads(threads)
     keep_freed_memory()
     images = public_set(public, network.shape, public_root, public_limit, seed)

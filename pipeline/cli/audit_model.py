@@ -57,11 +57,12 @@ def audit_model(
     Public images alone, the prior alone and an untrained network say what the attack adds. Whether anything is the
     victim's doing, only a federation with and without the victim can say: the verdict says so.
     """
-    from pipeline.cli.choice import chosen_device, numbers
+    from fedinverse.machine import device_on
+    from pipeline.cli.choice import numbers
     from pipeline.ownmodel.audit import audit_model as audit
     from pipeline.ownmodel.settings import ModelAudit
 
-    chosen_device(device)
+    device_on(device, "--device")
     classes = tuple(numbers(wanted, "--classes-to-invert")) if wanted else ()
     settings = tuple(set_ or ())
     asked = ModelAudit(file, private, public, held_out, model, width, kind, classes, name, seed, device, settings)

@@ -66,9 +66,9 @@ def export(
     from clients.settings import Training
     from fedinverse.config import Data
     from fedinverse.original import DATA_SETS, NETWORKS, OriginalName
+    from fedinverse.rounds import kept_checkpoint
     from fedinverse.run import Run
     from fedinverse.storage import load_weights, save_weights
-    from fedinverse.thinning import kept_checkpoint
     from report.console import echo
     from server.settings import Federation
 

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from attacker.attacks.attack import Attack
 from attacker.attacks.registry import make_attack
 from attacker.settings import Attacker
@@ -111,14 +109,3 @@ def check_channels(source: str, shape: tuple[int, int, int], where: str = "") ->
             f"{where}source '{source}' has {channels} channel(s) but images {shape_text(shape)} are needed; "
             f"choose another one ({', '.join(fitting) or 'none fits'})"
         )
-
-
-def chosen_device(name: str, key: str = "--device") -> torch.device:
-    """Return the device called ``name``; ``ConfigError`` with its ``key`` if this machine does not have it."""
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device).add(1)
-    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
-        reason = (str(error).splitlines() or ["unknown"])[0]
-        raise ConfigError(f"{key} '{name}' is not to be had here ({reason}); use cpu, cuda or cuda:1") from error
-    return device

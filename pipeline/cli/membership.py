@@ -89,9 +89,9 @@ def _of_spool(
     from auditor.membership import answer_to, candidates_between
     from fedinverse.config import assigned
     from fedinverse.errors import StageError
+    from fedinverse.machine import device_on
     from fedinverse.shard import Shard, open_shard
     from fedinverse.storage import write_json
-    from pipeline.cli.choice import chosen_device
     from pipeline.stages.answers import show_answer
     from pipeline.stages.membership_scores import Seat, measured, of_rounds, of_table, show
     from report.console import say
@@ -101,7 +101,7 @@ def _of_spool(
     models = of_rounds(captured(spool), settings, spool)
     held = open_shard(shard) if shard is not None else Shard.empty()
     asked = candidates_between(open_shard(members), open_shard(others), held, seed)
-    where = str(chosen_device(device))
+    where = str(device_on(device, "--device"))
     beside: dict[int, Path] | str = "no federation without the victim is known; give --without DIR"
     if without is not None:
         control = captured(without)

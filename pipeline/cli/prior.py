@@ -33,15 +33,15 @@ def train(
 
     from attacker.target import open_target
     from fedinverse.errors import ConfigError
-    from fedinverse.memory import keep_freed_memory
-    from pipeline.cli.choice import chosen_attack, chosen_device, public_set
+    from fedinverse.machine import device_on, keep_freed_memory
+    from pipeline.cli.choice import chosen_attack, public_set
     from pipeline.cli.pictures import shape_of
     from pipeline.cli.priors import describe
     from pipeline.cli.weights import file_at, network_of
     from report.console import Bars, echo, progress_bar, say
 
     chosen = chosen_attack(kind, config, label, set_ or [])
-    where = chosen_device(device)
+    where = device_on(device, "--device")
     size, victim = shape_of(shape), None
     torch.set_num_threads(threads)
     keep_freed_memory()

@@ -14,10 +14,9 @@ from fedinverse.disk import Budget
 from fedinverse.errors import FedInverseError
 from fedinverse.layout import RunFiles, is_run
 from fedinverse.lock import only_here
-from fedinverse.rounds import AfterRound
+from fedinverse.rounds import AfterRound, Thinning
 from fedinverse.run import Run, check_fresh, prepare
 from fedinverse.storage import read_object
-from fedinverse.thinning import Thinning
 from pipeline.disk import check_disk
 from pipeline.engines import session_of
 from pipeline.experiment import Experiment, completed, resolved, worlds_of

@@ -19,11 +19,11 @@ from clients.training import TrainingDivergedError, train
 from fedinverse.client_data import pooled_shard
 from fedinverse.layout import WITH_VICTIM, World, spools_of
 from fedinverse.records import ModelFile
+from fedinverse.rounds import kept_checkpoint
 from fedinverse.run import Run
 from fedinverse.seeds import generator, threads
 from fedinverse.shard import Shard
 from fedinverse.storage import content_sha256, save_weights, to_weights, weights_sha256
-from fedinverse.thinning import kept_checkpoint
 from pipeline.ownapp.plan import their_own_shard_model
 from server.settings import Federation
 

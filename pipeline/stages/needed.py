@@ -17,7 +17,7 @@ from fedinverse.run import Run
 
 @dataclass(frozen=True)
 class InvertedRounds:
-    """The rule for ``fedinverse.thinning.Thinning``."""
+    """The rule for ``fedinverse.rounds.Thinning``."""
 
     run: Run
 
