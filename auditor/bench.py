@@ -1,6 +1,5 @@
 """What reconstructions are held against: both evaluators, and the real images in their features, made once a run."""
 
-import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -18,7 +17,7 @@ from auditor.evaluators.open_set import FAILED, OpenEvaluators, none_images, tra
 from auditor.evaluators.threshold import Threshold, calibrate
 from auditor.evidence import Exhibit
 from auditor.metrics.attack_accuracy import others_ahead
-from auditor.metrics.fidelity import RealSet
+from auditor.metrics.fidelity import RealSet, scaled
 from auditor.omitted import Omitted
 from auditor.peers import Peers, Side, peers_of
 from auditor.settings import Audit
@@ -126,14 +125,6 @@ def open_bench(run: Run, settings: Audit, samples: Sequence[Path], ahead: Ahead 
 def beside(count: int) -> ThreadPoolExecutor:
     """Return ``count`` threads for work beside this one's, each computing alone: see ``THREADS``."""
     return ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(THREADS,))
-
-
-def scaled(features: Tensor) -> Tensor:
-    """Return E2's features [N, F], of unit length, at root mean square 1, where whole-set metrics expect them.
-
-    KID's kernel is then (cosine + 1)^3.
-    """
-    return features.double() * math.sqrt(features.shape[1])
 
 
 @dataclass(frozen=True)

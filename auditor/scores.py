@@ -35,7 +35,8 @@ def score(exhibits: Iterable[Exhibit], bench: Bench, seed: int, metrics: Sequenc
     missing: dict[tuple[str, str], list[str]] = {}
     for exhibit in exhibits:
         where = {"seed": seed} | {key: getattr(exhibit, key) for key in ("world", "round", "arm", "attack")}
-        for each in figures_of(inspect(exhibit, bench), bench, metrics):
+        seen = inspect(exhibit, bench)
+        for each in figures_of(seen, bench, metrics):
             if isinstance(each.value, Omitted):
                 missing.setdefault((each.metric, each.value.reason), []).append(exhibit.arm)
             else:

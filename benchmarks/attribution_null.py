@@ -16,7 +16,7 @@ from torch import Tensor
 
 from auditor.evaluators.embedding import fit_embedding
 from auditor.metrics.copies import copies
-from auditor.metrics.membership import member_lift
+from auditor.metrics.distances import member_lift, nearest
 from auditor.omitted import Omitted
 from auditor.peers import Side
 from auditor.statistics import Cells, Estimate, lead_over_half
@@ -47,7 +47,7 @@ def lead(attack: Side, mine: Side, theirs: Side) -> Estimate:
 
 def copied(attack: Side, mine: Side, reserve: Tensor) -> int:
     """Return how many of ``mine`` are copied."""
-    outcome = copies(attack.features, mine.features, reserve)
+    outcome = copies(nearest(attack.features, mine.features), nearest(reserve, mine.features).distance)
     return 0 if isinstance(outcome, Omitted) else outcome.originals
 
 

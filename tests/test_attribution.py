@@ -17,6 +17,7 @@ from auditor.decision import Outcome
 from auditor.evidence import Exhibit
 from auditor.judgement import judge
 from auditor.metrics.copies import Copies, copies
+from auditor.metrics.distances import nearest
 from auditor.peers import Side, peers_of
 from auditor.scores import score
 from auditor.settings import Audit, Primary
@@ -321,7 +322,8 @@ def test_copies_are_shown_beside_the_image_and_the_nearest_reserve_image(bench: 
     # Fails if a picture of another row stands there, if nothing is said of false ones, or if a class's name is no text.
     run, instruments = bench
     images, labels = noisy(part_of(run, "train", victim_only=True), run)
-    outcome = copies(instruments.embedding(images), instruments.train_features, instruments.reserve_features)
+    train, reserve = instruments.train_features, instruments.reserve_features
+    outcome = copies(nearest(instruments.embedding(images), train), nearest(reserve, train).distance)
     assert isinstance(outcome, Copies)
     original = instruments.train.images[int(outcome.original[0])]
     assert original.float().sub(images[0] * 255).abs().mean() < 26  # the noise
@@ -343,7 +345,8 @@ def test_copies_are_shown_beside_the_image_and_the_nearest_reserve_image(bench: 
 def test_no_copies_are_a_sentence(bench: tuple[Run, Bench]) -> None:
     instruments = bench[1]
     features = instruments.embedding(averages(bench[0])[0])
-    outcome = copies(features, instruments.train_features, instruments.reserve_features)
+    train, reserve = instruments.train_features, instruments.reserve_features
+    outcome = copies(nearest(features, train), nearest(reserve, train).distance)
     shown = copies_shown(outcome, [], "gmi")
     assert "None of 30 reconstructions" in shown.sentence
     assert not shown.pairs

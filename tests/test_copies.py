@@ -5,12 +5,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from auditor.metrics.copies import RATE, Copies, benjamini_hochberg, copies, tail_p
+from auditor.metrics.copies import RATE, Copies, benjamini_hochberg, tail_p
+from auditor.metrics.copies import copies as copies_at
+from auditor.metrics.distances import nearest
 from auditor.omitted import Omitted
 
 
 def normal(seed: int, count: int, size: int = 8) -> Tensor:
     return torch.randn(count, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def copies(features: Tensor, train: Tensor, reserve: Tensor) -> Copies | Omitted:
+    return copies_at(nearest(features, train), nearest(reserve, train).distance)
 
 
 def test_planted_copies_are_found_with_their_originals() -> None:

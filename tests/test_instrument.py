@@ -30,7 +30,7 @@ from auditor.evaluators.material import material_of
 from auditor.evaluators.open_set import FAILED, none_images, train_open_evaluators
 from auditor.evidence import Exhibit
 from auditor.judgement import judge
-from auditor.metrics.figures import class_figures
+from auditor.metrics.figures import class_figures, measure
 from auditor.metrics.names import (
     ACCURACY,
     DISAGREEMENT,
@@ -275,7 +275,7 @@ def test_an_image_counts_as_a_class_only_where_both_agree(lab: Laboratory) -> No
     images, failed = real.images[:5], torch.tensor([False, False, False, False, True])
     exhibit = Exhibit("A", "with_victim", 1, "gmi", images, torch.zeros(5, dtype=torch.int64), torch.ones(5), failed)
     seen = replace(inspect(exhibit, lab.bench), answers=answers.masked_fill(failed[:, None], FAILED))
-    figures = {each.metric: each.value for each in class_figures(seen, lab.bench)}
+    figures = {each.metric: each.value for each in class_figures(seen, lab.bench, measure(seen, lab.bench))}
     assert (figures[OPEN], figures[DISAGREEMENT], figures[NONE]) == (0.2, 0.2, 0.2)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from auditor.metrics.distances import blocks, nearest_of_class
+from auditor.metrics.distances import blocks
 from auditor.omitted import Omitted
 
 FALSE_ACCEPTS = 0.01
@@ -34,10 +34,6 @@ class Threshold:
     false_accepts: float
     genuine_accepts: float
     impostors: int
-
-    def accepts(self, features: Tensor, labels: Tensor, gallery: Tensor, gallery_labels: Tensor) -> Tensor:
-        """Return bool [N]: the nearest gallery image [M, F] of the class ``labels`` [N] is near enough."""
-        return nearest_of_class(features, labels, gallery, gallery_labels).distance <= self.distance
 
 
 def calibrate(gallery: Tensor, gallery_labels: Tensor, probes: Tensor, probe_labels: Tensor) -> Threshold | Omitted:

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from auditor.metrics.distances import nearest
+from auditor.metrics.distances import Nearest
 from auditor.omitted import Omitted
 
 RATE = 0.05  # share of false ones expected among what is called a copy
@@ -53,20 +53,17 @@ class Copies:
     expected_false: float
 
 
-def copies(features: Tensor, train: Tensor, reserve: Tensor) -> Copies | Omitted:
+def copies(reached: Nearest, chance: Tensor) -> Copies | Omitted:
     """Return which of the reconstructions are copies of training images.
 
     Args:
-        features: [N, F] of the reconstructions, by the task-free embedding.
-        train: [M, F] of the victim's training images.
-        reserve: [R, F] of real images of the same classes that nobody trained on.
+        reached: of the reconstructions [N], the nearest of the victim's training images by the task-free embedding.
+        chance: float64 [R], how near real images of the same classes that nobody trained on come to these.
     """
-    if len(reserve) < FEWEST or len(train) == 0 or len(features) == 0:
+    if len(chance) < FEWEST or not bool((reached.index >= 0).any()):
         return Omitted(
-            f"copies need {FEWEST} reserve images of the victim's classes to know chance by, got {len(reserve)}"
+            f"copies need {FEWEST} reserve images of the victim's classes to know chance by, got {len(chance)}"
         )
-    reached = nearest(features, train)
-    chance = nearest(reserve, train).distance
     p = torch.from_numpy(tail_p(reached.distance.cpu().numpy(), chance.cpu().numpy()))
     corrected = torch.from_numpy(benjamini_hochberg(p.numpy()))
     called = corrected <= RATE

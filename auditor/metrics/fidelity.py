@@ -5,6 +5,7 @@ the figures do not compare with published ones; they compare with each other. A 
 reason instead.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,6 +18,14 @@ from auditor.omitted import Omitted
 FEWEST_FOR_FID = 2_000  # below, the estimate of the covariance dominates FID (Chong and Forsyth 2020)
 FEWEST_FOR_KID = 10
 NEIGHBOURS = 5  # k of precision, recall, density and coverage
+
+
+def scaled(features: Tensor) -> Tensor:
+    """Return E2's features [N, F], of unit length, at root mean square 1, where whole-set metrics expect them.
+
+    KID's kernel is then (cosine + 1)^3.
+    """
+    return features.double() * math.sqrt(features.shape[1])
 
 
 @dataclass(frozen=True, eq=False)

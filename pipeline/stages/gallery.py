@@ -97,7 +97,8 @@ def copies_of(run: Run, attack: str, server_round: int) -> CopiesShown:
     train, reserve = part_of(run, "train", victim_only=True), part_of(run, "reserve", victim_only=True)
     embedding = embedding_of(run)
     features, of_reserve = embedding(images), embedding.of_pixels(reserve.images)
-    outcome = copies(features, embedding.of_pixels(train.images), of_reserve)
+    of_train = embedding.of_pixels(train.images)
+    outcome = copies(nearest(features, of_train), nearest(of_reserve, of_train).distance)
     if isinstance(outcome, Omitted) or not outcome.called.any():
         return copies_shown(outcome, [], attack)
     beside = nearest(features, of_reserve)
