@@ -11,6 +11,7 @@ from clients.settings import Training
 from fedinverse.data.source import unit
 from fedinverse.errors import FedInverseError
 from fedinverse.models import Classifier
+from fedinverse.optimisers import SGD, Adam
 from fedinverse.seeds import derive, seeded
 from fedinverse.shard import Shard
 
@@ -110,9 +111,9 @@ def _optimizer(model: nn.Module, settings: Training, proximal_mu: float) -> torc
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer: torch.optim.Optimizer
     if settings.optimizer == "adam":
-        optimizer = torch.optim.Adam(weights, settings.lr, weight_decay=settings.weight_decay)
+        optimizer = Adam(weights, settings.lr, weight_decay=settings.weight_decay)
     else:
-        optimizer = torch.optim.SGD(
+        optimizer = SGD(
             weights, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay, foreach=True
         )
     if proximal_mu:

@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fedinverse.optimisers import Adam
+
 SAME = 0.99
 _SKETCH = 8  # pixels of a side
 _SIZES = (0.9, 0.8, 0.7)
@@ -121,7 +123,7 @@ def _laid_over(pictures: tuple[Tensor, Tensor], maps: Tensor, side: int, steps: 
     """Improve ``maps`` of pairs of pictures at ``side`` pixels; return their correlations [n] and the better maps."""
     ours, theirs = (F.interpolate(images[:, None], size=(side, side), mode="area").squeeze(1) for images in pictures)
     better = maps.clone().requires_grad_()
-    optimiser = torch.optim.Adam([better], lr=_RATE)
+    optimiser = Adam([better], lr=_RATE)
     for step in range(steps):
         optimiser.param_groups[0]["lr"] = _RATE * (1 - step / steps) + _RATE / 20
         optimiser.zero_grad()

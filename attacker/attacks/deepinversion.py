@@ -33,6 +33,7 @@ from attacker.attacks.case import Case
 from attacker.losses.settings import InversionSettings
 from attacker.priors.pixels import Pixels, PixelsSettings
 from attacker.target import Target
+from fedinverse.optimisers import Adam
 from fedinverse.seeds import generator
 
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
@@ -68,7 +69,7 @@ class DeepInversion(Attack):
         if settings.bn and not _layers(case.target.plain):
             case.note("the target has no BatchNorm layers: DeepInversion went without their statistics")
         z = case.start().requires_grad_(True)
-        adam = torch.optim.Adam([z], settings.lr)
+        adam = Adam([z], settings.lr)
         for _ in case.steps(settings.iterations):
             images = case.images(z)
             # A failed image enters as black: its NaN must not reach the others by way of the statistics.

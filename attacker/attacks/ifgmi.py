@@ -26,6 +26,7 @@ from attacker.priors.dcgan import Generator
 from attacker.priors.prior import Prior
 from attacker.target import Target
 from fedinverse.errors import ConfigError
+from fedinverse.optimisers import Adam
 
 
 class IFGMISettings(GMISettings):
@@ -71,7 +72,7 @@ class IFGMI(GMI):
             reach = settings.radius * start.flatten(1).abs().sum(1)
             move = torch.zeros_like(start).requires_grad_(True)
             free = [move, z] if settings.joint else [move]
-            adam = torch.optim.Adam(free, settings.feature_lr)
+            adam = Adam(free, settings.feature_lr)
             for _ in case.steps(settings.feature_iterations):
                 images = G.finish(features() + move, level)
                 loss = case.loss(images, z, settings.identity_weight) - case.realness(images)  # eq. 4-6

@@ -25,6 +25,7 @@ from attacker.attacks.attack import Attack, Capabilities, register
 from attacker.attacks.case import Case
 from attacker.losses.settings import InversionSettings
 from attacker.priors.kplus1 import KPlus1, KPlus1Settings
+from fedinverse.optimisers import Adam
 
 
 class KEDMISettings(InversionSettings):
@@ -58,7 +59,7 @@ class KEDMI(Attack):
         settings, d = self.settings, case.prior.latent
         mu = torch.zeros(len(case.labels), d, device=case.device, requires_grad=True)
         rho = torch.full_like(mu, settings.rho).requires_grad_(True)
-        adam = torch.optim.Adam([mu, rho], settings.lr)
+        adam = Adam([mu, rho], settings.lr)
         for _ in case.steps(settings.iterations):
             z = mu[:, None] + (rho / 2).exp()[:, None] * case.noise()  # [C, draws, d]
             images = case.images(z)

@@ -21,6 +21,7 @@ from attacker.attacks.case import Case
 from attacker.losses.identity import IdentityName
 from attacker.losses.settings import InversionSettings
 from attacker.priors.plg_gan import PlgGan, PlgGanSettings
+from fedinverse.optimisers import Adam
 
 
 class PLGMISettings(InversionSettings):
@@ -45,7 +46,7 @@ class PLGMI(Attack):
     def optimise(self, case: Case) -> Tensor:
         """Descend from N(0, I)."""
         z = case.start().requires_grad_(True)
-        adam = torch.optim.Adam([z], self.settings.lr)
+        adam = Adam([z], self.settings.lr)
         for _ in case.steps(self.settings.iterations):
             loss = case.loss(case.images(z), z)  # eq. 5-6
             (z.grad,) = torch.autograd.grad(loss.sum(), z)

@@ -32,6 +32,7 @@ from attacker.priors.prior import Prior
 from attacker.priors.vmi_dcgan import VmiDcgan, VmiDcganSettings
 from attacker.target import Target
 from fedinverse.errors import ConfigError
+from fedinverse.optimisers import SGD, Adam
 from fedinverse.seeds import generator
 
 
@@ -92,8 +93,8 @@ class VMI(Attack):
         q = posterior(settings.posterior, classes, case.prior.latent, settings.components, flow, random).to(case.device)
         parameters = list(q.parameters())
         adam, sgd = (
-            torch.optim.Adam(parameters, settings.rate),
-            torch.optim.SGD(parameters, settings.rate, momentum=0.9),
+            Adam(parameters, settings.rate),
+            SGD(parameters, settings.rate, momentum=0.9),
         )
         optimiser = adam if settings.optimiser == "adam" else sgd
         watched = Bound(q, classes, settings.patience)

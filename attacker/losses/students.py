@@ -24,6 +24,7 @@ from fedinverse.config import Section
 from fedinverse.data.source import unit
 from fedinverse.errors import ConfigError
 from fedinverse.models import Classifier, build, for_inference, spec_of
+from fedinverse.optimisers import Adam
 from fedinverse.seeds import derive, generator, seeded
 from fedinverse.storage import content_sha256
 
@@ -121,7 +122,7 @@ def _distil(
 ) -> None:
     """Train ``student`` in place: KL of its softmax to the target's, batch by batch."""
     student.train()
-    optimiser = torch.optim.Adam(student.parameters(), settings.lr)
+    optimiser = Adam(student.parameters(), settings.lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
     for step in range(settings.steps):
         rows = torch.randint(len(images), (settings.batch_size,), generator=random).to(images.device)

@@ -21,6 +21,7 @@ from fedinverse.data.source import unit
 from fedinverse.errors import ConfigError
 from fedinverse.folders import spelling
 from fedinverse.models import Classifier, build
+from fedinverse.optimisers import SGD
 from fedinverse.seeds import derive, generator, seeded
 from fedinverse.shard import Shard
 
@@ -102,7 +103,7 @@ def _trained(
     model = build(name, classes, width, derive(seed, "weights")).to(device).train()
     random = generator(seed, "batches")
     half = torch.randperm(len(held.labels), generator=random)[: len(held.labels) // 2]
-    optimizer = torch.optim.SGD(model.parameters(), settings.lr, momentum=0.9)
+    optimizer = SGD(model.parameters(), settings.lr, momentum=0.9)
     annealed = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.epochs)
     with seeded(derive(seed, "layers"), device):
         for _ in range(settings.epochs):

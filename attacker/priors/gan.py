@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from fedinverse.config import Section
+from fedinverse.optimisers import Adam
 
 _REFRESH = 20  # power iterations that bring averaged weights' largest singular values up to date
 
@@ -27,7 +28,7 @@ class CriticStepsSettings(GanSettings):
 
 def gan_adam(network: nn.Module, lr: float, betas: tuple[float, float] = (0.5, 0.999)) -> torch.optim.Adam:
     """Return Adam as DCGAN's authors and most of the inversion papers set it."""
-    return torch.optim.Adam(network.parameters(), lr, betas=betas)
+    return Adam(network.parameters(), lr, betas=betas)
 
 
 def descend(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:

@@ -47,6 +47,7 @@ from attacker.updates.settings import Updates
 from fedinverse.data.source import unit
 from fedinverse.errors import StageError
 from fedinverse.models import Classifier
+from fedinverse.optimisers import Adam
 from fedinverse.shard import Shard
 
 VERSION = 1  # raise it when anything below changes what is reconstructed
@@ -206,7 +207,7 @@ def reconstruct(
 
     _train_mode(network)
     images = torch.rand(len(labels), *network.input_shape, generator=random).to(device).requires_grad_(True)
-    adam = torch.optim.Adam([images], settings.lr)
+    adam = Adam([images], settings.lr)
     milestones = [math.floor(part * settings.iterations) for part in DECAY]
     schedule = torch.optim.lr_scheduler.MultiStepLR(adam, milestones, gamma=0.1)
     for step in range(settings.iterations):

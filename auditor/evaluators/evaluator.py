@@ -19,6 +19,7 @@ from auditor.evaluators.material import Material
 from auditor.settings import Evaluator
 from fedinverse.data.source import cache_directory, unit
 from fedinverse.models import Classifier, build, for_inference
+from fedinverse.optimisers import Adam
 from fedinverse.seeds import derive, generator, seeded, threads
 from fedinverse.shard import Shard
 from fedinverse.storage import content_sha256, into_module, load_weights, save_weights, to_weights
@@ -151,7 +152,7 @@ def fit(
 ) -> None:
     """Train ``network``, on ``device``, in place: Adam, annealed by a cosine, on images ``varied`` a little."""
     network.train()
-    optimizer = torch.optim.Adam(network.parameters(), settings.lr)
+    optimizer = Adam(network.parameters(), settings.lr)
     per_epoch = max(1, len(epochs) // settings.batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.epochs * per_epoch)
     for _ in range(settings.epochs):
