@@ -75,29 +75,45 @@ class Update:
     report: dict[str, str | int | float]
 
 
-class _Unencoded(Array):
-    """An array that stays in this process: its values are kept as they are, not encoded to be decoded once more."""
+class _Known(Array):
+    """An array whose values are at hand: whoever reads them in this process decodes nothing. They cannot be written."""
 
-    def __init__(self, values: NDArray[Any]) -> None:
-        super().__init__(dtype=str(values.dtype), shape=values.shape, stype="numpy.ndarray", data=b"")
-        self.__dict__["_values"] = values
+    def __init__(self, values: NDArray[Any], data: bytes) -> None:
+        super().__init__(dtype=str(values.dtype), shape=values.shape, stype="numpy.ndarray", data=data)
+        view = values.view()
+        view.flags.writeable = False
+        self.__dict__["_values"] = view
 
     def numpy(self) -> NDArray[Any]:
         """Return the values."""
         return self.__dict__["_values"]  # type: ignore[no-any-return]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Array, (self.dtype, self.shape, self.stype, self.data or _encoded(self.numpy()))  # for another process
+
 
 def to_record(weights: Mapping[str, NDArray[Any]]) -> ArrayRecord:
     """Pack named arrays into the record a message carries."""
-    return ArrayRecord({name: Array(array) for name, array in weights.items()})
+    record = ArrayRecord()
+    for name, array in weights.items():
+        record[name] = _Known(array, _encoded(array))
+    return record
 
 
 def unencoded(weights: Mapping[str, NDArray[Any]]) -> ArrayRecord:
     """Return ``weights`` as a record that stays in this process: strategies read the arrays as they are."""
     record = ArrayRecord()
     for name, array in weights.items():
-        record[name] = _Unencoded(array)
+        record[name] = _Known(array, b"")
     return record
+
+
+def _encoded(array: NDArray[Any]) -> bytes:
+    """Return ``array`` as one ``.npy`` file, byte for byte what ``np.save`` writes, copied once."""
+    header = io.BytesIO()
+    packed = np.asarray(array, order="C")
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(packed))
+    return b"".join((header.getvalue(), packed.reshape(-1).view(np.uint8).data))
 
 
 def from_record(record: ArrayRecord) -> Weights:
@@ -169,6 +185,8 @@ def read_instructions(content: RecordDict, training: Collection[str]) -> Instruc
 def read_model(record: object, most_bytes: int) -> Weights:
     """Return the arrays of a server's message, after their encoded size, ``most_bytes`` at most, and their headers.
 
+    They are views of the message and cannot be written.
+
     Raises:
         IntegrityError: larger, not in numpy's format, no numbers, or truncated; the message names the array.
     """
@@ -189,7 +207,7 @@ def read_model(record: object, most_bytes: int) -> Weights:
 def _received(array: Array, name: str) -> NDArray[Any]:
     if array.stype != "numpy.ndarray":
         raise RefusedReplyError(f"array '{name}' is not in numpy's format")
-    return _opened(array.data, f"array '{name}'").copy()
+    return _opened(array.data, f"array '{name}'")
 
 
 # ---------------------------------------------------------------- what clients answer

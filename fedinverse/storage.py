@@ -282,8 +282,9 @@ def to_weights(module: torch.nn.Module) -> dict[str, NDArray[Any]]:
 
 
 def _as_numpy(value: torch.Tensor) -> NDArray[Any]:
-    plain = value.detach().cpu().contiguous()
-    return np.array((plain.float() if plain.dtype == torch.bfloat16 else plain).numpy())
+    dtype = torch.float32 if value.dtype == torch.bfloat16 else value.dtype
+    copied = value.detach().to("cpu", dtype, copy=True, memory_format=torch.contiguous_format)
+    return copied.numpy()
 
 
 def into_module(module: torch.nn.Module, weights: Weights, origin: str) -> None:

@@ -13,7 +13,7 @@ from fedinverse.config import Table, find_config, read_table
 from fedinverse.errors import StageError
 from fedinverse.flower import server_directory, world_of
 from fedinverse.layout import is_control, is_run
-from fedinverse.machine import device_on
+from fedinverse.machine import device_on, keep_freed_memory
 from fedinverse.messages import Instructions, from_record, to_record
 from fedinverse.private import part_of
 from fedinverse.rounds import AfterRound, Round
@@ -57,6 +57,7 @@ app = server_app()  # as Flower finds it
 
 def _federate(grid: Grid, context: Context, callbacks: Sequence[AfterRound], hand_on: OneByOne) -> None:
     """Run the rounds that are still to run."""
+    keep_freed_memory()  # every round frees what all its clients sent
     grid = AnsweredGrid(grid)
     run, world = _open(context, grid), world_of(context)
     federation, training = run.section("federation", Federation), run.section("training", Training)
@@ -100,6 +101,8 @@ def _federate(grid: Grid, context: Context, callbacks: Sequence[AfterRound], han
     selection = Selection(federation, run.seed_of(world), partitions, absent)
     buffers = [name for name, _ in network.named_buffers()]
     examples = dict(enumerate(_held(run).tolist()))
+    if not federation.secure_aggregation.enabled:  # its replies show no update
+        grid.as_they_arrive(strategy.read_early)
     strategy.begin(selection, Ledger(run.files.server.ledger(world)), max(done, 0), buffers, examples)
     remind(strategy, state)
     message = Instructions.record(run.model.name, run.model.width, classes, training.model_dump())

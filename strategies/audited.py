@@ -16,10 +16,11 @@
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
 from fedinverse.flower_compat import aggregate_arrayrecords
@@ -35,6 +36,7 @@ from fedinverse.messages import (
     from_record,
     read_evaluation,
     read_update,
+    to_record,
     unencoded,
 )
 from fedinverse.storage import check_finite
@@ -43,7 +45,7 @@ from strategies.central_privacy import Private
 from strategies.client_reports import ClientReports
 from strategies.grids import ChosenNodes
 from strategies.ledger import Ledger
-from strategies.outliers import far_off
+from strategies.outliers import far_off, length
 from strategies.participation import Selection
 from strategies.watch import note_updates
 
@@ -51,6 +53,7 @@ log = logging.getLogger("fedinverse.server")
 flower_log = logging.getLogger("flwr")  # a client that fails is named where Flower reports the round
 EQUAL_WEIGHT = "equal-weight"  # the metric that unweighted averages weigh by: 1 for everyone
 T = TypeVar("T")
+Opened = tuple[Update, float]  # and its length
 
 
 class Audited:
@@ -90,6 +93,7 @@ class Audited:
         self._reports = ClientReports(self._directory)
         self._before: Weights = {}
         self._adaptive = False
+        self._early: dict[int, tuple[Message, Opened]] = {}
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -116,6 +120,23 @@ class Audited:
         messages = super().configure_evaluate(current, arrays, config, ChosenNodes(grid, nodes))  # type: ignore[misc]
         return self._note(current, messages)
 
+    def read_early(self, reply: Message) -> None:
+        """Read a reply to a train message while other clients still train; ``aggregate_train`` finds it read.
+
+        What is to be refused is read again there, and refused.
+        """
+        partition = self._selection.partitions.get(reply.metadata.src_node_id)
+        if partition is not None and reply.metadata.message_type == MessageType.TRAIN and not reply.has_error():
+            with suppress(Exception):
+                self._early[id(reply)] = reply, self._open(reply, partition)
+
+    def _open(self, reply: Message, partition: int) -> Opened:
+        if id(reply) in self._early:
+            return self._early[id(reply)][1]
+        most = self._examples.get(partition)
+        update = read_update(reply, partition, self._before, most, adaptive=self._adaptive)
+        return update, length(update.weights, self._before) if self.max_update_norm else 0.0
+
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
@@ -123,14 +144,11 @@ class Audited:
         current = server_round + self._offset
         by_partition = self._by_partition(replies)
         refused: dict[int, str] = {}
-
-        def read(reply: Message, partition: int) -> Update:
-            most = self._examples.get(partition)
-            return read_update(reply, partition, self._before, most, adaptive=self._adaptive)
-
-        updates = self._read(current, by_partition, read, refused)
-        far = far_off({p: update.weights for p, update in updates.items()}, self._before, self.max_update_norm)
-        for partition, reason in far.items():
+        opened = self._read(current, by_partition, self._open, refused)
+        self._early.clear()
+        updates = {partition: update for partition, (update, _) in opened.items()}
+        lengths = {partition: norm for partition, (_, norm) in opened.items()}
+        for partition, reason in far_off(lengths, self._before, self.max_update_norm).items():
             refused[partition] = self._refuse(current, partition, reason)
             del updates[partition]
         central = self.accounted() if isinstance(self, Private) and not self._buffers else None
@@ -153,7 +171,7 @@ class Audited:
                 extra={"event": "no aggregate", "fields": {"round": current, "clients": list(updates)}},
             )
             return None, None
-        return ArrayRecord({name: Array(array) for name, array in arrays.items()}), metrics
+        return to_record(arrays), metrics
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Aggregate the metrics in the order of the partitions."""

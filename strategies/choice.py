@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
+from flwr.app import Message
 from flwr.serverapp import strategy as flower
 
 from fedinverse.errors import ConfigError
@@ -59,6 +60,9 @@ class Strategy(Protocol):
 
     def begin(self, *args: Any, **kwargs: Any) -> None:
         """See ``Audited.begin``."""
+
+    def read_early(self, reply: Message) -> None:
+        """See ``Audited.read_early``."""
 
     def start(self, *args: Any, **kwargs: Any) -> Any:
         """See Flower's ``Strategy.start``."""

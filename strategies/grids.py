@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from flwr.app import Error, Message
@@ -84,6 +84,11 @@ class AnsweredGrid(PassingGrid):
     was. Here an error reply stands for either. It also fetches replies one by one, because Flower decodes all that have
     arrived at once: one that cannot be decoded would take the others, and the run, with it.
     """
+
+    def as_they_arrive(self, read: Callable[[Message], None]) -> None:
+        """Have a grid of simulated nodes hand every reply to ``read`` while it waits for the others."""
+        if hasattr(self._grid, "arrived"):
+            self._grid.arrived = read
 
     def send_and_receive(self, messages: Any, *, timeout: float | None = None) -> list[Message]:
         """Return a reply to every message: the node's own, or an error in its place."""

@@ -14,22 +14,22 @@ from fedinverse.messages import Weights
 _ENOUGH = 3  # updates whose median says how long one is
 
 
-def far_off(updates: Mapping[int, Weights], before: Weights, limit: float) -> dict[int, str]:
+def far_off(norms: Mapping[int, float], before: Weights, limit: float) -> dict[int, str]:
     """Return why the update of a partition is to be refused, for those that are.
 
-    The L2 norm ``||after - before||`` over all float arrays of an update is held against ``limit`` times the median of
-    the round. Of fewer than three updates, or where the median is zero, the norm of the model itself is the measure.
+    The L2 norm of an update is held against ``limit`` times the median of the round. Of fewer than three updates, or
+    where the median is zero, the norm of the model itself is the measure.
 
     Args:
-        updates: the weights of every client after training, by partition.
+        norms: ``length`` of every client's update, by partition.
+        before: the weights they were sent.
         limit: a multiple; 0: nobody is refused.
     """
-    if limit <= 0 or not updates:
+    if limit <= 0 or not norms:
         return {}
-    norms = {partition: _norm(weights, before) for partition, weights in updates.items()}
     measure, name = (float(np.median(list(norms.values()))), "median") if len(norms) >= _ENOUGH else (0.0, "")
     if measure == 0:
-        measure, name = _norm(before, {}) or 1.0, "global model's norm"
+        measure, name = length(before, {}) or 1.0, "global model's norm"
     return {
         partition: f"its update is {norm:.3g} long, more than {limit:g} times the {name} {measure:.3g} "
         "(federation.max_update_norm)"
@@ -38,12 +38,13 @@ def far_off(updates: Mapping[int, Weights], before: Weights, limit: float) -> di
     }
 
 
-def _norm(weights: Weights, before: Weights) -> float:
+def length(weights: Weights, before: Weights) -> float:
+    """Return the L2 norm ``||weights - before||`` over all float arrays; what ``before`` lacks counts whole."""
     total = 0.0
     for name, array in weights.items():
         if np.issubdtype(array.dtype, np.floating):
-            step = np.asarray(array, np.float64).ravel()
+            step = array.astype(np.float64).ravel()
             if name in before:
-                step = step - before[name].ravel()
+                step -= before[name].ravel()
             total += float(step @ step)
     return math.sqrt(total)

@@ -58,6 +58,10 @@ def test_worlds_side_by_side_on_the_same_actors_give_the_models_of_one_after_the
         runs[kind] = prepare(tmp_path / kind, resolved(experiment))
         with session_of(experiment.engine) as session:
             federate(runs[kind], WORLDS, experiment.engine, session=session)
+            if session is not None:
+                from ray._private import worker  # not before the engine set Ray's environment
+
+                assert worker._global_node.all_processes.keys() == {"gcs_server", "raylet"}  # and no watchers
     for world in WORLDS:
         local, ray = ([line.sha256 for line in runs[kind].recorded_rounds(world)] for kind in ("local", "ray"))
         assert local == ray

@@ -21,7 +21,7 @@ from fedinverse.words import plain
 from pipeline.engines.local import LocalGrid
 from pipeline.engines.simulated import SimulatedGrid
 from server.roll_call import known_nodes
-from strategies.outliers import far_off
+from strategies.outliers import far_off, length
 
 HOSTILE = 2  # its partition
 FAILS: Change = lambda _: (_ for _ in ()).throw(RuntimeError("it broke"))  # noqa: E731
@@ -169,14 +169,15 @@ def _who(partition: int) -> RecordDict:
 
 def test_an_update_far_longer_than_the_others_is_refused_and_the_limit_is_the_servers() -> None:
     before = {"w": np.zeros(4, np.float32)}
-    updates = {partition: {"w": np.full(4, size, np.float32)} for partition, size in enumerate((1.0, 1.1, 50.0, 0.9))}
-    assert set(far_off(updates, before, 10.0)) == {2}
-    assert "federation.max_update_norm" in far_off(updates, before, 10.0)[2]
-    assert not far_off(updates, before, 100.0)
-    assert not far_off(updates, before, 0.0)
+    updates = [{"w": np.full(4, size, np.float32)} for size in (1.0, 1.1, 50.0, 0.9)]
+    norms = {partition: length(update, before) for partition, update in enumerate(updates)}
+    assert norms[2] == 100.0
+    assert set(far_off(norms, before, 10.0)) == {2}
+    assert "federation.max_update_norm" in far_off(norms, before, 10.0)[2]
+    assert not far_off(norms, before, 100.0)
+    assert not far_off(norms, before, 0.0)
     # Of two nobody can say who is off: the model's own length is the measure, not the other client's.
-    pair = {0: {"w": np.full(4, 1e-9, np.float32)}, 1: {"w": np.full(4, 1.0, np.float32)}}
-    assert not far_off(pair, {"w": np.ones(4, np.float32)}, 10.0)
+    assert not far_off({0: 2e-9, 1: 2.0}, {"w": np.ones(4, np.float32)}, 10.0)
 
 
 def test_an_aggregate_that_cannot_be_made_leaves_the_model_as_it_was(

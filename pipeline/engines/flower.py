@@ -11,6 +11,7 @@ from flwr.serverapp import ServerApp
 from clients.app import app as client_app
 from fedinverse.flower_compat import run_simulation
 from fedinverse.run import Run
+from pipeline.engines.ray_processes import no_watchers
 from pipeline.engines.settings import Engine
 
 
@@ -18,16 +19,17 @@ def run_on_flower(run: Run, engine: Engine, server: ServerApp) -> None:
     """Run the federation on Flower's Ray backend."""
     # Flower's backend has no way to pass the token on to its actors' processes on every version: private host only.
     resources = {"num_cpus": engine.client_cpus, "num_gpus": engine.client_gpus}
-    run_simulation(
-        server_app=server,
-        client_app=client_app,
-        num_supernodes=run.population.clients,
-        backend_config={
-            "client_resources": resources,
-            "init_args": {
-                "num_cpus": engine.actors or os.cpu_count() or 1,
-                "include_dashboard": False,
-                "address": "local",
+    with no_watchers():
+        run_simulation(
+            server_app=server,
+            client_app=client_app,
+            num_supernodes=run.population.clients,
+            backend_config={
+                "client_resources": resources,
+                "init_args": {
+                    "num_cpus": engine.actors or os.cpu_count() or 1,
+                    "include_dashboard": False,
+                    "address": "local",
+                },
             },
-        },
-    )
+        )

@@ -30,6 +30,7 @@ from fedinverse.registry import search_path
 from fedinverse.run import Run
 from fedinverse.split import holdings
 from pipeline.engines.environment import environment
+from pipeline.engines.ray_processes import no_watchers
 from pipeline.engines.settings import Engine
 from pipeline.engines.simulated import SimulatedGrid, context_of, error_reply, explain
 
@@ -116,10 +117,13 @@ class RayGrid(SimulatedGrid):
         queues |= dict.fromkeys(self._restarting.values(), math.inf)
         flying: dict[Any, _Sent] = {}
         replies: list[Message] = []
+        fresh: list[Message] = []
         while waiting or flying:
             self._session.check()
             while waiting and min(queues.values()) < _MAILBOX:
                 self._send(waiting.pop(), queues, flying)
+            while fresh and self.arrived is not None:
+                self.arrived(fresh.pop())
             left = math.inf if deadline is None else max(0.0, deadline - time.monotonic())
             done, _ = ray.wait([*flying, *self._restarting], num_returns=1, timeout=min(left, _LOOK))
             if not done and left <= _LOOK:
@@ -134,6 +138,7 @@ class RayGrid(SimulatedGrid):
                 reply = self._collect(reference, sent, waiting, queues)
                 if reply is not None:
                     replies.append(reply)
+                    fresh.append(reply)
         return replies
 
     def leave_profiles(self, directory: Path) -> None:
@@ -289,13 +294,14 @@ def _start(cpus: int) -> None:
     """Start Ray on this machine; what it started before it failed is ended."""
     try:
         # "local": never join, or wait for, a cluster that somebody else left behind
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        with no_watchers():
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
     except Exception as error:  # a node that does not come up in time is a plain Exception of Ray's
         ray.shutdown()
         reason = (str(error).strip().splitlines() or ["no reason given"])[0]

@@ -2,7 +2,7 @@
 
 import itertools
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from flwr.app import Context, Error, Message, RecordDict
@@ -16,7 +16,14 @@ SERVER_NODE = 0
 
 
 class NodesGrid(Grid):
-    """Nodes 1 to n with the node configs given to them, in that order. Messages are answered by ``answer``."""
+    """Nodes 1 to n with the node configs given to them, in that order. Messages are answered by ``answer``.
+
+    Attributes:
+        arrived: what a grid whose nodes work beside this process calls with a reply while it waits for the others.
+        contexts: of every node.
+    """
+
+    arrived: Callable[[Message], None] | None = None
 
     def __init__(self, node_configs: Sequence[Mapping[str, Any]], run_config: Mapping[str, Any] | None = None) -> None:
         self._run = FlowerRun.create_empty(run_id=1)

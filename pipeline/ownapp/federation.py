@@ -87,6 +87,7 @@ def _in_one_process(plan: Plan, path: str, server: Any) -> None:
 
 def _on_flower(plan: Plan, path: str, server: Any) -> None:
     from fedinverse.flower_compat import run_simulation
+    from pipeline.engines.ray_processes import no_watchers
 
     app = ServerApp()
 
@@ -94,19 +95,20 @@ def _on_flower(plan: Plan, path: str, server: Any) -> None:
     def serve(grid: Grid, context: Context) -> None:
         _serve(plan, server, grid, context)
 
-    run_simulation(
-        server_app=app,
-        client_app=client_of(path),
-        num_supernodes=plan.clients,
-        backend_config={
-            "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
-            "init_args": {
-                "num_cpus": plan.actors or os.cpu_count() or 1,
-                "include_dashboard": False,
-                "address": "local",
+    with no_watchers():
+        run_simulation(
+            server_app=app,
+            client_app=client_of(path),
+            num_supernodes=plan.clients,
+            backend_config={
+                "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+                "init_args": {
+                    "num_cpus": plan.actors or os.cpu_count() or 1,
+                    "include_dashboard": False,
+                    "address": "local",
+                },
             },
-        },
-    )
+        )
 
 
 if __name__ == "__main__":
