@@ -8,10 +8,10 @@ import torch
 from attacker.settings import Attacker
 from fedinverse.errors import IntegrityError, StageError
 from fedinverse.layout import ROUND_FILES, receipts_of, round_file
-from fedinverse.models import built_for, claimed
+from fedinverse.models import network_in
 from fedinverse.records import ModelFile, Receipt, read_lines
 from fedinverse.shard import Shard
-from fedinverse.storage import into_module, load_weights, read_metadata
+from fedinverse.storage import read_metadata
 from fedinverse.words import plain
 
 
@@ -130,8 +130,7 @@ def together(weights: Path, models: dict[int, Path], captures: int) -> tuple[Pat
     for path in paths:
         if not path.exists():
             raise StageError(f"{path} was not kept, but captures = {captures} inverts it together with {weights.name}")
-        if _network(path) != _network(weights):
-            raise IntegrityError(f"{path} and {weights} are of different networks; they cannot be inverted together")
+        check_same_network(path, weights, "they cannot be inverted together")
     return paths
 
 
@@ -139,9 +138,14 @@ def _sha(path: Path) -> str:
     return ModelFile.read(path).sha256 or str(path)
 
 
-def _network(path: Path) -> tuple[str, ...]:
-    about = read_metadata(path)
-    return tuple(about.get(key, "") for key in ("model", "classes", "width"))
+def check_same_network(one: Path, other: Path, why: str) -> None:
+    """Raise ``IntegrityError`` if two files are of different networks; names both, and ``why`` that matters."""
+    first, second = read_metadata(one), read_metadata(other)
+    for key in ("model", "classes", "width"):
+        if first.get(key) != second.get(key):
+            raise IntegrityError(
+                f"{one} and {other} are of different networks ({key} {first.get(key)} and {second.get(key)}); {why}"
+            )
 
 
 def _check_none_lost(spool: Path, wanted: object, models: dict[int, Path]) -> None:
@@ -161,9 +165,8 @@ def _new_best(models: dict[int, Path], shard: Shard) -> dict[int, Path]:
 
     best, chosen = -1.0, {}
     for number, path in models.items():
-        weights, about = load_weights(path)
-        network = built_for(weights, *claimed(about, str(path)), str(path)).eval()
-        into_module(network, weights, str(path))
+        network, _ = network_in(path)
+        network.eval()
         with torch.inference_mode():
             accuracy = float((network(unit(shard.images)).argmax(1) == shard.labels).float().mean())
         if accuracy > best:

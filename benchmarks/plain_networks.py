@@ -5,8 +5,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from fedinverse.models.image_layers import LookConv2d, PaintDeconv2d
-from fedinverse.models.whole_conv import WholeConv2d
+from fedinverse.models.image_layers import ImageConv2d, ImageConvTranspose2d, WholeConv2d
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -15,8 +14,8 @@ def plain_network(network: M) -> M:
     """Return ``network``, changed in place: NCHW, PyTorch's own convolutions, LeakyReLU before the pooling."""
     for module in list(network.modules()):
         for name, child in module.named_children():
-            if isinstance(child, LookConv2d | PaintDeconv2d | WholeConv2d):
-                kind = nn.ConvTranspose2d if isinstance(child, PaintDeconv2d) else nn.Conv2d
+            if isinstance(child, ImageConv2d | ImageConvTranspose2d | WholeConv2d):
+                kind = nn.ConvTranspose2d if isinstance(child, ImageConvTranspose2d) else nn.Conv2d
                 layer = kind.__new__(kind)
                 layer.__dict__ = dict(child.__dict__)
                 setattr(module, name, layer)

@@ -415,7 +415,7 @@ def _own_partition(claimed: object, partition: int) -> None:
 
 def _integer(value: object, what: str) -> int:
     if type(value) is not int:
-        raise RefusedReplyError(f"{what} is {_shown(value)}, no whole number")
+        raise RefusedReplyError(f"{what} is {_described(value)}, no whole number")
     if not -(2**63) <= value < 2**63:
         raise RefusedReplyError(f"{what} is a number of more than 63 bits")
     return value
@@ -423,14 +423,14 @@ def _integer(value: object, what: str) -> int:
 
 def _number(value: object, what: str, low: float, high: float) -> float:
     if type(value) not in (int, float):
-        raise RefusedReplyError(f"{what} is {_shown(value)}, no number")
+        raise RefusedReplyError(f"{what} is {_described(value)}, no number")
     number = value if isinstance(value, float) else float(_integer(value, what))
     if not math.isfinite(number) or not low <= number <= high:
         raise RefusedReplyError(f"{what} is {number:g}; it must be finite, from {low:g} to {high:g}")
     return number
 
 
-def _shown(value: object) -> str:
+def _described(value: object) -> str:
     if isinstance(value, str):
         return f"the text '{plain(value, 40)}'"
     return str(value) if isinstance(value, bool | float) else f"of type {type(value).__name__}"

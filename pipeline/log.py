@@ -24,13 +24,13 @@ from report.console import console
 FILE, LIMIT, KEPT = "log.jsonl", 5_000_000, 3
 
 _root = logging.getLogger("fedinverse")
-_own = logging.getLogger("fedinverse.run")
+_events = logging.getLogger("fedinverse.run")
 _KEY = re.compile(r"\b[a-z]\w*(?:\.\w+)+\b")
 
 
 def event(name: str, message: str, **fields: Any) -> None:
     """Log the event ``name`` with its fields, such as ``event("round", ..., world="with_victim", round=3)``."""
-    _own.info(message, extra={"event": name, "fields": fields})
+    _events.info(message, extra={"event": name, "fields": fields})
 
 
 @contextmanager
@@ -67,7 +67,7 @@ def _log_end(error: BaseException, keys: Mapping[str, Any]) -> None:
     fields = {"kind": type(error).__name__, "field": named[0] if named else None}
     mendable = isinstance(error, FedInverseError | OSError)
     # Only into the file: the command line shows the message, and an unknown error its traceback.
-    _own.error(str(error), extra={"event": "error", "fields": fields, "quiet": True}, exc_info=not mendable)
+    _events.error(str(error), extra={"event": "error", "fields": fields, "quiet": True}, exc_info=not mendable)
 
 
 class JsonLines(logging.Formatter):

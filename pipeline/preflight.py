@@ -26,20 +26,24 @@ from clients.defences import make_defence
 from clients.training import train
 from fedinverse.client_data import pooled_shard, shard_of
 from fedinverse.data.source import unit
+from fedinverse.disk import in_words
 from fedinverse.errors import ConfigError, FedInverseError
-from fedinverse.layout import WITHOUT_VICTIM, WORLDS
+from fedinverse.layout import WITHOUT_VICTIM, WORLDS, is_run
 from fedinverse.machine import device_on
 from fedinverse.models import Classifier, build, for_inference
 from fedinverse.private import part_of
-from fedinverse.run import Run
+from fedinverse.run import Run, prepare
 from fedinverse.seeds import generator
 from fedinverse.shard import Shard
 from fedinverse.split import holdings
+from pipeline.disk import check_disk, needed
 from pipeline.engines.ray_place import check_ray
-from pipeline.experiment import Experiment, most_rounds
+from pipeline.experiment import Experiment, most_rounds, resolved
 from pipeline.rehearsal import rehearse
 from pipeline.stages.invert import asked_classes
 from pipeline.stages.updates import rehearsed
+from report.console import console, echo, show_threat_model, table
+from report.text import in_time
 
 CLASSES = 4  # an attack is rehearsed on this many of its classes
 
@@ -218,8 +222,8 @@ def _check_attacks(run: Run, experiment: Experiment, network: Classifier, steps:
     captured = most_rounds(settings.rounds, experiment) * (len(WORLDS) if experiment.audit.without_victim else 1)
     targets = (captured + 2) / (settings.processes or torch.get_num_threads())
     seconds: dict[str, float] = {}
-    for label, table in experiment.attacks.items():
-        attack = make_attack(table, f"attacks.{label}", "config")
+    for label, asked in experiment.attacks.items():
+        attack = make_attack(asked, f"attacks.{label}", "config")
         with TemporaryDirectory() as scratch:
             try:
                 rates = rehearse(attack, target, images, some, run.seed, Path(scratch), steps)
@@ -235,3 +239,29 @@ def _check_attacks(run: Run, experiment: Experiment, network: Classifier, steps:
             else:
                 seconds[f"{label}: {what}"] = step * total * targets * len(labels) / len(some)
     return seconds
+
+
+STEPS = 3  # of every attack: the first warms up, the others are timed
+
+
+def show_plan(experiment: Experiment) -> None:
+    """Check ``experiment`` as a run would, and print who takes part, what to know, disk and time.
+
+    Raises:
+        ConfigError: names the key and the fix.
+        DataError: a source is absent.
+    """
+    path = (Path(experiment.out) / experiment.name).resolve()
+    check_disk(experiment, path)
+    with TemporaryDirectory() as scratch:
+        run = prepare(Path(scratch) / experiment.name, resolved(experiment))
+        forecast = check_before_work(run, experiment, STEPS)
+        show_threat_model(run)
+    for note in forecast.notes:
+        echo(f"note: {note}")
+    table("Disk, at most", ["", "size"], [[what, in_words(size)] for what, size in needed(experiment).items() if size])
+    rows = [[what, in_time(seconds)] for what, seconds in forecast.seconds.items()]
+    table("Time, about, from a few steps on this machine as busy as it is now", ["", "time"], rows)
+    if is_run(path):
+        echo(f"{path} exists: a run would need --resume or another name")
+    console.print("Nothing was written. All checks passed.")

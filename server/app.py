@@ -25,7 +25,7 @@ from server.one_by_one import OneByOne
 from server.roll_call import known_nodes, roll_call
 from server.settings import Federation
 from server.utility import utility
-from strategies import AnsweredGrid, Ledger, SecureGrid, Selection, make_strategy, remembered, remind
+from strategies import AnsweredGrid, Ledger, SecureGrid, Selection, load_state_dict, make_strategy, state_dict
 
 # Keys of `flwr run --run-config`, and the config keys they override.
 _OVERRIDES = {
@@ -82,7 +82,7 @@ def _federate(grid: Grid, context: Context, callbacks: Sequence[AfterRound], han
             return None
         received = from_record(arrays)
         check_finite(received, f"the global model of round {server_round}")
-        state = remembered(strategy)  # the next round changes it
+        state = state_dict(strategy)  # the next round changes it
 
         def finish() -> MetricRecord:
             into_module(network, received, f"the global model of round {server_round}")
@@ -104,7 +104,7 @@ def _federate(grid: Grid, context: Context, callbacks: Sequence[AfterRound], han
     if not federation.secure_aggregation.enabled:  # its replies show no update
         grid.as_they_arrive(strategy.read_early)
     strategy.begin(selection, Ledger(run.files.server.ledger(world)), max(done, 0), buffers, examples)
-    remind(strategy, state)
+    load_state_dict(strategy, state)
     message = Instructions.record(run.model.name, run.model.width, classes, training.model_dump())
     strategy.start(
         grid=_secured(grid, run, federation),

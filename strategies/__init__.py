@@ -7,7 +7,7 @@ from strategies.ledger import Ledger
 from strategies.participation import Participation, Selection
 from strategies.secure_aggregation import SecureGrid
 from strategies.settings import Aggregation
-from strategies.state import remembered, remind
+from strategies.state import load_state_dict, state_dict
 
 __all__ = [
     "Aggregation",
@@ -19,8 +19,8 @@ __all__ = [
     "SecureGrid",
     "Selection",
     "Strategy",
+    "load_state_dict",
     "make_strategy",
-    "remembered",
-    "remind",
+    "state_dict",
     "strategy_names",
 ]

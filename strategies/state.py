@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 _BY_NAME, _IN_ORDER, _NUMBER = ("m_t", "v_t"), "momentum_vector", "clipping_norm"
 
 
-def remembered(strategy: Any) -> dict[str, NDArray[Any]]:
+def state_dict(strategy: Any) -> dict[str, NDArray[Any]]:
     """Return a copy of the state of ``strategy`` after a round; empty where there is none."""
     state = {}
     for attribute in _BY_NAME:
@@ -26,8 +26,8 @@ def remembered(strategy: Any) -> dict[str, NDArray[Any]]:
     return state
 
 
-def remind(strategy: Any, state: Mapping[str, NDArray[Any]]) -> None:
-    """Give ``strategy`` back what ``remembered`` returned of one like it."""
+def load_state_dict(strategy: Any, state: Mapping[str, NDArray[Any]]) -> None:
+    """Give ``strategy`` back what ``state_dict`` returned of one like it."""
     for attribute in _BY_NAME:
         prefix = f"{attribute}."
         arrays = {name.removeprefix(prefix): array for name, array in state.items() if name.startswith(prefix)}

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from attacker.priors.dcgan import Critic
 from fedinverse.models import build, for_inference
 from fedinverse.models.classifier import conv_block
-from fedinverse.models.image_layers import LookConv2d, PaintDeconv2d, paint
-from fedinverse.models.whole_conv import WholeConv2d
+from fedinverse.models.image_layers import ImageConv2d, ImageConvTranspose2d, WholeConv2d, paint
 
 GEOMETRIES = [(1, 7, 1, 1, 12), (3, 5, 2, 2, 12), (1, 5, 2, 2, 8), (3, 3, 1, 1, 6)]  # C, kernel, stride, padding, side
 
@@ -22,7 +21,7 @@ def seeded(*shape: int, seed: int = 0) -> Tensor:
 @pytest.mark.parametrize(("channels", "kernel", "stride", "padding", "side"), GEOMETRIES)
 def test_looking_is_a_convolution(channels: int, kernel: int, stride: int, padding: int, side: int) -> None:
     plain = nn.Conv2d(channels, 6, kernel, stride, padding).double()
-    look = LookConv2d.of(plain)
+    look = ImageConv2d.of(plain)
     assert look is not None
     assert look.weight is plain.weight
     images = seeded(2, channels, side, side)
@@ -35,7 +34,7 @@ def test_looking_is_a_convolution(channels: int, kernel: int, stride: int, paddi
 @pytest.mark.parametrize(("channels", "kernel", "stride", "padding", "side"), GEOMETRIES)
 def test_painting_is_a_transposed_convolution(channels: int, kernel: int, stride: int, padding: int, side: int) -> None:
     arguments = (6, channels, kernel, stride, padding)
-    layer = PaintDeconv2d(*arguments, output_padding=stride - 1).double()
+    layer = ImageConvTranspose2d(*arguments, output_padding=stride - 1).double()
     plain = nn.ConvTranspose2d(*arguments, output_padding=stride - 1).double()
     plain.load_state_dict(layer.state_dict())
     features = seeded(2, 6, side, side)
@@ -77,7 +76,11 @@ def test_bfloat16_overlaps_are_summed_in_float32() -> None:
 @pytest.mark.parametrize("direction", ["look", "paint"])
 def test_autocast_lowers_them_like_the_others(direction: str) -> None:
     plain = nn.Conv2d(1, 16, 5, 2, 2) if direction == "look" else nn.ConvTranspose2d(16, 1, 5, 2, 2, output_padding=1)
-    layer = LookConv2d.of(plain) if isinstance(plain, nn.Conv2d) else PaintDeconv2d(16, 1, 5, 2, 2, output_padding=1)
+    layer = (
+        ImageConv2d.of(plain)
+        if isinstance(plain, nn.Conv2d)
+        else ImageConvTranspose2d(16, 1, 5, 2, 2, output_padding=1)
+    )
     assert layer is not None
     layer.load_state_dict(plain.state_dict())
     shape = (4, 1, 16, 16) if direction == "look" else (4, 16, 8, 8)
@@ -92,14 +95,14 @@ def test_autocast_lowers_them_like_the_others(direction: str) -> None:
 
 @pytest.mark.parametrize("plain", [nn.Conv2d(8, 4, 3), nn.Conv2d(1, 4, (3, 5)), nn.Conv2d(2, 4, 3, groups=2)])
 def test_other_convolutions_stay(plain: nn.Conv2d) -> None:
-    assert LookConv2d.of(plain) is None
+    assert ImageConv2d.of(plain) is None
 
 
 def test_inference_replaces_the_first_layer_only() -> None:
     model = build("vgg16", 5, 1 / 8, seed=0)
     ready = for_inference(model)
-    assert sum(isinstance(layer, LookConv2d) for layer in ready.modules()) == 1
-    assert not any(isinstance(layer, LookConv2d) for layer in model.modules())
+    assert sum(isinstance(layer, ImageConv2d) for layer in ready.modules()) == 1
+    assert not any(isinstance(layer, ImageConv2d) for layer in model.modules())
 
 
 def test_a_kernel_as_large_as_its_features_is_a_product() -> None:

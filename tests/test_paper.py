@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fedinverse.config import CONFIGS, laid_over, read_table
-from fedinverse.data.celeba_layout import write_celeba_layout
+from fedinverse.data.celeba import write_celeba_layout
 from fedinverse.run import Run
 from fedinverse.storage import read_json
 from pipeline.experiment import load_experiment

@@ -13,7 +13,7 @@ from PIL import Image
 
 from fedinverse.data import Pool, Request, glyphs, open_source, source_names, source_of
 from fedinverse.data import cifar10 as cifar
-from fedinverse.data.celeba_layout import write_celeba_layout
+from fedinverse.data.celeba import write_celeba_layout
 from fedinverse.data.portrait import CIRCUMSTANCES, TRAITS, draw
 from fedinverse.data.source import Images
 from fedinverse.data.synthfaces import VIEWS, load, photograph

@@ -25,7 +25,7 @@ from strategy_rounds import (
 
 from fedinverse.errors import ConfigError, IntegrityError
 from fedinverse.messages import ARRAYS, CLIENT, METRICS, from_record, to_record
-from strategies import remembered, remind, strategy_names
+from strategies import load_state_dict, state_dict, strategy_names
 
 WIDE = {"one": np.zeros((2, 3), np.float32), "other": np.full(3, 5, np.float32)}
 
@@ -109,9 +109,9 @@ def test_a_strategy_that_is_reminded_goes_on_as_if_it_had_not_stopped(settings: 
     first = one_round(straight, 1)
     expected = one_round(straight, 2, first)
     again = one_round(before, 1)
-    state = remembered(before)
+    state = state_dict(before)
     assert state
-    remind(after, state)
+    load_state_dict(after, state)
     for name, array in one_round(after, 2, again).items():
         np.testing.assert_array_equal(array, expected[name])
 

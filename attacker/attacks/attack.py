@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from attacker.acceleration import Steps, in_compiled, in_precision
-from attacker.attacks.batches import class_parts, row_parts
-from attacker.attacks.case import Case, Problem
+from attacker.attacks.case import Case, Problem, class_parts, row_parts
 from attacker.losses.diversity import layout
 from attacker.losses.objective import Objective, objective
 from attacker.losses.settings import InversionSettings

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from attacker.priors.gan import descend
 from attacker.priors.prior import cached
 from attacker.target import Progress, PublicSet, Target, public_view, silent
 from fedinverse.config import Section
@@ -128,8 +129,6 @@ def _distil(
         rows = torch.randint(len(images), (settings.batch_size,), generator=random).to(images.device)
         logits = student(unit(images[rows], images.device)) / settings.temperature
         loss = divergence(logits, soft[rows], settings.temperature)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
+        descend(optimiser, loss)
         schedule.step()
         progress("distilling a student", step + 1, settings.steps)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from attacker.priors.prior import LATENT
 from fedinverse.errors import ConfigError
 from fedinverse.models.classifier import scaled
-from fedinverse.models.image_layers import LookConv2d, PaintDeconv2d
+from fedinverse.models.image_layers import ImageConv2d, ImageConvTranspose2d
 
 
 def stages(shape: tuple[int, int, int], width: float) -> list[int]:
@@ -42,7 +42,7 @@ class Generator(nn.Module):
                 nn.BatchNorm2d(fan_out),
                 nn.ReLU(),
             ]
-        layers += [PaintDeconv2d(widths[-1], shape[0], 5, 2, 2, output_padding=1), nn.Sigmoid()]
+        layers += [ImageConvTranspose2d(widths[-1], shape[0], 5, 2, 2, output_padding=1), nn.Sigmoid()]
         self.deconvolve = nn.Sequential(*layers)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ class Critic(nn.Module):
     def __init__(self, shape: tuple[int, int, int], width: float = 1.0) -> None:
         super().__init__()
         widths = stages(shape, width)[::-1]
-        layers: list[nn.Module] = [LookConv2d(shape[0], widths[0], 5, 2, 2), nn.LeakyReLU(0.2)]
+        layers: list[nn.Module] = [ImageConv2d(shape[0], widths[0], 5, 2, 2), nn.LeakyReLU(0.2)]
         for fan_in, fan_out in itertools.pairwise(widths):
             layers += [
                 nn.Conv2d(fan_in, fan_out, 5, 2, 2),

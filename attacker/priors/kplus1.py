@@ -29,7 +29,7 @@ from attacker.priors.gan import CriticStepsSettings, averaged, descend, gan_adam
 from attacker.priors.prior import LATENT, PriorTrainer, Training
 from attacker.target import public_view
 from fedinverse.models.classifier import scaled
-from fedinverse.models.image_layers import LookConv2d
+from fedinverse.models.image_layers import ImageConv2d
 
 _ENTROPY = 1e-4  # weight of the entropy of D's decision on fakes
 
@@ -70,7 +70,7 @@ class Discriminator(nn.Module):
         widths = [channels, *(scaled(count, width) for count in (64, 128, 256))]
         layers: list[nn.Module] = []
         for stage, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
-            convolution = nn.Conv2d if stage else LookConv2d
+            convolution = nn.Conv2d if stage else ImageConv2d
             layers += [
                 convolution(fan_in, fan_out, 5, 2, 2),
                 nn.InstanceNorm2d(fan_out, affine=True),

@@ -30,7 +30,7 @@ from attacker.priors.dcgan import stages
 from attacker.priors.gan import CriticStepsSettings, averaged, descend, gan_adam, normalise
 from attacker.priors.prior import PriorTrainer, Training
 from attacker.target import public_view
-from fedinverse.models.image_layers import LookConv2d, PaintDeconv2d
+from fedinverse.models.image_layers import ImageConv2d, ImageConvTranspose2d
 
 
 class PlgGanSettings(CriticStepsSettings):
@@ -69,7 +69,7 @@ class ConditionalGenerator(nn.Module):
             for fan_in, fan_out in itertools.pairwise(widths)
         )
         self.norms = nn.ModuleList(_ConditionalNorm(count, classes) for count in widths)
-        self.paint = PaintDeconv2d(widths[-1], shape[0], 5, 2, 2, output_padding=1)
+        self.paint = ImageConvTranspose2d(widths[-1], shape[0], 5, 2, 2, output_padding=1)
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         """Generate one image per row of ``z``."""
@@ -89,7 +89,7 @@ class ProjectionDiscriminator(nn.Module):
         layers: list[nn.Module] = []
         for stage, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
             norm = [nn.InstanceNorm2d(fan_out, affine=True)] if stage else []
-            convolution = nn.Conv2d if stage else LookConv2d
+            convolution = nn.Conv2d if stage else ImageConv2d
             layers += [convolution(fan_in, fan_out, 5, 2, 2), *norm, nn.LeakyReLU(0.2)]
         self.layers = nn.Sequential(*layers)
         self.judge = nn.Linear(widths[-1], 1)

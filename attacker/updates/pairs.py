@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from attacker.schedule import captured, check_received
+from attacker.schedule import captured, check_received, check_same_network
 from attacker.updates.settings import Updates
 from fedinverse.errors import IntegrityError, StageError
 from fedinverse.layout import ROUND_FILES, receipts_of, replies_of
@@ -65,10 +65,10 @@ def pairs(spools: Sequence[Path], settings: Updates) -> list[Pair]:
         for each in (number - 1, number):
             _check_one_model(spools, each)
         before, after = models[number - 1], models[number]
-        _check_same_network(before, after)
+        check_same_network(before, after, "their difference is no update")
         replies = tuple(sent[number].values())
         for reply in replies:
-            _check_same_network(before, reply)
+            check_same_network(before, reply, "their difference is no update")
         paired.append(Pair(number, before, after, replies, len(asked[number] - sent[number].keys())))
     if len(spools) > 1:  # those who pool are of one federation, in rounds that nobody asked for too
         for each in models:
@@ -110,13 +110,3 @@ def _check_one_model(spools: Sequence[Path], server_round: int) -> None:
             f"{first} and {second} are different models of round {server_round}: captures of two federations, or of a "
             "server that sends each client its own; their difference is nobody's update. Keep those of one federation"
         )
-
-
-def _check_same_network(one: Path, other: Path) -> None:
-    first, second = read_metadata(one), read_metadata(other)
-    for key in ("model", "classes", "width"):
-        if first.get(key) != second.get(key):
-            raise IntegrityError(
-                f"{one} and {other} are of different networks ({key} {first.get(key)} and {second.get(key)}); their "
-                "difference is no update"
-            )

@@ -22,14 +22,13 @@ from attacker.updates.update_inversion import (
 )
 from fedinverse.errors import IntegrityError, StageError
 from fedinverse.layout import ABOUT, RECONSTRUCTIONS
-from fedinverse.models import Classifier, built_for, claimed
+from fedinverse.models import Classifier, network_in
 from fedinverse.records import ModelFile
 from fedinverse.seeds import generator
 from fedinverse.shard import Shard
 from fedinverse.storage import (
     Weights,
     content_sha256,
-    into_module,
     load_weights,
     read_object,
     save_weights,
@@ -165,8 +164,6 @@ def _unkept(pair: Pair) -> list[str]:
 
 def _opened(path: Path) -> tuple[Classifier, dict[str, Tensor]]:
     """Return the network that ``path`` holds, and its weights in float64."""
-    weights, about = load_weights(path)
-    network = built_for(weights, *claimed(about, str(path)), str(path))
-    into_module(network, weights, str(path))
+    network, weights = network_in(path)
     floating: Weights = {name: value for name, value in weights.items() if np.issubdtype(value.dtype, np.floating)}
     return network, as_tensors(floating)

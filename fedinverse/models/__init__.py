@@ -7,7 +7,7 @@ from fedinverse.models import groupnorm, improved_resnet, lenet5, mcnn, resnet18
 from fedinverse.models.classifier import Classifier, Features, ModelSpec
 from fedinverse.models.inference import for_inference
 from fedinverse.models.names import build, is_code, model_names, refuse_code, same_network, spec_of, why_not
-from fedinverse.models.shapes import built_for, check_shapes, claimed, size_of
+from fedinverse.models.shapes import built_for, check_shapes, claimed, network_in, size_of
 
 __all__ = [
     "Classifier",
@@ -20,6 +20,7 @@ __all__ = [
     "for_inference",
     "is_code",
     "model_names",
+    "network_in",
     "refuse_code",
     "same_network",
     "size_of",

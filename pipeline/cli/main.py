@@ -86,7 +86,7 @@ def run(
     from pipeline.stages.all_stages import run_all
 
     if dry_run:
-        from pipeline.dry_run import show_plan
+        from pipeline.preflight import show_plan
 
         show_plan(load_experiment(config, set_ or [], out))
         return

@@ -133,8 +133,8 @@ class _Shown:
         figures = {key: over.utility[key] for key in ("accuracy", "victim-accuracy")}
         event("round", f"round {over.number}", world=over.world, round=over.number, **figures)
         self._bar.update(self._task, completed=over.number, description=self._name or "rounds")
-        shown = of_round(over.number, figures["accuracy"], figures["victim-accuracy"])
-        self._bar.console.print(shown + f"   {self._name}".rstrip())
+        line = of_round(over.number, figures["accuracy"], figures["victim-accuracy"])
+        self._bar.console.print(line + f"   {self._name}".rstrip())
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def updates(run: Run) -> Answer:
     console.print(f"[b]Update inversion[/b]: {settings.images} images of the update of round {rounds}", soft_wrap=True)
     with threads(1), progress_bar() as bar:
         say = Bars(bar)
-        inverted = [_made(store, pair, seat, settings, None, say) for pair in chosen]
+        inverted = [_inverted(store, pair, seat, settings, None, say) for pair in chosen]
         control = _control(run, chosen, inverted, seat, settings, say)
     judged = [(ATTACK, each) for each in inverted] + [(WITHOUT, each) for each in control.inverted]
     notes = dict.fromkeys(note for _, each in judged for note in each.about["notes"])
@@ -133,7 +133,7 @@ class _Control:
     marks: tuple[str, ...] = ()
 
 
-def _made(
+def _inverted(
     store: Path, pair: Pair, seat: Seat, settings: Updates, labels: torch.Tensor | None, say: Progress
 ) -> InvertedUpdate:
     where = place(store, pair, seat, settings, labels)
@@ -154,7 +154,10 @@ def _control(
         return _Control((), (f"no control without the victim: {error}",))
     store = run.files.attacker.updates
     return _Control(
-        tuple(_made(store, pair, seat, settings, each.labels, say) for pair, each in zip(beside, inverted, strict=True))
+        tuple(
+            _inverted(store, pair, seat, settings, each.labels, say)
+            for pair, each in zip(beside, inverted, strict=True)
+        )
     )
 
 

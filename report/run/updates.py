@@ -37,7 +37,7 @@ def update_figures(answer: Answer, picture: Path) -> UpdateFigures:
     rows = [
         [
             arm,
-            *(_shown(answer.figures.get(f"{metric}, {arm}"), digits) for metric, digits in METRICS),
+            *(_number(answer.figures.get(f"{metric}, {arm}"), digits) for metric, digits in METRICS),
             _lead(answer, arm),
         ]
         for arm in ARMS
@@ -51,7 +51,7 @@ def update_figures(answer: Answer, picture: Path) -> UpdateFigures:
     return UpdateFigures(Table(caption, list(COLUMNS), rows, COLUMNS), labels, picture.read_bytes())
 
 
-def _shown(value: float | None, digits: int) -> str:
+def _number(value: float | None, digits: int) -> str:
     return NONE if value is None else f"{value:.{digits}f}"
 
 
