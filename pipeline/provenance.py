@@ -3,7 +3,6 @@
 import platform
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from fedinverse.layout import WITH_VICTIM
@@ -41,12 +40,8 @@ def provenance(run: Run) -> list[tuple[str, str]]:
 def run_hash(run: Run) -> str:
     """Return a hash of configuration, split, final model and scores: equal for equal results, 16 digits."""
     rounds = run.recorded_rounds(WITH_VICTIM)
-    files = [_hash(path) for path in (run.files.split, run.files.auditor.scores)]
+    files = [file_sha256(path) if path.exists() else "" for path in (run.files.split, run.files.auditor.scores)]
     return content_sha256([run.table, rounds[-1].sha256 if rounds else "", *files])[:16]
-
-
-def _hash(path: Path) -> str:
-    return file_sha256(path) if path.exists() else ""
 
 
 def _version(package: str) -> str:

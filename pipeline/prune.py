@@ -52,8 +52,10 @@ def removable(run: Run, keep: Collection[str] = ()) -> list[Removable]:
         raise StageError(f"{run.path} is not finished ({stage}); continue it with --resume before it is pruned")
     used = _used(run)
     candidates = {
-        "checkpoints": (
-            path for world in run.worlds for path in _between(run.files.server.checkpoint(world, 0).parent)
+        "checkpoints": (  # all but the first, which controls start from, and the last, the federation's result
+            path
+            for world in run.worlds
+            for path in sorted(run.files.server.checkpoint(world, 0).parent.glob(ROUND_FILES))[1:-1]
         ),
         "captures": (
             path
@@ -91,11 +93,6 @@ def _used(run: Run) -> set[Path]:
         captures = (captured(*spools_of(run.files.attacker, world)) for world in run.worlds)
         used |= {path.resolve() for models in captures for number, path in models.items() if number in rounds}
     return used
-
-
-def _between(checkpoints: Path) -> list[Path]:
-    """Return all checkpoints but the first, which controls start from, and the last, the federation's result."""
-    return sorted(checkpoints.glob(ROUND_FILES))[1:-1]
 
 
 def _own_priors(run: Run) -> Iterator[Path]:

@@ -6,7 +6,7 @@ the nodes' keys, a node is the partition that stands there and no other: Flower 
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from flwr.app import Message, RecordDict
@@ -119,11 +119,8 @@ def _check_once_each(partitions: Mapping[int, int]) -> None:
         claims.setdefault(partition, []).append(node)
     for partition, nodes in claims.items():
         if len(nodes) > 1:
+            claimants = ", ".join(map(str, sorted(nodes)))
             raise StageError(
-                f"nodes {_listed(nodes)} all claim partition {partition}; give each its own partition-id, or say in "
+                f"nodes {claimants} all claim partition {partition}; give each its own partition-id, or say in "
                 f"nodes.json of the server's run directory which node is which, and the others take no part"
             )
-
-
-def _listed(nodes: Iterable[int]) -> str:
-    return ", ".join(map(str, sorted(nodes)))

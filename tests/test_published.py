@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from fedinverse.errors import ConfigError, FedInverseError, IntegrityError
 from fedinverse.models import build, spec_of
 from fedinverse.models.published import convert, read_pickle, start_from
-from fedinverse.models.shapes import Size, size_of
+from fedinverse.models.shapes import size_of
 from fedinverse.original import OriginalName
 from fedinverse.run import prepare
 from fedinverse.storage import load_weights, read_metadata, save_weights, to_weights
@@ -250,7 +250,7 @@ def test_width_and_classes_are_read_from_the_file(tmp_path: Path) -> None:
     assert (about["width"], about["classes"]) == ("0.1", "7")
     for model, width in (("mcnn_vib", 0.3), ("resnet18_32", 0.125), ("torchvision:resnet18", 1.0)):
         shapes = {name: tuple(value.shape) for name, value in build(model, 5, width).state_dict().items()}
-        assert size_of(model, shapes, "a file") == Size(5, width)
+        assert size_of(model, shapes, "a file") == (5, width)
 
 
 def test_a_users_own_network_is_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ class Candidates:
     def __init__(self, target: Target, prior: Prior, count: int, random: torch.Generator) -> None:
         self._model, self._prior, self._count = target.model, prior, count
         self._z = torch.randn(count, prior.latent, generator=random).to(target.device)
-        self.queries = count * _views(prior.shape)
+        self.queries = count * (2 if prior.shape[0] == 3 else 1)
 
     def best(self, labels: Tensor, restart: Tensor) -> Tensor:
         """Return a latent [N, d] for each of ``labels`` [N]: the best for restart 0, the second best for 1, and so on.
@@ -42,10 +42,6 @@ class Candidates:
         with torch.inference_mode():
             confidence = [_confidence(self._model, self._prior.generator(part)) for part in self._z.split(256)]
             return torch.cat(confidence).argsort(stable=True, dim=0, descending=True)
-
-
-def _views(shape: tuple[int, int, int]) -> int:
-    return 2 if shape[0] == 3 else 1
 
 
 def _confidence(model: Classifier, images: Tensor) -> Tensor:

@@ -137,6 +137,10 @@ def invert_update(
     )
     arrays = {"images": images.numpy(), "labels": chosen.numpy(), "shares": shares.numpy()}
     save_weights(where.images, arrays, {"round": pair.round})
+    unkept = (
+        f"round {pair.round}: {pair.unkept} own replies were not kept, so that the attackers' own updates are part of "
+    )
+    unkept += "what is inverted"
     write_json(
         where.path / ABOUT,
         {
@@ -147,19 +151,10 @@ def invert_update(
             "share": seat.share,
             "update-norm": length,
             "distance": distance,
-            "notes": [*seat.assumed, *_unkept(pair)],
+            "notes": [*seat.assumed, *([unkept] if pair.unkept else [])],
             "seconds": round(watch.seconds, 3),
         },
     )
-
-
-def _unkept(pair: Pair) -> list[str]:
-    if not pair.unkept:
-        return []
-    return [
-        f"round {pair.round}: {pair.unkept} own replies were not kept, so that the attackers' own updates are part of "
-        "what is inverted"
-    ]
 
 
 def _opened(path: Path) -> tuple[Classifier, dict[str, Tensor]]:

@@ -84,7 +84,7 @@ class Declaration:
         for key in ("shape", "mean", "std", "canvas"):
             if getattr(self, key):
                 said[key] = ",".join(
-                    f"{value:g}" if key in ("mean", "std") else str(value) for value in _tuple(self, key)
+                    f"{value:g}" if key in ("mean", "std") else str(value) for value in getattr(self, key)
                 )
         said |= {key: getattr(self, key) for key in ("transform", "output", "features") if getattr(self, key)}
         said |= {key: json.dumps(value) for key, value in self.arguments.items()}
@@ -117,10 +117,6 @@ class Declaration:
         return Declaration(call, (shape[0], shape[1], shape[2]), mean, std, **words, canvas=canvas, arguments=arguments)
 
 
-def _tuple(declaration: Declaration, key: str) -> tuple[Any, ...]:
-    return tuple(getattr(declaration, key))
-
-
 def declared(name: str) -> ModelSpec:
     """Return the network that ``name`` declares; nothing is imported before it is built."""
     declaration = Declaration.read(name)
@@ -147,7 +143,7 @@ class DeclaredClassifier(Classifier):
         self._logits = _output(declaration.output)
         self.network = _constructed(declaration, classes, width)
         for key in ("mean", "std"):
-            values = torch.tensor(_tuple(declaration, key) or (float(key == "std"),)).view(-1, 1, 1)
+            values = torch.tensor(getattr(declaration, key) or (float(key == "std"),)).view(-1, 1, 1)
             self.register_buffer(f"_{key}", values, persistent=False)
         self.head = self._understood(declaration)
 
@@ -210,7 +206,8 @@ class DeclaredClassifier(Classifier):
             raise ConfigError(
                 f"model '{declaration.call}': features = '{declaration.features}' is no layer of it ({known})"
             )
-        watched = [declaration.features] if declaration.features else [n for n, m in layers.items() if _is_linear(m)]
+        linear = [name for name, layer in layers.items() if isinstance(layer, nn.Linear)]
+        watched = [declaration.features] if declaration.features else linear
         handles = [layers[name].register_forward_hook(note(name), with_kwargs=True) for name in watched]
         images = torch.rand(_PROBE, *declaration.images, generator=torch.Generator().manual_seed(0))
         self.network.eval()
@@ -246,10 +243,6 @@ class DeclaredClassifier(Classifier):
                 f"model '{declaration.call}': layer '{name}' does not see one row per image; set features"
             )
         return name
-
-
-def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear)
 
 
 def _constructed(declaration: Declaration, classes: int, width: float) -> nn.Module:

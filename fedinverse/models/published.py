@@ -182,8 +182,8 @@ def convert(
     if backbone and ":" in model:
         raise ConfigError(f"--backbone is for our own networks: where the blocks of '{model}' end is not known")
     shapes = {name: tuple(value.shape) for name, value in renamed.items()}
-    size = size_of(model, shapes, origin, 2 if backbone else classes, width)
-    network, width = build(model, size.classes, size.width, seed=0), size.width
+    count, width = size_of(model, shapes, origin, 2 if backbone else classes, width)
+    network = build(model, count, width, seed=0)
     state = network.state_dict()
     wanted = {name for name in state if not (backbone and name.startswith(_OWN))}
     missing = sorted(name for name in wanted - renamed.keys() if not name.endswith("num_batches_tracked"))

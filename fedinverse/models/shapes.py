@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,6 @@ Shapes = Mapping[str, Shape]
 WIDEST = 4.0  # as ``model.width`` of a configuration
 _CLASSES = (2, 3)  # arrays whose shapes differ between these have one row per class
 _WIDER = 2.0
-
-
-@dataclass(frozen=True)
-class Size:
-    """How large a network is: number of classes, and the multiplier of its hidden widths."""
-
-    classes: int
-    width: float
 
 
 def shapes_of(model: str, classes: int, width: float = 1.0) -> dict[str, Shape]:
@@ -103,7 +94,9 @@ def check_shapes(shapes: Shapes, model: str, classes: int, width: float, origin:
         raise IntegrityError(f"{origin} is not '{model}' of width {width:g} with {classes} classes: see '{other[0]}'")
 
 
-def size_of(model: str, shapes: Shapes, origin: str, classes: int | None = None, width: float | None = None) -> Size:
+def size_of(
+    model: str, shapes: Shapes, origin: str, classes: int | None = None, width: float | None = None
+) -> tuple[int, float]:
     """Return the number of classes and the width with which ``model`` has arrays of these shapes.
 
     Args:
@@ -122,7 +115,7 @@ def size_of(model: str, shapes: Shapes, origin: str, classes: int | None = None,
             f"{origin} holds no classifier of '{model}', so that the number of classes is unknown: give --classes, or "
             "--backbone if it is a backbone to start from"
         )
-    return Size(classes, width)
+    return classes, width
 
 
 def _width_in(model: str, shapes: Shapes) -> float:

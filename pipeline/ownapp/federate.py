@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import zip_longest
 from pathlib import Path
 
 from rich.markup import escape
@@ -163,10 +164,10 @@ def check_fit(weights: Weights, network: Classifier, who: str) -> None:
     if listed and len(given) not in sizes:
         fix = f"it sends a bare list of {len(given)}, the model has {sizes[0]} arrays, {sizes[1]} of them parameters: "
         fix += f"correct model, or {_PARTIAL}"
-        rows += [(a, b) for a, b in zip(_padded(ours, theirs), _padded(theirs, ours), strict=True)]
+        rows += zip_longest(ours, theirs, fillvalue="-")
     elif listed:
         fix = f"it sends a bare list of {len(given)}: set state to 'list' or 'parameters', or correct model"
-        rows += [(a, b) for a, b in zip(_padded(ours, theirs), _padded(theirs, ours), strict=True)]
+        rows += zip_longest(ours, theirs, fillvalue="-")
     else:
         fix = "correct model (and model_arguments, classes), or record if the message has several array records"
         if given.items() < wanted.items():
@@ -179,10 +180,6 @@ def check_fit(weights: Weights, network: Classifier, who: str) -> None:
         ]
     table = "\n".join(f"  {a:<{width}}  {b}" for a, b in rows[:25])
     raise IntegrityError(f"{who} does not fit the model of audit.toml; {fix}\n{table}")
-
-
-def _padded(some: list[str], others: list[str]) -> list[str]:
-    return some + ["-"] * max(0, len(others) - len(some))
 
 
 def _check(prepared: Prepared, world: World, done: Federated) -> None:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
+from flwr.app import ArrayRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid
-from numpy.typing import NDArray
 
 from attacker.spool import Spool
 from fedinverse.flower_compat import ErrorCode
+from fedinverse.messages import to_record
 from fedinverse.received import arrays_in, is_training, model_round, names_round_zero, trained, weights_in
 from fedinverse.records import LedgerLine, ModelFile, append_lines, write_record
 from fedinverse.storage import save_weights, weights_sha256
@@ -222,10 +222,6 @@ def partitions_of(grid: Grid, clients: int, timeout: float = 300.0) -> tuple[dic
     return known, sorted({str(reply.error.reason) for reply in replies if reply.has_error()})
 
 
-def _model(weights: dict[str, NDArray[Any]]) -> ArrayRecord:
-    return ArrayRecord({name: Array(array) for name, array in weights.items()})
-
-
 def train_alone(grid: Grid, node: int, broadcasts: Broadcasts, plan: Plan) -> str | None:
     """Let ``node`` alone do every round's training, from the first model on, with their ClientApp; keep the result.
 
@@ -245,7 +241,7 @@ def train_alone(grid: Grid, node: int, broadcasts: Broadcasts, plan: Plan) -> st
         answer = arrays_in(replies[0].content)
         if answer is None or len(answer) != len(sent):
             return f"client {plan.attacker} answered round {number} with other arrays than it was sent"
-        arrays = _model(trained(weights_in(sent), weights_in(answer)))
+        arrays = to_record(trained(weights_in(sent), weights_in(answer)))
     if arrays is None:
         return "the server never asked anybody to train"
     weights = weights_in(arrays, plan.names)

@@ -5,7 +5,7 @@ The same rounds of the first world without the victim are inverted for the label
 
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -67,10 +67,10 @@ def updates(run: Run) -> Answer:
     with threads(1), progress_bar() as bar:
         say = Bars(bar)
         inverted = [_inverted(store, pair, seat, settings, None, say) for pair in chosen]
-        control = _control(run, chosen, inverted, seat, settings, say)
-    judged = [(ATTACK, each) for each in inverted] + [(WITHOUT, each) for each in control.inverted]
+        control, lacking = _control(run, chosen, inverted, seat, settings, say)
+    judged = [(ATTACK, each) for each in inverted] + [(WITHOUT, each) for each in control]
     notes = dict.fromkeys(note for _, each in judged for note in each.about["notes"])
-    marks = (*marks_of_question(run, QUESTION), *notes, *control.marks)
+    marks = (*marks_of_question(run, QUESTION), *notes, *lacking)
     inputs = content_sha256([VERSION, [[arm, each.path.name] for arm, each in judged], marks])
     before = answer_of(run, QUESTION)
     if before.inputs == inputs and run.files.auditor.updates_picture.exists():
@@ -120,19 +120,6 @@ def rehearsed(run: Run, settings: Updates) -> float:
     return time.perf_counter() - begun
 
 
-@dataclass(frozen=True)
-class _Control:
-    """The same inversions without the victim.
-
-    Attributes:
-        inverted: one per round; empty: there is no such control.
-        marks: why not.
-    """
-
-    inverted: tuple[InvertedUpdate, ...]
-    marks: tuple[str, ...] = ()
-
-
 def _inverted(
     store: Path, pair: Pair, seat: Seat, settings: Updates, labels: torch.Tensor | None, say: Progress
 ) -> InvertedUpdate:
@@ -144,21 +131,17 @@ def _inverted(
 
 def _control(
     run: Run, chosen: list[Pair], inverted: list[InvertedUpdate], seat: Seat, settings: Updates, say: Progress
-) -> _Control:
+) -> tuple[list[InvertedUpdate], list[str]]:
+    """Return the same inversions without the victim, one per round, or why there are none."""
     if not run.control_worlds:
-        return _Control((), ("no federation without the victim was run (audit.without_victim)",))
+        return [], ["no federation without the victim was run (audit.without_victim)"]
     world, rounds = run.control_worlds[0], tuple(pair.round for pair in chosen)
     try:
         beside = pairs(spools_of(run.files.attacker, world), settings.model_copy(update={"rounds": rounds}))
     except StageError as error:
-        return _Control((), (f"no control without the victim: {error}",))
+        return [], [f"no control without the victim: {error}"]
     store = run.files.attacker.updates
-    return _Control(
-        tuple(
-            _inverted(store, pair, seat, settings, each.labels, say)
-            for pair, each in zip(beside, inverted, strict=True)
-        )
-    )
+    return [_inverted(store, pair, seat, settings, e.labels, say) for pair, e in zip(beside, inverted, strict=True)], []
 
 
 def seat_of_run(run: Run, settings: Updates) -> Seat:
