@@ -18,13 +18,7 @@ from fedinverse.errors import IntegrityError
 from fedinverse.layout import receipts_of, replies_of, round_file
 from fedinverse.received import arrays_in, is_training, model_round, names_round_zero, round_in, trained, weights_in
 from fedinverse.records import ModelFile, Receipt, append_lines, read_lines
-from fedinverse.storage import (
-    read_json,
-    save_weights,
-    typed,
-    weights_sha256,
-    write_json,
-)
+from fedinverse.storage import read_json, save_weights, typed, weights_sha256, write_json
 from fedinverse.words import plain
 
 FROM_ZERO = "rounds-from-0"

@@ -130,12 +130,12 @@ def test_keys_are_private_kept_and_name_their_hosts(tmp_path: Path) -> None:
     keys = make_keys(tmp_path / "keys", 1, ["federation.example", "10.0.0.1"])
     for path in (keys.authority_key, keys.certificate_key, keys.node(0)):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    before = {path: path.read_bytes() for path in keys.directory.iterdir()}
-    make_keys(keys.directory, 2, ["10.0.0.1"])
+    before = {path: path.read_bytes() for path in keys.root.iterdir()}
+    make_keys(keys.root, 2, ["10.0.0.1"])
     assert {path: path.read_bytes() for path in before} == before
     assert keys.node_public(1).read_text().startswith("ecdsa-sha2-nistp384 ")
     with pytest.raises(ConfigError, match=r"does not name the host other\.example"):
-        make_keys(keys.directory, 1, ["other.example"])
+        make_keys(keys.root, 1, ["other.example"])
 
 
 def test_a_nodes_secret_is_made_once_and_for_itself_alone(tmp_path: Path) -> None:

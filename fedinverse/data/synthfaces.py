@@ -56,15 +56,12 @@ def _population(request: Request, population: str) -> Images:
 def photograph(
     rows: NDArray[np.int64], population: str, seed: int, *, height: int, width: int, pixel: float
 ) -> NDArray[np.uint8]:
-    """Draw the images ``rows`` of a population; row r shows person r // 30.
+    """Draw the images ``rows`` of a population; row r shows person r // 30; return uint8 [N, 3, height, width].
 
     Args:
         rows: int64 [N].
         population: name of the stream that people and circumstances are drawn from.
         pixel: side of a pixel; 2 / side fills a square with the face.
-
-    Returns:
-        uint8 [N, 3, height, width].
     """
     count = int(rows.max()) + 1
     people = _numbers(TRAITS, seed, population, "people", -(-count // VIEWS))

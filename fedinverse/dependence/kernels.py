@@ -62,13 +62,10 @@ class _SquaredDistances(torch.autograd.Function):
 
 
 def squared_distances(*batches: Tensor) -> Tensor:
-    """Return ||z_a - z_b||^2 of every batch.
+    """Return ||z_a - z_b||^2 of every batch: float64 [number of batches, m, m], differentiable once.
 
     Args:
         batches: each [m, ...] with the same m.
-
-    Returns:
-        float64 [number of batches, m, m], differentiable once.
     """
     with torch.autocast(batches[0].device.type, enabled=False):
         distances: Tensor = _SquaredDistances.apply(*(_at_least_float32(flat(batch)) for batch in batches))

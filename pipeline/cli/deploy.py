@@ -80,7 +80,7 @@ def keys(
 
     paths = make_keys(directory, nodes, host or (), days)
     echo(
-        f"{paths.directory}: ca.pem goes to every node, server.pem and server.key to the SuperLink, each node-XX.key "
+        f"{paths.root}: ca.pem goes to every node, server.pem and server.key to the SuperLink, each node-XX.key "
         "to its node alone; ca.key stays with you"
     )
 

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedinverse.errors import ConfigError, IntegrityError
+from fedinverse.layout import At
 from fedinverse.storage import atomic_write
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -34,35 +35,24 @@ class Keys:
     alone. ``ca.key`` stays with whoever runs the federation.
     """
 
-    directory: Path
+    root: Path
 
-    @property
-    def authority(self) -> Path:
-        """The authority's certificate, by which nodes verify the SuperLink."""
-        return self.directory / "ca.pem"
-
-    @property
-    def authority_key(self) -> Path:
-        """The authority's private key."""
-        return self.directory / "ca.key"
-
-    @property
-    def certificate(self) -> Path:
-        """The SuperLink's certificate."""
-        return self.directory / "server.pem"
-
-    @property
-    def certificate_key(self) -> Path:
-        """The SuperLink's private key."""
-        return self.directory / "server.key"
+    authority = At("ca.pem")
+    """The authority's certificate, by which nodes verify the SuperLink."""
+    authority_key = At("ca.key")
+    """The authority's private key."""
+    certificate = At("server.pem")
+    """The SuperLink's certificate."""
+    certificate_key = At("server.key")
+    """The SuperLink's private key."""
 
     def node(self, number: int) -> Path:
         """The private key of a node, OpenSSH format."""
-        return self.directory / f"node-{number:02d}.key"
+        return self.root / f"node-{number:02d}.key"
 
     def node_public(self, number: int) -> Path:
         """The public key of a node, OpenSSH format: what is registered with the SuperLink."""
-        return self.directory / f"node-{number:02d}.pub"
+        return self.root / f"node-{number:02d}.pub"
 
 
 def make_keys(directory: Path, nodes: int, hosts: Sequence[str] = (), days: int = 365) -> Keys:

@@ -24,12 +24,7 @@ from fedinverse.private import part_of
 from fedinverse.records import ModelFile, RoundLine, append_lines
 from fedinverse.run import Run, gone_on_with, write_run
 from fedinverse.split import first_lacking, manifest_of_model
-from fedinverse.storage import (
-    file_sha256,
-    save_weights,
-    to_weights,
-    weights_sha256,
-)
+from fedinverse.storage import file_sha256, save_weights, to_weights, weights_sha256
 from pipeline.cli.choice import check_channels
 from pipeline.ownapp.images import on_canvas
 from pipeline.ownapp.settings import canvas_for

@@ -21,22 +21,10 @@ RESTARTS = 10
 
 @dataclass(frozen=True)
 class ModelAudit:
-    """What the command line says.
+    """What the command line says, where each field is explained (``fedinverse audit-model --help``).
 
-    Attributes:
-        file: the weights, safetensors or a checkpoint of ``torch.save``.
-        private: directory with one directory of pictures per class, in the order of the model's classes; or the name of
-            a data source. The images that the model was trained on.
-        public: likewise, the images that an attacker has.
-        held_out: likewise, images of the same classes that the model was not trained on; empty: some of ``private``.
-        model: network, where the file does not say it.
-        width: its multiplier; None: the file's, or read from the shapes.
-        kind: the attack.
-        classes: classes to attack; empty: all.
-        name: of the run directory; empty: the file's.
-        seed: every random number derives from it.
-        device: where inversion and evaluators compute.
-        settings: ``SECTION.KEY=VALUE``, of the sections attack, attacker, audit, data and split.
+    ``settings`` are ``SECTION.KEY=VALUE``, of the sections attack, attacker, audit, data and split. What is empty or
+    None is not said.
     """
 
     file: Path

@@ -116,11 +116,7 @@ def attacked_rounds(figures: Sequence[GroupFigures]) -> tuple[int, ...]:
 
 
 def curves_svg(figures: Sequence[GroupFigures]) -> str:
-    """Draw every group's leakage against rounds, with 95 % bands; see ``plane_svg``.
-
-    Returns:
-        An ``<svg>`` element.
-    """
+    """Draw every group's leakage against rounds, with 95 % bands; see ``plane_svg``; return an ``<svg>`` element."""
     leakage = _all_have_leakage(figures)
     if len(attacked_rounds(figures)) == 1:
         return _bars_svg(figures, leakage=leakage)
