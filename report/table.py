@@ -1,4 +1,4 @@
-"""A table as every page, terminal and file shows it: text in cells, and what must be said of it."""
+"""Tables and panels: what every page, terminal and file shows of figures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,3 +28,20 @@ class Table:
     def folded(self) -> bool:
         """Whether it is too long to stand open on a page."""
         return len(self.rows) > FOLD
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A part of a page.
+
+    Attributes:
+        text: what a reader takes away.
+        tables: the most telling first.
+        pictures: (caption, alternative text, png).
+        remark: what must be known beside it; empty: nothing.
+    """
+
+    text: str
+    tables: Sequence[Table]
+    pictures: Sequence[tuple[str, str, bytes]] = ()
+    remark: str = ""

@@ -109,7 +109,7 @@ def _of_spool(
             raise StageError(f"{without} lacks the rounds {sorted(models.keys() - control.keys())} of {spool}")
         beside = {number: control[number] for number in models}
     seat = Seat(holdings(held, None, ()), settings.references, where, seed)
-    report = measured(asked, models, beside, seat, settings, "a run's audit alone has them").report
+    report, _ = measured(asked, models, beside, seat, settings, "a run's audit alone has them")
     show(report)
     show_answer(answer_to(report))
     if out is not None:

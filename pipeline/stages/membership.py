@@ -60,9 +60,9 @@ def membership(run: Run) -> MembershipReport:
     )
     with threads(1):
         seat = _seat_of(run, settings)
-        result = measured(asked, models, beside, seat, settings, _bound(run, max(models), seat.device))
-    report = result.report.model_copy(update={"inputs": key})
-    _write_scores(run, asked, result.scores)
+        figures, scores = measured(asked, models, beside, seat, settings, _bound(run, max(models), seat.device))
+    report = figures.model_copy(update={"inputs": key})
+    _write_scores(run, asked, scores)
     write_json(path, report.model_dump(mode="json"))
     write_answer(run, answer_to(report, marks_of_question(run, QUESTION)))
     return report

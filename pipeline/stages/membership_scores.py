@@ -60,18 +60,6 @@ class Seat:
     seed: int
 
 
-@dataclass(frozen=True)
-class Measured:
-    """The report and, for further analysis, what it was made of.
-
-    Attributes:
-        scores: by name, float64 [N].
-    """
-
-    report: MembershipReport
-    scores: dict[str, Tensor]
-
-
 def measured(
     asked: Candidates,
     models: Mapping[int, Path],
@@ -80,8 +68,8 @@ def measured(
     settings: Membership,
     bound: list[Classifier] | str,
     notes: tuple[str, ...] = (),
-) -> Measured:
-    """Return what every score says of ``asked``.
+) -> tuple[MembershipReport, dict[str, Tensor]]:
+    """Return what every score says of ``asked``, and the scores by name, float64 [N].
 
     Args:
         beside: models of the world without the victim by round, or why there are none.
@@ -125,7 +113,7 @@ def measured(
         omitted=omitted,
         notes=(*asked.notes, *notes),
     )
-    return Measured(report, scores)
+    return report, scores
 
 
 def _captures_alone(asked: Candidates, models: Mapping[int, Classifier]) -> dict[str, Tensor]:

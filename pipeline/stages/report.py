@@ -28,10 +28,10 @@ from pipeline.provenance import provenance
 from pipeline.stages.answers import answers_of
 from pipeline.stages.gallery import copies_of, galleries
 from pipeline.stages.inversions import directory_of, finished
-from report.judge.tables import PeopleFigures, people_figures
+from report.judge.tables import people_figures
 from report.participants import clients_table, cohorts_table
 from report.run import Figures, Leakage, render
-from report.run.active import ActiveFigures, active_figures
+from report.run.active import active_figures
 from report.run.canaries import alarms, canary_table
 from report.run.curve import chart
 from report.run.findings import facts, figures, finding, omitted
@@ -39,8 +39,8 @@ from report.run.membership import membership_figures
 from report.run.partition import partition
 from report.run.plain import next_steps, qualification, sentence
 from report.run.tables import classes, controls, leakage, meanings, utility, whole_set, whose
-from report.run.updates import UpdateFigures, update_figures
-from report.table import Table
+from report.run.updates import update_figures
+from report.table import Panel, Table
 from report.text import as_sentence, readable, share
 from report.threat import threat_model
 
@@ -108,14 +108,14 @@ def _answered(run: Run, section: str, path: Path, read: Callable[[Path], T]) -> 
     return read(path) if run.table.get(section) and path.exists() else None
 
 
-def _updates(run: Run) -> UpdateFigures | None:
+def _updates(run: Run) -> Panel | None:
     """Return what inverted updates say, where that is asked and was answered."""
     question, picture = QUESTIONS[1], run.files.auditor.updates_picture
     answered = question.asked(run.table) and run.files.auditor.answer(question.key).exists() and picture.exists()
     return update_figures(answer_of(run, question), picture) if answered else None
 
 
-def _active(run: Run) -> ActiveFigures | None:
+def _active(run: Run) -> Panel | None:
     """Return what an active participant won and what the server could see, where there was one."""
     report = _answered(run, "active", run.files.auditor.active, read_active)
     if report is None:
@@ -172,7 +172,7 @@ def _attacked(run: Run, scores: pd.DataFrame) -> Figures:
     )
 
 
-def _people(run: Run, attack: str, server_round: int) -> PeopleFigures | None:
+def _people(run: Run, attack: str, server_round: int) -> Panel | None:
     """Return what people said of the primary attack's images; None: nobody's answers were read."""
     path = run.files.sheet.reading
     if not path.exists():

@@ -9,7 +9,7 @@ from typing import Any
 from auditor.metrics.names import ACCURACY
 from auditor.omitted import Omitted
 from auditor.verdict import Interval, Missing
-from report.comparison.figures import GroupFigures, score_of
+from report.comparison.figures import GroupFigures, Spread, score_of
 from report.comparison.matched import front, rank_of
 
 COLOURS = ("#2457a6", "#c22f2f", "#1d7a4f", "#8a4fb0", "#b06a00", "#00788a", "#555555", "#a8327d")
@@ -64,8 +64,8 @@ def plane_svg(figures: Sequence[GroupFigures]) -> str:
             axes.errorbar(
                 x.value,
                 interval.value,
-                xerr=[[x.value - x.low], [x.high - x.value]],
-                yerr=[[interval.value - interval.low], [interval.high - interval.value]],
+                xerr=_whisker(x),
+                yerr=_whisker(interval),
                 color=colour,
                 marker=marker,
                 ms=7,
@@ -159,16 +159,10 @@ def _bars_svg(figures: Sequence[GroupFigures], *, leakage: bool) -> str:
         for number, each in enumerate(figures):
             for at, interval in _curve(each, leakage=leakage):
                 axes.barh(-number, interval.value, 0.62, color=look_of(number)[0])
-                whisker = [[interval.value - interval.low], [interval.high - interval.value]]
-                axes.errorbar(interval.value, -number, xerr=whisker, color="#222222", capsize=3, lw=1.2)
+                axes.errorbar(interval.value, -number, xerr=_whisker(interval), color="#222222", capsize=3, lw=1.2)
                 axes.set(xlabel=f"{_name(leakage)}, round {at}")
         axes.axvline(0, color="#999999", lw=0.8)
-        axes.set_yticks(
-            [-number for number in range(len(figures))],
-            [f"{number}  {each.group.label}" for number, each in enumerate(figures, 1)],
-        )
-        axes.xaxis.set_major_formatter(_percent())
-        axes.spines[["top", "right"]].set_visible(False)
+        _name_rows(axes, figures)
     return written[0]
 
 
@@ -191,16 +185,12 @@ def ladder_svg(figures: Sequence[GroupFigures]) -> str:
                 at = -number + 0.26 * (1 - place)
                 axes.barh(at, score.value, 0.24, color=colour, label=label)
                 label = None
-                whisker = [[score.value - score.low], [score.high - score.value]]
-                axes.errorbar(score.value, at, xerr=whisker, color="#222222", capsize=2, lw=1)
+                axes.errorbar(score.value, at, xerr=_whisker(score), color="#222222", capsize=2, lw=1)
                 closed = score_of(each, ACCURACY, arm)
                 if metric != ACCURACY and not isinstance(closed, Omitted):
                     axes.plot(closed.value, at, "D", mfc="white", mec=colour, ms=6, mew=1.4)
-        names = [f"{number}  {each.group.label}" for number, each in enumerate(figures, 1)]
-        axes.set_yticks([-number for number in range(len(figures))], names)
         axes.set(xlabel=f"share of images ({metric})", xlim=(0, 1.03))
-        axes.xaxis.set_major_formatter(_percent())
-        axes.spines[["top", "right"]].set_visible(False)
+        _name_rows(axes, figures)
         axes.legend(frameon=False, fontsize=8.5, loc="upper center", bbox_to_anchor=(0.4, -0.16), ncol=3)
     return written[0]
 
@@ -252,6 +242,17 @@ def _finish(axes: Any) -> None:
     axes.yaxis.set_major_formatter(_percent())
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8.5, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncol=2)
+
+
+def _whisker(figure: Interval | Spread) -> list[list[float]]:
+    return [[figure.value - figure.low], [figure.high - figure.value]]
+
+
+def _name_rows(axes: Any, figures: Sequence[GroupFigures]) -> None:
+    names = [f"{number}  {each.group.label}" for number, each in enumerate(figures, 1)]
+    axes.set_yticks([-number for number in range(len(figures))], names)
+    axes.xaxis.set_major_formatter(_percent())
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _percent() -> Any:

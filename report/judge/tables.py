@@ -1,11 +1,10 @@
 """What people's answers say: a sentence, and tables of text."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from auditor.omitted import Omitted
 from auditor.people.reading import Agreement, PeopleReport, Reading
-from report.table import Table
+from report.table import Panel, Table
 from report.text import NONE, counted, interval, points, share
 
 MEANING = {
@@ -92,23 +91,10 @@ def sentence_of(reading: Reading) -> str:
     return f"{sees}, see the class {lead}{state}."
 
 
-@dataclass(frozen=True)
-class PeopleFigures:
-    """What the page shows of people who judged.
-
-    Attributes:
-        tables: the most telling first; none where they were shown other images than the page is about.
-    """
-
-    asked: str
-    sentence: str
-    tables: list[Table]
-
-
-def people_figures(report: PeopleReport, inversion: str) -> PeopleFigures:
+def people_figures(report: PeopleReport, inversion: str) -> Panel:
     """Return what ``report`` says on a page about the reconstructions in the directory ``inversion``."""
     asked = f"Attack “{report.attack}”, round {report.round}, blind, beside controls and real images."
     if report.inversion != inversion:
         gone = "They were shown other images than this page is about: the attack was run again since. Ask them anew."
-        return PeopleFigures(asked, gone, [])
-    return PeopleFigures(asked, sentence_of(report.reading), tables_of(report.reading, report.notes))
+        return Panel(gone, [], remark=asked)
+    return Panel(sentence_of(report.reading), tables_of(report.reading, report.notes), remark=asked)

@@ -1,12 +1,11 @@
 """What the page says of an active participant: what it won, what that cost the model, whether it showed."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from auditor.activity import ActiveReport
 from auditor.verdict import Missing
 from fedinverse.layout import PASSIVE, WITH_VICTIM, World
-from report.table import Table
+from report.table import Panel, Table
 from report.text import NONE, percent, precise
 
 _WORLDS = {WITH_VICTIM: "attacker active", PASSIVE: "attacker passive"}
@@ -21,32 +20,14 @@ SEEN = {
 }
 
 
-@dataclass(frozen=True)
-class ActiveFigures:
-    """What the page shows.
-
-    Attributes:
-        gain: what it tried to win, as a figure of every world.
-        utility: the model's accuracy in every world.
-        seen: what the server could see; None: nothing was noted.
-        pictures: (caption, alternative text, png) of a generator's samples.
-    """
-
-    kind: str
-    gain: Table
-    utility: Table
-    seen: Table | None
-    pictures: list[tuple[str, str, bytes]]
-
-
-def active_figures(report: ActiveReport, pictures: Mapping[World, bytes]) -> ActiveFigures:
+def active_figures(report: ActiveReport, pictures: Mapping[World, bytes]) -> Panel:
     """Return what the page shows of ``report``; ``pictures``: samples of the generator by world."""
     rows = [[name, precise(figure)] for name, figure in report.leakage.items()]
     rows.append([f"difference from {report.control}", precise(report.difference)])
     gained = Table(f"What it won: {report.gain}", ["", "figure"], rows, {}, report.notes)
     captions = {world: f"Samples of its generator, {_world(world)}" for world in pictures}
     sheets = [(f"{caption}.", caption, pictures[world]) for world, caption in captions.items()]
-    return ActiveFigures(report.kind, gained, utility_table(report), seen_table(report), sheets)
+    return Panel(report.kind, [gained, utility_table(report), *seen_tables(report)], sheets)
 
 
 def utility_table(report: ActiveReport) -> Table:
@@ -55,10 +36,10 @@ def utility_table(report: ActiveReport) -> Table:
     return Table("What it cost the model", ["federation", "accuracy", "victim's classes"], rows)
 
 
-def seen_table(report: ActiveReport) -> Table | None:
-    """Return what the server could see of updates; None: nothing was noted."""
+def seen_tables(report: ActiveReport) -> list[Table]:
+    """Return what the server could see of updates; none: nothing was noted."""
     if isinstance(report.visible, Missing):
-        return None
+        return []
     rows = [
         [
             seen.whose,
@@ -71,7 +52,7 @@ def seen_table(report: ActiveReport) -> Table | None:
         for seen in report.visible
     ]
     header = ["whose", "updates", "length (z)", "cosine", "Krum place", *report.visible[0].dropped]
-    return Table("Would the server have noticed?", header, rows, SEEN)
+    return [Table("Would the server have noticed?", header, rows, SEEN)]
 
 
 def _world(world: World) -> str:

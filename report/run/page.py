@@ -8,15 +8,12 @@ from typing import Literal
 from auditor.decision import Outcome
 from auditor.nearest import KINDS
 from auditor.questions import Answer
-from report.judge.tables import PeopleFigures
-from report.run.active import ActiveFigures
 from report.run.copies import CopiesShown
 from report.run.curve import Canvas, Chart
 from report.run.gallery import Gallery, data_uri
 from report.run.membership import LogCanvas, MembershipFigures
 from report.run.partition import Partition
-from report.run.updates import UpdateFigures
-from report.table import Table
+from report.table import Panel, Table
 from report.template import filled, inline_json
 from report.text import readable
 
@@ -45,7 +42,7 @@ class Leakage:
     galleries: list[Gallery]
     copies: CopiesShown
     whose: Table | None
-    people: PeopleFigures | None
+    people: Panel | None
     sheets: list[tuple[str, str, bytes]]
     controls: list[tuple[str, str, str, str]]
     figures: list[tuple[str, str, str]]
@@ -105,8 +102,8 @@ class Figures:
     answers: Sequence[Answer] = ()
     membership: MembershipFigures | None = None
     canaries: Table | None = None
-    updates: UpdateFigures | None = None
-    active: ActiveFigures | None = None
+    updates: Panel | None = None
+    active: Panel | None = None
     times: Sequence[tuple[str, str]] = ()
 
 

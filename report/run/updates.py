@@ -1,11 +1,10 @@
 """What the page says of inverted updates: a table of the attack beside its controls, and a picture."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from auditor.questions import Answer
 from auditor.updates import ARMS, ATTACK
-from report.table import Table
+from report.table import Panel, Table
 from report.text import NONE, share
 
 COLUMNS = {
@@ -15,24 +14,15 @@ COLUMNS = {
     "E2 distance": "distance in the task-free embedding: 0 alike, 1.41 unrelated",
     "attack's lead": "how much higher the attack's PSNR is, in dB, with its 95 % interval over rounds and classes",
 }
+PICTURE = (
+    "Rows: the attack, the same attack without the victim, and random images of the class. Left: the images; right: "
+    "the victim's images that each was matched to.",
+    "Reconstructions from an update, beside the private images nearest to them",
+)
 METRICS = (("psnr", 1), ("ssim", 2), ("distance", 2))
 
 
-@dataclass(frozen=True)
-class UpdateFigures:
-    """What the page shows.
-
-    Attributes:
-        arms: one row per arm.
-        labels: what the labels found are worth, in a sentence.
-    """
-
-    arms: Table
-    labels: str
-    picture: bytes
-
-
-def update_figures(answer: Answer, picture: Path) -> UpdateFigures:
+def update_figures(answer: Answer, picture: Path) -> Panel:
     """Return what the page shows of ``answer``."""
     rows = [
         [
@@ -48,7 +38,7 @@ def update_figures(answer: Answer, picture: Path) -> UpdateFigures:
         f"{share(equal)} would."
     )
     caption = "Images from the others' update beside the victim's, and what controls come to"
-    return UpdateFigures(Table(caption, list(COLUMNS), rows, COLUMNS), labels, picture.read_bytes())
+    return Panel(labels, [Table(caption, list(COLUMNS), rows, COLUMNS)], [(*PICTURE, picture.read_bytes())])
 
 
 def _number(value: float | None, digits: int) -> str:
