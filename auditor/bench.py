@@ -2,17 +2,15 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from auditor.evaluators.ahead import Ahead
 from auditor.evaluators.embedding import CHUNK, Embedding, fit_embedding
 from auditor.evaluators.evaluator import THREADS, Judge, train_judge
-from auditor.evaluators.material import Material, material_of
+from auditor.evaluators.material import material_of
 from auditor.evaluators.open_set import FAILED, OpenEvaluators, none_images, train_open_evaluators
 from auditor.evaluators.threshold import Threshold, calibrate
 from auditor.evidence import Exhibit
@@ -21,9 +19,8 @@ from auditor.metrics.fidelity import RealSet, scaled
 from auditor.omitted import Omitted
 from auditor.peers import Peers, Side, peers_of
 from auditor.settings import Audit
-from fedinverse.client_data import shard_of
 from fedinverse.data.source import unit
-from fedinverse.private import held_by_others, part_of
+from fedinverse.private import holdings_of
 from fedinverse.run import Run
 from fedinverse.shard import Shard
 
@@ -35,6 +32,8 @@ class Bench:
     Attributes:
         judge: E1, says which class an image shows.
         open: two evaluators that may also say "none of these".
+        ceiling: share of real reserve images that the judge reads, in [0, 1].
+        open_ceiling: share that both others read as their class.
         embedding: E2, says how near two images are, knowing no class.
         threshold: how near counts as resembling, at 1 % false accepts; or why there is none.
         train: the victim's training images; ``train_seen`` their features by E1, ``train_features`` by E2.
@@ -48,6 +47,8 @@ class Bench:
 
     judge: Judge
     open: OpenEvaluators
+    ceiling: float
+    open_ceiling: float
     embedding: Embedding
     threshold: Threshold | Omitted
     train: Shard
@@ -62,51 +63,40 @@ class Bench:
     peers: Peers | None = None
 
 
-def evaluators_of(
-    run: Run, material: Material, settings: Audit, samples: Sequence[Path], ahead: Ahead | None = None
-) -> tuple[Judge, OpenEvaluators]:
-    """Return E1, and both evaluators that may say "none of these"; trained, or read from the cache.
-
-    What is "none of these" is learned from the public images and from ``samples``, files of unoptimised samples of the
-    attacks' priors. ``ahead``: what trains them already; if it does not learn from these samples, another one helps.
-    """
-    store, device = run.files.auditor.root, settings.device
-    none = none_images(run, samples)
-    with nullcontext() if ahead and ahead.trains_with(samples) else Ahead(run, settings, samples):
-        # In the opposite order of the other process, so that as little as possible is waited for.
-        evaluators = train_open_evaluators(material, settings.evaluator, none, store, device)
-        return train_judge(material, settings.evaluator, store, device), evaluators
-
-
-def open_bench(run: Run, settings: Audit, samples: Sequence[Path], ahead: Ahead | None = None) -> Bench:
+def open_bench(run: Run, settings: Audit, samples: Sequence[Path]) -> Bench:
     """Open every instrument, and describe every real image once.
 
-    Fits E2 on the vault and calibrates its threshold on the reserve; ``samples`` and ``ahead``: see ``evaluators_of``.
+    Evaluators are trained, or read from the cache; E2 is fitted on the vault, its threshold calibrated on the reserve.
+    What is "none of these" is learned from the public images and from ``samples``, files of unoptimised samples of the
+    attacks' priors.
 
     Raises:
         ConfigError: the evaluators would not be independent of the target.
     """
-    material, device = material_of(run, settings.evaluator), settings.device
-    train, reserve = part_of(run, "train", victim_only=True), material.reserve
-    others = held_by_others(run) if run.population.shares_classes else None
-    public = run.pools["public"].tensor()
-    known = torch.cat([public, *(shard_of(run, each, "with_victim").images for each in run.population.attackers)])
+    material, store, device = material_of(run, settings.evaluator), run.files.auditor.root, settings.device
 
-    def described() -> tuple[Embedding, list[Tensor]]:
+    def described(*sets: Tensor) -> tuple[Embedding, list[Tensor]]:
         embedding = fit_embedding(material.vault.images)
-        return embedding, [embedding.of_pixels(images, device) for images in (train.images, reserve.images, known)]
+        return embedding, [embedding.of_pixels(images, device) for images in sets]
 
+    held, reserve, public = holdings_of(run), material.reserve, run.pools["public"].tensor()
+    train, known = held.victim, torch.cat([public, *(shard.images for shard in held.attackers)])
+    none = none_images(run, samples)
     with beside(1) as thread:  # the evaluators may still be trained, or waited for
-        describing = thread.submit(described)
-        judge, evaluators = evaluators_of(run, material, settings, samples, ahead)
+        describing = thread.submit(described, train.images, reserve.images, known)
+        # In the opposite order of the process beside this one, so that as little as possible is waited for.
+        evaluators = train_open_evaluators(material, settings.evaluator, none, store, device)
+        judge = train_judge(material, settings.evaluator, store, device)
         embedding, (of_train, of_reserve, of_known) = describing.result()
     peers = None
-    if others is not None:
-        held = Side(embedding.of_pixels(others.images, device), others.labels)
-        peers = peers_of(Side(of_train, train.labels), held, Side(of_reserve, reserve.labels), run.seed)
+    if held.others is not None:
+        others = Side(embedding.of_pixels(held.others.images, device), held.others.labels)
+        peers = peers_of(Side(of_train, train.labels), others, Side(of_reserve, reserve.labels), run.seed)
     return Bench(
         judge,
         evaluators,
+        judge.ceiling(reserve),
+        evaluators.ceiling(reserve),
         embedding,
         calibrate(of_train, train.labels, of_reserve, reserve.labels),
         train,

@@ -149,6 +149,16 @@ def held_by(manifest: pd.DataFrame, client: int) -> NDArray[np.bool_]:
     return dealt | (packed[:, client // 8] >> (7 - client % 8) & 1).astype(np.bool_)
 
 
+def held_alone(manifest: pd.DataFrame, client: int, clients: int) -> NDArray[np.bool_]:
+    """Return which rows ``client`` holds and none of the other ``clients``: bool [N]."""
+    held = held_by(manifest, client)
+    if "borrowers" not in manifest:  # every image is at one client
+        return held
+    others = [held_by(manifest, other) for other in range(clients) if other != client]
+    alone: NDArray[np.bool_] = held & ~np.logical_or.reduce(others)
+    return alone
+
+
 def holdings(manifest: pd.DataFrame, clients: int, classes: int) -> NDArray[np.int64]:
     """Return how many images of every class each client holds, int64 [clients, classes]."""
     labels = manifest["label"].to_numpy()

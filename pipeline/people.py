@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from auditor.bench import evaluators_of
-from auditor.evaluators.evaluator import THREADS
+from auditor.evaluators.ahead import Ahead
+from auditor.evaluators.evaluator import THREADS, train_judge
 from auditor.evaluators.material import material_of
+from auditor.evaluators.open_set import none_images, train_open_evaluators
 from auditor.evidence import Exhibit, read_exhibit
 from auditor.metrics.attack_accuracy import others_ahead
 from auditor.people.answers import ANSWERS, Answers, Given, named
@@ -88,9 +89,11 @@ def _drawn(run: Run, per_kind: int, seed: int) -> tuple[Drawn, str, int, str]:
 def _judged(run: Run, drawn: Drawn) -> tuple[Item, ...]:
     """Return the items with what the run's evaluators say of the same pixels that people see."""
     images, labels = unit(drawn.images[:, 0]), torch.tensor(drawn.labels)
-    with threads(THREADS):
-        settings = run.section("audit", Audit)
-        judge, both = evaluators_of(run, material_of(run, settings.evaluator), settings, samples_of(finished(run)))
+    audit, store, samples = run.section("audit", Audit), run.files.auditor.root, samples_of(finished(run))
+    with threads(THREADS), Ahead(run, audit, samples):
+        material, none = material_of(run, audit.evaluator), none_images(run, samples)
+        both = train_open_evaluators(material, audit.evaluator, none, store, audit.device)
+        judge = train_judge(material, audit.evaluator, store, audit.device)
         closed = others_ahead(judge.logits(images), labels) == 0
         opened = (both.read(images) == labels[:, None]).all(1)
     rows = zip(drawn.ids, drawn.kinds, drawn.labels, closed.tolist(), opened.tolist(), strict=True)

@@ -27,7 +27,7 @@ from fedinverse.client_data import shard_of
 from fedinverse.data.source import Images, Request, Source, open_source, unit
 from fedinverse.errors import ConfigError
 from fedinverse.overlap import check_disjoint
-from fedinverse.private import held_by_others, part_of
+from fedinverse.private import holdings_of, part_of
 from fedinverse.run import Run, prepare
 from fedinverse.seeds import generator
 from fedinverse.shard import Shard
@@ -92,9 +92,15 @@ def noisy(shard: Shard, run: Run) -> tuple[Tensor, Tensor]:
     return (images + 0.1 * torch.randn(images.shape, generator=generator(0, "noise"))).clamp(0, 1), shard.labels[rows]
 
 
+def theirs(run: Run) -> Shard:
+    others = holdings_of(run).others
+    assert others is not None
+    return others
+
+
 def averages(run: Run, of: Shard | None = None) -> tuple[Tensor, Tensor]:
     """Return means of a few images of every class, by default of other clients': what it looks like, nobody's image."""
-    others, random = of or held_by_others(run), generator(1, "averages")
+    others, random = of or theirs(run), generator(1, "averages")
     images, labels = [], []
     for label in run.victim_classes:
         rows = (others.labels == label).nonzero().flatten()
@@ -141,7 +147,7 @@ def test_what_shows_the_class_is_not_attributed_to_the_client(bench: tuple[Run, 
     # The attacker may hold these very images: copies of others' are no leak of the victim's. Fails if the verdict
     # takes recognition, or nearness to any training image, for the victim's.
     run, _ = bench
-    images = averages(run) if shows == "averages" else noisy(held_by_others(run), run)
+    images = averages(run) if shows == "averages" else noisy(theirs(run), run)
     verdict = verdict_of(bench, images, averages(run))
     assert verdict.outcome == "the class, not the client", (verdict.outcome, verdict.reasons)
     assert whose(verdict).answer == "the class, not the client"
@@ -170,7 +176,7 @@ def test_folders_of_another_kind_are_attributed_only_where_the_victim_takes_part
     """What they hold is of a kind of its own: nearness to it alone, without the control, would say too much."""
     run, _ = foldered
     mine = part_of(run, "train", victim_only=True)
-    assert not hashes(mine) & hashes(held_by_others(run))
+    assert not hashes(mine) & hashes(theirs(run))
     assert not len(shard_of(run, run.population.victim, "without_victim"))
 
     copied = verdict_of(foldered, noisy(mine, run), averages(run))
@@ -195,7 +201,7 @@ def test_every_partition_knows_whose_images_are_whose(partition: str, tiny: Call
     # Fails if an image counts as the victim's and another's, or if their images stay in the world without the victim.
     experiment = tiny(**merged(SHARED, {"population": {"partition": partition, "overlap": 0.3, "alpha": 0.3}}))
     run = prepare(tiny_path(experiment), resolved(experiment))
-    population, mine, others = run.population, part_of(run, "train", victim_only=True), held_by_others(run)
+    population, mine, others = run.population, part_of(run, "train", victim_only=True), theirs(run)
     held = shard_of(run, population.victim, "with_victim")
     assert 0 < len(mine) <= len(held)
     assert run.victim_classes == tuple(torch.unique(held.labels).tolist())

@@ -139,7 +139,7 @@ def test_judges_and_what_they_say() -> None:
     with pretended() as guard:
         network = build("scnn", 3, 0.1, seed=0).to(DEVICE)
         fit(network, Vault(shard_for("scnn")), Evaluator(epochs=1, batch_size=4), generator(0, "e1"), DEVICE)
-        logits, features = Judge(for_inference(network, DEVICE), 0.0, DEVICE).read(torch.rand(5, 1, 32, 32))
+        logits, features = Judge(for_inference(network, DEVICE), DEVICE).read(torch.rand(5, 1, 32, 32))
         assert logits.device.type == features.device.type == "cpu"
         for channels in (1, 3):
             assert describe(torch.rand(5, channels, 64, 64).to(DEVICE)).device == DEVICE
@@ -156,7 +156,7 @@ def test_the_known_images_a_target_is_surest_of() -> None:
             for_inference(build("lenet5", 4, 0.1, seed=0), DEVICE),
             for_inference(plain_classifier((1, 32, 32), 4, 0), DEVICE),
         )
-        answers = OpenEvaluators(both, 0.0, DEVICE).read(torch.rand(5, 1, 32, 32))
+        answers = OpenEvaluators(both, DEVICE).read(torch.rand(5, 1, 32, 32))
     assert answers.shape == (5, 2)
     assert {len(rows) for rows in surest.rows.values()} == {2}
     assert {each.device.type for each in (answers, *surest.sure.values())} == {"cpu"}

@@ -22,7 +22,7 @@ from attacker.attacks.registry import make_attack
 from attacker.priors.prior import Prior
 from attacker.target import PublicSet, Target
 from auditor.arms import Key
-from auditor.bench import Bench, evaluators_of, inspect, open_bench
+from auditor.bench import Bench, inspect, open_bench
 from auditor.controls import permuted, reserve_exhibit
 from auditor.evaluators import ahead as ahead_module
 from auditor.evaluators.evaluator import train_judge
@@ -400,7 +400,7 @@ def test_evaluators_are_trained_before_anything_is_inverted(tmp_path: Path, monk
 
     shutil.rmtree(store)
     monkeypatch.setenv("FEDINVERSE_CACHE", str(tmp_path / "another"))
-    evaluators_of(run, material_of(run, settings.evaluator), settings, samples)
+    open_bench(run, settings, samples)
     assert hashes_of_evaluators(store) == beforehand
 
 

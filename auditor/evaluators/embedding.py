@@ -144,19 +144,14 @@ def fit_embedding(vault: Tensor) -> Embedding:
     key = content_sha256([VERSION, weights_sha256({"vault": vault.contiguous().cpu().numpy()})])
     path = cache_directory() / "embeddings" / f"hog-{key[:16]}.safetensors"
     if not path.exists():
-        mean, whitening = _whiten(torch.cat([describe(unit(part)) for part in torch.split(vault.cpu(), BATCH)]))
-        save_weights(path, {"mean": mean.numpy(), "whitening": whitening.numpy()}, {"key": key})
+        rows = torch.cat([describe(unit(part)) for part in torch.split(vault.cpu(), BATCH)]).double()
+        mean = rows.mean(0)
+        values, vectors = torch.linalg.eigh((rows - mean).T @ (rows - mean) / len(rows))
+        values = values.clamp_min(0)
+        # Vault images that are all alike have no direction to prefer: any positive scale does.
+        scale = (values + (RIDGE * values.mean()).clamp_min(1e-12)).rsqrt()
+        whitening = ((vectors * scale) @ vectors.T).float()  # (C + ridge mean(eigenvalues) I)^-1/2
+        save_weights(path, {"mean": mean.float().numpy(), "whitening": whitening.numpy()}, {"key": key})
     stored, _ = load_weights(path)  # read back even now, so that the first run and the next use the same numbers
     mean, whitening = (torch.from_numpy(stored[name].copy()) for name in ("mean", "whitening"))
     return Embedding((channels, height, width), mean, whitening, key)
-
-
-def _whiten(descriptors: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean [F] and (C + ridge mean(eigenvalues) I)^-1/2 [F, F] of descriptors [N, F]."""
-    rows = descriptors.double()
-    mean = rows.mean(0)
-    values, vectors = torch.linalg.eigh((rows - mean).T @ (rows - mean) / len(rows))
-    values = values.clamp_min(0)
-    # Vault images that are all alike have no direction to prefer: any positive scale does.
-    scale = (values + (RIDGE * values.mean()).clamp_min(1e-12)).rsqrt()
-    return mean.float(), ((vectors * scale) @ vectors.T).float()

@@ -5,7 +5,6 @@ held, and is refused if it is the target's architecture or if a client's image i
 (``auditor.evaluators.material``).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -36,12 +35,10 @@ class Judge:
 
     Attributes:
         model: frozen, for images [B, C, H, W] in [0, 1].
-        ceiling: its accuracy on real reserve images (CEIL), in [0, 1]: no attack can be scored above what it can read.
         device: where it computes; what it returns is on the CPU.
     """
 
     model: Classifier
-    ceiling: float
     device: str | torch.device = "cpu"
 
     @torch.inference_mode()
@@ -58,64 +55,10 @@ class Judge:
         """Return penultimate features [N, F] of images [N, C, H, W] in [0, 1]."""
         return self.read(images)[1]
 
-
-def train_judge(material: Material, settings: Evaluator, store: Path, device: str | torch.device = "cpu") -> Judge:
-    """Return E1, trained on the vault, or read from ``store`` or from the cache, where a sweep's runs find it.
-
-    It depends on its settings, the seed and the vault alone.
-
-    Args:
-        material: of the run whose reconstructions it will judge.
-        settings: of its training.
-        store: where the run keeps the judge that it was judged by.
-        device: where it computes.
-
-    Raises:
-        IntegrityError: a stored E1 is damaged; the message names the file.
-    """
-    seed = material.seed
-    trained = settings.model_dump(include={"model", "width", "epochs", "batch_size", "lr"})
-    key = content_sha256([VERSION, trained, seed, material.classes, material.listed])
-    network = build(settings.model, material.classes, settings.width, derive(seed, "evaluator"))
-
-    def train() -> None:
-        random = generator(seed, "evaluator", "training")
-        with seeded(derive(seed, "evaluator", "layers"), device):
-            fit(network.to(device), Vault(material.vault), settings, random, device)
-
-    kept(network, settings.model.replace(":", "-"), key, store, train)
-    ready = for_inference(network, device)
-    right = Judge(ready, 0.0, device).logits(unit(material.reserve.images)).argmax(1) == material.reserve.labels
-    return Judge(ready, float(right.float().mean()), device)
-
-
-def kept(network: Classifier, name: str, key: str, store: Path, train: Callable[[], None]) -> None:
-    """Fill ``network`` from ``store`` or from the cache, or let ``train`` train it in place, and keep it in both.
-
-    Args:
-        network: of the architecture that ``key`` speaks of.
-        name: begins the name of the file in the cache.
-        key: hash of everything the trained network depends on.
-        store: directory in which the run keeps the evaluators that it was judged by.
-        train: trains ``network``.
-
-    Raises:
-        IntegrityError: a stored file is damaged; the message names it.
-    """
-    path = store / f"evaluator-{key[:16]}.safetensors"
-    if path.exists():
-        into_module(network, load_weights(path)[0], str(path))
-        return
-    cached = cache_directory() / "evaluators" / f"{name}-{key[:16]}.safetensors"
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(cached.with_suffix(".lock")):  # of a sweep's runs, one trains and the others wait for it
-        if cached.exists():
-            into_module(network, load_weights(cached)[0], str(cached))
-        else:
-            with threads(THREADS):
-                train()
-            save_weights(cached, to_weights(network), {"model": name, "key": key})
-    save_weights(path, to_weights(network), {"model": name, "key": key})
+    def ceiling(self, reserve: Shard) -> float:
+        """Return its accuracy on real reserve images, in [0, 1]: no attack can be scored above what it can read."""
+        right = self.logits(unit(reserve.images)).argmax(1) == reserve.labels
+        return float(right.float().mean())
 
 
 class Epochs(Protocol):
@@ -141,6 +84,84 @@ class Vault:
         """Return the images of one epoch, shuffled."""
         order = torch.randperm(len(self.images), generator=random)
         return Shard(self.images.images[order], self.images.labels[order])
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How an evaluator is trained.
+
+    Attributes:
+        name: begins the name of its file in the cache.
+        key: hash of everything that the trained network depends on.
+        network: with the weights that it starts from; trained in place.
+        epochs: what it is trained on.
+        settings: of its training.
+        layers: seed of what its layers draw.
+        random: draws and varies its images.
+    """
+
+    name: str
+    key: str
+    network: Classifier
+    epochs: Epochs
+    settings: Evaluator
+    layers: int
+    random: torch.Generator
+
+
+def train_judge(material: Material, settings: Evaluator, store: Path, device: str | torch.device = "cpu") -> Judge:
+    """Return E1, trained on the vault, or read from ``store`` or from the cache, where a sweep's runs find it.
+
+    It depends on its settings, the seed and the vault alone.
+
+    Args:
+        material: of the run whose reconstructions it will judge.
+        settings: of its training.
+        store: where the run keeps the judge that it was judged by.
+        device: where it computes.
+
+    Raises:
+        IntegrityError: a stored E1 is damaged; the message names the file.
+    """
+    seed = material.run.seed
+    followed = settings.model_dump(include={"model", "width", "epochs", "batch_size", "lr"})
+    recipe = Recipe(
+        settings.model.replace(":", "-"),
+        content_sha256([VERSION, followed, seed, material.classes, material.listed]),
+        build(settings.model, material.classes, settings.width, derive(seed, "evaluator")),
+        Vault(material.vault),
+        settings,
+        derive(seed, "evaluator", "layers"),
+        generator(seed, "evaluator", "training"),
+    )
+    return Judge(trained(recipe, store, device), device)
+
+
+def trained(recipe: Recipe, store: Path, device: str | torch.device) -> Classifier:
+    """Return the network of ``recipe``, ready for inference: out of ``store``, out of the cache, or trained now.
+
+    Args:
+        recipe: of its training.
+        store: directory in which the run keeps the evaluators that it was judged by.
+        device: where it computes.
+
+    Raises:
+        IntegrityError: a stored file is damaged; the message names it.
+    """
+    path = store / f"evaluator-{recipe.key[:16]}.safetensors"
+    if not path.exists():
+        about = {"model": recipe.name, "key": recipe.key}
+        cached = cache_directory() / "evaluators" / f"{recipe.name}-{recipe.key[:16]}.safetensors"
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(cached.with_suffix(".lock")):  # of a sweep's runs, one trains and the others wait for it
+            if not cached.exists():
+                with threads(THREADS), seeded(recipe.layers, device):
+                    fit(recipe.network.to(device), recipe.epochs, recipe.settings, recipe.random, device)
+                save_weights(cached, to_weights(recipe.network), about)
+            weights, _ = load_weights(cached)
+        save_weights(path, weights, about)
+    into_module(recipe.network, load_weights(path)[0], str(path))
+    return for_inference(recipe.network, device)
 
 
 def fit(

@@ -7,6 +7,7 @@ nobody trained on).
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import pandas as pd
 
@@ -21,23 +22,35 @@ from fedinverse.split import NOBODY
 
 @dataclass(frozen=True)
 class Material:
-    """What evaluators learn from and are tested with.
+    """What evaluators learn from and are tested with. Images are read when they are first asked for.
 
     Attributes:
-        seed: of the run.
-        classes: number K of private classes.
-        shape: (C, H, W) of an image.
-        vault: the images they learn from.
+        run: whose images they are.
         listed: hash and class of every vault image, in training order.
-        reserve: images that nobody learned from.
     """
 
-    seed: int
-    classes: int
-    shape: tuple[int, int, int]
-    vault: Shard
+    run: Run
     listed: list[list[object]]
-    reserve: Shard
+
+    @property
+    def classes(self) -> int:
+        """The number K of private classes."""
+        return len(self.run.class_names)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        return spec_of(self.run.model.name).input_shape
+
+    @cached_property
+    def vault(self) -> Shard:
+        """The images they learn from."""
+        return part_of(self.run, "vault")
+
+    @cached_property
+    def reserve(self) -> Shard:
+        """Images that nobody learned from."""
+        return part_of(self.run, "reserve")
 
 
 def material_of(run: Run, settings: Evaluator) -> Material:
@@ -48,8 +61,7 @@ def material_of(run: Run, settings: Evaluator) -> Material:
     """
     check_independent(run, settings)
     listed = run.split.loc[run.split["part"] == "vault", ["sha256", "label"]].to_numpy().tolist()
-    vault, reserve = part_of(run, "vault"), part_of(run, "reserve")
-    return Material(run.seed, len(run.class_names), spec_of(run.model.name).input_shape, vault, listed, reserve)
+    return Material(run, listed)
 
 
 def check_independent(run: Run, settings: Evaluator) -> None:

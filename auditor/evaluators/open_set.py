@@ -17,15 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from auditor.evaluators.evaluator import fit, kept
+from auditor.evaluators.evaluator import Recipe, trained
 from auditor.evaluators.material import Material
 from auditor.evaluators.plain import plain_classifier
 from auditor.settings import Evaluator
 from fedinverse.data.source import unit
 from fedinverse.errors import IntegrityError
-from fedinverse.models import Classifier, build, for_inference
+from fedinverse.models import Classifier, build
 from fedinverse.run import Run
-from fedinverse.seeds import derive, generator, seeded
+from fedinverse.seeds import derive, generator
 from fedinverse.shard import Shard
 from fedinverse.storage import content_sha256, load_weights, weights_sha256
 
@@ -39,12 +39,10 @@ class OpenEvaluators:
 
     Attributes:
         models: for images [B, C, H, W] in [0, 1]; their last logit, number K, is "none of these".
-        ceiling: share of real reserve images that both read as their class, in [0, 1].
         device: where they compute; what they return is on the CPU.
     """
 
     models: tuple[Classifier, Classifier]
-    ceiling: float
     device: str | torch.device = "cpu"
 
     @property
@@ -57,6 +55,11 @@ class OpenEvaluators:
         """Return the answers int64 [N, 2] of both, 0 to K, for images [N, C, H, W] in [0, 1]."""
         parts = [part.to(self.device) for part in images.split(256)]
         return torch.stack([torch.cat([model(part).argmax(1) for part in parts]).cpu() for model in self.models], 1)
+
+    def ceiling(self, reserve: Shard) -> float:
+        """Return the share of real reserve images that both read as their class, in [0, 1]."""
+        right = (self.read(unit(reserve.images)) == reserve.labels[:, None]).all(1)
+        return float(right.float().mean())
 
 
 def none_images(run: Run, samples: Sequence[Path]) -> Tensor:
@@ -102,10 +105,7 @@ def train_open_evaluators(
     """
     # The second one first: another process may just train the first (``auditor.evaluators.ahead``).
     second, first = (train_open_evaluator(material, settings, number, none, store, device) for number in (1, 0))
-    models = for_inference(first, device), for_inference(second, device)
-    answers = OpenEvaluators(models, 0.0, device).read(unit(material.reserve.images))
-    right = (answers == material.reserve.labels[:, None]).all(1)
-    return OpenEvaluators(models, float(right.float().mean()), device)
+    return OpenEvaluators((first, second), device)
 
 
 def train_open_evaluator(
@@ -118,22 +118,24 @@ def train_open_evaluator(
 ) -> Classifier:
     """Return one of the two, ``number`` 0 or 1, trained or read; see ``train_open_evaluators``."""
     classes = material.classes
-    trained_on = [classes, material.listed, weights_sha256({"none": none.contiguous().numpy()})]
-    key = content_sha256([number, VERSION, settings.model_dump(), *trained_on])
+    epochs = WithNone(material.vault, none, settings.none_share, classes)
+    key = content_sha256([number, VERSION, settings.model_dump(), classes, material.listed, epochs.none_sha256])
     seed = int(key[:15], 16)
     if number == 1 and not settings.second:
         network: Classifier = plain_classifier(material.shape, classes + 1, derive(seed, "weights"))
     else:
         name = settings.second if number else settings.model
         network = build(name, classes + 1, settings.width, derive(seed, "weights"))
-
-    def train() -> None:
-        epochs = WithNone(material.vault, none, settings.none_share, classes)
-        with seeded(derive(seed, "layers"), device):
-            fit(network.to(device), epochs, settings, generator(seed, "training"), device)
-
-    kept(network, f"open-{number}", key, store, train)
-    return network
+    recipe = Recipe(
+        f"open-{number}",
+        key,
+        network,
+        epochs,
+        settings,
+        derive(seed, "layers"),
+        generator(seed, "training"),
+    )
+    return trained(recipe, store, device)
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,11 @@ class WithNone:
     def count(self) -> int:
         """Images of ``none`` in an epoch."""
         return min(len(self.none), round(self.share * len(self.vault)))
+
+    @property
+    def none_sha256(self) -> str:
+        """Hash of ``none``."""
+        return weights_sha256({"none": self.none.contiguous().numpy()})
 
     def __len__(self) -> int:
         return len(self.vault) + self.count

@@ -1,6 +1,7 @@
 """Stage 4: the auditor judges what the attacker made, beside its controls, and gives a verdict."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -93,7 +94,7 @@ def marks_of_inversions(inversions: Sequence[Finished]) -> tuple[str, ...]:
 def audit(run: Run, ahead: Ahead | None = None) -> pd.DataFrame:
     """Score every finished inversion; write tables, grids and verdict; return the scores.
 
-    ``ahead`` has been training the evaluators.
+    ``ahead`` has been training the evaluators; where it did not learn from the samples at hand, another one helps.
 
     Raises:
         StageError: nothing was inverted yet.
@@ -106,11 +107,13 @@ def audit(run: Run, ahead: Ahead | None = None) -> pd.DataFrame:
     for pool in run.pools.values():
         pool.verify()
     console.print("[b]Auditing[/b]: training the evaluators on images that no client holds")
-    with threads(THREADS), working("auditing"):
-        bench = open_bench(run, settings, samples_of(inputs.inversions), ahead)
+    samples = samples_of(inputs.inversions)
+    helper = nullcontext() if ahead and ahead.trains_with(samples) else Ahead(run, settings, samples)
+    with threads(THREADS), working("auditing"), helper:
+        bench = open_bench(run, settings, samples)
         console.print(
-            f"  E1 reads {percent(bench.judge.ceiling)} of real reserve images; the two that may answer 'none of "
-            f"these' agree on {percent(bench.open.ceiling)} of them"
+            f"  E1 reads {percent(bench.ceiling)} of real reserve images; the two that may answer 'none of "
+            f"these' agree on {percent(bench.open_ceiling)} of them"
         )
         exhibits = exhibits_of(inputs.inversions, bench, run.network_of, run.victim_classes)
         caption = OVERLAP_CAPTION if overlaps(run) else ""
@@ -131,7 +134,7 @@ def audit(run: Run, ahead: Ahead | None = None) -> pd.DataFrame:
         atomic_write(path.with_suffix(".csv"), marked.to_csv(index=False))
     write_json(run.files.verdict, verdict.model_dump(mode="json"))
     written = {path.name: file_sha256(path) for path in products}
-    write_record(files.summary, AuditSummary(inputs.stamp, bench.judge.ceiling, bench.open.ceiling, written))
+    write_record(files.summary, AuditSummary(inputs.stamp, bench.ceiling, bench.open_ceiling, written))
     return scored.table
 
 
