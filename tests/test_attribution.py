@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import merged, run_in
+from jinja2 import Environment, FileSystemLoader
 from torch import Tensor
 
 from auditor.bench import Bench, open_bench
@@ -35,7 +36,6 @@ from fedinverse.storage import read_jsonl
 from pipeline.experiment import resolved
 from report.run import gallery
 from report.run.copies import MOST, Copied, copies_shown
-from report.template import templates_in
 from strategies.participation import Participation, Selection
 
 RESTARTS = 3
@@ -340,7 +340,8 @@ def test_copies_are_shown_beside_the_image_and_the_nearest_reserve_image(bench: 
     assert len(shown.pairs) == MOST
     assert f"{len(labels)} training images of the victim's are copied" in shown.sentence
     assert "1.5 are expected to be no copies" in shown.sentence
-    macro = templates_in(Path(gallery.__file__).parent).get_template("gallery.html").module.pairs  # type: ignore[attr-defined]
+    templates = Environment(loader=FileSystemLoader(Path(gallery.__file__).parent), autoescape=True)
+    macro = templates.get_template("gallery.html").module.pairs  # type: ignore[attr-defined]
     html = str(macro(shown.pairs, ["Overlap allowed"]))
     assert "class &lt;b&gt;" in html
     assert html.count('loading="lazy"') == html.count("<img") == 3 * MOST
