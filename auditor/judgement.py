@@ -38,7 +38,7 @@ def judge(
     accuracy: Mapping[int, float],
     *,
     classes: int,
-    costs: Mapping[str, AttackCost] | None = None,
+    costs: Mapping[tuple[str, int], AttackCost] | None = None,
     omitted: tuple[Omission, ...] = (),
     marks: tuple[str, ...] = (),
 ) -> Verdict:
@@ -50,7 +50,7 @@ def judge(
         accuracy: round -> accuracy of the model of the federation with the victim on the victim classes'
             reserve images, in [0, 1], mean over seeds.
         classes: number K of classes the evaluator knows; chance is 1 / K.
-        costs: attack -> cost of one run on one captured model; missing ones are omitted with a reason.
+        costs: attack and round -> cost of one run on that captured model; missing ones are omitted with a reason.
         omitted: what the table lacks, and why.
         marks: of the run (``auditor.marks``).
 
@@ -97,7 +97,7 @@ def judge(
         ),
         points=points,
         time_to_leak=_time_to_leak(points),
-        cost_per_leaked_class=LeakCost.of(decision.outcome, case.main, (costs or {}).get(attack)),
+        cost_per_leaked_class=LeakCost.of(decision.outcome, case.main, (costs or {}).get((attack, server_round))),
         member_lift=as_written(case.main.member_share),
         attacks=tuple(attacks),
         omitted=omitted,

@@ -39,7 +39,7 @@ from fedinverse.rounds import kept_checkpoint
 from fedinverse.run import Run
 from fedinverse.seeds import generator
 from fedinverse.storage import atomic_write
-from pipeline.stages.audit import inputs_of, samples_of
+from pipeline.stages.inversions import read_inversions
 
 CLOSED, OPEN = "attack-accuracy", "attack-accuracy-open"
 ATTACK, CONTROL, ALONE = "A", "B2", "B0"
@@ -189,7 +189,7 @@ def main() -> None:
     keep_freed_memory()
     lines_of, budget, first, document = TABLES[chosen.table]
     runs = [Run(path) for path in chosen.runs]
-    benches = [open_bench(run, run.section("audit", Audit), samples_of(inputs_of(run).inversions)) for run in runs]
+    benches = [open_bench(run, run.section("audit", Audit), read_inversions(run).samples) for run in runs]
     rows = []
     for line in lines_of(runs[0].table["attacks"]["gmi"], chosen.steps or budget):
         if chosen.only not in (None, line.name[0]):

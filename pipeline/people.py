@@ -25,8 +25,7 @@ from fedinverse.run import Run
 from fedinverse.seeds import threads
 from fedinverse.storage import atomic_write, load_weights, save_weights, write_json
 from fedinverse.theirs import TheirError, attribute_at
-from pipeline.stages.audit import samples_of
-from pipeline.stages.inversions import directory_of, finished
+from pipeline.stages.inversions import directory_of, finished, read_inversions
 from report.judge import render
 
 PER_KIND = 20
@@ -89,7 +88,7 @@ def _drawn(run: Run, per_kind: int, seed: int) -> tuple[Drawn, str, int, str]:
 def _judged(run: Run, drawn: Drawn) -> tuple[Item, ...]:
     """Return the items with what the run's evaluators say of the same pixels that people see."""
     images, labels = unit(drawn.images[:, 0]), torch.tensor(drawn.labels)
-    audit, store, samples = run.section("audit", Audit), run.files.auditor.root, samples_of(finished(run))
+    audit, store, samples = run.section("audit", Audit), run.files.auditor.root, read_inversions(run).samples
     with threads(THREADS), Ahead(run, audit, samples):
         material, none = material_of(run, audit.evaluator), none_images(run, samples)
         both = train_open_evaluators(material, audit.evaluator, none, store, audit.device)

@@ -115,7 +115,7 @@ def test_time_to_leak_is_the_round_from_which_on_every_round_leaks() -> None:
 def test_cost_per_leaked_class() -> None:
     table = rows(LEAK)
     cost = AttackCost(seconds=60.0, target_queries=9000.0)
-    result = judge(table, PRIMARY, LEARNED, classes=50, costs={"gmi": cost})
+    result = judge(table, PRIMARY, LEARNED, classes=50, costs={("gmi", 5): cost})
     leakage, price = result.points[0].leakage, result.cost_per_leaked_class
     assert isinstance(leakage, Interval)
     assert isinstance(price, LeakCost)

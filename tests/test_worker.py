@@ -28,7 +28,6 @@ from fedinverse.run import prepare
 from fedinverse.storage import load_weights, read_metadata, save_weights, to_weights
 from pipeline.experiment import resolved
 from pipeline.stages import inversions
-from pipeline.stages.audit import samples_of
 from pipeline.stages.controls import controls
 from pipeline.stages.federate import federate
 from pipeline.stages.invert import Meanwhile, invert, samples_beforehand
@@ -151,7 +150,7 @@ def test_during_and_after_end_alike(tiny: Any) -> None:
         if when == "after":  # the prior is in the cache by now: its samples are there before any inversion
             assert all(path.exists() for path in beforehand)
         invert(run, controls(run))
-        assert samples_of(inversions.finished(run)) == beforehand
+        assert inversions.read_inversions(run).samples == beforehand
         return [each.inversion.load().images.numpy() for each in inversions.finished(run)]
 
     with console.capture() as said:

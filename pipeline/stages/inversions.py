@@ -4,12 +4,14 @@ Reading it opens no image, no network and no pool, and makes nothing.
 """
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from attacker.inversion import Inversion
 from auditor.arms import TYPE_I
 from auditor.controls import Inverted
 from auditor.table import EVERY_ATTACK
 from auditor.targets import LeftOut, Targets
+from auditor.verdict import AttackCost
 from fedinverse.errors import StageError
 from fedinverse.run import Run
 from fedinverse.storage import read_json, typed, write_json
@@ -58,6 +60,45 @@ class Inversions:
 
     finished: list[Finished]
     left_out: tuple[LeftOut, ...]
+
+    @property
+    def captured(self) -> list[Finished]:
+        """Those of captured models (arm A)."""
+        return [each for each in self.finished if each.target.arm == "A"]
+
+    @property
+    def costs(self) -> dict[tuple[str, int], AttackCost]:
+        """What each attack cost at each round that it was run at."""
+        costs = {}
+        for each in self.captured:
+            about = each.inversion.about
+            costs[each.attack, each.target.round] = AttackCost(
+                seconds=about.cost.seconds + about.prior_seconds, target_queries=about.cost.target_queries
+            )
+        return costs
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """What the attacks on captured models left out or did otherwise than they were asked to, with the rounds."""
+        rounds: dict[tuple[str, str], list[int]] = {}
+        for each in self.captured:
+            for note in each.inversion.about.notes:
+                rounds.setdefault((each.attack, note), []).append(each.target.round)
+        return tuple(
+            f"Attack '{attack}' on the model of round {', '.join(map(str, numbers))}: {note}."
+            for (attack, note), numbers in rounds.items()
+        )
+
+    @property
+    def samples(self) -> list[Path]:
+        """The files of unoptimised samples of the attacks' priors.
+
+        Of a prior that depends on its target, those of the world without the victim, or of the untrained model where
+        there is none.
+        """
+        source = "B2" if any(each.target.arm == "B2" for each in self.finished) else "B1"
+        of_source = [each for each in self.finished if each.target.arm == source]
+        return sorted({each.directory.parent / each.inversion.about.samples for each in of_source})
 
 
 def finished(run: Run) -> list[Finished]:

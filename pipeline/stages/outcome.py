@@ -8,6 +8,7 @@ from auditor.arms import CONTROLS
 from auditor.evaluators.ahead import Ahead
 from auditor.settings import Audit
 from auditor.summary import RoundSummary, summarise
+from auditor.table import read_scores
 from auditor.verdict import read_verdict
 from fedinverse.run import Run
 from pipeline.profile import Stages
@@ -35,9 +36,9 @@ def audit_and_gather(run: Run, ahead: Ahead | None = None) -> pd.DataFrame:
     Raises:
         StageError: nothing was inverted yet.
     """
-    scores = audit(run, ahead)
+    audit(run, ahead)
     gather(run)
-    return scores
+    return read_scores(run.files.auditor.scores)
 
 
 def attacked(run: Run, stages: Stages) -> None:
