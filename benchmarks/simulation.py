@@ -49,9 +49,13 @@ CLIENTS, SAMPLED = 100, 10
 ENGINE = """
 import sys
 from pathlib import Path
-from fedinverse.run import Run
-from pipeline.engines import Engine, run_federation
-run_federation(Run(Path(sys.argv[1])), "with_victim", Engine(kind=sys.argv[2], actors=2))
+from pipeline.engines import Engine, run_federation, session_of
+engine = Engine(kind=sys.argv[2], actors=2)
+with session_of(engine) as session:
+    if session is not None:
+        session.begin()  # as a run does: Ray starts while PyTorch is imported
+    from fedinverse.run import Run
+    run_federation(Run(Path(sys.argv[1])), "with_victim", engine, session=session)
 """
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -209,4 +210,4 @@ def test_a_ray_that_does_not_come_up_in_time_is_one_message(ray_engine: Any, mon
     monkeypatch.setattr(ray_engine.ray, "init", late)
     monkeypatch.setattr(ray_engine.ray, "shutdown", lambda: None)
     with pytest.raises(ConfigError, match=r"Ray cannot start here .*timed out during startup.*engine\.kind = 'local'"):
-        ray_engine._start(1)
+        import_module("pipeline.engines.ray_session")._start(1)  # not before the fixture set the environment

@@ -8,14 +8,9 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from fedinverse.errors import ConfigError
-from fedinverse.flower import DEVICE, RUN_DIR, WORLD
 from fedinverse.layout import World
 from fedinverse.registry import search_path
-from fedinverse.rounds import AfterRound
-from fedinverse.run import Run
 from pipeline.engines.environment import environment
 from pipeline.engines.ray_place import check_ray
 from pipeline.engines.settings import Engine
@@ -23,15 +18,17 @@ from pipeline.engines.settings import Engine
 if TYPE_CHECKING:
     from flwr.serverapp import ServerApp
 
-    from pipeline.engines.ray import RaySession
+    from fedinverse.rounds import AfterRound
+    from fedinverse.run import Run
+    from pipeline.engines.ray_session import RaySession
 
 
 def run_federation(
-    run: Run,
+    run: "Run",
     world: World,
     engine: Engine,
     profiles: Path | None = None,
-    after_round: Sequence[AfterRound] | None = None,
+    after_round: "Sequence[AfterRound] | None" = None,
     session: "RaySession | None" = None,
 ) -> None:
     """Run (or resume) the federation of ``run`` in ``world`` on ``engine``.
@@ -45,26 +42,25 @@ def run_federation(
         ConfigError: clients are to train on a GPU and there is none (of a cluster elsewhere, Ray says what it has), or
             Ray cannot start here.
     """
-    if engine.client_gpus and not engine.address and not torch.cuda.is_available():
-        raise ConfigError(
-            f"engine.client_gpus is {engine.client_gpus:g}, but this machine has no GPU that PyTorch can use; "
-            "set it to 0, or engine.address to a cluster that has some"
-        )
+    _check_gpu(engine)
     check_ray(engine)
     os.environ.update(quiet(os.environ))
     if engine.kind != "flower":  # the stages show rounds themselves
         logging.getLogger("flwr").setLevel(logging.WARNING)
     if engine.kind == "ray":
-        from pipeline.engines.ray import RaySession, run_on_ray
+        from pipeline.engines.ray_session import RaySession
 
         with nullcontext(session) if session else RaySession(engine, profile=profiles is not None) as used:
             used.begin()  # what the server imports takes seconds, too
+            from pipeline.engines.ray import run_on_ray
+
             run_on_ray(run, world, used, _server(engine, after_round), profiles)
     elif engine.kind == "local":
         from pipeline.engines.local import run_local
 
         run_local(run, world, engine, _server(engine, after_round))
     else:
+        from fedinverse.flower import DEVICE, RUN_DIR, WORLD
         from pipeline.engines.flower import run_on_flower
 
         # Its nodes have no config of their own, and its server no run config: both read the environment.
@@ -73,7 +69,19 @@ def run_federation(
             run_on_flower(run, engine, _server(engine, after_round))
 
 
-def _server(engine: Engine, after_round: Sequence[AfterRound] | None) -> "ServerApp":
+def _check_gpu(engine: Engine) -> None:
+    if not engine.client_gpus or engine.address:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            f"engine.client_gpus is {engine.client_gpus:g}, but this machine has no GPU that PyTorch can use; "
+            "set it to 0, or engine.address to a cluster that has some"
+        )
+
+
+def _server(engine: Engine, after_round: "Sequence[AfterRound] | None") -> "ServerApp":
     from server.app import server_app  # Flower reads the environment when it is imported
 
     # Clients in processes of their own train on while a round is evaluated and stored. In one process they share
@@ -93,7 +101,7 @@ def session_of(engine: Engine, *, profile: bool = False) -> "AbstractContextMana
         return nullcontext()
     check_ray(engine)
     os.environ.update(quiet(os.environ))  # Ray reads it when it is imported
-    from pipeline.engines.ray import RaySession
+    from pipeline.engines.ray_session import RaySession
 
     return RaySession(engine, profile=profile)
 

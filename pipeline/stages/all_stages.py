@@ -41,7 +41,7 @@ from report.console import console, echo, say, show_threat_model
 from report.run.partition import write_partition
 
 if TYPE_CHECKING:
-    from pipeline.engines.ray import RaySession
+    from pipeline.engines.ray_session import RaySession
 
 
 NAME = "name with --set name=..."  # how the user of a configuration file names another run
@@ -108,15 +108,15 @@ def ready(experiment: Experiment, path: Path, session: "RaySession | None" = Non
         ConfigError: names the key and the fix.
         DataError: a source is absent.
     """
-    check_disk(experiment, path)
     files, table = RunFiles(path), resolved(experiment)
     there, fresh = is_run(path), not path.exists()
     finished = there and files.report.exists() and completed(read_object(files.config)) == table
+    if session is not None and not finished:
+        session.begin()
+    check_disk(experiment, path)
     run = prepare(path, table, completed)
     if finished:
         return run
-    if session is not None:
-        session.begin()
     try:
         forecast = check_before_work(run, experiment)
     except FedInverseError:

@@ -26,7 +26,7 @@ from server.checkpoints import save_round
 from server.settings import Federation
 
 if TYPE_CHECKING:
-    from pipeline.engines.ray import RaySession
+    from pipeline.engines.ray_session import RaySession
 
 
 def federate(
