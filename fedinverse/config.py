@@ -395,12 +395,8 @@ def _with_base(path: Path, heirs: tuple[Path, ...]) -> Table:
 
 def laid_over(base: Table, changes: Table) -> Table:
     """Return ``base`` with ``changes`` laid over it, table by table; a list replaces a list."""
-    both = {key: laid_over(base[key], value) for key, value in changes.items() if _are_tables(base.get(key), value)}
-    return {**base, **changes, **both}
-
-
-def _are_tables(one: Any, other: Any) -> bool:
-    return isinstance(one, dict) and isinstance(other, dict)
+    tables = (key for key, value in changes.items() if isinstance(value, dict) and isinstance(base.get(key), dict))
+    return {**base, **changes, **{key: laid_over(base[key], changes[key]) for key in tables}}
 
 
 def flat(table: Mapping[str, Any], prefix: str = "") -> Table:
@@ -412,43 +408,36 @@ def flat(table: Mapping[str, Any], prefix: str = "") -> Table:
 
 
 def assigned(table: Table, assignments: Iterable[str]) -> Table:
-    """Return ``table`` with every ``section.key=value`` applied, in order; tables inside it are changed in place."""
-    result = dict(table)
+    """Return ``table`` with every ``section.key=value`` applied, in order."""
     for assignment in assignments:
-        _assign(result, assignment)
-    return result
+        key, equals, text = assignment.partition("=")
+        parts = [part.strip() for part in key.split(".")]
+        if not equals or not all(parts):
+            raise ConfigError(f"--set {assignment}: write it as section.key=value, e.g. --set training.epochs=2")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except (tomllib.TOMLDecodeError, RecursionError):
+            value = text.strip()
+        try:
+            table = with_value(table, parts, value, f"--set {assignment}")
+        except RecursionError as error:
+            raise ConfigError(f"--set {assignment[:TEXT]}: no key is so deep ({error})") from None
+    return table
 
 
-def _assign(table: Table, assignment: str) -> None:
-    key, equals, text = assignment.partition("=")
-    parts = [part.strip() for part in key.split(".")]
-    if not equals or not all(parts):
-        raise ConfigError(f"--set {assignment}: write it as section.key=value, e.g. --set training.epochs=2")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except (tomllib.TOMLDecodeError, RecursionError):
-        value = text.strip()
-    place: Any = table
-    for part in parts[:-1]:
-        place = _child(place, part, assignment)
-    if isinstance(place, list):
-        place[_index(place, parts[-1], assignment)] = value
-    elif isinstance(place, dict):
-        place[parts[-1]] = value
-    else:
-        raise ConfigError(f"--set {assignment}: '{parts[-2]}' is a value, not a section")
+def with_value(place: Any, parts: Sequence[str], value: Any, where: str) -> Any:
+    """Return ``place``, tables and lists, with ``value`` at the dotted key ``parts``; a number indexes a list.
 
-
-def _child(place: Any, part: str, assignment: str) -> Any:
-    if isinstance(place, list):
-        return place[_index(place, part, assignment)]
-    child = place.setdefault(part, {}) if isinstance(place, dict) else None
-    if not isinstance(child, dict | list):
-        raise ConfigError(f"--set {assignment}: '{part}' is a value, not a section")
-    return child
-
-
-def _index(place: list[Any], part: str, assignment: str) -> int:
-    if not part.isdigit() or int(part) >= len(place):
-        raise ConfigError(f"--set {assignment}: '{part}' must be an index from 0 to {len(place) - 1}")
-    return int(part)
+    Raises:
+        ConfigError: the key leads through a plain value, or beyond a list.
+    """
+    if not parts:
+        return value
+    head, *rest = parts
+    if isinstance(place, dict):
+        return {**place, head: with_value(place.get(head, {}), rest, value, where)}
+    if not isinstance(place, list):
+        raise ConfigError(f"{where}: there is no '{head}' to set: what it would be in is a value, not a section")
+    if not head.isdigit() or int(head) >= len(place):
+        raise ConfigError(f"{where}: there is no '{head}' to set: it must be an index from 0 to {len(place) - 1}")
+    return [with_value(item, rest, value, where) if i == int(head) else item for i, item in enumerate(place)]

@@ -15,6 +15,7 @@ from conftest import ATTACKED, TINY, merged
 from filelock import FileLock
 from typer.testing import CliRunner
 
+from fedinverse.config import with_value
 from fedinverse.errors import ConfigError, FedInverseError, StageError
 from fedinverse.run import Run, prepare
 from fedinverse.storage import atomic_write, read_json, write_json
@@ -22,7 +23,6 @@ from pipeline.cli.main import app
 from pipeline.experiment import load_experiment, resolved
 from pipeline.runs import stage_of
 from pipeline.sweep import Outcome, Plan, load_plan, point, run_points, runner
-from pipeline.sweep.plan import with_value
 from pipeline.sweep.reuse import adopt_federations, adopt_inversions
 from pipeline.sweep.runner import _write_index
 from report.comparison.records import Rank

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedinverse.config import Table, find_config, laid_over, read_table
+from fedinverse.config import Table, find_config, laid_over, read_table, with_value
 from fedinverse.errors import ConfigError
 from pipeline.experiment import Experiment, checked
 from pipeline.sweep.settings import Sweep, axes_of, sweep_of
@@ -124,7 +124,7 @@ def _strengths(sweep: Sweep, origin: str) -> Iterator[tuple[str, tuple[Table, Ra
 
 def _variations(shared: Table, sweep: Sweep, origin: str) -> Iterator[tuple[str, Table]]:
     """Yield (label, table): every variant with every combination of the grid's values."""
-    axes = dict(axes_of(sweep.grid, origin))
+    axes = axes_of(sweep.grid, origin)
     for key in [*axes, *(key for variant in sweep.variants.values() for key in variant)]:
         if key.split(".")[0] in RESERVED:
             raise ConfigError(f"{origin}: 'sweep' cannot vary '{key}': {RESERVED[key.split('.')[0]]}")
@@ -141,22 +141,6 @@ def _variations(shared: Table, sweep: Sweep, origin: str) -> Iterator[tuple[str,
                 raise ConfigError(f"{origin}: two points of the sweep are called '{label}'; make their values differ")
             labels.add(label)
             yield label, table
-
-
-def with_value(place: Any, parts: Sequence[str], value: Any, where: str) -> Any:
-    """Return ``place``, tables and lists, with ``value`` at the dotted key ``parts``; a number indexes a list.
-
-    Raises:
-        ConfigError: the key leads through a plain value, or beyond a list.
-    """
-    if not parts:
-        return value
-    head, *rest = parts
-    if isinstance(place, dict):
-        return {**place, head: with_value(place.get(head, {}), rest, value, where)}
-    if isinstance(place, list) and head.isdigit() and int(head) < len(place):
-        return [with_value(item, rest, value, where) if i == int(head) else item for i, item in enumerate(place)]
-    raise ConfigError(f"{where}: there is no '{head}' to set; check the key")
 
 
 def _short(key: str, axes: Table) -> str:

@@ -1,11 +1,10 @@
 """The ``[sweep]`` table of a configuration: what varies from point to point."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from pydantic import Field, model_validator
 
-from fedinverse.config import Section, Table, is_file_name, parse
+from fedinverse.config import Section, Table, flat, is_file_name, parse
 from fedinverse.errors import ConfigError
 
 
@@ -70,17 +69,14 @@ def _named(variants: list[Any], origin: str) -> dict[str, Any]:
     }
 
 
-def axes_of(grid: Table, origin: str, prefix: str = "") -> Iterator[tuple[str, list[Any]]]:
-    """Yield (dotted key, values); ``model.width = [1, 2]`` and ``"model.width" = [1, 2]`` are the same.
+def axes_of(grid: Table, origin: str) -> Table:
+    """Return dotted key -> values; ``model.width = [1, 2]`` and ``"model.width" = [1, 2]`` are the same.
 
     Raises:
         ConfigError: a value is no list, or an empty one.
     """
-    for key, values in grid.items():
-        dotted = f"{prefix}{key}"
-        if isinstance(values, dict):
-            yield from axes_of(values, origin, f"{dotted}.")
-        elif isinstance(values, list) and values:
-            yield dotted, values
-        else:
-            raise ConfigError(f"{origin}: 'sweep.grid.{dotted}' must be a list of at least one value")
+    axes = flat(grid)
+    for key, values in axes.items():
+        if not isinstance(values, list) or not values:
+            raise ConfigError(f"{origin}: 'sweep.grid.{key}' must be a list of at least one value")
+    return axes

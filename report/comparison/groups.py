@@ -1,14 +1,14 @@
 """Which runs belong together: those that differ in nothing but their seed; and which may not be compared at all."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from auditor.marks import OVERLAP, overlaps
-from fedinverse.config import Table
+from fedinverse.config import Table, flat
 from fedinverse.errors import ConfigError
 from fedinverse.split import held_by
 from report.comparison.records import Record
@@ -96,9 +96,9 @@ def varying_keys(records: Sequence[Record]) -> dict[str, list[Any]]:
     """Return every dotted key whose values differ, with the value of every run (None: it has none)."""
     every = [record.run.table.get("attacks", {}) for record in records]
     shared = set.intersection(*(set(attacks) for attacks in every)) if every else set()
-    flat = [dict(_leaves(_with_attacks_named(record.run.table, shared))) for record in records]
-    keys = [key for key in dict.fromkeys(key for table in flat for key in table) if key not in IRRELEVANT]
-    columns = {key: [table.get(key) for table in flat] for key in keys}
+    tables = [flat(_with_attacks_named(record.run.table, shared)) for record in records]
+    in_order = (key for table in tables for key in sorted(table, key=lambda key: key.split(".")))
+    columns = {key: [table.get(key) for table in tables] for key in dict.fromkeys(in_order) if key not in IRRELEVANT}
     return {key: values for key, values in columns.items() if len({json.dumps(value) for value in values}) > 1}
 
 
@@ -110,14 +110,6 @@ def _with_attacks_named(table: Table, shared: set[str]) -> Table:
         "attacks": {label: settings for label, settings in attacks.items() if label in shared},
         "attack labels": sorted(attacks),
     }
-
-
-def _leaves(table: Table, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in sorted(table.items()):
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _within(key: str, section: str) -> bool:
