@@ -78,6 +78,8 @@ class Update:
 class _Known(Array):
     """An array whose values are at hand: whoever reads them in this process decodes nothing. They cannot be written."""
 
+    __qualname__ = Array.__qualname__  # by which Flower says, in what it sends to another host, what it is
+
     def __init__(self, values: NDArray[Any], data: bytes) -> None:
         super().__init__(dtype=str(values.dtype), shape=values.shape, stype="numpy.ndarray", data=data)
         view = values.view()
