@@ -54,8 +54,12 @@ def with_grids(
 
 
 def draw_grid(path: Path, exhibit: Exhibit, bench: Bench, victims: Sequence[int], caption: str) -> None:
-    """Write a grid: images of ``victims``, ``GRID_CLASSES`` at most, beside the nearest training images."""
-    labels = [label for label in victims if (exhibit.labels == label).any()][:GRID_CLASSES]
+    """Write a grid: images of ``victims``, ``GRID_CLASSES`` at most, beside the nearest training images.
+
+    A class of which the victim alone holds no image has no row.
+    """
+    both = set(exhibit.labels.tolist()) & set(bench.train.labels.tolist())
+    labels = [label for label in victims if label in both][:GRID_CLASSES]
     rows = [row_of(exhibit, label, bench.train, bench.train_seen, bench.judge, GRID_IMAGES) for label in labels]
     if rows:
         save_grid(path, rows, caption=caption)

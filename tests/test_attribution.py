@@ -1,6 +1,7 @@
 """Shared classes: copies of the victim's images are theirs, class averages nobody's, and their client is left out."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from auditor.bench import Bench, open_bench
 from auditor.controls import reserve_exhibit
 from auditor.decision import Outcome
 from auditor.evidence import Exhibit
+from auditor.grids import draw_grid
 from auditor.judgement import judge
 from auditor.metrics.copies import Copies, copies
 from auditor.metrics.distances import nearest
@@ -191,6 +193,17 @@ def test_folders_of_another_kind_are_attributed_only_where_the_victim_takes_part
 
     of_others = verdict_of(foldered, averages(run), averages(run))
     assert of_others.outcome == whose(of_others).answer == "the class, not the client"
+
+
+def test_a_class_whose_images_all_are_borrowed_has_no_row_in_the_grid(bench: tuple[Run, Bench], tmp_path: Path) -> None:
+    # Fails if the nearest of no image is looked for, as it was where clients overlap.
+    run, instruments = bench
+    kept = instruments.train.labels == 0
+    train = Shard(instruments.train.images[kept], instruments.train.labels[kept])
+    lacking = replace(instruments, train=train, train_seen=instruments.train_seen[kept])
+    for name, victims in (("all", run.victim_classes), ("first", (0,))):
+        draw_grid(tmp_path / name, exhibit("A", *averages(run)), lacking, victims, "")
+    assert (tmp_path / "all").read_bytes() == (tmp_path / "first").read_bytes()
 
 
 # ---------------------------------------------------------------------------------------------- who holds what
