@@ -12,10 +12,11 @@ from torch import Tensor
 from attacker.attacks.attack import Attack
 from attacker.losses.diversity import ClassDiversity, measured_diversity
 from attacker.reconstructions import Cost, Reconstructions, unoptimised
-from attacker.target import Progress, PublicSet, Target, silent
+from attacker.target import PublicSet, Target
 from fedinverse.config import is_file_name
 from fedinverse.errors import ConfigError
 from fedinverse.layout import ABOUT, PRIOR_ONLY, RECONSTRUCTIONS
+from fedinverse.progress import Progress, silent
 from fedinverse.records import read_record, write_record
 from fedinverse.seeds import generator
 from fedinverse.storage import content_sha256, load_weights, save_weights

@@ -1,7 +1,6 @@
 """What an attack starts from: the captured model and the attacker's public images."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,14 +12,6 @@ from fedinverse.data.source import unit
 from fedinverse.models import Classifier, built_for, for_inference
 from fedinverse.records import ModelFile
 from fedinverse.storage import into_module, load_weights
-
-Progress = Callable[[str, int, int], None]
-"""Called with (what is being done, steps done, steps in all)."""
-
-
-def silent(what: str, done: int, total: int) -> None:
-    """Report no progress."""
-    del what, done, total
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from attacker.attacks.registry import make_attack
 from attacker.inversion import Inversion, invert, place
 from attacker.schedule import captured, due, together
 from attacker.settings import Attacker
-from attacker.target import Progress, PublicSet, Target, open_target, silent
+from attacker.target import PublicSet, Target, open_target
 from fedinverse.config import parse
 from fedinverse.data import Pool
 from fedinverse.errors import FedInverseError, IntegrityError
@@ -36,6 +36,7 @@ from fedinverse.layout import ROUND_FILES
 from fedinverse.machine import end_with_parent, keep_freed_memory
 from fedinverse.models import claimed, is_code
 from fedinverse.profiling import profiled
+from fedinverse.progress import Progress, silent
 from fedinverse.records import ModelFile
 from fedinverse.shard import Shard, open_shard
 from fedinverse.storage import read_json, read_metadata, typed, write_json

@@ -1,6 +1,6 @@
 """Cost of a BiDO training step: plain, published form, ours; interleaved in one process on one thread.
 
-    python benchmarks/bido_step.py [--nets mcnn lenet5] [--batches 60 128] [--steps 15] [--json PATH]
+    python benchmarks/bido_step.py [--nets lenet5 mcnn scnn] [--batches 60 128] [--steps 15] [--json PATH] [--publish]
 
 The published form and its plain step run as published code does: NCHW, LeakyReLU before pooling, the C library's
 memory as it comes. Ours run as our clients do. Each in a process of its own with one thread, turn and turn about; CPU
@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from interleaved import Turn, medians_apart
 from plain_networks import plain_network
+from tables import DOCS, markdown, measured_with, publish
 from torch import Tensor
 
 from clients.defences import make_defence
@@ -29,6 +30,18 @@ VARIANTS = {  # defence, its settings, as public code has the network
     "plain": ("none", {}, False),
     "ours": ("bido_hsic", {}, False),
     "coco": ("bido_coco", {}, False),
+}
+
+COLUMNS = {  # of the published table: what of a row, and in how many digits
+    "plain NCHW, ms": ("plain_nchw", ".3g"),
+    "published, ms": ("published", ".3g"),
+    "our plain, ms": ("plain", ".3g"),
+    "our HSIC, ms": ("ours", ".3g"),
+    "our COCO, ms": ("coco", ".3g"),
+    "HSIC / plain": ("ours / plain", ".2f"),
+    "published / ours": ("published / ours", ".2f"),
+    "gradient error, published": ("published gradient error", ".1e"),
+    "ours": ("ours gradient error", ".1e"),
 }
 
 
@@ -92,22 +105,27 @@ def gradient_errors(net: str, size: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure, print a table, write JSON if asked."""
+    """Measure, print, write JSON and the table of docs/benchmarks.md if asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--nets", nargs="+", default=["mcnn", "lenet5"])
+    parser.add_argument("--nets", nargs="+", default=["lenet5", "mcnn", "scnn"])
     parser.add_argument("--batches", nargs="+", type=int, default=[60, 128])
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--publish", action="store_true", help="put the table into docs/benchmarks.md")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     table = {}
     for net in chosen.nets:
         for size in chosen.batches:
             row = measure(net, size, chosen.steps) | gradient_errors(net, size)
-            table[f"{net} {size}"] = row
-            print(f"{net} {size}:", ", ".join(f"{name} {value:.3g}" for name, value in row.items()), flush=True)
+            table[f"{net}, {size}"] = row
+            print(f"{net}, {size}:", ", ".join(f"{name} {value:.3g}" for name, value in row.items()), flush=True)
     if chosen.json:
         write_json(chosen.json, {"unit": "ms CPU per step; ratios", "steps": chosen.steps, "measured": table})
+    if chosen.publish:
+        rows = [[name, *(format(row[key], digits) for key, digits in COLUMNS.values())] for name, row in table.items()]
+        text = markdown(["network, batch", *COLUMNS], rows) + measured_with()
+        publish("bido-step", text, DOCS / "benchmarks.md")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from interleaved import Ticks, Turn, asked, medians_apart
 from plain_networks import plain_network
-from tables import markdown, publish
+from tables import markdown, measured_with, publish
 from torch import Tensor, nn
 
 from attacker.priors.dcgan import LATENT, Critic, Generator
@@ -146,7 +146,8 @@ def main() -> None:
         write_json(chosen.json, {"unit": "s CPU per step of 5 D and 1 G; ratio", "measured": table})
     if chosen.publish:
         rows = [[f"{name} px", *(f"{value:.3g}" for value in row.values())] for name, row in table.items()]
-        publish("gan-speed", markdown(["one training step", "plain, s", "ours, s", "×"], rows))
+        header = ["one training step", "plain, s", "ours, s", "×"]
+        publish("gan-speed", markdown(header, rows) + measured_with())
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from interleaved import Ticks, Turn, asked, convolution_peak, medians_apart
 from plain_networks import plain_network
-from tables import markdown, publish
+from tables import markdown, measured_with, publish
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -187,7 +187,8 @@ def main() -> None:
     if chosen.publish:
         header = ["one step of one image", "plain, ms", "ours, ms", "bf16, ms", "fp32 ×", "bf16 ×", "% of peak"]
         rows = [[f"{name} px", *(f"{value:.3g}" for value in row.values())] for name, row in table.items()]
-        publish("speed", markdown(header, rows))
+        rate = f", {peak / 1e9:.0f} GFLOP/s in a 3x3 convolution"
+        publish("speed", markdown(header, rows) + measured_with(rate))
 
 
 if __name__ == "__main__":

@@ -4,10 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
+import torch
+
 from fedinverse.errors import ConfigError
 from fedinverse.storage import atomic_write
 
-DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "attacks.md"
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+DOCUMENT = DOCS / "attacks.md"
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -20,6 +23,11 @@ def spread(values: Sequence[float], scale: float = 100, digits: int = 0) -> str:
     """Return the mean and the sample standard deviation of ``values`` times ``scale``, as "84 ± 6"."""
     deviation = stdev(values) if len(values) > 1 else 0.0
     return f"{scale * mean(values):.{digits}f} ± {scale * deviation:.{digits}f}"
+
+
+def measured_with(further: str = "") -> str:
+    """Return the sentence that belongs below a table of times: what it was measured with."""
+    return f"\nPyTorch {torch.__version__.split('+')[0]}, one thread{further}.\n"
 
 
 def publish(name: str, text: str, document: Path = DOCUMENT) -> None:

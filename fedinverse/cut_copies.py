@@ -28,30 +28,49 @@ _WORTH_A_LOOK = 0.75  # least correlation of sketches
 _ASCENTS = ((16, 8, 0.82), (16, 20, 0.9), (32, 25, SAME))  # pixels of a side, steps, and the correlation to go on
 _RATE = 0.02
 _SHARED = 0.45  # least part of a picture that both must show
-_AT_ONCE = 2000  # pictures compared in one product, pairs laid over each other
+_AT_ONCE = 2000  # pairs laid over each other
 Window = tuple[float, float, float]  # top, left, side, as parts of the picture's
 
 
-def cut_copies(private: Tensor, public: Tensor) -> Iterator[tuple[int, int]]:
-    """Yield (row of ``private``, row of ``public``) of pictures that show the same, as they are or mirrored.
+class Originals:
+    """Pictures whose copies are looked for, described once.
 
     Args:
-        private: grey pictures, float [N, H, W] in [0, 255].
-        public: likewise, [M, H, W].
+        pictures: grey, float [N, H, W] in [0, 255].
     """
-    starts = range(0, len(public), _AT_ONCE)
-    for mirrored, start in product((private, private.flip(2)), starts):
-        theirs = public[start : start + _AT_ONCE]
-        pairs = _candidates(mirrored, theirs)
-        for part in zip(*(torch.split(each, _AT_ONCE) for each in pairs), strict=True):
-            yield from ((row, start + column) for row, column in _copies(mirrored, theirs, *part))
+
+    def __init__(self, pictures: Tensor) -> None:
+        self._sides = [_Set(pictures), _Set(pictures.flip(2))]
+
+    def copies(self, public: Tensor) -> Iterator[tuple[int, int]]:
+        """Yield (row of the originals, row of ``public``) of pictures that show the same, as they are or mirrored.
+
+        Args:
+            public: grey pictures, float [M, H, W] in [0, 255]; as many at once as memory allows times the originals.
+        """
+        theirs = _Set(public)
+        for ours in self._sides:
+            pairs = _candidates(ours.sketches, theirs.sketches)
+            for part in zip(*(torch.split(each, _AT_ONCE) for each in pairs), strict=True):
+                yield from _copies(ours, theirs, *part)
 
 
-def _copies(private: Tensor, public: Tensor, rows: Tensor, columns: Tensor, maps: Tensor) -> list[tuple[int, int]]:
+class _Set:
+    """Pictures with what is compared of them: sketches of every window, and the whole at the sides of ``_ASCENTS``."""
+
+    def __init__(self, pictures: Tensor) -> None:
+        self.sketches = [_sketches(pictures, window) for window in _windows()]
+        self.small = {
+            side: F.interpolate(pictures[:, None], size=(side, side), mode="area").squeeze(1)
+            for side in {side for side, _, _ in _ASCENTS}
+        }
+
+
+def _copies(ours: _Set, theirs: _Set, rows: Tensor, columns: Tensor, maps: Tensor) -> list[tuple[int, int]]:
     for side, steps, least in _ASCENTS:
         if not len(rows):
             break
-        closeness, maps = _laid_over((private[rows], public[columns]), maps, side, steps)
+        closeness, maps = _laid_over(ours.small[side][rows], theirs.small[side][columns], maps, steps)
         near = closeness >= least
         rows, columns, maps = rows[near], columns[near], maps[near]
     return list(zip(rows.tolist(), columns.tolist(), strict=True))
@@ -77,14 +96,18 @@ def _far(start: float, size: float) -> float:
     return {0.0: 1 - size, 1 - size: 0.0}.get(start, start)
 
 
-def _candidates(private: Tensor, public: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return rows [n], columns [n] and first maps [n, 2, 3] of the pairs that are worth a look."""
+def _candidates(ours: list[Tensor], theirs: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return rows [n], columns [n] and first maps [n, 2, 3] of the pairs that are worth a look.
+
+    Args:
+        ours: sketches [N, 64] of every window.
+        theirs: likewise, [M, 64].
+    """
     windows = _windows()
-    pairs = _pairs(windows)
-    ours, theirs = ([_sketches(images, window) for window in windows] for images in (private, public))
+    pairs, (ours_count, theirs_count) = _pairs(windows), (len(ours[0]), len(theirs[0]))
     # Of every public picture, and of every private one: how near the nearest of the others is, which, by which pair.
     kept = [
-        (torch.full((count,), -1.0), *torch.zeros(2, count, dtype=torch.long)) for count in (len(public), len(private))
+        (torch.full((count,), -1.0), *torch.zeros(2, count, dtype=torch.long)) for count in (theirs_count, ours_count)
     ]
     for number, (mine, other) in enumerate(pairs):
         value = ours[mine] @ theirs[other].T
@@ -93,9 +116,10 @@ def _candidates(private: Tensor, public: Tensor) -> tuple[Tensor, Tensor, Tensor
             nearer = closeness > best
             best[nearer], nearest[nearer], how[nearer] = closeness[nearer], place[nearer], number
     (of_public, rows, how), (of_private, columns, how_private) = kept
-    worth = torch.cat([of_public, of_private]) >= _WORTH_A_LOOK
-    rows = torch.cat([rows, torch.arange(len(private))])[worth]
-    columns = torch.cat([torch.arange(len(public)), columns])[worth]
+    named = (rows[columns] == torch.arange(ours_count)) & (how[columns] == how_private)  # by the public picture already
+    worth = torch.cat([of_public >= _WORTH_A_LOOK, (of_private >= _WORTH_A_LOOK) & ~named])
+    rows = torch.cat([rows, torch.arange(ours_count)])[worth]
+    columns = torch.cat([torch.arange(theirs_count), columns])[worth]
     maps = torch.stack([_map(windows[mine], windows[other]) for mine, other in pairs])
     return rows, columns, maps[torch.cat([how, how_private])[worth]]
 
@@ -119,9 +143,8 @@ def _map(mine: Window, other: Window) -> Tensor:
     return torch.tensor([[scale, 0, x - scale * their_x], [0, scale, y - scale * their_y]])
 
 
-def _laid_over(pictures: tuple[Tensor, Tensor], maps: Tensor, side: int, steps: int) -> tuple[Tensor, Tensor]:
-    """Improve ``maps`` of pairs of pictures at ``side`` pixels; return their correlations [n] and the better maps."""
-    ours, theirs = (F.interpolate(images[:, None], size=(side, side), mode="area").squeeze(1) for images in pictures)
+def _laid_over(ours: Tensor, theirs: Tensor, maps: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """Improve ``maps`` of pairs of pictures; return their correlations [n] and the better maps."""
     better = maps.clone().requires_grad_()
     optimiser = Adam([better], lr=_RATE)
     for step in range(steps):
@@ -139,7 +162,8 @@ def _correlation(private: Tensor, public: Tensor, maps: Tensor) -> Tensor:
     """Return the correlation of pictures over what both show, [n]; 0 where that is little, or of one shade."""
     grid = F.affine_grid(maps, [len(maps), 1, *public.shape[1:]], align_corners=False)
     moved = F.grid_sample(private[:, None], grid, padding_mode="border", align_corners=False).squeeze(1)
-    both = (grid.abs() <= 1).all(-1).float()
+    inside = grid.abs() <= 1
+    both = (inside[..., 0] & inside[..., 1]).float()
     count = both.sum((1, 2), keepdim=True).clamp_min(1)
     one, other = ((images - (images * both).sum((1, 2), keepdim=True) / count) * both for images in (moved, public))
     spread, other_spread = (part.square().sum((1, 2)) for part in (one, other))

@@ -22,15 +22,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedinverse.config import Population
-from fedinverse.cut_copies import cut_copies
+from fedinverse.cut_copies import Originals
 from fedinverse.data import Pool
 from fedinverse.errors import ConfigError
 from fedinverse.folders import spelling
+from fedinverse.progress import Progress, silent
 
 ALIKE = 0.995
 _SIDE = 16
 _GREYS = ((1 / 3, 1 / 3, 1 / 3), (0.299, 0.587, 0.114))
 _AT_ONCE = 2000  # sketches compared in one product
+CUT_OUT = "looking for pictures cut out of the victim's"
 _CUT = 1000  # so many of the victim's pictures, evenly chosen, are looked for as cut out or moved
 
 
@@ -48,6 +50,7 @@ def check_disjoint(
     *,
     allow: bool,
     keys: tuple[str, str] = ("data.public", "data.private"),
+    progress: Progress = silent,
 ) -> None:
     """Refuse a public set that shows a class of the victim's alone or a picture of theirs, unless ``allow``.
 
@@ -55,6 +58,7 @@ def check_disjoint(
         pictures: rows of the victim's pictures where they share their classes; None: all of the victim classes.
         allow: whether the configuration allows overlap.
         keys: what the user's file calls the two, for messages.
+        progress: told about the search for pictures that were cut out.
 
     Raises:
         ConfigError: names the classes, or how many pictures are shared and one of them.
@@ -71,7 +75,7 @@ def check_disjoint(
     pairs = shared_pictures(private.images, rows, public.images) if len(rows) else []
     if len(rows) and not pairs and not private.recipe and not public.recipe:
         some = rows[np.linspace(0, len(rows) - 1, min(len(rows), _CUT)).astype(int)]
-        pairs = _cut_out(private.images, some, public.images)
+        pairs = _cut_out(private.images, some, public.images, progress)
     if pairs:
         row, other = pairs[0]
         raise ConfigError(
@@ -102,15 +106,19 @@ def shared_pictures(
     return [(private_row, number) for number, private_row in sorted(pairs.items())]
 
 
-def _cut_out(private: NDArray[np.uint8], rows: NDArray[np.int64], public: NDArray[np.uint8]) -> list[tuple[int, int]]:
+def _cut_out(
+    private: NDArray[np.uint8], rows: NDArray[np.int64], public: NDArray[np.uint8], progress: Progress = silent
+) -> list[tuple[int, int]]:
     """Return (row of ``private``, row of ``public``) of copies that were cut out, moved or stretched.
 
     Images are uint8 [N, C, H, W]; of the public ones a part at a time is made grey, however many there are.
     """
-    grey, pairs = _grey(private, rows), []
+    originals, pairs = Originals(_grey(private, rows)), []
     for start in range(0, len(public), _AT_ONCE):
+        progress(CUT_OUT, start, len(public))
         part = _grey(public, np.arange(start, min(start + _AT_ONCE, len(public))))
-        pairs += [(int(rows[row]), start + number) for row, number in cut_copies(grey, part)]
+        pairs += [(int(rows[row]), start + number) for row, number in originals.copies(part)]
+    progress(CUT_OUT, len(public), len(public))
     return pairs
 
 

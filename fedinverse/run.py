@@ -19,6 +19,7 @@ from fedinverse.layout import PASSIVE, WITH_VICTIM, WORLDS, RunFiles, World, is_
 from fedinverse.models import Classifier, build, spec_of, why_not
 from fedinverse.models.published import start_from
 from fedinverse.overlap import check_disjoint
+from fedinverse.progress import Progress, silent
 from fedinverse.records import RoundLine, read_lines
 from fedinverse.seeds import derive
 from fedinverse.split import held_by, make_split
@@ -214,7 +215,7 @@ def gone_on_with(files: RunFiles, table: Table, name: str, said: str, *, resume:
 LATER = ("attacks", "attacker", "audit", "updates", "membership")
 
 
-def prepare(path: Path, table: Table, complete: Callable[[Table], Table] = dict) -> Run:
+def prepare(path: Path, table: Table, complete: Callable[[Table], Table] = dict, progress: Progress = silent) -> Run:
     """Make the run directory ``path`` for the configuration ``table``: decode data, split, write the manifest.
 
     Preparing again with the same configuration changes nothing. What only later stages read (``LATER``) may change;
@@ -222,6 +223,7 @@ def prepare(path: Path, table: Table, complete: Callable[[Table], Table] = dict)
 
     Args:
         complete: writes out the defaults of keys that an older version, which made the directory, did not know yet.
+        progress: told about long work.
 
     Raises:
         ConfigError: impossible values, or another configuration stands there already.
@@ -263,7 +265,7 @@ def prepare(path: Path, table: Table, complete: Callable[[Table], Table] = dict)
     if table.get("canaries") is not None:
         canaries = parse(Canaries, table["canaries"], "canaries", origin)
         manifest = plant(manifest, canaries, population, len(pools["private"].class_names), seed)
-    check_disjoint(pools["private"], pools["public"], population, pictures, allow=data.allow_overlap)
+    check_disjoint(pools["private"], pools["public"], population, pictures, allow=data.allow_overlap, progress=progress)
     check_trainable(model, population, manifest)
     return write_run(files, table, manifest, wanted)
 

@@ -42,7 +42,7 @@ from pipeline.experiment import Experiment, most_rounds, resolved
 from pipeline.rehearsal import rehearse
 from pipeline.stages.invert import asked_classes
 from pipeline.stages.updates import rehearsed
-from report.console import console, echo, show_threat_model, table
+from report.console import bars_when_told, console, echo, show_threat_model, table
 from report.text import in_time
 
 CLASSES = 4  # an attack is rehearsed on this many of its classes
@@ -254,7 +254,8 @@ def show_plan(experiment: Experiment) -> None:
     path = (Path(experiment.out) / experiment.name).resolve()
     check_disk(experiment, path)
     with TemporaryDirectory() as scratch:
-        run = prepare(Path(scratch) / experiment.name, resolved(experiment))
+        with bars_when_told() as progress:
+            run = prepare(Path(scratch) / experiment.name, resolved(experiment), progress=progress)
         forecast = check_before_work(run, experiment, STEPS)
         show_threat_model(run)
     for note in forecast.notes:

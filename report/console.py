@@ -1,8 +1,8 @@
 """What the terminal shows: the threat model, live progress, tables."""
 
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -56,7 +56,7 @@ def progress_bar() -> Iterator[Progress]:
 
 
 class Bars:
-    """An ``attacker.attacks.attack.Progress`` that keeps one bar per kind of work."""
+    """A ``fedinverse.progress.Progress`` that keeps one bar per kind of work."""
 
     def __init__(self, bar: Progress) -> None:
         self._bar = bar
@@ -67,6 +67,20 @@ class Bars:
         if what not in self._tasks:
             self._tasks[what] = self._bar.add_task(what, total=total)
         self._bar.update(self._tasks[what], completed=done, total=total)
+
+
+@contextmanager
+def bars_when_told() -> Iterator[Callable[[str, int, int], None]]:
+    """Yield a ``fedinverse.progress.Progress`` that shows bars from when it is first called on."""
+    with ExitStack() as shown:
+        bars: list[Bars] = []
+
+        def tell(what: str, done: int, total: int) -> None:
+            if not bars:
+                bars.append(Bars(shown.enter_context(progress_bar())))
+            bars[0](what, done, total)
+
+        yield tell
 
 
 class _Progress(Progress):

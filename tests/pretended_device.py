@@ -2,14 +2,14 @@
 
 PyTorch's FakeTensorMode does that for tensors of the device ``lazy:0`` (of ``cuda`` it needs a driver). Here only
 tensors of that device are fake: what the CPU computes on its own (labels, random numbers, layouts) is computed for
-real. A second mode raises what FakeTensorMode lets pass and an accelerator would not, and notes every read of a value
-that makes the CPU wait for the accelerator.
+real, and what it copies from the device is random numbers from then on. A second mode raises what FakeTensorMode lets
+pass and an accelerator would not, and notes every read and every copy that makes the CPU wait for the accelerator.
 """
 
 import contextlib
 import sys
-import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 import attacker.priors.prior
 import fedinverse.seeds
-from attacker.target import silent
+from fedinverse.progress import silent
 
 DEVICE = torch.device("lazy", 0)
 ROOT = Path(__file__).parent.parent
@@ -51,6 +51,7 @@ class Guard(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.syncs: dict[tuple[str, str], int] = {}
+        self._numbers = torch.Generator().manual_seed(0)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, name = kwargs or {}, getattr(func, "__name__", str(func))
@@ -69,24 +70,42 @@ class Guard(TorchFunctionMode):
         if name == "__getitem__" and isinstance(first, FakeTensor) and _is_mask(args[1]):
             self._note()  # how many are chosen is read from the device
             return first.flatten()
+        if name == "__setitem__" and _is_mask(args[1]) and isinstance(args[2], Tensor) and args[2].dim():
+            self._note()  # likewise
         if name in _READS and first is not None and isinstance(first, FakeTensor):
             if first.device.type != "cpu":
                 self._note()
             if name == "numpy":
                 raise TypeError("a tensor of the device cannot become an array; copy it to the CPU first")
             return _VALUES[name]
-        return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        if _is_there(first) and isinstance(result, Tensor) and result.device.type == "cpu":
+            self._note()
+            return self._some_values(result)
+        return result
+
+    def _some_values(self, copied: Tensor) -> Tensor:
+        """Return numbers in the place of those that the device would have computed."""
+        if not copied.dtype.is_floating_point:
+            return torch.zeros(copied.shape, dtype=copied.dtype)
+        return torch.rand(copied.shape, generator=self._numbers, dtype=copied.dtype)
 
     def _note(self) -> None:
-        ours = [frame for frame in traceback.extract_stack() if _in_project(frame.filename)]
-        if not ours:
+        frame = sys._getframe(1)
+        while frame is not None and not _in_project(frame.f_code.co_filename):
+            frame = frame.f_back  # type: ignore[assignment]
+        if frame is None:
             return
-        where = (str(Path(ours[-1].filename).relative_to(ROOT)), ours[-1].name)
+        where = (str(Path(frame.f_code.co_filename).relative_to(ROOT)), frame.f_code.co_name)
         self.syncs[where] = self.syncs.get(where, 0) + 1
 
 
+def _is_there(value: Any) -> bool:
+    return isinstance(value, FakeTensor) and value.device.type == DEVICE.type
+
+
 def _is_mask(index: Any) -> bool:
-    return isinstance(index, FakeTensor) and index.dtype == torch.bool and index.device.type == DEVICE.type
+    return _is_there(index) and index.dtype == torch.bool
 
 
 def _in_project(file: str) -> bool:
@@ -105,6 +124,8 @@ def pretended() -> Iterator[Guard]:
         # The mode does not see what happens in inference mode.
         patch.setattr(torch.inference_mode, "__enter__", _enter)
         patch.setattr(torch.inference_mode, "__exit__", _exit)
+        # Nor what other threads do.
+        patch.setattr(ThreadPoolExecutor, "submit", _at_once)
         # The device has no random numbers of its own, and what was never computed cannot be stored.
         seeded, cached = fedinverse.seeds.seeded, attacker.priors.prior.cached
         for module in list(sys.modules.values()):
@@ -146,6 +167,12 @@ def _enter(self: Any) -> None:
 
 def _exit(self: Any, *raised: Any) -> None:
     self.instead.__exit__(*raised)
+
+
+def _at_once(self: ThreadPoolExecutor, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
+    result: Future[Any] = Future()
+    result.set_result(work(*arguments))
+    return result
 
 
 def _copied(tensor: Any, memo: dict[int, Any]) -> Any:

@@ -10,7 +10,7 @@ from albums import Load, album, faces, picture
 from PIL import Image
 
 from fedinverse import overlap
-from fedinverse.cut_copies import cut_copies
+from fedinverse.cut_copies import Originals
 from fedinverse.data import Request, open_source
 from fedinverse.errors import ConfigError
 from fedinverse.folders import spelling
@@ -45,9 +45,13 @@ def test_a_picture_cut_out_of_the_victims_or_moved_is_found_and_faces_of_others_
     public.append(np.ascontiguousarray(public[-1][:, ::-1]))
     grey = [torch.from_numpy(np.stack(each)).float().mean(-1) for each in (ours.transpose(0, 2, 3, 1), public)]
     copies = [(0, 60), (1, 61), (2, 62), (2, 63)]
-    assert sorted(set(cut_copies(*grey))) == copies
+    assert sorted(set(Originals(grey[0]).copies(grey[1]))) == copies
     monkeypatch.setattr(overlap, "_AT_ONCE", 25)  # a part of the public pictures at a time, as of a large set
-    assert sorted(set(overlap._cut_out(ours, np.arange(20), np.stack(public).transpose(0, 3, 1, 2)))) == copies
+    steps: list[tuple[int, int]] = []
+    pictures = np.stack(public).transpose(0, 3, 1, 2)
+    again = overlap._cut_out(ours, np.arange(20), pictures, lambda what, done, total: steps.append((done, total)))
+    assert sorted(set(again)) == copies
+    assert steps == [(0, 64), (25, 64), (50, 64), (64, 64)]
     monkeypatch.undo()
     root, others = album(tmp_path / "faces", 3), album(tmp_path / "public", 2, 4, 5000, "other {}")
     for number in range(10):

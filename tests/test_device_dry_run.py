@@ -4,87 +4,95 @@ Where no GPU is at hand this is what can be tested of it: tensors on the wrong d
 device indices into CPU tensors, and reads that make the CPU wait inside a loop. Speed and rounding are not.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from inspect import isabstract
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import torch
 import torch.nn.functional as F
-from attack_bench import SWITCHES, TINY, attack
+from attack_bench import TINY, attack
 from pretended_device import DEVICE, Guard, pretended
+from pydantic import BaseModel
 from torch import Tensor
 
+from attacker.attacks.attack import ATTACKS
 from attacker.attacks.case import Case
+from attacker.losses.identity import IDENTITY_LOSSES
 from attacker.losses.objective import Loss
+from attacker.priors.external import Network, add_external
+from attacker.priors.prior import PriorTrainer
 from attacker.reconstructions import Reconstructions
 from attacker.target import PublicSet, Target
-from auditor.controls import surest_known
-from auditor.evaluators.embedding import describe
-from auditor.evaluators.evaluator import Judge, Vault, fit
-from auditor.evaluators.open_set import OpenEvaluators
-from auditor.evaluators.plain import plain_classifier
-from auditor.settings import Evaluator
-from clients.defences import defence_names, make_defence
-from clients.settings import Training
-from clients.training import train
-from fedinverse.data.source import unit
-from fedinverse.models import build, for_inference, model_names, spec_of
-from fedinverse.seeds import generator
-from fedinverse.shard import Shard
+from fedinverse.models import build, for_inference, model_names
+from fedinverse.storage import save_weights, to_weights
 
 LABELS = torch.arange(3).repeat_interleave(4)
 # Where the CPU may wait for the device, and how often in these few steps: never once per step, but for the last.
 ALLOWED = {
+    ("attacker/reconstructions.py", "<listcomp>"): 6,  # what an inversion returns, copied once
     ("attacker/acceleration.py", "agreement"): 2,  # the check of another arithmetic, once per inversion
     ("attacker/attacks/bound.py", "stalled"): 2,  # VMI's patience, once per window of 50 steps
-    ("clients/training.py", "_train"): 6,  # whether training diverged, and its sums: once per round
     # The median rule of a kernel's width: once per inversion, but with sigma = 0, as published, for every batch.
     ("fedinverse/dependence/kernels.py", "bandwidth"): 36,
 }
-HSIC: dict[str, Any] = {"diversity": {"measure": "hsic", "weight": -1.0}}
-PAPER: list[dict[str, Any]] = [
-    {"diversity": {"measure": measure, "weight": 1.0, "sigma": sigma, "kernel": kernel}}
-    for measure, sigma, kernel in (
-        ("hsic_paper", 5.0, "gaussian"),
-        ("hsic_paper", 0.0, "gaussian"),
-        ("coco_paper", 5.0, "linear"),
-        ("coco_paper", 5.0, "imq"),
-    )
+STUDENT: dict[str, Any] = {"students": 1, "distillation": {"width": 0.1, "steps": 2}}
+
+
+def dependent(measure: str, **settings: Any) -> dict[str, Any]:
+    return {"diversity": {"measure": measure, "weight": -1.0} | settings}
+
+
+# The switches that all attacks have, several at once.
+SHARED: list[tuple[str, dict[str, Any]]] = [
+    ("mcnn", {"identity_loss": "ce", "augment": 0, "precision": "fp32"}),
+    (
+        "mcnn",
+        {"identity_loss": "logit", "augment": 2, "captures": 2, "precision": "bf16"}
+        | STUDENT
+        | dependent("coco_paper", kernel="linear"),
+    ),
+    ("mcnn_vib", {"identity_loss": "poincare", "noise_draws": 2, "precision": "tf32"} | dependent("hsic")),
+    ("mcnn", {"identity_loss": "max_margin", "precision": "auto", "deterministic": True} | dependent("hsic_paper")),
+    ("lenet5", {"augment": 0} | dependent("hsic_paper", sigma=0.0, kernel="imq")),
 ]
 SHALLOW: dict[str, Any] = {"iterations": 2}
-FLOW: dict[str, Any] = {"posterior": "flow", "flow_steps": 1, "flow_activation": "elu"}
+SEVERAL = {"draws": 4}  # samples per class, which the unbiased HSIC of attacks that fit a distribution needs
 CASES: list[tuple[str, str, dict[str, Any]]] = [
-    *((name, "mcnn", {}) for name in TINY),
-    *((name, "vgg16", {"augment": 2, "captures": 2}) for name in ("gmi", "kedmi", "plgmi", "deepinversion")),
     *(
-        (name, "mcnn", table | SHALLOW)
-        for name, table in SWITCHES
-        if name in ("gmi", "vmi") and "flow" not in table.values()
+        (name, model, table | (SEVERAL if name in ("kedmi", "vmi") and "noise_draws" in table else {}))
+        for model, table in SHARED
+        for name in TINY
     ),
-    ("vmi", "mcnn", FLOW),
-    ("kedmi", "mcnn", {"draws": 3, "prior": TINY["kedmi"]["prior"] | {"minibatch_discrimination": True}}),
-    ("gmi", "vgg16", {"initial_selection": 6}),
-    ("gmi", "mcnn", {"precision": "bf16"}),
-    ("vmi", "mcnn", {"patience": 1, "iterations": 60}),
-    ("gmi", "mcnn_vib", {"noise_draws": 2, "captures": 2}),
-    ("deepinversion", "lenet5", {}),
-    ("gmi", "mcnn", HSIC),
-    ("ifgmi", "mcnn", HSIC),
-    ("vmi", "mcnn", HSIC | {"draws": 4}),
-    *(("gmi", "mcnn", table) for table in PAPER),
-    ("kedmi", "mcnn", PAPER[0]),
+    *(("vmi", "mcnn", {"posterior": family} | SHALLOW) for family in ("full", "gmm")),
+    ("vmi", "mcnn", {"posterior": "flow", "flow_levels": 1, "flow_steps": 1} | SHALLOW),
+    ("vmi", "mcnn", {"posterior": "flow", "flow_levels": 1, "flow_steps": 1, "flow_activation": "elu"} | SHALLOW),
+    ("vmi", "mcnn", {"optimiser": "sgd", "lr": 1e-4, "patience": 1, "iterations": 51}),
+    ("kedmi", "mcnn", {"rho": 1.0, "prior": TINY["kedmi"]["prior"] | {"minibatch_discrimination": True}}),
+    ("gmi", "vgg16", {"initial_selection": 6, "lr": 0.1}),
+    ("ifgmi", "mcnn", {"joint": False, "initial_selection": 6, "lr": 0.1}),
 ]
+# Switches that no pretended device can try, and why.
+ELSEWHERE = {
+    "compile": "a compiler makes nothing of tensors that hold no numbers; benchmarks/cuda_parity.py is for a real one",
+    "generator": "test_a_generator_of_another",
+    "distillation.models": "names networks, which all are targets below",
+    "distillation.seed": "no switch",
+    "prior.shipped": "reads a file, whatever the device",
+}
 
 
 def inverted(name: str, model: str, table: dict[str, Any]) -> Reconstructions:
     """Train the prior, invert and sample as the worker would, on the device."""
-    networks = [build(model, 6, 0.05, seed=seed).eval().requires_grad_(False) for seed in (0, 1)]
+    networks = [build(model, 6, 0.05, seed=seed).requires_grad_(False) for seed in range(table.get("captures", 1))]
     shape = (30, *networks[0].input_shape)
     images = torch.randint(256, shape, dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
-    now, before = (
-        Target(for_inference(each, DEVICE), "0" * 64, 1, DEVICE, captured=each.to(DEVICE)) for each in networks
+    now, *before = (
+        Target(for_inference(each, DEVICE), "0" * 64, 1, DEVICE, captured=each.eval().to(DEVICE)) for each in networks
     )
-    victim = Target(now.model, now.sha256, 1, DEVICE, (before,) if "captures" in table else (), now.captured)
+    victim = replace(now, earlier=tuple(before))
     tested, public = attack(name, table), PublicSet(images, "public")
     prior = tested.prior(victim, public, 0, DEVICE)
     result = tested.invert(victim, prior, public, LABELS, torch.Generator().manual_seed(0))
@@ -108,68 +116,90 @@ def test_attacks(name: str, model: str, table: dict[str, Any]) -> None:
     check(guard)
 
 
-@pytest.mark.parametrize(
-    "model", [name for name in model_names() if name not in ("mcnn", "vgg16", "mcnn_vib", "ir152", "face_evolve")]
-)
+def of_ours(registered: Iterable[tuple[str, Any]]) -> list[str]:
+    """Return the names of what stands in this repository, not in another test's plug-in."""
+    return [name for name, entry in registered if not entry.__module__.startswith(("test", "signs"))]
+
+
+ATTACK_NAMES = of_ours((name, ATTACKS.get(name)) for name in ATTACKS.registered())
+NETWORKS = [name for name in model_names() if ":" not in name]
+
+
+@pytest.mark.parametrize("model", sorted(set(NETWORKS) - {model for _, model, _ in CASES}))
 def test_networks_as_targets(model: str) -> None:
+    """Every network; attacks take turns."""
+    turn = NETWORKS.index(model) % len(ATTACK_NAMES)
     with pretended() as guard:
-        inverted("gmi", model, {"iterations": 1})
+        inverted(ATTACK_NAMES[turn], model, {"iterations": 1, "augment": 0})
     check(guard)
 
 
-def shard_for(model: str) -> Shard:
-    shape = spec_of(model).input_shape
-    return Shard(torch.randint(256, (12, *shape), dtype=torch.uint8), torch.arange(12) % 3)
+def settings_of(section: type[BaseModel], above: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield name, type and default of every setting, those of its sections too."""
+    for name, entry in section.model_fields.items():
+        kind = entry.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from settings_of(kind, f"{above}{name}.")
+        else:
+            yield above + name, kind, entry.default
 
 
-@pytest.mark.parametrize("name", defence_names())
-def test_local_training(name: str) -> None:
-    """Every defence; ``none`` is also how the model of the attacker's own shard (B3) is trained."""
-    model = {"mid": "mcnn_vib", "dp_sgd": "mcnn_gn"}.get(name, "mcnn")
+def values_of(name: str, kind: Any, default: Any) -> set[Any] | None:
+    """Return the values that a switch takes; None: it is a quantity, of which any value does."""
+    if name == "identity_loss":
+        return {"ce", *of_ours((each, IDENTITY_LOSSES.get(each).loss) for each in IDENTITY_LOSSES.registered())}
+    if get_origin(kind) is Literal:
+        return set(get_args(kind))
+    if kind is bool:
+        return {True, False}
+    off = (kind is int and default in (0, 1)) or (kind is float and default == 0)
+    return {"off", "on"} if off else None
+
+
+def taken(table: dict[str, Any], name: str, default: Any) -> Any:
+    for part in name.split("."):
+        if part not in table:
+            return default
+        table = table[part]
+    return table
+
+
+@pytest.mark.parametrize("name", ATTACK_NAMES)
+def test_every_switch_of_every_attack_is_tried(name: str) -> None:
+    """Fails if an attack, a prior or a setting is added that no case above tries on the device."""
+    tables = [TINY[attacked] | table for attacked, _, table in CASES if attacked == name]
+    settings = ATTACKS.get(name).Settings
+    missing = {}
+    for setting, kind, default in settings_of(settings):
+        values = values_of(setting, kind, default)
+        if values is None or setting in ELSEWHERE:
+            continue
+        tried = {taken(table, setting, default) for table in tables}
+        if values == {"off", "on"}:
+            tried = {"off" if value == default else "on" for value in tried}
+        if values - tried:
+            missing[setting] = values - tried
+    assert missing == {}
+
+
+def test_every_prior_is_tried() -> None:
+    recipes = {ATTACKS.get(name).recipe for name in ATTACK_NAMES}
+    trainers = {each for each in _below(PriorTrainer) if each.__module__.startswith("attacker.")}
+    assert {each for each in trainers if not isabstract(each)} == recipes
+
+
+def _below(kind: type[Any]) -> set[type[Any]]:
+    return {each for child in kind.__subclasses__() for each in (child, *_below(child))}
+
+
+def test_a_generator_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDINVERSE_CACHE", str(tmp_path))
+    network = Network("dcgan", (1, 32, 32), 0.1)
+    save_weights(tmp_path / "both.safetensors", to_weights(network.build(critic=True)), {})
+    key = add_external(network, tmp_path / "both.safetensors")
     with pretended() as guard:
-        network = build(model, 3, 0.1, seed=0).to(DEVICE)
-        defence = make_defence(name, {}, "test")
-        train(network, shard_for(model), Training(batch_size=4), defence, generator(0, "client"), DEVICE)
-        assert {weight.device for weight in network.state_dict().values()} == {DEVICE}
+        inverted("gmi", "mcnn", {"generator": key})
     check(guard)
-
-
-def test_judges_and_what_they_say() -> None:
-    """E1's training and reading, E2's description: what scores A, every B arm and CEIL."""
-    with pretended() as guard:
-        network = build("scnn", 3, 0.1, seed=0).to(DEVICE)
-        fit(network, Vault(shard_for("scnn")), Evaluator(epochs=1, batch_size=4), generator(0, "e1"), DEVICE)
-        logits, features = Judge(for_inference(network, DEVICE), DEVICE).read(torch.rand(5, 1, 32, 32))
-        assert logits.device.type == features.device.type == "cpu"
-        for channels in (1, 3):
-            assert describe(torch.rand(5, channels, 64, 64).to(DEVICE)).device == DEVICE
-    assert not guard.syncs
-
-
-def test_the_known_images_a_target_is_surest_of() -> None:
-    """Controls B4 and B4W, and the answers of an evaluator that may say "none of these"."""
-    known, labels = shard_for("mcnn").images, torch.arange(3).repeat_interleave(2)
-    with pretended() as guard:
-        target = for_inference(build("mcnn", 3, 0.1, seed=0), DEVICE)
-        surest = surest_known(target, known, labels, DEVICE)
-        both = (
-            for_inference(build("lenet5", 4, 0.1, seed=0), DEVICE),
-            for_inference(plain_classifier((1, 32, 32), 4, 0), DEVICE),
-        )
-        answers = OpenEvaluators(both, DEVICE).read(torch.rand(5, 1, 32, 32))
-    assert answers.shape == (5, 2)
-    assert {len(rows) for rows in surest.rows.values()} == {2}
-    assert {each.device.type for each in (answers, *surest.sure.values())} == {"cpu"}
-    assert not guard.syncs
-
-
-def test_the_servers_evaluation() -> None:
-    held_out = shard_for("mcnn")
-    with pretended() as guard:
-        ready = for_inference(build("mcnn", 3, 0.1, seed=0), DEVICE)
-        logits = torch.cat([ready(unit(part, DEVICE)) for part in held_out.images.split(5)]).cpu()
-        assert logits.shape == (12, 3)
-    assert not guard.syncs
 
 
 def _cpu_labels(self: Loss, images: Tensor, labels: Tensor, plain: Any) -> Any:
@@ -183,6 +213,11 @@ def _cpu_constant(self: Loss, images: Tensor, labels: Tensor, plain: Any) -> Any
 def _read_every_step(self: Loss, images: Tensor, labels: Tensor, plain: Any) -> Any:
     loss, features = plain(self, images, labels)
     return loss * float(loss.sum()), features
+
+
+def _copied_every_step(self: Loss, images: Tensor, labels: Tensor, plain: Any) -> Any:
+    images.detach().cpu().mean()
+    return plain(self, images, labels)
 
 
 def _cpu_indexed(self: Loss, images: Tensor, labels: Tensor, plain: Any) -> Any:
@@ -201,7 +236,8 @@ def _other_generator(self: Loss, images: Tensor, labels: Tensor, plain: Any) -> 
 
 
 @pytest.mark.parametrize(
-    "fault", [_cpu_labels, _cpu_constant, _read_every_step, _cpu_indexed, _as_array, _other_generator]
+    "fault",
+    [_cpu_labels, _cpu_constant, _read_every_step, _copied_every_step, _cpu_indexed, _as_array, _other_generator],
 )
 def test_planted_faults_are_caught(fault: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     plain = Loss.__call__

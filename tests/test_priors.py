@@ -19,9 +19,10 @@ from attacker.priors.gan import baked, normalise
 from attacker.priors.kplus1 import discriminator_loss, entropy
 from attacker.priors.prior import Prior, cached, prior_path
 from attacker.priors.wgan_gp import gradient_penalty
-from attacker.target import Progress, PublicSet, Target, public_view
+from attacker.target import PublicSet, Target, public_view
 from fedinverse.errors import ConfigError, IntegrityError
 from fedinverse.models import Classifier
+from fedinverse.progress import Progress
 from fedinverse.storage import read_metadata, to_weights, weights_sha256
 
 

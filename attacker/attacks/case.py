@@ -13,8 +13,9 @@ from attacker.losses.objective import Loss, Objective
 from attacker.losses.settings import InversionSettings
 from attacker.priors.prior import Prior
 from attacker.streams import Streams, Supply
-from attacker.target import Progress, Target
+from attacker.target import Target
 from fedinverse.errors import ConfigError
+from fedinverse.progress import Progress
 from fedinverse.seeds import generator
 
 

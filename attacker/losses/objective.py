@@ -23,10 +23,11 @@ from attacker.losses.settings import InversionSettings
 from attacker.losses.students import distilled
 from attacker.streams import Streams, Supply
 from attacker.switches import exact_fp32
-from attacker.target import Progress, PublicSet, Target, silent
+from attacker.target import PublicSet, Target
 from fedinverse.errors import ConfigError
 from fedinverse.models import Classifier, Features
 from fedinverse.models.vib import SHIFT, VIBHead
+from fedinverse.progress import Progress, silent
 from fedinverse.seeds import generator
 
 

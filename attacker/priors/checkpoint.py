@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from attacker.target import Progress
+from fedinverse.progress import Progress
 from fedinverse.storage import into_module, load_weights, save_weights, to_weights
 
 EVERY = 60.0  # seconds between two checkpoints; shorter trainings write none

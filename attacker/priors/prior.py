@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from attacker.priors.checkpoint import Checkpoint
 from attacker.priors.shipped import Shipped, shipped_prior
 from attacker.switches import exact_fp32
-from attacker.target import Progress, PublicSet, Target, silent
+from attacker.target import PublicSet, Target
 from fedinverse.data.source import cache_directory, unit
 from fedinverse.errors import ConfigError, IntegrityError
 from fedinverse.models import for_inference
+from fedinverse.progress import Progress, silent
 from fedinverse.seeds import derive, generator, seeded
 from fedinverse.storage import (
     content_sha256,

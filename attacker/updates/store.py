@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attacker.target import Progress, Stopwatch, silent
+from attacker.target import Stopwatch
 from attacker.updates.pairs import Pair
 from attacker.updates.settings import Updates
 from attacker.updates.update_inversion import (
@@ -23,6 +23,7 @@ from attacker.updates.update_inversion import (
 from fedinverse.errors import IntegrityError, StageError
 from fedinverse.layout import ABOUT, RECONSTRUCTIONS
 from fedinverse.models import Classifier, network_in
+from fedinverse.progress import Progress, silent
 from fedinverse.records import ModelFile
 from fedinverse.seeds import generator
 from fedinverse.shard import Shard

@@ -42,12 +42,12 @@ from scipy.optimize import nnls
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from attacker.target import Progress, silent
 from attacker.updates.settings import Updates
 from fedinverse.data.source import unit
 from fedinverse.errors import StageError
 from fedinverse.models import Classifier
 from fedinverse.optimisers import Adam
+from fedinverse.progress import Progress, silent
 from fedinverse.shard import Shard
 
 VERSION = 1  # raise it when anything below changes what is reconstructed

@@ -27,7 +27,7 @@ from pipeline.ownapp.app import FlowerApp
 from pipeline.ownapp.holdings import Holdings, read_holdings, read_public
 from pipeline.ownapp.plan import ROWS, ClientRows
 from pipeline.ownapp.settings import FILE, AppAudit, default_evaluator
-from report.console import console
+from report.console import bars_when_told, console
 
 LABEL = "attack"
 
@@ -96,7 +96,8 @@ def _written(
     private, public = (open_source(request) for request in wanted.values())
     shares = population.shares_classes
     pictures = holdings.manifest.loc[held_by(holdings.manifest, settings.victim), "row"].to_numpy() if shares else None
-    check_disjoint(private, public, population, pictures, allow=False, keys=("public", "data"))
+    with bars_when_told() as progress:
+        check_disjoint(private, public, population, pictures, allow=False, keys=("public", "data"), progress=progress)
     if shares:
         console.print(
             f"client {settings.victim} (victim) holds no class alone: their node is hidden in the control world, and "

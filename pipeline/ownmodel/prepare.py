@@ -30,6 +30,7 @@ from pipeline.ownapp.images import on_canvas
 from pipeline.ownapp.settings import canvas_for
 from pipeline.ownmodel.settings import ModelAudit, Sections, attacks_of, audit_of, sections
 from pipeline.ownmodel.weights import Loaded, load
+from report.console import bars_when_told
 from server.utility import utility
 
 VICTIM, HOLDER = 0, 1  # partitions of the run: who has the private images, and who has the file
@@ -98,9 +99,9 @@ def _written(files: RunFiles, said: ModelAudit, chosen: Sections, table: Table, 
     root = arrays.save(files.root / "data", fitted(images, canvas), labels, list(names))
     wanted = {"private": Request("arrays", canvas, str(root)), "public": _public(files, public, canvas)}
     wanted = {name: located(request) for name, request in wanted.items()}
-    check_disjoint(
-        open_source(wanted["private"]), open_source(wanted["public"]), population, allow=chosen.data.allow_overlap
-    )
+    private_pool, public_pool = (open_source(request) for request in wanted.values())
+    with bars_when_told() as progress:
+        check_disjoint(private_pool, public_pool, population, allow=chosen.data.allow_overlap, progress=progress)
     run = write_run(files, table | {"population": population.model_dump(mode="json")}, manifest, wanted)
     check_independent(run, run.section("audit", Audit).evaluator)
     _model_files(run, loaded)

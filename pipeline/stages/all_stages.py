@@ -37,7 +37,7 @@ from pipeline.stages.outcome import audit_and_gather, evaluators_ahead, show, su
 from pipeline.stages.report import report
 from pipeline.stages.updates import updates
 from pipeline.tracking import Trackers
-from report.console import console, echo, say, show_threat_model
+from report.console import bars_when_told, console, echo, say, show_threat_model
 from report.run.partition import write_partition
 
 if TYPE_CHECKING:
@@ -114,7 +114,8 @@ def ready(experiment: Experiment, path: Path, session: "RaySession | None" = Non
     if session is not None and not finished:
         session.begin()
     check_disk(experiment, path)
-    run = prepare(path, table, completed)
+    with bars_when_told() as progress:
+        run = prepare(path, table, completed, progress)
     if finished:
         return run
     try:

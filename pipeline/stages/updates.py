@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 
-from attacker.target import Progress
 from attacker.updates.pairs import Pair, pairs
 from attacker.updates.settings import Updates
 from attacker.updates.store import InvertedUpdate, Seat, invert_update, place
@@ -35,6 +34,7 @@ from fedinverse.client_data import pooled_shard, shard_of
 from fedinverse.config import Table, parse
 from fedinverse.errors import ConfigError, StageError
 from fedinverse.layout import WITH_VICTIM, spools_of
+from fedinverse.progress import Progress
 from fedinverse.run import Run
 from fedinverse.seeds import derive, generator, threads
 from fedinverse.shard import Shard
