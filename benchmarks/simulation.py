@@ -1,9 +1,10 @@
 """Simulation speed beside the peers: interleaved runs of the same federation, medians and ratios to the floor.
 
-    python benchmarks/simulation.py [--models scnn mcnn] [--batches 10 60] [--rounds 6] [--repeats 3]
-        [--peers DIR] [--variants ...] [--json PATH]
+    python benchmarks/simulation.py [--models scnn mcnn] [--batches 10 60] [--images 5000 60000] [--rounds 6]
+        [--repeats 3] [--peers DIR] [--variants ...] [--json PATH]
 
-100 clients hold the 5,000 digits in equal shares, 10 train in a round, E = 1, SGD. ``ray`` and ``local`` are our
+100 clients hold the 5,000 digits in equal shares, or 60,000 made of them, each twelve times with another pixel changed.
+10 clients train in a round, E = 1, SGD. ``ray`` and ``local`` are our
 engines as a run uses them: on top of what the others do they hash, check, evaluate (100 images) and store the model
 of every round. The others are in ``benchmarks/peers.py``. ``--peers`` names a directory with one sub-directory per
 framework of the registry, made by
@@ -20,17 +21,20 @@ import argparse
 import json
 import os
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
 import time
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fedinverse.client_data import shard_of
+from fedinverse.data.mnist import load
+from fedinverse.data.source import Request
 from fedinverse.run import Run, prepare
 from fedinverse.storage import write_json
 from pipeline.experiment import load_experiment, resolved
@@ -45,6 +49,7 @@ NAMES = {
     "local": "our `local`, 1 process",
 }  # fmt: skip
 CLIENTS, SAMPLED = 100, 10
+DIGITS = 5000
 
 ENGINE = """
 import sys
@@ -72,9 +77,28 @@ def assignments(model: str, batch: int, rounds: int, clients: int = CLIENTS, wid
 
 def fresh_run(directory: Path, model: str, batch: int, rounds: int, clients: int = CLIENTS, width: float = 1.0) -> Run:
     """Prepare a run directory for one run of our own."""
-    return prepare(
-        directory, resolved(load_experiment("quickstart", assignments(model, batch, rounds, clients, width)))
-    )
+    return prepared(directory, assignments(model, batch, rounds, clients, width))
+
+
+def prepared(directory: Path, changes: list[str]) -> Run:
+    """Prepare a run directory for the quick start with ``changes``."""
+    return prepare(directory, resolved(load_experiment("quickstart", changes)))
+
+
+def more_digits(place: Path, images: int) -> Path:
+    """Write ``images`` digits, a multiple of the 5,000, as a torchvision root; no two are equal."""
+    digits = load(Request("mnist", (1, 28, 28)))
+    pixels = np.tile(digits.images.reshape(-1, 28 * 28), (images // DIGITS, 1))
+    generator = np.random.default_rng(0)
+    rows = np.arange(len(pixels))
+    pixels[rows, generator.integers(0, 28 * 28, len(rows))] ^= (1 + rows // DIGITS).astype(np.uint8)
+    root = place / "MNIST" / "raw"
+    root.mkdir(parents=True)
+    header = struct.pack(">4I", 0x803, len(pixels), 28, 28)
+    (root / "train-images-idx3-ubyte").write_bytes(header + pixels.tobytes())
+    labels = np.tile(digits.labels, images // DIGITS).astype(np.uint8)
+    (root / "train-labels-idx1-ubyte").write_bytes(struct.pack(">2I", 0x801, len(labels)) + labels.tobytes())
+    return place
 
 
 def save_shards(run: Run, path: Path) -> None:
@@ -108,19 +132,32 @@ def measure(variant: str, run: Run, work: Path, peers: Path | None) -> dict[str,
     return {"round": statistics.median(rounds), "first": ends[0] - start, "whole": whole}
 
 
-def cell(model: str, batch: int, chosen: argparse.Namespace, variants: list[str]) -> dict[str, dict[str, float]]:
+def cell(
+    model: str, batch: int, images: int, chosen: argparse.Namespace, variants: list[str]
+) -> dict[str, dict[str, float]]:
     """Measure every variant ``repeats`` times in turn; return medians and ratios."""
     taken: dict[str, list[dict[str, Any]]] = {variant: [] for variant in variants}
     with tempfile.TemporaryDirectory(prefix="simulation-") as scratch:
         place = Path(scratch)
+        changes = assignments(model, batch, chosen.rounds)
+        if images > DIGITS:
+            held = 100 / images  # the server evaluates 100 images of any number
+            changes += [
+                f"data.private_root={more_digits(place / 'digits', images)}",
+                f"split={{ train = {1 - 2 * held}, vault = {held}, reserve = {held} }}",
+            ]
+
+        def fresh(name: str) -> Run:
+            return prepared(place / name, changes)
+
         shards = place / "shards.npz"
-        save_shards(fresh_run(place / "data", model, batch, chosen.rounds), shards)
+        save_shards(fresh("data"), shards)
         work = place / "work.json"
         write_json(work, {"model": model, "width": 1.0, "batch_size": batch, "lr": 0.01, "rounds": chosen.rounds,
                           "sampled": SAMPLED, "data": str(shards)})  # fmt: skip
         for repeat in range(chosen.repeats):
             for variant in variants:
-                run = fresh_run(place / f"{variant}-{repeat}", model, batch, chosen.rounds) if variant in OURS else None
+                run = fresh(f"{variant}-{repeat}") if variant in OURS else None
                 taken[variant].append(measure(variant, run or Run(place), work, chosen.peers))
     rows = {name: {key: statistics.median(one[key] for one in all_) for key in all_[0]} for name, all_ in taken.items()}
     for row in rows.values():
@@ -129,16 +166,15 @@ def cell(model: str, batch: int, chosen: argparse.Namespace, variants: list[str]
 
 
 def as_table(measured: dict[str, dict[str, dict[str, float]]], rounds: int) -> str:
-    """Return all cells as the table of docs/benchmarks.md, and the whole run of the last cell."""
+    """Return all cells as the table of docs/benchmarks.md."""
     variants = [name for name in NAMES if name in next(iter(measured.values()))]
-    lines = [["10 of 100 clients, 5,000 digits", *(NAMES[name] for name in variants)], ["---"] * (len(variants) + 1)]
+    lines = [["10 of 100 clients", *(NAMES[name] for name in variants)], ["---"] * (len(variants) + 1)]
     for cell, rows in measured.items():
-        model, batch = cell.split()
+        model, batch, images = cell.split()
         figures = [f"{rows[name]['round']:.3g} ({rows[name]['x floor']:.2f})" for name in variants]
-        lines.append([f"{model.upper()}, B = {batch}", *figures])
-    model, batch = list(measured)[-1].split()
-    whole = [f"{measured[f'{model} {batch}'][name]['whole']:.3g}" for name in variants]
-    lines.append([f"whole run of {rounds} rounds, {model.upper()}, B = {batch}", *whole])
+        lines.append([f"{model.upper()}, B = {batch}, {int(images):,} digits", *figures])
+        whole = [f"{rows[name]['whole']:.3g}" for name in variants]
+        lines.append([f"the whole run of {rounds} rounds", *whole])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -147,6 +183,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["scnn", "mcnn"])
     parser.add_argument("--batches", nargs="+", type=int, default=[10, 60])
+    parser.add_argument("--images", nargs="+", type=int, default=[DIGITS], help="multiples of 5,000")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--variants", nargs="+", default=[*OURS, *PEERS])
@@ -158,19 +195,17 @@ def main() -> None:
     for name in set(absent) & set(chosen.variants):
         print(f"{name} is left out: not in --peers")
     measured = {}
-    for model in chosen.models:
-        for batch in chosen.batches:
-            rows = measured[f"{model} {batch}"] = cell(model, batch, chosen, variants)
-            print(f"{model}, B = {batch}: load {os.getloadavg()[0]:.1f}")
-            for name, row in sorted(rows.items(), key=lambda item: item[1]["round"]):
-                figures = f"round {row['round']:.3f} s, x floor {row['x floor']:.2f}"
-                print(
-                    f"  {name:<8}{figures}, first round after {row['first']:.1f} s, whole {row['whole']:.1f} s",
-                    flush=True,
-                )
-            if chosen.json:
-                about = {"rounds": chosen.rounds, "repeats": chosen.repeats, "clients": CLIENTS, "sampled": SAMPLED}
-                write_json(chosen.json, {"unit": "s; x floor: ratio of rounds", **about, "measured": measured})
+    for images, model, batch in product(chosen.images, chosen.models, chosen.batches):
+        rows = measured[f"{model} {batch} {images}"] = cell(model, batch, images, chosen, variants)
+        print(f"{model}, B = {batch}, {images:,} digits: load {os.getloadavg()[0]:.1f}")
+        for name, row in sorted(rows.items(), key=lambda item: item[1]["round"]):
+            figures = f"round {row['round']:.3f} s, x floor {row['x floor']:.2f}"
+            print(
+                f"  {name:<8}{figures}, first round after {row['first']:.1f} s, whole {row['whole']:.1f} s", flush=True
+            )
+        if chosen.json:
+            about = {"rounds": chosen.rounds, "repeats": chosen.repeats, "clients": CLIENTS, "sampled": SAMPLED}
+            write_json(chosen.json, {"unit": "s; x floor: ratio of rounds", **about, "measured": measured})
     print(as_table(measured, chosen.rounds))
 
 
