@@ -20,22 +20,14 @@ from attacker.updates.update_inversion import (
     others_update,
     reconstruct,
 )
-from fedinverse.errors import IntegrityError, StageError
+from fedinverse.errors import StageError
 from fedinverse.layout import ABOUT, RECONSTRUCTIONS
 from fedinverse.models import Classifier, network_in
 from fedinverse.progress import Progress, silent
-from fedinverse.records import ModelFile
+from fedinverse.records import ModelFile, read_record, write_record
 from fedinverse.seeds import generator
 from fedinverse.shard import Shard
-from fedinverse.storage import (
-    Weights,
-    content_sha256,
-    load_weights,
-    read_object,
-    save_weights,
-    weights_sha256,
-    write_json,
-)
+from fedinverse.storage import Weights, content_sha256, load_weights, save_weights, weights_sha256
 
 
 @dataclass(frozen=True)
@@ -57,6 +49,33 @@ class Seat:
 
 
 @dataclass(frozen=True)
+class UpdateAbout:
+    """What ``about.json`` says of the inversion of an update.
+
+    Attributes:
+        round: of the update.
+        settings: of the inversion, defaults among them.
+        training: what the others are taken to do in a round.
+        own_replies: replies of the attackers that were taken out.
+        share: weight of each of them in the average.
+        update_norm: Euclidean length of the update.
+        distance: 1 - cos of what the images give to the update, reached; 0: the same direction.
+        notes: what was assumed, and what was left out.
+        seconds: that it took.
+    """
+
+    round: int
+    settings: dict[str, Any]
+    training: dict[str, Any]
+    own_replies: int
+    share: float
+    update_norm: float
+    distance: float
+    notes: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
 class InvertedUpdate:
     """A finished inversion of an update on disk: images, labels and label shares, and ``about.json``, written last."""
 
@@ -73,14 +92,13 @@ class InvertedUpdate:
         return (self.path / ABOUT).exists()
 
     @property
-    def about(self) -> dict[str, Any]:
-        """Round, settings, what was assumed, distance reached, seconds."""
-        path = self.path / ABOUT
-        table = read_object(path, "round", "distance", "notes", "seconds")
-        numbers = all(type(table[key]) in (int, float) for key in ("round", "distance", "seconds"))
-        if not numbers or not isinstance(table["notes"], list) or not all(isinstance(x, str) for x in table["notes"]):
-            raise IntegrityError(f"{path}: round, distance, seconds or notes are of another kind; the file was altered")
-        return table
+    def about(self) -> UpdateAbout:
+        """What ``about.json`` says.
+
+        Raises:
+            IntegrityError: a key is missing or of another type; names file and key.
+        """
+        return read_record(UpdateAbout, self.path / ABOUT)
 
     @property
     def labels(self) -> Tensor:
@@ -142,20 +160,18 @@ def invert_update(
         f"round {pair.round}: {pair.unkept} own replies were not kept, so that the attackers' own updates are part of "
     )
     unkept += "what is inverted"
-    write_json(
-        where.path / ABOUT,
-        {
-            "round": pair.round,
-            "settings": settings.model_dump(mode="json"),
-            "training": asdict(seat.training),
-            "own-replies": len(pair.replies),
-            "share": seat.share,
-            "update-norm": length,
-            "distance": distance,
-            "notes": [*seat.assumed, *([unkept] if pair.unkept else [])],
-            "seconds": round(watch.seconds, 3),
-        },
+    about = UpdateAbout(
+        pair.round,
+        settings.model_dump(mode="json"),
+        asdict(seat.training),
+        len(pair.replies),
+        seat.share,
+        length,
+        distance,
+        (*seat.assumed, *([unkept] if pair.unkept else [])),
+        round(watch.seconds, 3),
     )
+    write_record(where.path / ABOUT, about)
 
 
 def _opened(path: Path) -> tuple[Classifier, dict[str, Tensor]]:

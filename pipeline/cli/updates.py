@@ -117,11 +117,11 @@ def _of_spools(
                 str(pair.round),
                 str(len(labels)),
                 ", ".join(f"{label}: {share(part)}" for label, part in top),
-                f"{about['distance']:.3f}",
-                f"{about['seconds']:.1f}",
+                f"{about.distance:.3f}",
+                f"{about.seconds:.1f}",
             ]
         )
-        for note in about["notes"]:
+        for note in about.notes:
             echo(f"  {note}", "yellow")
         say("Images", str(where.path))
     table("Inverted updates", ["round", "images", "classes of the others (share)", "1 - cos", "seconds"], rows)

@@ -69,13 +69,13 @@ def updates(run: Run) -> Answer:
         inverted = [_inverted(store, pair, seat, settings, None, say) for pair in chosen]
         control, lacking = _control(run, chosen, inverted, seat, settings, say)
     judged = [(ATTACK, each) for each in inverted] + [(WITHOUT, each) for each in control]
-    notes = dict.fromkeys(note for _, each in judged for note in each.about["notes"])
+    notes = dict.fromkeys(note for _, each in judged for note in each.about.notes)
     marks = (*marks_of_question(run, QUESTION), *notes, *lacking)
     inputs = content_sha256([VERSION, [[arm, each.path.name] for arm, each in judged], marks])
     before = answer_of(run, QUESTION)
     if before.inputs == inputs and run.files.auditor.updates_picture.exists():
         return before
-    exhibits = [read_update(each.images, arm, int(each.about["round"])) for arm, each in judged]
+    exhibits = [read_update(each.images, arm, each.about.round) for arm, each in judged]
     cells = compared(run, exhibits)
     answer = answer_to(run, exhibits, cells, marks, inputs)
     _draw(run, cells, exhibits)
