@@ -37,10 +37,10 @@ from torch import Tensor, nn
 
 from attacker.losses.identity import IdentityLoss
 from attacker.priors.prior import Prior
-from attacker.switches import tf32
 from attacker.target import Target
 from fedinverse.errors import ConfigError
 from fedinverse.models import Features
+from fedinverse.switches import tf32
 
 Precision = Literal["fp32", "tf32", "bf16", "auto"]
 Compile = Literal["off", "on", "auto"]

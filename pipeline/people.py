@@ -24,6 +24,7 @@ from fedinverse.layout import PRIOR_ONLY, RECONSTRUCTIONS, SheetFiles
 from fedinverse.run import Run
 from fedinverse.seeds import threads
 from fedinverse.storage import atomic_write, load_weights, save_weights, write_json
+from fedinverse.switches import exact_fp32
 from fedinverse.theirs import TheirError, attribute_at
 from pipeline.stages.inversions import directory_of, finished, read_inversions
 from report.judge import render
@@ -89,7 +90,7 @@ def _judged(run: Run, drawn: Drawn) -> tuple[Item, ...]:
     """Return the items with what the run's evaluators say of the same pixels that people see."""
     images, labels = unit(drawn.images[:, 0]), torch.tensor(drawn.labels)
     audit, store, samples = run.section("audit", Audit), run.files.auditor.root, read_inversions(run).samples
-    with threads(THREADS), Ahead(run, audit, samples):
+    with threads(THREADS), exact_fp32(audit.device), Ahead(run, audit, samples):
         material, none = material_of(run, audit.evaluator), none_images(run, samples)
         both = train_open_evaluators(material, audit.evaluator, none, store, audit.device)
         judge = train_judge(material, audit.evaluator, store, audit.device)

@@ -13,12 +13,14 @@ import pytest
 import torch
 from conftest import TINY
 from pretended_device import DEVICE, Guard, pretended
+from torch import Tensor
 
 from attacker.membership.references import Holdings, References
 from attacker.membership.scores import SCORES
 from attacker.updates.settings import Updates
 from attacker.updates.update_inversion import LocalTraining, reconstruct
 from auditor.evaluators.embedding import describe
+from auditor.evaluators.evaluator import Judge
 from auditor.membership import Candidates
 from auditor.questions import SECTIONS
 from auditor.table import read_scores
@@ -81,6 +83,14 @@ def test_a_whole_run(
 ) -> None:
     """Fails too if a client failed, which the federation would go on without."""
     monkeypatch.setattr(Engine, "device", str(DEVICE))
+    rounded, plain = [], Judge.read
+
+    def read(self: Judge, images: Tensor) -> tuple[Tensor, Tensor]:
+        rounded.append(torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32)
+        return plain(self, images)
+
+    monkeypatch.setattr(Judge, "read", read)
+    before = torch.backends.cudnn.allow_tf32
     experiment = tiny(**WHOLE)
     run = prepare(tmp_path / "run", resolved(experiment))
     monkeypatch.setenv("FEDINVERSE_CACHE", str(tmp_path / "cache"))  # evaluators of random numbers are for nobody else
@@ -94,6 +104,9 @@ def test_a_whole_run(
     assert arms == {"A", "B0", "B1", "B2", "B3", "B4", "B4W", "B5", "T1", "CEIL"}
     check(guard, WAITS)
     assert set(guard.syncs) == set(WAITS)  # each of these computed on the device
+    assert rounded
+    assert not any(rounded)  # judged in exact fp32
+    assert torch.backends.cudnn.allow_tf32 == before
 
 
 def shard_for(model: str, count: int = 12) -> Shard:

@@ -19,10 +19,10 @@ from attacker.priors.dcgan import Critic
 from attacker.priors.prior import Training
 from attacker.priors.wgan_gp import WganGp
 from attacker.reconstructions import scored
-from attacker.switches import tf32
 from attacker.target import Target
 from fedinverse.errors import ConfigError
 from fedinverse.models import Classifier, Features, build, for_inference
+from fedinverse.switches import deterministic, tf32
 
 M = TypeVar("M", bound=torch.nn.Module)
 LABELS = torch.tensor([0, 3])
@@ -179,11 +179,11 @@ def test_a_prior_is_trained_and_scores_are_made_without_tf32(monkeypatch: pytest
 
 
 def test_deterministic_uses_deterministic_kernels_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[bool] = []
+    asked: list[tuple[bool, str | None]] = []
     plain = Case.loss
 
     def noted(self: Case, images: torch.Tensor, z: torch.Tensor, weight: float = 1.0) -> torch.Tensor:
-        asked.append(torch.are_deterministic_algorithms_enabled())
+        asked.append((torch.are_deterministic_algorithms_enabled(), os.environ.get("CUBLAS_WORKSPACE_CONFIG")))
         return plain(self, images, z, weight)
 
     monkeypatch.setattr(Case, "loss", noted)
@@ -191,9 +191,15 @@ def test_deterministic_uses_deterministic_kernels_only(monkeypatch: pytest.Monke
     for wanted in (False, True):
         asked.clear()
         result = inverted("gmi", [0, 3], {"deterministic": wanted, "augment": 2})
-        assert asked == [wanted] * 3
+        assert asked == [(True, ":4096:8") if wanted else (False, None)] * 3
         assert not torch.are_deterministic_algorithms_enabled()
+        assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
         assert result.images.isfinite().all()
-    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    with suppress(ZeroDivisionError), deterministic(True):
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"  # the user's stays
+        raise ZeroDivisionError
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+    assert not torch.are_deterministic_algorithms_enabled()
     with pytest.raises(ConfigError, match="exclude each other on CUDA"):
         attacks.check_deterministic(attack("plgmi", {"deterministic": True}).settings, torch.device("cuda"))

@@ -21,12 +21,12 @@ from attacker.priors.external import external_prior
 from attacker.priors.prior import Prior, PriorTrainer, is_trained, samples_of, trained_prior
 from attacker.reconstructions import Cost, Reconstructions, scored
 from attacker.streams import Streams, occurrences
-from attacker.switches import deterministic, exact_fp32
 from attacker.target import PublicSet, Stopwatch, Target
 from fedinverse.config import Section, parse
 from fedinverse.errors import ConfigError
 from fedinverse.progress import Progress, silent
 from fedinverse.registry import Registry, subclass_of
+from fedinverse.switches import deterministic, exact_fp32
 
 
 @dataclass(frozen=True)

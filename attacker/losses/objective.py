@@ -22,13 +22,13 @@ from attacker.losses.identity import IdentityLoss, identity_loss
 from attacker.losses.settings import InversionSettings
 from attacker.losses.students import distilled
 from attacker.streams import Streams, Supply
-from attacker.switches import exact_fp32
 from attacker.target import PublicSet, Target
 from fedinverse.errors import ConfigError
 from fedinverse.models import Classifier, Features
 from fedinverse.models.vib import SHIFT, VIBHead
 from fedinverse.progress import Progress, silent
 from fedinverse.seeds import generator
+from fedinverse.switches import exact_fp32
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from attacker.priors.checkpoint import Checkpoint
 from attacker.priors.shipped import Shipped, shipped_prior
-from attacker.switches import exact_fp32
 from attacker.target import PublicSet, Target
 from fedinverse.data.source import cache_directory, unit
 from fedinverse.errors import ConfigError, IntegrityError
@@ -34,6 +33,7 @@ from fedinverse.storage import (
     to_weights,
     write_json,
 )
+from fedinverse.switches import exact_fp32
 
 LATENT = 100  # dimension of z in the inversion papers
 _BATCH = 256  # unoptimised samples made at once

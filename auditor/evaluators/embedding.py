@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from filelock import FileLock
 from torch import Tensor
 
 from fedinverse.data.source import cache_directory, unit
@@ -143,15 +144,17 @@ def fit_embedding(vault: Tensor) -> Embedding:
     check_vault(count, channels, height, width)
     key = content_sha256([VERSION, weights_sha256({"vault": vault.contiguous().cpu().numpy()})])
     path = cache_directory() / "embeddings" / f"hog-{key[:16]}.safetensors"
-    if not path.exists():
-        rows = torch.cat([describe(unit(part)) for part in torch.split(vault.cpu(), BATCH)]).double()
-        mean = rows.mean(0)
-        values, vectors = torch.linalg.eigh((rows - mean).T @ (rows - mean) / len(rows))
-        values = values.clamp_min(0)
-        # Vault images that are all alike have no direction to prefer: any positive scale does.
-        scale = (values + (RIDGE * values.mean()).clamp_min(1e-12)).rsqrt()
-        whitening = ((vectors * scale) @ vectors.T).float()  # (C + ridge mean(eigenvalues) I)^-1/2
-        save_weights(path, {"mean": mean.float().numpy(), "whitening": whitening.numpy()}, {"key": key})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):  # of processes that start together, one fits it and the others wait
+        if not path.exists():
+            rows = torch.cat([describe(unit(part)) for part in torch.split(vault.cpu(), BATCH)]).double()
+            mean = rows.mean(0)
+            values, vectors = torch.linalg.eigh((rows - mean).T @ (rows - mean) / len(rows))
+            values = values.clamp_min(0)
+            # Vault images that are all alike have no direction to prefer: any positive scale does.
+            scale = (values + (RIDGE * values.mean()).clamp_min(1e-12)).rsqrt()
+            whitening = ((vectors * scale) @ vectors.T).float()  # (C + ridge mean(eigenvalues) I)^-1/2
+            save_weights(path, {"mean": mean.float().numpy(), "whitening": whitening.numpy()}, {"key": key})
     stored, _ = load_weights(path)  # read back even now, so that the first run and the next use the same numbers
     mean, whitening = (torch.from_numpy(stored[name].copy()) for name in ("mean", "whitening"))
     return Embedding((channels, height, width), mean, whitening, key)

@@ -22,6 +22,7 @@ from fedinverse.optimisers import Adam
 from fedinverse.seeds import derive, generator, seeded, threads
 from fedinverse.shard import Shard
 from fedinverse.storage import content_sha256, into_module, load_weights, save_weights, to_weights
+from fedinverse.switches import exact_fp32
 
 VERSION = 6  # part of the cache key; raise it when the training changes
 # Always: another number adds in another order, and the scores would depend on the machine. Two were 2.5 times faster on
@@ -155,7 +156,7 @@ def trained(recipe: Recipe, store: Path, device: str | torch.device) -> Classifi
         cached.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(cached.with_suffix(".lock")):  # of a sweep's runs, one trains and the others wait for it
             if not cached.exists():
-                with threads(THREADS), seeded(recipe.layers, device):
+                with threads(THREADS), seeded(recipe.layers, device), exact_fp32(device):
                     fit(recipe.network.to(device), recipe.epochs, recipe.settings, recipe.random, device)
                 save_weights(cached, to_weights(recipe.network), about)
             weights, _ = load_weights(cached)

@@ -39,6 +39,7 @@ from fedinverse.storage import (
     read_metadata,
     write_json,
 )
+from fedinverse.switches import exact_fp32
 from pipeline.stages.membership_scores import Membership
 from report.console import console
 
@@ -78,7 +79,7 @@ def active(run: Run) -> ActiveReport:
             console.print("Active participant: the figures are up to date")
             return stored
     console.print(f"[b]Active participant[/b] '{kind}': what it won, and whether the server could have noticed")
-    with threads(THREADS):
+    with threads(THREADS), exact_fp32(run.section("audit", Audit).device):
         figures = _of_gan(run, Gan(**settings)) if kind == "gan" else _of_ascent(run)
     report = ActiveReport(
         kind=kind,

@@ -21,6 +21,7 @@ from fedinverse.records import AuditSummary, write_record
 from fedinverse.run import Run
 from fedinverse.seeds import threads
 from fedinverse.storage import atomic_write, content_sha256, file_sha256, write_json
+from fedinverse.switches import exact_fp32
 from pipeline.stages.inversions import Inversions, read_inversions
 from report.console import console, working
 from report.text import percent
@@ -84,7 +85,7 @@ def audit(run: Run, ahead: Ahead | None = None) -> None:
     console.print("[b]Auditing[/b]: training the evaluators on images that no client holds")
     samples = inputs.inversions.samples
     helper = nullcontext() if ahead and ahead.trains_with(samples) else Ahead(run, settings, samples)
-    with threads(THREADS), working("auditing"), helper:
+    with threads(THREADS), exact_fp32(settings.device), working("auditing"), helper:
         bench = open_bench(run, settings, samples)
         console.print(
             f"  E1 reads {percent(bench.ceiling)} of real reserve images; the two that may answer 'none of "

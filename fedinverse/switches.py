@@ -11,7 +11,7 @@ PyTorch has an older and a newer way to say TF32, and reading the older one rais
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -25,9 +25,9 @@ def _switches() -> list[Any]:
 
 
 @contextmanager
-def tf32(device: torch.device, *, on: bool) -> Iterator[None]:
+def tf32(device: str | torch.device, *, on: bool) -> Iterator[None]:
     """Compute with TF32 or without it for the time of a block; a CPU has no such switch and is left alone."""
-    if device.type == "cpu":
+    if torch.device(device).type == "cpu":
         yield
         return
     backends: Any = torch.backends
@@ -47,7 +47,7 @@ def tf32(device: torch.device, *, on: bool) -> Iterator[None]:
                 switch.fp32_precision = precision
 
 
-def exact_fp32(device: torch.device) -> Any:
+def exact_fp32(device: str | torch.device) -> AbstractContextManager[None]:
     """Compute in fp32 as its name says for the time of a block: without TF32."""
     return tf32(device, on=False)
 
@@ -58,7 +58,8 @@ def deterministic(wanted: bool) -> Iterator[None]:
     if not wanted:
         yield
         return
-    os.environ.setdefault(_WORKSPACE, ":4096:8")  # cuBLAS asks for it before its first product
+    workspace = os.environ.get(_WORKSPACE)
+    os.environ.setdefault(_WORKSPACE, ":4096:8")  # PyTorch asks for it before every product of cuBLAS
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     benchmark = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = False
@@ -68,3 +69,5 @@ def deterministic(wanted: bool) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         torch.backends.cudnn.benchmark = benchmark
+        if workspace is None:
+            os.environ.pop(_WORKSPACE, None)
