@@ -34,7 +34,7 @@ from tables import markdown, publish, spread
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from attacker.updates.settings import Updates
+from attacker.settings import Updates
 from attacker.updates.update_inversion import (
     LocalTraining,
     as_tensors,

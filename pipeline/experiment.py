@@ -7,8 +7,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from attacker.attacks.registry import make_attack
-from attacker.settings import Attacker
-from attacker.updates.settings import Updates
+from attacker.settings import Attacker, Updates
 from auditor.arms import TYPE_I
 from auditor.settings import Audit
 from clients.cohorts import Cohort, assign

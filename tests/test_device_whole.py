@@ -17,7 +17,7 @@ from torch import Tensor
 
 from attacker.membership.references import Holdings, References
 from attacker.membership.scores import SCORES
-from attacker.updates.settings import Updates
+from attacker.settings import Updates
 from attacker.updates.update_inversion import LocalTraining, reconstruct
 from auditor.evaluators.embedding import describe
 from auditor.evaluators.evaluator import Judge

@@ -9,8 +9,8 @@ import torch
 from flwr.app import Message
 from strategy_rounds import SECURE, Load, assert_equal_up_to_rounding, federated, hashes
 
+from attacker.settings import Updates
 from attacker.updates.pairs import pairs
-from attacker.updates.settings import Updates
 from attacker.updates.update_inversion import LocalTraining, as_tensors, label_shares, others_update
 from fedinverse.client_data import shard_of
 from fedinverse.run import Run

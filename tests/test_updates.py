@@ -15,9 +15,8 @@ from typer.testing import CliRunner
 
 from attacker.capture import capture
 from attacker.schedule import captured, check_received, due
-from attacker.settings import Attacker
+from attacker.settings import Attacker, Updates
 from attacker.updates.pairs import pairs
-from attacker.updates.settings import Updates
 from attacker.updates.update_inversion import (
     LocalTraining,
     as_tensors,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attacker.schedule import captured, check_received, check_same_network
-from attacker.updates.settings import Updates
+from attacker.settings import Updates
 from fedinverse.errors import IntegrityError, StageError
 from fedinverse.layout import ROUND_FILES, receipts_of, replies_of
 from fedinverse.records import ModelFile, Receipt, read_lines

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attacker.settings import Updates
 from attacker.target import Stopwatch
 from attacker.updates.pairs import Pair
-from attacker.updates.settings import Updates
 from attacker.updates.update_inversion import (
     VERSION,
     LocalTraining,

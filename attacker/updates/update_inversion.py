@@ -42,7 +42,7 @@ from scipy.optimize import nnls
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from attacker.updates.settings import Updates
+from attacker.settings import Updates
 from fedinverse.data.source import unit
 from fedinverse.errors import StageError
 from fedinverse.models import Classifier

@@ -8,7 +8,7 @@ import typer
 from pipeline.cli.options import DeviceOption, SeedOption
 
 if TYPE_CHECKING:
-    from attacker.updates.settings import Updates
+    from attacker.settings import Updates
 
 EXAMPLES = """
 **Examples**
@@ -60,7 +60,7 @@ def updates(
 
 
 def _settings(table: dict[str, Any]) -> "Updates":
-    from attacker.updates.settings import Updates
+    from attacker.settings import Updates
     from fedinverse.config import parse
 
     return parse(Updates, table, "updates", "--set")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
+from attacker.settings import Updates
 from attacker.updates.pairs import Pair, pairs
-from attacker.updates.settings import Updates
 from attacker.updates.store import InvertedUpdate, Seat, invert_update, place
 from attacker.updates.update_inversion import LocalTraining, label_shares, reconstruct
 from auditor.grids import save_grid
