@@ -84,8 +84,12 @@ def audit(run: Run, ahead: Ahead | None = None) -> None:
         pool.verify()
     console.print("[b]Auditing[/b]: training the evaluators on images that no client holds")
     samples = inputs.inversions.samples
-    helper = nullcontext() if ahead and ahead.trains_with(samples) else Ahead(run, settings, samples)
-    with threads(THREADS), exact_fp32(settings.device), working("auditing"), helper:
+    with (
+        threads(THREADS),
+        exact_fp32(settings.device),
+        working("auditing"),
+        nullcontext() if ahead and ahead.trains_with(samples) else Ahead(run, settings, samples),
+    ):
         bench = open_bench(run, settings, samples)
         console.print(
             f"  E1 reads {percent(bench.ceiling)} of real reserve images; the two that may answer 'none of "
