@@ -136,10 +136,12 @@ def invert(
     seed: int,
     progress: Progress = silent,
     shared_classes: Sequence[str] = (),
+    samples_seed: int | None = None,
 ) -> None:
     """Run ``attack`` on ``target`` and store the result in ``where``.
 
     ``shared_classes`` are names of classes to be inverted that the public images show too: the result is marked.
+    ``samples_seed`` draws the samples that are kept beside it; None: ``seed`` does.
     """
     prior = attack.prior(target, public, seed, target.device, progress)
     # The stream does not depend on the target, so that every target starts from the same latents: paired figures.
@@ -150,7 +152,8 @@ def invert(
         parts = reconstructions.images.to(target.device).split(256)
         features = torch.cat([target.model.features(part).penultimate for part in parts]).cpu()
     diversity = measured_diversity(reconstructions.images, features, reconstructions.labels, reconstructions.failed)
-    samples = prior.keep_samples(where.path.parent, seed, target.device)
+    kept = seed if samples_seed is None else samples_seed
+    samples = prior.keep_samples(where.path.parent, kept, target.device)
     shutil.rmtree(where.path, ignore_errors=True)
     save_weights(where.path / RECONSTRUCTIONS, reconstructions.arrays)
     save_weights(where.path / PRIOR_ONLY, control.arrays)

@@ -79,6 +79,7 @@ class Plan:
         pooled: the spools of further malicious clients, whose captures are its own too.
         model: the network of the captures, which is imported if it is code. Their metadata may come from a server: no
             other code that they name is imported.
+        samples_seed: of the samples that are kept beside the inversions; None: ``seed``.
     """
 
     spool: str
@@ -95,6 +96,12 @@ class Plan:
     pooled: tuple[str, ...] = ()
 
     model: str = ""
+    samples_seed: int | None = None
+
+    @property
+    def keeping_seed(self) -> int:
+        """What the samples that are kept are drawn by."""
+        return self.seed if self.samples_seed is None else self.samples_seed
 
     @staticmethod
     def stop(path: Path) -> Path:
@@ -214,7 +221,7 @@ class Bench:
                 say = silent if progress is None else progress(f"{label}, beforehand")
                 prior = attack.prior(None, self.public, seed, device, say)
                 if label in self.plan.attacks:
-                    prior.keep_samples(Path(self.plan.store) / label, seed, device)
+                    prior.keep_samples(Path(self.plan.store) / label, self.plan.keeping_seed, device)
 
     def samples(self) -> list[Path] | None:
         """Return the files of samples that the attacks will leave; None: some prior is known only to its inversion."""
@@ -257,9 +264,8 @@ class Bench:
     def _do(self, job: Job, count: str) -> None:
         plan, target = self.plan, self._open(job)
         say = _Reporter(f"{job.label} on round {target.round}{count}", job.weights)
-        invert(
-            self.attacks[job.label], job.where, target, self.public, self.labels, plan.seed, say, plan.shared_classes
-        )
+        attack, shared, kept = self.attacks[job.label], plan.shared_classes, plan.keeping_seed
+        invert(attack, job.where, target, self.public, self.labels, plan.seed, say, shared, kept)
 
     def _open(self, job: Job) -> Target:
         return replace(self._model(job.weights), earlier=tuple(self._model(path) for path in job.earlier))

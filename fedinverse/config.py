@@ -78,7 +78,18 @@ class Data(Section):
         "border",
         description="how 28x28 images fill a larger model: with a black border, or stretched as the papers' code does",
     )
+    seed: int | None = Field(
+        None,
+        ge=0,
+        lt=2**31,
+        description="draws which images are used and what is at clients, in the vault and in reserve; left out: the "
+        "run's seed. Runs of several seeds that share it share images and evaluators",
+    )
     allow_overlap: bool = Field(False, description="let public and victim classes overlap; every output is then marked")
+
+    def drawn_by(self, seed: int) -> int:
+        """Return what draws the images and their parts in a run of ``seed``."""
+        return seed if self.seed is None else self.seed
 
 
 class Split(Section):

@@ -67,6 +67,11 @@ class Run:
         """The run seed, from which every random stream derives."""
         return int(self.table["seed"])
 
+    @property
+    def data_seed(self) -> int:
+        """What its images and their parts are drawn by: the run seed, unless ``data.seed`` says another."""
+        return self.section("data", Data).drawn_by(self.seed)
+
     @cached_property
     def population(self) -> Population:
         """Clients, victim, attackers."""
@@ -258,7 +263,7 @@ def prepare(path: Path, table: Table, complete: Callable[[Table], Table] = dict,
         if prepared:
             return Run(path)
     population = parse(Population, table.get("population", {}), "population", origin)
-    manifest = make_split(pools["private"], split, population, seed)
+    manifest = make_split(pools["private"], split, population, seed, data.drawn_by(seed))
     pictures = (
         manifest.loc[held_by(manifest, population.victim), "row"].to_numpy() if population.shares_classes else None
     )
@@ -287,10 +292,11 @@ def amend(files: RunFiles, keys: list[str], table: Table) -> None:
 
 
 def requests_of(data: Data, shape: tuple[int, int, int], seed: int) -> dict[str, Request]:
-    """Return what a run asks of its ``private`` and its ``public`` source."""
+    """Return what a run of ``seed`` asks of its ``private`` and its ``public`` source."""
+    drawn = data.drawn_by(seed)
     return {
-        "private": Request(data.private, shape, data.private_root, data.private_limit, seed, data.fit),
-        "public": Request(data.public, shape, data.public_root, data.public_limit, seed, data.fit),
+        "private": Request(data.private, shape, data.private_root, data.private_limit, drawn, data.fit),
+        "public": Request(data.public, shape, data.public_root, data.public_limit, drawn, data.fit),
     }
 
 

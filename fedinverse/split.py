@@ -21,8 +21,15 @@ from fedinverse.seeds import numpy_generator
 NOBODY = -1
 
 
-def make_split(pool: Pool, split: Split, population: Population, seed: int) -> pd.DataFrame:
+def make_split(pool: Pool, split: Split, population: Population, seed: int, parts: int | None = None) -> pd.DataFrame:
     """Divide the images of ``pool``.
+
+    Args:
+        pool: all private images.
+        split: how many of every class are at clients, in the vault, in reserve.
+        population: who holds those at clients.
+        seed: draws who holds what.
+        parts: draws which images are in which part; None: ``seed`` does.
 
     Returns:
         One row per image: ``row`` (index into the pool), ``sha256`` of its pixels, ``label``, ``part`` and
@@ -42,7 +49,7 @@ def make_split(pool: Pool, split: Split, population: Population, seed: int) -> p
     if population.partition == "folders":
         check_holders(pool, population)
         conflicting = conflicting | _at_several(table, pool.holders)
-    table["part"] = _parts(table, conflicting, split.vault, split.reserve, seed)
+    table["part"] = _parts(table, conflicting, split.vault, split.reserve, seed if parts is None else parts)
     _check_parts(table, pool.class_names)
     table["client"] = NOBODY
     train = table["part"] == "train"

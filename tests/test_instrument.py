@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,8 @@ from auditor.arms import Key
 from auditor.bench import Bench, inspect, open_bench
 from auditor.controls import permuted, reserve_exhibit
 from auditor.evaluators import ahead as ahead_module
+from auditor.evaluators import evaluator, open_set
+from auditor.evaluators.embedding import embedding_of
 from auditor.evaluators.evaluator import train_judge
 from auditor.evaluators.material import material_of
 from auditor.evaluators.open_set import FAILED, none_images, train_open_evaluators
@@ -62,6 +65,7 @@ from fedinverse.seeds import generator
 from fedinverse.shard import Shard
 from fedinverse.storage import read_metadata, save_hashed, save_weights
 from pipeline.experiment import load_experiment, resolved
+from pipeline.stages.invert import plan_of
 
 CPU = torch.device("cpu")
 RESTARTS = 3
@@ -319,6 +323,33 @@ def test_open_evaluators_are_shared_by_seeds_and_differ_with_what_none_is(
     assert names(Run(other.path), none) == first
     assert len(list((tmp_path / "cache" / "evaluators").glob("open-*.safetensors"))) == 2
     assert not names(lab.run, none[1:]) & first
+
+
+def test_runs_that_share_a_data_seed_share_images_and_all_evaluators(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Fails if the run's seed draws an image of vault or reserve, a kept sample, or is part of an evaluator's key.
+    plain, fitted = evaluator.fit, list[Classifier]()
+
+    def fit(network: Classifier, *arguments: Any) -> None:
+        fitted.append(network)
+        plain(network, *arguments)
+
+    for module in (evaluator, open_set):
+        monkeypatch.setattr(module, "fit", fit, raising=False)
+    runs = [prepared(tmp_path / str(seed), f"seed={seed}", "data.seed=7") for seed in (1, 2)]
+    parts = [run.split[["row", "sha256", "part"]] for run in runs]
+    assert parts[0].equals(parts[1])
+    assert not runs[0].split["client"].equals(runs[1].split["client"])
+    monkeypatch.setenv("FEDINVERSE_CACHE", str(tmp_path / "cache"))
+    for run in runs:
+        settings = run.section("audit", Audit).evaluator.model_copy(update={"epochs": 1})
+        assert plan_of(run).keeping_seed == 7
+        train_judge(material_of(run, settings), settings, run.files.auditor.root)
+        train_open_evaluators(material_of(run, settings), settings, none_images(run, []), run.files.auditor.root)
+        embedding_of(run)
+    assert len(fitted) == 3
+    assert len(list((tmp_path / "cache" / "embeddings").glob("*.safetensors"))) == 1
 
 
 @pytest.mark.parametrize(

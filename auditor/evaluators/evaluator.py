@@ -113,7 +113,7 @@ class Recipe:
 def train_judge(material: Material, settings: Evaluator, store: Path, device: str | torch.device = "cpu") -> Judge:
     """Return E1, trained on the vault, or read from ``store`` or from the cache, where a sweep's runs find it.
 
-    It depends on its settings, the seed and the vault alone.
+    It depends on its settings, the seed of the run's images and the vault alone.
 
     Args:
         material: of the run whose reconstructions it will judge.
@@ -124,7 +124,7 @@ def train_judge(material: Material, settings: Evaluator, store: Path, device: st
     Raises:
         IntegrityError: a stored E1 is damaged; the message names the file.
     """
-    seed = material.run.seed
+    seed = material.run.data_seed
     followed = settings.model_dump(include={"model", "width", "epochs", "batch_size", "lr"})
     recipe = Recipe(
         settings.model.replace(":", "-"),

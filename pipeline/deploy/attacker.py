@@ -12,10 +12,11 @@ from pathlib import Path
 from attacker.attacks.registry import make_attack
 from attacker.spool import Spool
 from attacker.worker import Plan
-from fedinverse.data import Request, open_source
+from fedinverse.data import open_source
 from fedinverse.errors import ConfigError
 from fedinverse.models import build, spec_of
 from fedinverse.registry import search_path
+from fedinverse.run import requests_of
 from pipeline.experiment import Experiment, resolved
 from pipeline.ownapp.app import FlowerApp
 from pipeline.ownapp.prepare import names_of, public_request
@@ -38,9 +39,8 @@ def plan_beside(experiment: Experiment, spool: Path, data: Path, classes: int) -
     """
     if not experiment.attacks:
         raise ConfigError(f"the config '{experiment.name}' has no attacks; add a table [attacks.LABEL] with a kind")
-    table, public = resolved(experiment), experiment.data
-    shape = spec_of(experiment.model.name).input_shape
-    pool = open_source(Request(public.public, shape, public.public_root, public.public_limit, experiment.seed))
+    table, shape = resolved(experiment), spec_of(experiment.model.name).input_shape
+    pool = open_source(requests_of(experiment.data, shape, experiment.seed)["public"])
     return Plan(
         spool=str(spool),
         controls=(),

@@ -52,6 +52,7 @@ def plan_of(run: Run, targets: Targets | None = None) -> Plan:
         classes=len(run.class_names),
         store=str(run.files.attacker.inversions),
         seed=run.seed,
+        samples_seed=run.data_seed,
         attacker=run.table.get("attacker", {}) | {"classes": list(asked_classes(run))},
         attacks=run.table.get("attacks", {}),
         model=run.model.name,
