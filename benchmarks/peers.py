@@ -19,6 +19,8 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from torch import Tensor
 
 from fedinverse.machine import keep_freed_memory
 from fedinverse.models import Classifier, build
+from fedinverse.storage import save_weights, to_weights
 
 Shards = list[tuple[Tensor, Tensor]]
 
@@ -82,6 +85,28 @@ def fill(network: Classifier, vector: Tensor) -> None:
         start += value.numel()
 
 
+class Extras:
+    """What our engines do after every round: evaluate the new model on the held-out images, hash and store it."""
+
+    def __init__(self, work: Work) -> None:
+        with np.load(work.data) as held:
+            self._images, self._labels = torch.from_numpy(held["held_out"]), torch.from_numpy(held["held_out_labels"])
+        self._network, self._path = work.network().to(memory_format=torch.channels_last), work.data.parent / "kept"
+        self._round = 0
+
+    def __call__(self, vector: Tensor) -> float:
+        """Return the accuracy of the model ``vector``."""
+        fill(self._network, vector)
+        self._network.eval()
+        with torch.inference_mode():
+            logits = self._network(self._images.float().div_(255).contiguous(memory_format=torch.channels_last))
+        accuracy = float((logits.argmax(1) == self._labels).float().mean())
+        self._round += 1
+        about = {"accuracy": accuracy}
+        save_weights(self._path / f"{self._round}.safetensors", to_weights(self._network), about)
+        return accuracy
+
+
 def loop(work: Work, ends: list[float]) -> None:
     """Run all clients one after the other."""
     network, shards = work.network().to(memory_format=torch.channels_last), work.shards()
@@ -115,7 +140,14 @@ def _serve(work: Work, model: Tensor, total: Tensor, queue: Any, done: Any) -> N
         count += len(shards[client][1])
 
 
-def floor(work: Work, ends: list[float]) -> None:
+def floor_all(work: Work, ends: list[float]) -> None:
+    """Run the floor, and beside the next round do what our engines do after each."""
+    extras = Extras(work)
+    with ThreadPoolExecutor(1) as beside:
+        floor(work, ends, lambda vector: beside.submit(extras, vector.clone()))
+
+
+def floor(work: Work, ends: list[float], after_round: Callable[[Tensor], Any] | None = None) -> None:
     """Run two processes that share the queue of a round's clients; sums live in shared memory."""
     import torch.multiprocessing as processes
 
@@ -138,6 +170,8 @@ def floor(work: Work, ends: list[float]) -> None:
             queue.put(-1)
         count = sum(done.get() for _ in workers)
         model.copy_(sum(totals[1:], totals[0]) / count)
+        if after_round is not None:
+            after_round(model)
         ends.append(time.time())
     for queue in queues:
         queue.put(None)
@@ -182,7 +216,12 @@ def flower(work: Work, ends: list[float]) -> None:
     run_simulation(server_app=server_app, client_app=client_app, num_supernodes=clients, backend_config=resources)
 
 
-def pfl(work: Work, ends: list[float]) -> None:
+def pfl_all(work: Work, ends: list[float]) -> None:
+    """Run apple/pfl-research, and after every round what our engines do."""
+    pfl(work, ends, Extras(work) if os.environ.get("RANK", "0") == "0" else None)
+
+
+def pfl(work: Work, ends: list[float], after_round: Callable[[Tensor], Any] | None = None) -> None:
     """Run apple/pfl-research."""
     from pfl.aggregate.simulate import SimulatedBackend
     from pfl.algorithm import FederatedAveraging, NNAlgorithmParams
@@ -208,6 +247,8 @@ def pfl(work: Work, ends: list[float]) -> None:
 
     class Ends(TrainingProcessCallback):
         def after_central_iteration(self, aggregate_metrics: Any, model: Any, *, central_iteration: int) -> Any:
+            if after_round is not None:
+                after_round(flat(net.inner))
             ends.append(time.time())
             return False, Metrics()
 
@@ -253,7 +294,10 @@ def fedlab(work: Work, ends: list[float]) -> None:
     Timed(server, trainer).main()
 
 
-VARIANTS = {"floor": floor, "loop": loop, "flower": flower, "pfl": pfl, "pfl2": pfl, "fedlab": fedlab}
+VARIANTS: dict[str, Callable[[Work, list[float]], None]] = {
+    "floor": floor, "floor_all": floor_all, "loop": loop, "flower": flower,
+    "pfl": pfl, "pfl2": pfl, "pfl2_all": pfl_all, "fedlab": fedlab,
+}  # fmt: skip
 
 
 def main() -> None:

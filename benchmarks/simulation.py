@@ -13,7 +13,8 @@ framework of the registry, made by
     pip install --no-deps --target DIR/fedlab fedlab nvidia-ml-py
 
 so that none of them meets this environment; a framework that is not there is left out, and that is said. ``pfl`` is one
-process, ``pfl2`` two that PyTorch's own launcher starts, each of which trains half of a round's clients. Per cell:
+process, ``pfl2`` two that PyTorch's own launcher starts, each of which trains half of a round's clients. ``floor_all``
+and ``pfl2_all`` also evaluate, hash and store every round's model, as our engines do. Per cell:
 median seconds of a round after the first, the ratio to the floor, and the whole run, process start included.
 """
 
@@ -35,17 +36,25 @@ import numpy as np
 from fedinverse.client_data import shard_of
 from fedinverse.data.mnist import load
 from fedinverse.data.source import Request
+from fedinverse.private import part_of
 from fedinverse.run import Run, prepare
 from fedinverse.storage import write_json
 from pipeline.experiment import load_experiment, resolved
 
 ROOT = Path(__file__).resolve().parent.parent
-OURS, PEERS = ("ray", "local"), ("floor", "loop", "flower", "pfl", "pfl2", "fedlab")
-FROM_REGISTRY = {"pfl": "pfl", "pfl2": "pfl", "fedlab": "fedlab"}  # variant -> its directory in --peers
+OURS, PEERS = ("ray", "local"), ("floor", "floor_all", "loop", "flower", "pfl", "pfl2", "pfl2_all", "fedlab")
+FROM_REGISTRY = {
+    "pfl": "pfl",
+    "pfl2": "pfl",
+    "pfl2_all": "pfl",
+    "fedlab": "fedlab",
+}  # variant -> its directory in --peers
 NAMES = {
-    "floor": "floor, 2 processes", "ray": "our `ray`, 2 actors", "flower": "stock Flower, 2 actors",
+    "floor": "floor, 2 processes", "floor_all": "floor that evaluates and stores", "ray": "our `ray`, 2 actors",
+    "flower": "stock Flower, 2 actors",
     "loop": "plain loop, 1 process",
-    "pfl": "pfl-research, 1 process", "pfl2": "pfl-research, 2 processes", "fedlab": "FedLab, 1 process",
+    "pfl": "pfl-research, 1 process", "pfl2": "pfl-research, 2 processes",
+    "pfl2_all": "pfl-research, 2 processes, that evaluates and stores", "fedlab": "FedLab, 1 process",
     "local": "our `local`, 1 process",
 }  # fmt: skip
 CLIENTS, SAMPLED = 100, 10
@@ -102,10 +111,12 @@ def more_digits(place: Path, images: int) -> Path:
 
 
 def save_shards(run: Run, path: Path) -> None:
-    """Write every client's images and labels for the peers."""
+    """Write every client's images and labels, and those that the server evaluates, for the peers."""
     held = {f"images{client}": shard_of(run, client, "with_victim") for client in range(CLIENTS)}
     arrays: dict[str, Any] = {name: np.ascontiguousarray(shard.images.numpy()) for name, shard in held.items()}
     arrays |= {name.replace("images", "labels"): shard.labels.numpy() for name, shard in held.items()}
+    held_out = part_of(run, "reserve")
+    arrays |= {"held_out": held_out.images.numpy(), "held_out_labels": held_out.labels.numpy()}
     np.savez(path, clients=CLIENTS, **arrays)
 
 
@@ -115,7 +126,7 @@ def measure(variant: str, run: Run, work: Path, peers: Path | None) -> dict[str,
     inherited = filter(None, [os.environ.get("PYTHONPATH")])
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([*paths, *inherited])}
     ours = [sys.executable, "-c", ENGINE, str(run.path), variant]
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"] if variant == "pfl2" else []
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"] if "pfl2" in variant else []
     theirs = [sys.executable, *launch, str(ROOT / "benchmarks" / "peers.py"), variant, str(work)]
     command = ours if variant in OURS else theirs
     start = time.time()
@@ -201,7 +212,7 @@ def main() -> None:
         for name, row in sorted(rows.items(), key=lambda item: item[1]["round"]):
             figures = f"round {row['round']:.3f} s, x floor {row['x floor']:.2f}"
             print(
-                f"  {name:<8}{figures}, first round after {row['first']:.1f} s, whole {row['whole']:.1f} s", flush=True
+                f"  {name:<10}{figures}, first round after {row['first']:.1f} s, whole {row['whole']:.1f} s", flush=True
             )
         if chosen.json:
             about = {"rounds": chosen.rounds, "repeats": chosen.repeats, "clients": CLIENTS, "sampled": SAMPLED}

@@ -338,7 +338,7 @@ def _array(array: Any, name: str, old: NDArray[Any]) -> NDArray[Any]:
 
 
 def decode(array: Any, what: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return the values of a Flower array of ``shape`` and of the kind of ``dtype``, as ``dtype``.
+    """Return the values of a Flower array of ``shape`` and of the kind of ``dtype``, as ``dtype``; not to be written.
 
     Nothing is allocated before the encoded bytes, and what their header says, are known to be of this size.
 
@@ -363,7 +363,7 @@ def decode_bytes(data: bytes, what: str, shape: tuple[int, ...], dtype: np.dtype
     if values.shape != tuple(shape):
         raise RefusedReplyError(f"{what} has shape {plain(values.shape, 60)}; {tuple(shape)} is needed")
     with np.errstate(over="ignore"):
-        return np.array(values, dtype, order="C")
+        return np.asarray(values, dtype, order="C")
 
 
 def _opened(data: bytes, what: str) -> NDArray[Any]:
