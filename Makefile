@@ -1,6 +1,9 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+UV     ?= $(shell command -v uv)
+# uv, where there is one, resolves in two seconds what takes pip most of a minute; both take the versions of constraints.txt.
+ADD    := $(if $(UV),$(UV) pip install --python $(BIN)/python,$(BIN)/python -m pip install)
 
 .PHONY: demo test check docs install lock clean
 
@@ -26,8 +29,8 @@ install: $(VENV)/installed
 # constraints.txt: the versions that were tested, so that a year from now the same is installed. `make lock` renews it.
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(if $(UV),,$(BIN)/python -m pip install --quiet --upgrade pip)
+	$(ADD) --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
 ## docs: build the site into site/
