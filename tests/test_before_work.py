@@ -88,6 +88,21 @@ def test_where_ray_cannot_start_is_said_before_any_work(
     assert not (tmp_path / "runs" / "tiny").exists()
 
 
+def test_a_refusal_ends_a_ray_that_has_begun(
+    ray_engine: Any, tiny: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = tiny(engine={"kind": "ray", "actors": 1}, audit={"evaluator": {"model": "resnet18"}})
+    started = []
+    monkeypatch.setattr(
+        ray_engine.ray, "init", lambda init=ray_engine.ray.init, **settings: started.append(init(**settings))
+    )
+    with pytest.raises(ConfigError, match=r"audit\.evaluator"):
+        run_all(experiment, resume=False)
+    assert len(started) == 1
+    assert not ray_engine.ray.is_initialized()
+    assert not (tmp_path / "runs" / "tiny").exists()
+
+
 def test_without_a_home_directory_one_message_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     def homeless() -> Path:
         raise RuntimeError("Could not determine home directory.")  # as pathlib does for a user without an entry

@@ -95,10 +95,11 @@ def session_of(engine: Engine, *, profile: bool = False) -> "AbstractContextMana
     With ``profile``, actors run under cProfile.
 
     Raises:
-        ConfigError: Ray cannot start here.
+        ConfigError: Ray cannot start here, or there is no GPU for the clients.
     """
     if engine.kind != "ray":
         return nullcontext()
+    _check_gpu(engine)
     check_ray(engine)
     os.environ.update(quiet(os.environ))  # Ray reads it when it is imported
     from pipeline.engines.ray_session import RaySession
