@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from auditor.evaluators.ahead import Ahead
 from auditor.evaluators.embedding import CHUNK, Embedding, fit_embedding
 from auditor.evaluators.evaluator import THREADS, Judge, train_judge
 from auditor.evaluators.material import material_of
@@ -63,12 +65,12 @@ class Bench:
     peers: Peers | None = None
 
 
-def open_bench(run: Run, settings: Audit, samples: Sequence[Path]) -> Bench:
+def open_bench(run: Run, settings: Audit, samples: Sequence[Path], ahead: Ahead | None = None) -> Bench:
     """Open every instrument, and describe every real image once.
 
     Evaluators are trained, or read from the cache; E2 is fitted on the vault, its threshold calibrated on the reserve.
     What is "none of these" is learned from the public images and from ``samples``, files of unoptimised samples of the
-    attacks' priors.
+    attacks' priors. ``ahead``: what trains them already; if it does not learn from these samples, another one helps.
 
     Raises:
         ConfigError: the evaluators would not be independent of the target.
@@ -81,12 +83,13 @@ def open_bench(run: Run, settings: Audit, samples: Sequence[Path]) -> Bench:
 
     held, reserve, public = holdings_of(run), material.reserve, run.pools["public"].tensor()
     train, known = held.victim, torch.cat([public, *(shard.images for shard in held.attackers)])
-    none = none_images(run, samples)
     with beside(1) as thread:  # the evaluators may still be trained, or waited for
         describing = thread.submit(described, train.images, reserve.images, known)
-        # In the opposite order of the process beside this one, so that as little as possible is waited for.
-        evaluators = train_open_evaluators(material, settings.evaluator, none, store, device)
-        judge = train_judge(material, settings.evaluator, store, device)
+        with nullcontext() if ahead and ahead.trains_with(samples) else Ahead(run, settings, samples):
+            # In the opposite order of the other process, so that as little as possible is waited for.
+            none = none_images(run, samples)
+            evaluators = train_open_evaluators(material, settings.evaluator, none, store, device)
+            judge = train_judge(material, settings.evaluator, store, device)
         embedding, (of_train, of_reserve, of_known) = describing.result()
     peers = None
     if held.others is not None:

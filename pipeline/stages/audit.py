@@ -1,6 +1,5 @@
 """Stage 4: the auditor judges what the attacker made, beside its controls, and gives a verdict."""
 
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 
 from auditor import scores
@@ -83,14 +82,8 @@ def audit(run: Run, ahead: Ahead | None = None) -> None:
     for pool in run.pools.values():
         pool.verify()
     console.print("[b]Auditing[/b]: training the evaluators on images that no client holds")
-    samples = inputs.inversions.samples
-    with (
-        threads(THREADS),
-        exact_fp32(settings.device),
-        working("auditing"),
-        nullcontext() if ahead and ahead.trains_with(samples) else Ahead(run, settings, samples),
-    ):
-        bench = open_bench(run, settings, samples)
+    with threads(THREADS), exact_fp32(settings.device), working("auditing"):
+        bench = open_bench(run, settings, inputs.inversions.samples, ahead)
         console.print(
             f"  E1 reads {percent(bench.ceiling)} of real reserve images; the two that may answer 'none of "
             f"these' agree on {percent(bench.open_ceiling)} of them"
