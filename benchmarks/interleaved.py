@@ -31,7 +31,7 @@ def asked(description: str | None, sizes: Iterable[int]) -> argparse.Namespace:
 
 
 class Ticks:
-    """An ``attacker.attacks.attack.Progress`` that notes the CPU time of every step of the work called ``what``."""
+    """A ``fedinverse.progress.Progress`` that notes the CPU time of every step of the work called ``what``."""
 
     def __init__(self, what: str) -> None:
         self._what, self._times = what, [time.process_time()]
@@ -44,6 +44,8 @@ class Ticks:
     @property
     def steps(self) -> list[float]:
         """CPU seconds of every step after the first."""
+        if len(self._times) < 3:
+            raise ValueError(f"no two steps of '{self._what}' were told of: does the work call itself otherwise now?")
         times = self._times[1:]
         return [after - before for before, after in itertools.pairwise(times)]
 
