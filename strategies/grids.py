@@ -85,8 +85,13 @@ class AnsweredGrid(PassingGrid):
     arrived at once: one that cannot be decoded would take the others, and the run, with it.
     """
 
+    def __init__(self, grid: Grid) -> None:
+        super().__init__(grid)
+        self._read: Callable[[Message], None] = lambda _: None
+
     def as_they_arrive(self, read: Callable[[Message], None]) -> None:
-        """Have a grid of simulated nodes hand every reply to ``read`` while it waits for the others."""
+        """Hand every reply to ``read`` while the others are waited for."""
+        self._read = read
         if hasattr(self._grid, "arrived"):
             self._grid.arrived = read
 
@@ -110,6 +115,8 @@ class AnsweredGrid(PassingGrid):
         while True:
             for number, message in list(waiting.items()):
                 arrived = self._pull(message)
+                for reply in arrived:
+                    self._read(reply)
                 replies += arrived
                 if arrived:
                     del waiting[number]
