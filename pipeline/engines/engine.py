@@ -45,8 +45,6 @@ def run_federation(
     _check_gpu(engine)
     check_ray(engine)
     os.environ.update(quiet(os.environ))
-    if engine.kind != "flower":  # the stages show rounds themselves
-        logging.getLogger("flwr").setLevel(logging.WARNING)
     if engine.kind == "ray":
         from pipeline.engines.ray_session import RaySession
 
@@ -82,8 +80,10 @@ def _check_gpu(engine: Engine) -> None:
 
 
 def _server(engine: Engine, after_round: "Sequence[AfterRound] | None") -> "ServerApp":
-    from server.app import server_app  # Flower reads the environment when it is imported
+    from server.app import server_app  # Flower reads the environment when it is imported, and sets its own log level
 
+    if engine.kind != "flower":  # the stages show rounds themselves
+        logging.getLogger("flwr").setLevel(logging.WARNING)
     # Clients in processes of their own train on while a round is evaluated and stored. In one process they share
     # PyTorch's random numbers with whatever else computes in it: there, one thing at a time.
     return server_app(after_round, beside=engine.kind == "ray")
