@@ -15,6 +15,7 @@ import math
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -368,22 +369,38 @@ def decode_bytes(data: bytes, what: str, shape: tuple[int, ...], dtype: np.dtype
 
 def _opened(data: bytes, what: str) -> NDArray[Any]:
     """Return a view of the values in one ``.npy`` file whose header says what is there, and nothing executable."""
-    stream = io.BytesIO(data)
     try:
-        version = np.lib.format.read_magic(stream)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(stream)
+        shape, fortran, dtype, start = _header(data[: _header_end(data)])
     except Exception as error:  # the header is a Python literal of somebody else's: anything may be wrong with it
         raise RefusedReplyError(f"{what} is no array ({plain(error, 80)})") from None
     if dtype.kind not in "fiubc" or dtype.names is not None or dtype.subdtype is not None:
         raise RefusedReplyError(f"{what} holds {plain(dtype, 40)}, no numbers")
     count = math.prod(shape)
-    if min(shape, default=1) < 0 or len(data) - stream.tell() != count * dtype.itemsize:
+    if min(shape, default=1) < 0 or len(data) - start != count * dtype.itemsize:
         raise RefusedReplyError(f"{what} is truncated, or longer than its header says")
     try:
-        return np.frombuffer(data, dtype, count, stream.tell()).reshape(shape, order="F" if fortran else "C")
+        return np.frombuffer(data, dtype, count, start).reshape(shape, order="F" if fortran else "C")
     except (ValueError, TypeError) as error:  # empty along one axis and endless along another, 70 axes, axes of True
         raise RefusedReplyError(f"{what} has an impossible shape ({plain(error, 80)})") from None
+
+
+def _header_end(data: bytes) -> int:
+    """Return where the values begin, as the length in the header has it."""
+    size = 2 if data[6:8] == b"\x01\x00" else 4
+    return 8 + size + int.from_bytes(data[8 : 8 + size], "little")
+
+
+@lru_cache(maxsize=512)
+def _header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+    """Return shape, whether the order is Fortran's, dtype, and where the values begin.
+
+    Every client of every round sends the headers of the same arrays, and reading one takes as long as 100 kB of values.
+    """
+    stream = io.BytesIO(header)
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(stream)
+    return shape, fortran, dtype, stream.tell()
 
 
 # ---------------------------------------------------------------- what a schema consists of

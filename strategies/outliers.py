@@ -39,12 +39,16 @@ def far_off(norms: Mapping[int, float], before: Weights, limit: float) -> dict[i
 
 
 def length(weights: Weights, before: Weights) -> float:
-    """Return the L2 norm ``||weights - before||`` over all float arrays; what ``before`` lacks counts whole."""
+    """Return the L2 norm ``||weights - before||`` over all float arrays; what ``before`` lacks counts whole.
+
+    In single precision, where the weights have no more: it is held against a multiple of the others'. Beyond 1e19 it is
+    infinite.
+    """
     total = 0.0
     for name, array in weights.items():
         if np.issubdtype(array.dtype, np.floating):
-            step = array.astype(np.float64).ravel()
-            if name in before:
-                step -= before[name].ravel()
-            total += float(step @ step)
+            step = (array - before[name] if name in before else array).ravel()
+            step = step.astype(np.promote_types(step.dtype, np.float32), copy=False)
+            with np.errstate(over="ignore"):
+                total += float(step @ step)
     return math.sqrt(total)
