@@ -117,7 +117,7 @@ def test_the_sweep_of_the_defences_runs_what_their_own_files_say() -> None:
         alone = load_experiment(f"defences/{name}", [])
         for section in ("data", "population", "model", "training", "federation", "cohorts"):
             assert getattr(point, section) == getattr(alone, section)
-        asked = ("iterations", "identity_loss", "initial_selection")  # what the sweep's tables were measured with
+        asked = ("iterations", "lr", "identity_loss", "initial_selection")  # what the sweep's tables were measured with
         assert point.attacks == {"gmi": alone.attacks["gmi"] | {key: point.attacks["gmi"][key] for key in asked}}
 
 
