@@ -269,7 +269,7 @@ def load_weights(path: Path, *, finite: bool = True) -> tuple[dict[str, NDArray[
 def check_finite(weights: Weights, origin: str) -> None:
     """Raise ``IntegrityError`` naming ``origin`` and the array if any value is NaN or infinite."""
     for name, array in weights.items():
-        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise IntegrityError(f"{origin}: array '{name}' holds NaN or infinite values")
 
 

@@ -251,7 +251,7 @@ class Audited:
 
     def _parted(self, weights: Weights) -> tuple[Weights, Weights]:
         """Return (what the strategy aggregates, what goes past it), in the order of what was sent."""
-        counters = {name for name, array in self._before.items() if np.issubdtype(array.dtype, np.integer)}
+        counters = {name for name, array in self._before.items() if array.dtype.kind in "iu"}
         past = counters if self.shows_buffers else counters | self._buffers
         return (
             {name: array for name, array in weights.items() if name not in past},
@@ -260,4 +260,4 @@ class Audited:
 
 
 def _as_dtype(array: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
-    return np.asarray(np.rint(array) if np.issubdtype(dtype, np.integer) else array, dtype)
+    return np.asarray(np.rint(array) if dtype.kind in "iu" else array, dtype)

@@ -46,7 +46,7 @@ def length(weights: Weights, before: Weights) -> float:
     """
     total = 0.0
     for name, array in weights.items():
-        if np.issubdtype(array.dtype, np.floating):
+        if array.dtype.kind == "f":
             step = (array - before[name] if name in before else array).ravel()
             step = step.astype(np.promote_types(step.dtype, np.float32), copy=False)
             with np.errstate(over="ignore"):

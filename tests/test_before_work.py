@@ -103,6 +103,28 @@ def test_a_refusal_ends_a_ray_that_has_begun(
     assert not (tmp_path / "runs" / "tiny").exists()
 
 
+def test_ray_begins_with_a_fresh_run_and_with_no_other(
+    ray_engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.engines.early import early_session
+    from pipeline.engines.ray_session import RaySession
+
+    begun = []
+    monkeypatch.setattr(RaySession, "begin", lambda self: begun.append(self.engine.actors))
+
+    def begins(*assignments: str, config: str = "quickstart") -> bool:
+        before = len(begun)
+        with early_session(config, assignments, tmp_path, profile=False) as session:
+            return session is not None and begun[before:] == [session.engine.actors]
+
+    assert begins("engine.actors=3")
+    assert not begins("engine.kind=local")
+    assert not begins("engine.actors=many")
+    assert not begins(config="no such file")
+    (tmp_path / "there").mkdir()
+    assert not begins("name=there")
+
+
 def test_without_a_home_directory_one_message_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     def homeless() -> Path:
         raise RuntimeError("Could not determine home directory.")  # as pathlib does for a user without an entry

@@ -82,15 +82,19 @@ def run(
     dry_run: DryRunOption = False,
 ) -> None:
     """Simulate a federation with a malicious participant, invert what it captured, audit and report."""
-    from pipeline.experiment import load_experiment
-    from pipeline.stages.all_stages import run_all
-
     if dry_run:
+        from pipeline.experiment import load_experiment
         from pipeline.preflight import show_plan
 
         show_plan(load_experiment(config, set_ or [], out))
         return
-    run_all(load_experiment(config, set_ or [], out), resume=resume, profile=profile)
+    from pipeline.engines.early import early_session
+
+    with early_session(config, set_ or [], out, profile=profile) as session:  # beside imports that take seconds
+        from pipeline.experiment import load_experiment
+        from pipeline.stages.all_stages import run_all
+
+        run_all(load_experiment(config, set_ or [], out), resume=resume, profile=profile, session=session)
 
 
 @app.command()

@@ -11,12 +11,14 @@ from typing import Any, Self
 import ray
 
 from fedinverse.errors import ConfigError, StageError
+from fedinverse.folders import absolute
 from fedinverse.registry import search_path
 from pipeline.engines.environment import environment
 from pipeline.engines.ray_actor import ClientActor
 from pipeline.engines.ray_processes import no_watchers
 from pipeline.engines.settings import Engine
 
+CACHE = "FEDINVERSE_CACHE"
 _CONNECT = 10.0  # seconds
 
 
@@ -64,7 +66,9 @@ class RaySession:
 
     def _start(self) -> None:
         engine = self.engine
-        with environment({"PYTHONPATH": search_path()}):  # Ray hands on the script's directory alone
+        # Ray hands on the script's directory alone, and its processes start elsewhere.
+        places = {"PYTHONPATH": search_path(), CACHE: absolute(os.environ.get(CACHE, ""))}
+        with environment({name: place for name, place in places.items() if place}):
             if engine.address:
                 _join(engine.address)
             else:

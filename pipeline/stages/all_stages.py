@@ -47,8 +47,12 @@ if TYPE_CHECKING:
 NAME = "name with --set name=..."  # how the user of a configuration file names another run
 
 
-def run_all(experiment: Experiment, *, resume: bool, profile: bool = False) -> Path:
+def run_all(
+    experiment: Experiment, *, resume: bool, profile: bool = False, session: "RaySession | None" = None
+) -> Path:
     """Run every stage, alone in the run directory; return the report.
+
+    ``session``: Ray that the caller has begun for this run, and ends; None: it is begun here, if it is needed.
 
     Raises:
         ConfigError: the run directory exists and ``resume`` was not asked for, or the run needs more disk than it has.
@@ -58,7 +62,7 @@ def run_all(experiment: Experiment, *, resume: bool, profile: bool = False) -> P
     path = directory_of(experiment)
     with only_here(path):
         check_fresh(path, NAME, resume=resume)
-        return stages_in(path, experiment, profile=profile)
+        return stages_in(path, experiment, profile=profile, begun=session)
 
 
 def directory_of(experiment: Experiment) -> Path:
@@ -66,12 +70,13 @@ def directory_of(experiment: Experiment) -> Path:
     return (Path(experiment.out) / experiment.name).resolve()
 
 
-def stages_in(path: Path, experiment: Experiment, *, profile: bool = False) -> Path:
-    """Run every stage in ``path``, which the caller holds; return the report."""
+def stages_in(path: Path, experiment: Experiment, *, profile: bool = False, begun: "RaySession | None" = None) -> Path:
+    """Run every stage in ``path``, which the caller holds; return the report. ``begun``: see ``run_all``."""
     echo(f"preparing data for {path}", "dim")
     stages = Stages(path, profile=profile)
     federated = is_run(path) and _is_federated(Run(path), experiment)
-    with nullcontext() if federated else session_of(experiment.engine, profile=profile) as session:
+    opened = nullcontext(begun) if federated or begun else session_of(experiment.engine, profile=profile)
+    with opened as session:
         with stages.stage("prepare"):
             run = ready(experiment, path, session)
             write_partition(run)
