@@ -122,12 +122,14 @@ class RayGrid(SimulatedGrid):
             reply, state = ray.get(reference)
         except ray.exceptions.RayError as error:
             self._await_restart(sent.actor, queues)
+            failed = isinstance(error, ray.exceptions.RayTaskError)  # it lives, and what it raised is the cause
+            what, cause = ("failed", error.cause) if failed else ("died", error)
             if sent.tries < _TRIES:
-                log.warning("the actor of client %d died; its message is sent again", node - 1)
+                log.warning("the actor of client %d %s; its message is sent again", node - 1, what)
                 sent.tries += 1
                 waiting.append(sent)
                 return None
-            return error_reply(sent.message, ErrorCode.UNKNOWN, f"its actor died {_TRIES} times: {explain(error)}")
+            return error_reply(sent.message, ErrorCode.UNKNOWN, f"its actor {what} {_TRIES} times: {explain(cause)}")
         self.contexts[node].state = state
         if reply.has_error():
             log.warning("client %d failed: %s", node - 1, reply.error.reason)
