@@ -90,7 +90,7 @@ class AnsweredGrid(PassingGrid):
         self._read: Callable[[Message], None] = lambda _: None
 
     def as_they_arrive(self, read: Callable[[Message], None]) -> None:
-        """Hand every reply to ``read`` while the others are waited for."""
+        """Hand every reply to ``read`` while the others are waited for; what ``read`` raises ends the round."""
         self._read = read
         if hasattr(self._grid, "arrived"):
             self._grid.arrived = read

@@ -64,6 +64,8 @@ def draw(person: Numbers, photograph: Numbers, height: int, width: int, pixel: f
     Args:
         person: every trait of ``TRAITS``, float [B].
         photograph: every number of ``CIRCUMSTANCES``, float [B].
+        height: in pixels.
+        width: in pixels.
         pixel: side of a pixel in units of half the face's square: 2 / side fills the image with it.
 
     Returns:

@@ -61,6 +61,9 @@ def photograph(
     Args:
         rows: int64 [N].
         population: name of the stream that people and circumstances are drawn from.
+        seed: of the population.
+        height: in pixels.
+        width: in pixels.
         pixel: side of a pixel; 2 / side fills a square with the face.
     """
     count = int(rows.max()) + 1
