@@ -1,23 +1,28 @@
 """The ClientApp: the same for honest and malicious clients. A node's own operator may wrap it in one more mod."""
 
+import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib import import_module
 from typing import Any, cast
 
+import numpy as np
+import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from numpy.typing import NDArray
 
 from clients.clipping import clipping
 from clients.node import Node, node_of
 from clients.secure import secure_aggregation
 from clients.settings import Training
 from clients.training import evaluate, train
+from fedinverse.arrays import is_packed, to_record
 from fedinverse.config import parse
 from fedinverse.errors import ConfigError, StageError
 from fedinverse.machine import keep_freed_memory
-from fedinverse.messages import ARRAYS, CLIENT, METRICS, Instructions, read_instructions, read_model, to_record
+from fedinverse.messages import ARRAYS, CLIENT, METRICS, Instructions, Weights, read_instructions, read_model
 from fedinverse.models import Classifier, build, check_shapes
 from fedinverse.seeds import derive, generator, seeded
 from fedinverse.storage import check_finite, into_module, to_weights
@@ -47,6 +52,33 @@ def _network(name: str, classes: int, width: float) -> Classifier:
     return build(name, classes, width, seed=0)
 
 
+class ReceivedModel:
+    """The model that this process received last.
+
+    Clients of one round that share a process receive the same arrays: they are looked at, and copied from where the
+    server put them, once.
+    """
+
+    def __init__(self) -> None:
+        self._arrays: list[NDArray[Any]] = []
+        self._copies: list[NDArray[Any]] = []
+
+    def weights(self, record: object, most_bytes: int) -> Weights:
+        """Return the arrays of a server's message, all finite; not to be changed. Raises as ``read_model`` does."""
+        weights = read_model(record, most_bytes)
+        arrays = list(weights.values())
+        if len(arrays) == len(self._arrays) and all(map(operator.is_, arrays, self._arrays)):
+            return dict(zip(weights, self._copies, strict=True))
+        check_finite(weights, "the received global model")
+        if not is_packed(record):  # what came from another host is new every time
+            return weights
+        self._arrays, self._copies = arrays, [np.array(array) for array in arrays]
+        return dict(zip(weights, self._copies, strict=True))
+
+
+_received = ReceivedModel()
+
+
 def _receive(message: Message, node: Node) -> tuple[Classifier, Instructions]:
     """Return the network holding the received weights, and what the server asks for.
 
@@ -54,13 +86,18 @@ def _receive(message: Message, node: Node) -> tuple[Classifier, Instructions]:
     """
     instructions = read_instructions(message.content, Training.model_fields)
     node.limits.check_model(instructions.model)
-    weights = read_model(message.content.get(ARRAYS), node.limits.model_bytes)
-    check_finite(weights, "the received global model")
+    weights = _received.weights(message.content.get(ARRAYS), node.limits.model_bytes)
     model = instructions.model, instructions.classes, instructions.width
     _check_shapes(*model, tuple((name, array.shape) for name, array in weights.items()))
     network = _network(*model)
     into_module(network, weights, "the received global model")
     return network, instructions
+
+
+def _place(network: Classifier, device: str) -> Classifier:
+    """Move ``network`` to ``device``, unless it is there: a network of forty tensors takes most of a millisecond."""
+    there = next(network.parameters()).device == torch.device(device)
+    return network if there else network.to(device)
 
 
 @lru_cache(maxsize=2)
@@ -100,7 +137,7 @@ def train_round(message: Message, context: Context) -> Message:
     defence, participant = node.defence(), node.participant()
     pull, number = instructions.proximal_mu, instructions.server_round
     with _named("train", node):
-        network.to(node.device)
+        _place(network, node.device)
         images = node.shard if participant is None else participant.shard(network, node.shard, number)
         result = train(network, images, settings, defence, random, node.device, pull)
     if participant is not None:
@@ -116,7 +153,7 @@ def evaluate_round(message: Message, context: Context) -> Message:
     node = node_of(context)
     network, instructions = _receive(message, node)
     with _named("evaluate", node), seeded(derive(node.seed, "evaluation", instructions.server_round), node.device):
-        loss, accuracy = evaluate(network.to(node.device), node.shard, node.device)
+        loss, accuracy = evaluate(_place(network, node.device), node.shard, node.device)
     metrics = {"num-examples": len(node.shard), "eval-loss": loss, "eval-accuracy": accuracy}
     return _reply(message, node, MetricRecord(metrics))
 

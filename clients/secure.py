@@ -6,8 +6,9 @@ import numpy as np
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from clients.node import node_of
+from fedinverse.arrays import from_record
 from fedinverse.errors import ConfigError, FedInverseError
-from fedinverse.messages import ARRAYS, CONFIG, METRICS, ROUND, SECURE, from_record
+from fedinverse.messages import ARRAYS, CONFIG, METRICS, ROUND, SECURE
 from fedinverse.seeds import derive
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from clients.defences.defence import Defence
 from clients.settings import Training
@@ -96,16 +96,20 @@ def _train(
                 seen += len(rows)
     finally:
         defence.finish(trained)
-    # The last step may have broken the weights after a loss that was still finite. The largest of a tensor says it all,
-    # in a fifth of the time.
-    sent = (total, *(values.detach() for values in (*model.parameters(), *model.buffers()) if values.numel()))
-    if not torch.stack([values.abs().amax().double() for values in sent]).isfinite().all():
+    # The last step may have broken the weights after a loss that was still finite.
+    if not _all_finite([total, *(values.detach() for values in (*model.parameters(), *model.buffers()))]):
         raise TrainingDivergedError(
             f"local training with defence '{defence.name}' diverged (loss {float(total):g}); "
             "lower training.lr or the defence's weights"
         )
     count = max(seen, 1)  # a defence that samples its batches may have drawn none
     return TrainResult(len(shard), float(total) / count, float(right) / count)
+
+
+def _all_finite(tensors: list[Tensor]) -> bool:
+    """Return whether no value is NaN or infinite. A finite sum says so in a tenth of the time; others may overflow."""
+    sums = torch.stack([values.sum().double() for values in tensors])
+    return bool(sums.isfinite().all()) or all(bool(values.isfinite().all()) for values in tensors)
 
 
 def _optimizer(model: nn.Module, settings: Training, proximal_mu: float) -> torch.optim.Optimizer:

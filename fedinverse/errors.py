@@ -23,3 +23,7 @@ class StageError(FedInverseError):
 
 class NameTakenError(FedInverseError, ImportError):
     """A module of another origin bears the name of one of FedInverse's packages; names its file."""
+
+
+class RefusedReplyError(FedInverseError):
+    """A client's reply is not what the schema says; the message is the reason, in words that are safe to print."""

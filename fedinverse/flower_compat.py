@@ -26,7 +26,6 @@ _HOMES: dict[str, tuple[str, str]] = {
     "TaskIdentity": ("flwr.supercore.task_identity", "TaskIdentity"),
     "WorkflowKey": ("flwr.server.workflow.constant", "Key"),
     "WorkflowState": ("flwr.server.workflow.secure_aggregation.secaggplus_workflow", "WorkflowState"),
-    "aggregate_arrayrecords": ("flwr.serverapp.strategy.strategy_utils", "aggregate_arrayrecords"),
     "fitres_to_recorddict": ("flwr.compat.common.recorddict_compat", "fitres_to_recorddict"),
     "ndarrays_to_parameters": ("flwr.common", "ndarrays_to_parameters"),
     "parameters_to_ndarrays": ("flwr.common", "parameters_to_ndarrays"),

@@ -10,19 +10,18 @@ What the server sends is read by ``read_instructions`` and ``read_model``: a hos
 Keys are kebab-case as Flower users expect. Attacker settings never travel in a message, and no seed does.
 """
 
-import io
 import math
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
-from fedinverse.errors import ConfigError, FedInverseError, IntegrityError
+from fedinverse.arrays import decode, opened, size_of
+from fedinverse.errors import ConfigError, IntegrityError, RefusedReplyError
 from fedinverse.words import TEXT, plain
 
 ARRAYS, CONFIG, METRICS, CLIENT = "arrays", "config", "metrics", "client"
@@ -34,7 +33,6 @@ SECURE = "secure-aggregation"  # a train message's record: how updates are weigh
 EXAMPLES, NORM_BIT, PARTITION, ROUND = "num-examples", "norm_bit", "partition", "server-round"
 TRAINED, EVALUATED = ("train-loss", "train-accuracy"), ("eval-loss", "eval-accuracy")
 
-_HEADER = 10_000  # bytes: more than numpy accepts of an array's header
 _LARGEST = 1e30  # a loss beyond it is no figure that anyone reads, and sums of it overflow
 _CLASSES, _ROUNDS = 100_000, 10**6
 _STEPS = 2**31  # how far an integer buffer, BatchNorm's step counter, may move in a round
@@ -55,10 +53,6 @@ Weights = dict[str, NDArray[Any]]
 Shapes = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
 
 
-class RefusedReplyError(FedInverseError):
-    """A client's reply is not what the schema says; the message is the reason, in words that are safe to print."""
-
-
 @dataclass(frozen=True)
 class Update:
     """A client's reply to a train message.
@@ -74,54 +68,6 @@ class Update:
     examples: int
     metrics: dict[str, int | float]
     report: dict[str, str | int | float]
-
-
-class _Known(Array):
-    """An array whose values are at hand: whoever reads them in this process decodes nothing. They cannot be written."""
-
-    __qualname__ = Array.__qualname__  # by which Flower says, in what it sends to another host, what it is
-
-    def __init__(self, values: NDArray[Any], data: bytes) -> None:
-        super().__init__(dtype=str(values.dtype), shape=values.shape, stype="numpy.ndarray", data=data)
-        view = values.view()
-        view.flags.writeable = False
-        self.__dict__["_values"] = view
-
-    def numpy(self) -> NDArray[Any]:
-        """Return the values."""
-        return self.__dict__["_values"]  # type: ignore[no-any-return]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Array, (self.dtype, self.shape, self.stype, self.data or _encoded(self.numpy()))  # for another process
-
-
-def to_record(weights: Mapping[str, NDArray[Any]]) -> ArrayRecord:
-    """Pack named arrays into the record a message carries."""
-    record = ArrayRecord()
-    for name, array in weights.items():
-        record[name] = _Known(array, _encoded(array))
-    return record
-
-
-def unencoded(weights: Mapping[str, NDArray[Any]]) -> ArrayRecord:
-    """Return ``weights`` as a record that stays in this process: strategies read the arrays as they are."""
-    record = ArrayRecord()
-    for name, array in weights.items():
-        record[name] = _Known(array, b"")
-    return record
-
-
-def _encoded(array: NDArray[Any]) -> bytes:
-    """Return ``array`` as one ``.npy`` file, byte for byte what ``np.save`` writes, copied once."""
-    header = io.BytesIO()
-    packed = np.asarray(array, order="C")
-    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(packed))
-    return b"".join((header.getvalue(), packed.reshape(-1).view(np.uint8).data))
-
-
-def from_record(record: ArrayRecord) -> Weights:
-    """Unpack the named arrays of a message of our own or of the server's (npy without pickle)."""
-    return {name: np.asarray(array.numpy()) for name, array in record.items()}
 
 
 def shapes_of(weights: Mapping[str, NDArray[Any]]) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
@@ -186,7 +132,7 @@ def read_instructions(content: RecordDict, training: Collection[str]) -> Instruc
 
 
 def read_model(record: object, most_bytes: int) -> Weights:
-    """Return the arrays of a server's message, after their encoded size, ``most_bytes`` at most, and their headers.
+    """Return the arrays of a server's message, after their size, ``most_bytes`` at most, and their headers.
 
     They are views of the message and cannot be written.
 
@@ -195,22 +141,16 @@ def read_model(record: object, most_bytes: int) -> Weights:
     """
     if not isinstance(record, ArrayRecord):
         raise IntegrityError("the received global model is no record of arrays")
-    size = sum(len(array.data) for array in record.values())
+    size = sum(size_of(array) for array in record.values())
     if size > most_bytes:
         raise IntegrityError(
             f"the received global model has {size / 1e6:.0f} MB, more than this node's operator allows "
             f"({most_bytes / 1e6:.0f} MB; 'max-model-mb' in the node config)"
         )
     try:
-        return {name: _received(array, plain(name, 60)) for name, array in record.items()}
+        return {name: opened(array, name) for name, array in record.items()}
     except RefusedReplyError as error:
         raise IntegrityError(f"the received global model: {error}") from None
-
-
-def _received(array: Array, name: str) -> NDArray[Any]:
-    if array.stype != "numpy.ndarray":
-        raise RefusedReplyError(f"array '{name}' is not in numpy's format")
-    return _opened(array.data, f"array '{name}'")
 
 
 # ---------------------------------------------------------------- what clients answer
@@ -336,71 +276,6 @@ def _array(array: Any, name: str, old: NDArray[Any]) -> NDArray[Any]:
     if name.rsplit(".", maxsplit=1)[-1] == "running_var" and np.any(values < 0):
         raise RefusedReplyError(f"array '{name}' is a variance and holds negative values")
     return values
-
-
-def decode(array: Any, what: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return the values of a Flower array of ``shape`` and of the kind of ``dtype``, as ``dtype``; not to be written.
-
-    Nothing is allocated before the encoded bytes, and what their header says, are known to be of this size.
-
-    Raises:
-        RefusedReplyError: another serialisation, type, shape or size.
-    """
-    if not isinstance(array, Array) or array.stype != "numpy.ndarray" or not isinstance(array.data, bytes):
-        raise RefusedReplyError(f"{what} is not in numpy's format")
-    if tuple(array.shape) != tuple(shape):  # what it says beside its bytes, which somebody else may read
-        raise RefusedReplyError(f"{what} says that its shape is {plain(array.shape, 60)}; {tuple(shape)} is needed")
-    return decode_bytes(array.data, what, shape, dtype)
-
-
-def decode_bytes(data: bytes, what: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """As ``decode``, for the bytes of one ``.npy`` file."""
-    count = math.prod(shape)
-    if len(data) > _HEADER + 8 * count:
-        raise RefusedReplyError(f"{what} has {len(data)} bytes; its {count} values need fewer")
-    values = _opened(data, what)
-    if values.dtype.kind != dtype.kind or values.dtype.itemsize > 8:
-        raise RefusedReplyError(f"{what} holds {plain(values.dtype, 40)}; {dtype} is needed")
-    if values.shape != tuple(shape):
-        raise RefusedReplyError(f"{what} has shape {plain(values.shape, 60)}; {tuple(shape)} is needed")
-    with np.errstate(over="ignore"):
-        return np.asarray(values, dtype, order="C")
-
-
-def _opened(data: bytes, what: str) -> NDArray[Any]:
-    """Return a view of the values in one ``.npy`` file whose header says what is there, and nothing executable."""
-    try:
-        shape, fortran, dtype, start = _header(data[: _header_end(data)])
-    except Exception as error:  # the header is a Python literal of somebody else's: anything may be wrong with it
-        raise RefusedReplyError(f"{what} is no array ({plain(error, 80)})") from None
-    if dtype.kind not in "fiubc" or dtype.names is not None or dtype.subdtype is not None:
-        raise RefusedReplyError(f"{what} holds {plain(dtype, 40)}, no numbers")
-    count = math.prod(shape)
-    if min(shape, default=1) < 0 or len(data) - start != count * dtype.itemsize:
-        raise RefusedReplyError(f"{what} is truncated, or longer than its header says")
-    try:
-        return np.frombuffer(data, dtype, count, start).reshape(shape, order="F" if fortran else "C")
-    except (ValueError, TypeError) as error:  # empty along one axis and endless along another, 70 axes, axes of True
-        raise RefusedReplyError(f"{what} has an impossible shape ({plain(error, 80)})") from None
-
-
-def _header_end(data: bytes) -> int:
-    """Return where the values begin, as the length in the header has it."""
-    size = 2 if data[6:8] == b"\x01\x00" else 4
-    return 8 + size + int.from_bytes(data[8 : 8 + size], "little")
-
-
-@lru_cache(maxsize=512)
-def _header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
-    """Return shape, whether the order is Fortran's, dtype, and where the values begin.
-
-    Every client of every round sends the headers of the same arrays, and reading one takes as long as 100 kB of values.
-    """
-    stream = io.BytesIO(header)
-    version = np.lib.format.read_magic(stream)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(stream)
-    return shape, fortran, dtype, stream.tell()
 
 
 # ---------------------------------------------------------------- what a schema consists of

@@ -7,6 +7,7 @@ import numpy as np
 from flwr.app import ArrayRecord, Message, RecordDict
 from numpy.typing import NDArray
 
+from fedinverse.arrays import size_of
 from fedinverse.messages import read_model
 
 _LARGEST = 16 * 10**9  # bytes of a model that is read: far beyond what is federated, below what fills a disk at once
@@ -22,7 +23,7 @@ def arrays_in(content: RecordDict, record: str = "") -> ArrayRecord | None:
 
 
 def _bytes(record: ArrayRecord) -> int:
-    return sum(len(array.data) for array in record.values())
+    return sum(size_of(array) for array in record.values())
 
 
 def weights_in(record: ArrayRecord, names: Sequence[str] = ()) -> dict[str, NDArray[Any]]:

@@ -38,11 +38,20 @@ def seeded(seed: int, device: str | torch.device = "cpu") -> Iterator[None]:
         device: where the block computes; its generators are seeded too.
     """
     kind = torch.device(device).type
-    # All devices of that kind: ``manual_seed`` seeds them all, and those the block does not use are given back too.
-    devices = range(torch.get_device_module(kind).device_count()) if kind != "cpu" else ()
-    with _GLOBAL, torch.random.fork_rng(devices, device_type=kind if kind != "cpu" else "cuda"):
-        torch.manual_seed(seed)
-        yield
+    with _GLOBAL:
+        if kind == "cpu":
+            # Not ``torch.manual_seed``: where no accelerator is in use, it keeps a traceback for each that might be.
+            before = torch.default_generator.get_state()
+            torch.default_generator.manual_seed(seed)
+            try:
+                yield
+            finally:
+                torch.default_generator.set_state(before)
+            return
+        # All devices of that kind: ``manual_seed`` seeds them all, and those the block does not use are given back too.
+        with torch.random.fork_rng(range(torch.get_device_module(kind).device_count()), device_type=kind):
+            torch.manual_seed(seed)
+            yield
 
 
 @contextmanager

@@ -307,4 +307,4 @@ def into_module(module: torch.nn.Module, weights: Weights, origin: str) -> None:
                     f"{origin}: array '{name}' has shape {tuple(array.shape)}, "
                     f"{type(module).__name__} needs {tuple(tensor.shape)}"
                 )
-            tensor.copy_(torch.from_numpy(np.array(array)))
+            tensor.copy_(torch.from_numpy(array if array.flags.writeable else np.array(array)))

@@ -9,12 +9,13 @@ from flwr.serverapp import Grid, ServerApp
 from numpy.typing import NDArray
 
 from clients.settings import Training
+from fedinverse.arrays import from_record, to_record
 from fedinverse.config import Table, find_config, read_table
 from fedinverse.errors import StageError
 from fedinverse.flower import server_directory, world_of
 from fedinverse.layout import is_control, is_run
 from fedinverse.machine import device_on, keep_freed_memory
-from fedinverse.messages import Instructions, from_record, to_record
+from fedinverse.messages import Instructions
 from fedinverse.private import part_of
 from fedinverse.rounds import AfterRound, Round
 from fedinverse.run import Run, prepare

@@ -12,9 +12,9 @@ from pathlib import Path
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedinverse.errors import IntegrityError, StageError
+from fedinverse.errors import IntegrityError, RefusedReplyError, StageError
 from fedinverse.layout import RunFiles
-from fedinverse.messages import WHO_QUERY, RefusedReplyError, read_partition
+from fedinverse.messages import WHO_QUERY, read_partition
 from fedinverse.storage import read_json
 from fedinverse.words import plain
 

@@ -23,24 +23,22 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
-from fedinverse.flower_compat import aggregate_arrayrecords
+from fedinverse.arrays import from_record, to_record
+from fedinverse.errors import RefusedReplyError
 from fedinverse.messages import (
     ARRAYS,
     CLIPPING,
     CONFIG,
     EXAMPLES,
     METRICS,
-    RefusedReplyError,
     Update,
     Weights,
-    from_record,
     read_evaluation,
     read_update,
-    to_record,
-    unencoded,
 )
 from fedinverse.storage import check_finite
 from fedinverse.words import plain
+from strategies.averaging import weighted_mean
 from strategies.central_privacy import Private
 from strategies.client_reports import ClientReports
 from strategies.grids import ChosenNodes
@@ -103,7 +101,7 @@ class Audited:
         self._before = from_record(arrays)
         chosen = ChosenNodes(grid, self._selection.train(current))
         aggregated, _ = self._parted(self._before)
-        messages = list(super().configure_train(current, unencoded(aggregated), config, chosen))  # type: ignore[misc]
+        messages = list(super().configure_train(current, to_record(aggregated), config, chosen))  # type: ignore[misc]
         for message in messages:
             message.content[ARRAYS] = arrays
             self._adaptive = message.content[CONFIG].get(CLIPPING) == "adaptive"
@@ -192,12 +190,12 @@ class Audited:
         for partition, update in updates.items():
             through, past = self._parted(update.weights)
             metrics = MetricRecord(dict(update.metrics))
-            passed.append(self._weighed(replies[partition], RecordDict({ARRAYS: unencoded(through), METRICS: metrics})))
-            kept.append(RecordDict({ARRAYS: unencoded(past), METRICS: metrics}))
+            passed.append(self._weighed(replies[partition], RecordDict({ARRAYS: to_record(through), METRICS: metrics})))
+            kept.append(RecordDict({ARRAYS: to_record(past), METRICS: metrics}))
         arrays, metrics = super().aggregate_train(current, passed)  # type: ignore[misc]
         if arrays is None:
             raise RefusedReplyError("the strategy needs more of them")
-        both = {**arrays, **aggregate_arrayrecords(kept, self.weighted_by)}
+        both = {**arrays, **weighted_mean(kept, self.weighted_by)}
         return {name: _as_dtype(both[name].numpy(), old.dtype) for name, old in self._before.items()}, metrics
 
     def _read(

@@ -10,6 +10,7 @@ from flwr.serverapp import strategy as flower
 from fedinverse.errors import ConfigError
 from fedinverse.registry import Registry
 from strategies.audited import EQUAL_WEIGHT, Audited
+from strategies.averaging import Averaging
 from strategies.central_privacy import wrapper, wrapper_options
 from strategies.settings import Aggregation
 
@@ -108,7 +109,8 @@ def make_strategy(settings: Aggregation, clients: int, seed: int, origin: str) -
     }
     chosen = rule.strategy
     if settings.privacy.kind == "none":
-        audited = type(f"Audited{chosen.__name__}", (Audited, chosen), marks)
+        bases = (Audited, Averaging) if chosen is flower.FedAvg else (Audited, chosen, Averaging)
+        audited = type(f"Audited{chosen.__name__}", bases, marks)
         strategy = _built(lambda: audited(**options), f"'federation.options' does not suit strategy '{name}'", origin)
         _check_count(name, strategy, participants, origin)
         return cast(Strategy, strategy)

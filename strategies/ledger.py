@@ -10,7 +10,8 @@ from pathlib import Path
 
 from flwr.app import Message
 
-from fedinverse.messages import ARRAYS, from_record
+from fedinverse.arrays import from_record
+from fedinverse.messages import ARRAYS
 from fedinverse.records import LedgerLine, append_lines
 from fedinverse.storage import weights_sha256
 

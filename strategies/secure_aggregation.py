@@ -20,8 +20,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MessageTy
 from flwr.serverapp import Grid
 from pydantic import Field, model_validator
 
+from fedinverse.arrays import from_record
 from fedinverse.config import Section
-from fedinverse.messages import ARRAYS, CLIENT, CONFIG, METRICS, SECURE, Weights, from_record
+from fedinverse.messages import ARRAYS, CLIENT, CONFIG, METRICS, SECURE, Weights
 from fedinverse.words import plain
 from strategies.grids import PassingGrid
 from strategies.secure_replies import SecureReplies, maskable

@@ -13,8 +13,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
 
+from fedinverse.arrays import decode_bytes
+from fedinverse.errors import RefusedReplyError
 from fedinverse.flower_compat import ErrorCode
-from fedinverse.messages import CLIENT, METRICS, RefusedReplyError, Weights, decode_bytes
+from fedinverse.messages import CLIENT, METRICS, Weights
 from fedinverse.words import plain
 
 log = logging.getLogger("fedinverse.server")

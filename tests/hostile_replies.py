@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
-from fedinverse.messages import ARRAYS, CLIENT, METRICS, from_record, to_record
+from fedinverse.arrays import from_record, to_record
+from fedinverse.messages import ARRAYS, CLIENT, METRICS
 
 Change = Callable[[RecordDict], RecordDict]
 NAN, INF = math.nan, math.inf

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
-from fedinverse.messages import ARRAYS, CLIENT, CONFIG, METRICS, from_record, to_record
+from fedinverse.arrays import from_record, to_record
+from fedinverse.messages import ARRAYS, CLIENT, CONFIG, METRICS
 from fedinverse.run import Run, prepare
 from fedinverse.storage import load_weights
 from pipeline.engines import run_federation

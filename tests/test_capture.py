@@ -11,8 +11,9 @@ from attacker.capture import capture
 from attacker.schedule import captured, due
 from attacker.settings import Attacker
 from clients.node import node_of
+from fedinverse.arrays import to_record
 from fedinverse.errors import ConfigError, StageError
-from fedinverse.messages import ARRAYS, CONFIG, to_record
+from fedinverse.messages import ARRAYS, CONFIG
 from fedinverse.shard import Shard
 from fedinverse.storage import load_weights, read_jsonl
 

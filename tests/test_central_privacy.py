@@ -23,7 +23,8 @@ from strategy_rounds import (
 
 from clients.defences import make_defence
 from fedinverse.accounting import composed_epsilon
-from fedinverse.messages import ARRAYS, CLIENT, METRICS, Update, to_record
+from fedinverse.arrays import to_record
+from fedinverse.messages import ARRAYS, CLIENT, METRICS, Update
 from fedinverse.storage import read_json, read_jsonl
 from report.participants import what_clients_said
 from strategies.client_reports import ClientReports

@@ -8,7 +8,8 @@ import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from attacker.capture import capture
-from fedinverse.messages import ARRAYS, CONFIG, to_record
+from fedinverse.arrays import to_record
+from fedinverse.messages import ARRAYS, CONFIG
 from fedinverse.storage import load_weights, read_jsonl
 
 

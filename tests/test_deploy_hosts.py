@@ -19,7 +19,7 @@ from deploy_federation import WAIT, WORLD, processes_of, until
 from deploy_networks import Namespaces, Relays
 
 from attacker.worker import Plan
-from fedinverse.messages import to_record
+from fedinverse.arrays import to_record
 from fedinverse.models import build
 from fedinverse.run import Run
 from fedinverse.storage import read_json, read_jsonl, to_weights

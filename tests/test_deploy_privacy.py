@@ -20,7 +20,8 @@ from flwr.app import Message
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from numpy.typing import NDArray
 
-from fedinverse.messages import ARRAYS, from_record
+from fedinverse.arrays import from_record
+from fedinverse.messages import ARRAYS
 from fedinverse.run import Run, prepare
 from fedinverse.storage import load_weights, read_json, read_jsonl
 from pipeline.deploy.parties import server_run

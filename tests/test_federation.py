@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
+from fedinverse.arrays import to_record
 from fedinverse.errors import IntegrityError, StageError
 from fedinverse.flower import DEVICE, RUN_DIR, WORLD
 from fedinverse.layout import WITH_VICTIM, WORLDS
-from fedinverse.messages import ARRAYS, CLIENT, METRICS, to_record
+from fedinverse.messages import ARRAYS, CLIENT, METRICS
 from fedinverse.rounds import Round
 from fedinverse.run import Run, prepare
 from fedinverse.storage import load_weights, read_jsonl

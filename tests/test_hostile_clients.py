@@ -13,14 +13,16 @@ from hostile_replies import EQUAL, EVALUATE, TRAIN, WHO, Change, npy_header
 from strategy_rounds import Load, federated, hashes
 
 from fedinverse.accounting import composed_epsilon
-from fedinverse.errors import ConfigError, IntegrityError, StageError
-from fedinverse.messages import CLIENT, RefusedReplyError, decode_bytes, read_model, read_report
+from fedinverse.arrays import decode_bytes
+from fedinverse.errors import ConfigError, IntegrityError, RefusedReplyError, StageError
+from fedinverse.messages import CLIENT, read_model, read_report
 from fedinverse.run import Run
 from fedinverse.storage import read_jsonl, write_json
 from fedinverse.words import plain
 from pipeline.engines.local import LocalGrid
 from pipeline.engines.simulated import SimulatedGrid
 from server.roll_call import known_nodes
+from strategies.averaging import Averaging
 from strategies.outliers import far_off, length
 
 HOSTILE = 2  # its partition
@@ -183,12 +185,10 @@ def test_an_update_far_longer_than_the_others_is_refused_and_the_limit_is_the_se
 def test_an_aggregate_that_cannot_be_made_leaves_the_model_as_it_was(
     tiny: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from flwr.serverapp.strategy import FedAvg
-
     def explode(*_: Any) -> Any:
         raise ArithmeticError("overflow")
 
-    monkeypatch.setattr(FedAvg, "aggregate_train", explode)
+    monkeypatch.setattr(Averaging, "aggregate_train", explode)
     run = federated(tiny(federation={"rounds": 1, "fraction_train": 1.0}), tmp_path / "run")
     before, after = hashes(run)
     assert before == after

@@ -17,9 +17,10 @@ from attacker.capture import capture
 from clients.app import evaluate_round, train_round
 from clients.node import client_seed, node_of
 from clients.settings import Training
+from fedinverse.arrays import to_record
 from fedinverse.errors import ConfigError, FedInverseError, StageError
 from fedinverse.flower import DEVICE, RUN_DIR, WORLD, client_directory, world_of
-from fedinverse.messages import ARRAYS, CONFIG, Instructions, to_record
+from fedinverse.messages import ARRAYS, CONFIG, Instructions
 from fedinverse.models import build
 from fedinverse.storage import save_array, to_weights
 from pipeline.engines.settings import Engine

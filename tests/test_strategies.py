@@ -23,8 +23,9 @@ from strategy_rounds import (
     update,
 )
 
+from fedinverse.arrays import from_record, to_record
 from fedinverse.errors import ConfigError, IntegrityError
-from fedinverse.messages import ARRAYS, CLIENT, METRICS, from_record, to_record
+from fedinverse.messages import ARRAYS, CLIENT, METRICS
 from strategies import load_state_dict, state_dict, strategy_names
 
 WIDE = {"one": np.zeros((2, 3), np.float32), "other": np.full(3, 5, np.float32)}

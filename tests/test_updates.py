@@ -33,11 +33,12 @@ from auditor.verdict import read_verdict
 from clients.defences import make_defence
 from clients.settings import Training
 from clients.training import train
+from fedinverse.arrays import to_record
 from fedinverse.client_data import shard_of
 from fedinverse.data.source import unit
 from fedinverse.errors import ConfigError, FedInverseError, IntegrityError, StageError
 from fedinverse.layout import WITH_VICTIM, spools_of
-from fedinverse.messages import ARRAYS, CONFIG, to_record
+from fedinverse.messages import ARRAYS, CONFIG
 from fedinverse.models.classifier import Classifier, Features
 from fedinverse.private import part_of
 from fedinverse.run import Run, prepare

@@ -12,8 +12,8 @@ from flwr.app import ArrayRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid
 
 from attacker.spool import Spool
+from fedinverse.arrays import to_record
 from fedinverse.flower_compat import ErrorCode
-from fedinverse.messages import to_record
 from fedinverse.received import arrays_in, is_training, model_round, names_round_zero, trained, weights_in
 from fedinverse.records import LedgerLine, ModelFile, append_lines, write_record
 from fedinverse.storage import save_weights, weights_sha256
