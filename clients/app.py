@@ -7,11 +7,11 @@ from functools import lru_cache
 from importlib import import_module
 from typing import Any, cast
 
-import numpy as np
 import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
+from torch import Tensor
 
 from clients.clipping import clipping
 from clients.node import Node, node_of
@@ -55,25 +55,34 @@ def _network(name: str, classes: int, width: float) -> Classifier:
 class ReceivedModel:
     """The model that this process received last.
 
-    Clients of one round that share a process receive the same arrays: they are looked at, and copied from where the
-    server put them, once.
+    Clients of one round that share a process receive the same arrays: they are looked at, and laid out as a network
+    keeps them, once.
     """
 
     def __init__(self) -> None:
+        self._network: Classifier | None = None
+        self._names: list[str] = []
         self._arrays: list[NDArray[Any]] = []
-        self._copies: list[NDArray[Any]] = []
+        self._state: list[Tensor] = []
 
-    def weights(self, record: object, most_bytes: int) -> Weights:
-        """Return the arrays of a server's message, all finite; not to be changed. Raises as ``read_model`` does."""
-        weights = read_model(record, most_bytes)
-        arrays = list(weights.values())
-        if len(arrays) == len(self._arrays) and all(map(operator.is_, arrays, self._arrays)):
-            return dict(zip(weights, self._copies, strict=True))
-        check_finite(weights, "the received global model")
-        if not is_packed(record):  # what came from another host is new every time
-            return weights
-        self._arrays, self._copies = arrays, [np.array(array) for array in arrays]
-        return dict(zip(weights, self._copies, strict=True))
+    def into(self, network: Classifier, record: object, weights: Weights) -> None:
+        """Copy ``weights``, which ``record`` holds, into ``network``.
+
+        Raises:
+            IntegrityError: they are not this network's, or not finite.
+        """
+        names, arrays = list(weights), list(weights.values())
+        same = network is self._network and names == self._names and all(map(operator.is_, arrays, self._arrays))
+        if not same:
+            check_finite(weights, "the received global model")
+            into_module(network, weights, "the received global model")
+        state = list(network.state_dict().values())
+        if same:
+            for tensor, kept in zip(state, self._state, strict=True):
+                tensor.copy_(kept)
+        elif is_packed(record):  # what came from another host is new every time
+            self._network, self._names, self._arrays = network, names, arrays
+            self._state = [tensor.clone() for tensor in state]
 
 
 _received = ReceivedModel()
@@ -86,11 +95,12 @@ def _receive(message: Message, node: Node) -> tuple[Classifier, Instructions]:
     """
     instructions = read_instructions(message.content, Training.model_fields)
     node.limits.check_model(instructions.model)
-    weights = _received.weights(message.content.get(ARRAYS), node.limits.model_bytes)
+    record = message.content.get(ARRAYS)
+    weights = read_model(record, node.limits.model_bytes)
     model = instructions.model, instructions.classes, instructions.width
     _check_shapes(*model, tuple((name, array.shape) for name, array in weights.items()))
     network = _network(*model)
-    into_module(network, weights, "the received global model")
+    _received.into(network, record, weights)
     return network, instructions
 
 

@@ -20,7 +20,7 @@ from fedinverse.private import part_of
 from fedinverse.rounds import AfterRound, Round
 from fedinverse.run import Run, prepare
 from fedinverse.split import holdings
-from fedinverse.storage import check_finite, into_module, to_weights
+from fedinverse.storage import into_module, to_weights
 from server.checkpoints import latest_round, save_round
 from server.one_by_one import OneByOne
 from server.roll_call import known_nodes, roll_call
@@ -82,7 +82,6 @@ def _federate(grid: Grid, context: Context, callbacks: Sequence[AfterRound], han
         if server_round <= done:  # resumed: this model is stored already
             return None
         received = from_record(arrays)
-        check_finite(received, f"the global model of round {server_round}")
         state = state_dict(strategy)  # the next round changes it
 
         def finish() -> MetricRecord:

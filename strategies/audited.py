@@ -186,17 +186,18 @@ class Audited:
     def _aggregate(
         self, current: int, replies: Mapping[int, Message], updates: Mapping[int, Update]
     ) -> tuple[Weights, MetricRecord | None]:
-        passed, kept = [], []
+        passed, kept, counts = [], [], []
         for partition, update in updates.items():
             through, past = self._parted(update.weights)
-            metrics = MetricRecord(dict(update.metrics))
-            passed.append(self._weighed(replies[partition], RecordDict({ARRAYS: to_record(through), METRICS: metrics})))
-            kept.append(RecordDict({ARRAYS: to_record(past), METRICS: metrics}))
+            content = RecordDict({ARRAYS: to_record(through), METRICS: MetricRecord(dict(update.metrics))})
+            passed.append(self._weighed(replies[partition], content))
+            kept.append(past)
+            counts.append(float(content[METRICS][self.weighted_by]))
         arrays, metrics = super().aggregate_train(current, passed)  # type: ignore[misc]
         if arrays is None:
             raise RefusedReplyError("the strategy needs more of them")
-        both = {**arrays, **weighted_mean(kept, self.weighted_by)}
-        return {name: _as_dtype(both[name].numpy(), old.dtype) for name, old in self._before.items()}, metrics
+        both = {**from_record(arrays), **weighted_mean(kept, counts)}
+        return {name: _as_dtype(both[name], old.dtype) for name, old in self._before.items()}, metrics
 
     def _read(
         self,

@@ -5,15 +5,15 @@ of an array that fits a processor's cache is taken from all updates before the n
 products and sums of the same numbers, in the same order.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Message, MetricRecord
 from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
 
-from fedinverse.arrays import to_record
+from fedinverse.arrays import from_record, to_record
 
 _PIECE = 1 << 16  # values: of two updates and their sum, 0.75 MB
 
@@ -29,16 +29,17 @@ class Averaging(FedAvg):
         if not valid:
             return None, None
         contents = [message.content for message in valid]
-        return weighted_mean(contents, self.weighted_by_key), self.train_metrics_aggr_fn(contents, self.weighted_by_key)
+        counts = [float(next(iter(content.metric_records.values()))[self.weighted_by_key]) for content in contents]
+        weights = [from_record(next(iter(content.array_records.values()))) for content in contents]
+        arrays = to_record(weighted_mean(weights, counts))
+        return arrays, self.train_metrics_aggr_fn(contents, self.weighted_by_key)
 
 
-def weighted_mean(contents: Sequence[RecordDict], weighted_by: str) -> ArrayRecord:
-    """Return the mean of the arrays of ``contents``, each weighted by its metric ``weighted_by``."""
-    counts = [float(next(iter(content.metric_records.values()))[weighted_by]) for content in contents]
+def weighted_mean(weights: Sequence[Mapping[str, NDArray[Any]]], counts: Sequence[float]) -> dict[str, NDArray[Any]]:
+    """Return the mean of ``weights``, which have the same names and shapes, each weighted by its count."""
     total = sum(counts)
     shares = [count / total for count in counts]
-    records = [next(iter(content.array_records.values())) for content in contents]
-    return to_record({name: _mean([record[name].numpy() for record in records], shares) for name in records[0]})
+    return {name: _mean([arrays[name] for arrays in weights], shares) for name in weights[0]}
 
 
 def _mean(arrays: Sequence[NDArray[Any]], shares: Sequence[float]) -> NDArray[Any]:

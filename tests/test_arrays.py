@@ -6,14 +6,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clients.app import ReceivedModel
-from fedinverse.arrays import PackedArray, decode, is_packed, opened, size_of, to_record
+from fedinverse.arrays import PackedArray, decode, from_record, is_packed, opened, size_of, to_record
 from fedinverse.errors import IntegrityError, RefusedReplyError
+from fedinverse.messages import read_model
+from fedinverse.models import build
+from fedinverse.storage import check_finite, to_weights, weights_sha256
 from strategies.averaging import weighted_mean
 
 WEIGHTS = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "steps": np.array(3, np.int64)}
@@ -74,19 +78,31 @@ def test_text_is_no_number_whoever_packed_it() -> None:
         opened(PackedArray(np.array(["a", "b"])), "w")
 
 
-def test_a_model_is_looked_at_once_and_the_next_one_again() -> None:
-    received = ReceivedModel()
-    first, second = to_record(WEIGHTS), to_record(WEIGHTS | {"w": np.full((2, 3), 7, np.float32)})
-    copies = received.weights(first, 1000)
-    assert received.weights(first, 1000)["w"] is copies["w"]
-    np.testing.assert_array_equal(received.weights(second, 1000)["w"], np.full((2, 3), 7))
-    np.testing.assert_array_equal(received.weights(first, 1000)["w"], WEIGHTS["w"])
-    with pytest.raises(IntegrityError, match="max-model-mb"):
-        received.weights(first, 10)
-    with pytest.raises(IntegrityError, match="'w' holds NaN"):
-        received.weights(to_record({"w": np.full(2, np.nan, np.float32)}), 1000)
-    encoded = ArrayRecord({"w": Array(WEIGHTS["w"])})
-    assert received.weights(encoded, 1000)["w"] is not received.weights(encoded, 1000)["w"]
+def test_a_model_is_looked_at_once_and_the_next_one_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[str] = []
+    monkeypatch.setattr("clients.app.check_finite", lambda weights, _: looks.append("") or check_finite(weights, "it"))
+    network, received = build("lenet5", 10, 0.25, seed=0), ReceivedModel()
+    first = to_weights(network)
+    second = {name: array + 1 for name, array in first.items()}
+
+    def loaded(record: ArrayRecord) -> dict[str, Any]:
+        with torch.no_grad():
+            next(network.parameters()).fill_(9)  # a client has trained it
+        received.into(network, record, read_model(record, 10**9))
+        return to_weights(network)
+
+    records = to_record(first), to_record(second), ArrayRecord({name: Array(array) for name, array in first.items()})
+    for record, weights, times in zip(
+        [records[0], records[0], records[1], records[0], records[2], records[2]],
+        [first, first, second, first, first, first],
+        [1, 1, 2, 3, 4, 5],
+        strict=True,
+    ):
+        assert weights_sha256(loaded(record)) == weights_sha256(weights)
+        assert len(looks) == times
+    broken = first | {"head.bias": np.full_like(first["head.bias"], np.nan)}
+    with pytest.raises(IntegrityError, match="holds NaN"):
+        loaded(to_record(broken))
 
 
 @settings(max_examples=20, deadline=None)
@@ -109,8 +125,9 @@ def test_the_mean_is_flowers_bit_for_bit(counts: list[int], size: int, seed: int
         )
         for count in counts
     ]
-    ours, flowers = weighted_mean(contents, "num-examples"), aggregate_arrayrecords(contents, "num-examples")
+    ours = weighted_mean([from_record(content["arrays"]) for content in contents], counts)
+    flowers = from_record(aggregate_arrayrecords(contents, "num-examples"))
     assert list(ours) == list(flowers)
     for name in ours:
-        assert ours[name].numpy().tobytes() == flowers[name].numpy().tobytes()
+        assert ours[name].tobytes() == flowers[name].tobytes()
         assert (ours[name].dtype, ours[name].shape) == (flowers[name].dtype, flowers[name].shape)

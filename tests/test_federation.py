@@ -19,6 +19,7 @@ from fedinverse.run import Run, prepare
 from fedinverse.storage import load_weights, read_jsonl
 from pipeline.engines import run_federation, session_of
 from pipeline.engines.local import LocalGrid
+from pipeline.engines.parcels import SHARED_MEMORY
 from pipeline.experiment import resolved
 from pipeline.stages.federate import federate
 from server.roll_call import roll_call
@@ -63,10 +64,14 @@ def test_worlds_side_by_side_on_the_same_actors_give_the_models_of_one_after_the
                 from ray._private import worker  # not before the engine set Ray's environment
 
                 assert worker._global_node.all_processes.keys() == {"gcs_server", "raylet"}  # and no watchers
+                prefix = Path(session.prefix)
+                assert prefix.parent == SHARED_MEMORY  # by which the models went
+                assert len(list(SHARED_MEMORY.glob(f"{prefix.name}-*"))) <= len(WORLDS)  # their last models
     for world in WORLDS:
         local, ray = ([line.sha256 for line in runs[kind].recorded_rounds(world)] for kind in ("local", "ray"))
         assert local == ray
         assert len(ray) == 3
+    assert not list(SHARED_MEMORY.glob(f"{prefix.name}-*"))
 
 
 def test_an_error_in_one_world_stops_those_beside_it(tiny: Load, tmp_path: Path) -> None:

@@ -14,34 +14,44 @@ from clients.app import app
 from fedinverse.flower_compat import ErrorCode
 from fedinverse.messages import ARRAYS
 from fedinverse.profiling import leave
+from pipeline.engines.parcels import Parcel, pack
 from pipeline.engines.simulated import error_reply, explain
+
+Sent = Parcel | list[Any]
+"""Arrays on their way to a process of this machine, or of another: an object of Ray's, in a list to stay one."""
 
 
 class ClientProcess:
-    """Answers messages, one at a time; with ``profile``, under cProfile."""
+    """Answers messages, one at a time; with ``profile``, under cProfile.
 
-    def __init__(self, *, profile: bool) -> None:
+    What it answers with is in files whose names begin with ``prefix``; empty: in no file.
+    """
+
+    def __init__(self, *, profile: bool, prefix: str) -> None:
         torch.set_num_threads(1)
         logging.getLogger("flwr").setLevel(logging.ERROR)
-        self._broadcast: tuple[Any, ArrayRecord | None] = (None, None)
+        self._prefix = prefix
+        self._broadcast: tuple[Sent, ArrayRecord] | None = None
         self._profiler = cProfile.Profile() if profile else None
 
-    def handle(self, message: Message, broadcast: list[Any], context: Context) -> tuple[Message, RecordDict]:
-        """Answer ``message``, whose arrays are the object ``broadcast[0]``; return the reply and the node's state."""
+    def handle(self, message: Message, arrays: Sent | None, context: Context) -> Parcel:
+        """Answer ``message``, whose arrays come apart from it; return the reply and the node's state."""
         with self._profiler or nullcontext():
-            return self._handle(message, broadcast, context)
+            return pack(self._handle(message, arrays, context), self._prefix)
 
-    def _handle(self, message: Message, broadcast: list[Any], context: Context) -> tuple[Message, RecordDict]:
-        if broadcast:
-            if self._broadcast[0] != broadcast[0]:  # the first message of a round fetches the model for all of them
-                self._broadcast = (broadcast[0], ray.get(broadcast[0]))
-            arrays = self._broadcast[1]
-            assert arrays is not None
-            message.content = RecordDict({**message.content, ARRAYS: arrays})
+    def _handle(self, message: Message, arrays: Sent | None, context: Context) -> tuple[Message, RecordDict]:
+        if arrays is not None:
+            message.content = RecordDict({**message.content, ARRAYS: self._fetch(arrays)})
         try:
             return app(message, context), context.state
         except Exception as error:
             return error_reply(message, ErrorCode.CLIENT_APP_RAISED_EXCEPTION, explain(error)), context.state
+
+    def _fetch(self, sent: Sent) -> ArrayRecord:
+        """Return the arrays that were ``sent``: the first call of a round fetches the model for all of them."""
+        if self._broadcast is None or self._broadcast[0] != sent:
+            self._broadcast = (sent, sent.open() if isinstance(sent, Parcel) else ray.get(sent[0]))
+        return self._broadcast[1]
 
     def leave_profile(self, directory: Path) -> None:
         """Write what this process spent its time on while it answered messages."""

@@ -1,4 +1,4 @@
-"""The ``ray`` engine: Ray actors hold the ClientApp; the global model goes into the object store once per round.
+"""The ``ray`` engine: Ray actors hold the ClientApp; arrays go to and fro in shared memory, the global model once.
 
 Against Flower's own Ray backend: no polling, no serialisation of the model per client, an actor that dies is restarted
 and its message sent again, and the largest shards start first so that no round ends waiting for one client.
@@ -6,13 +6,15 @@ and its message sent again, and the largest shards start first so that no round 
 
 import logging
 import math
+import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import ray
-from flwr.app import Message, RecordDict
+from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.serverapp import ServerApp
 
 from fedinverse.flower_compat import ErrorCode
@@ -20,6 +22,8 @@ from fedinverse.layout import World
 from fedinverse.messages import ARRAYS
 from fedinverse.run import Run
 from fedinverse.split import holdings
+from pipeline.engines.client_process import Sent
+from pipeline.engines.parcels import Parcel, pack
 from pipeline.engines.ray_session import RaySession
 from pipeline.engines.simulated import SimulatedGrid, context_of, error_reply, explain
 
@@ -34,9 +38,33 @@ class _Sent:
     """A message in flight."""
 
     message: Message
-    broadcast: list[Any]
+    arrays: Sent | None
     tries: int = 1
     actor: int = field(default=-1)
+
+
+class _Stored:
+    """Which records lie where the actors can read them: each once, for all who are sent it."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix, self._lock = prefix, threading.Lock()
+        self._places: dict[int, tuple[ArrayRecord, Sent]] = {}  # by id, which a record that is held keeps
+
+    def place(self, record: ArrayRecord) -> Sent:
+        """Return where ``record`` is, which must not change; it is put there if it is not."""
+        with self._lock:
+            if id(record) not in self._places:
+                self._places[id(record)] = record, pack(record, self._prefix) if self._prefix else [ray.put(record)]
+            return self._places[id(record)][1]
+
+    def keep(self, records: Sequence[ArrayRecord]) -> None:
+        """Let go of all but ``records``."""
+        kept = set(map(id, records))
+        with self._lock:
+            gone = [self._places.pop(key)[1] for key in self._places.keys() - kept]
+        for place in gone:
+            if isinstance(place, Parcel):
+                place.drop()
 
 
 class RayGrid(SimulatedGrid):
@@ -45,6 +73,7 @@ class RayGrid(SimulatedGrid):
     def __init__(self, run: Run, world: World, session: RaySession) -> None:
         super().__init__(run, world, session.engine.device)
         self._session, self._actors = session, session.actors
+        self._stored = _Stored(session.prefix)
         self._restarting = {reference: number for number, reference in session.restarting.items()}
         held = holdings(run.split, run.population.clients, len(run.class_names)).sum(1)
         self._size = {partition + 1: int(images) for partition, images in enumerate(held)}
@@ -52,8 +81,8 @@ class RayGrid(SimulatedGrid):
     def answer(self, messages: list[Message], timeout: float | None) -> list[Message]:
         """Answer ``messages`` on the actors; what is not answered in time is left out and its actor restarted."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        stored: dict[int, Any] = {}
-        waiting = [_Sent(message, self._store(message, stored)) for message in messages]
+        waiting = [_Sent(message, self._arrays_of(message)) for message in messages]
+        self._stored.keep([message.content[ARRAYS] for message in messages if ARRAYS in message.content])
         waiting.sort(key=lambda sent: self._size[sent.message.metadata.dst_node_id])
         queues = dict.fromkeys(range(len(self._actors)), 0.0)
         queues |= dict.fromkeys(self._restarting.values(), math.inf)
@@ -91,14 +120,9 @@ class RayGrid(SimulatedGrid):
             except ray.exceptions.RayError as error:
                 log.warning("an actor left no profile: %s", explain(error))
 
-    def _store(self, message: Message, stored: dict[int, Any]) -> list[Any]:
-        """Put the arrays of ``message`` into the object store, each distinct record once."""
-        if ARRAYS not in message.content:
-            return []
-        record = message.content[ARRAYS]
-        if id(record) not in stored:
-            stored[id(record)] = ray.put(record)
-        return [stored[id(record)]]
+    def _arrays_of(self, message: Message) -> Sent | None:
+        """Return where the arrays of ``message`` are; None: it has none."""
+        return self._stored.place(message.content[ARRAYS]) if ARRAYS in message.content else None
 
     def _send(self, sent: _Sent, queues: dict[int, float], flying: dict[Any, _Sent]) -> None:
         sent.actor = min(queues, key=queues.__getitem__)
@@ -106,7 +130,7 @@ class RayGrid(SimulatedGrid):
         light = RecordDict({key: value for key, value in sent.message.content.items() if key != ARRAYS})
         message = Message(light, metadata=sent.message.metadata)
         context = self.contexts[sent.message.metadata.dst_node_id]
-        flying[self._actors[sent.actor].handle.remote(message, sent.broadcast, context)] = sent
+        flying[self._actors[sent.actor].handle.remote(message, sent.arrays, context)] = sent
 
     def _await_restart(self, number: int, queues: dict[int, float]) -> None:
         """Send nothing to an actor that restarts: Ray would refuse it at once, and a message has only so many tries."""
@@ -119,7 +143,7 @@ class RayGrid(SimulatedGrid):
         """Return the reply; None when the actor died and the message waits to be sent again."""
         node = sent.message.metadata.dst_node_id
         try:
-            reply, state = ray.get(reference)
+            parcel: Parcel = ray.get(reference)
         except ray.exceptions.RayError as error:
             self._await_restart(sent.actor, queues)
             failed = isinstance(error, ray.exceptions.RayTaskError)  # it lives, and what it raised is the cause
@@ -130,7 +154,9 @@ class RayGrid(SimulatedGrid):
                 waiting.append(sent)
                 return None
             return error_reply(sent.message, ErrorCode.UNKNOWN, f"its actor {what} {_TRIES} times: {explain(cause)}")
-        self.contexts[node].state = state
+        reply: Message
+        reply, self.contexts[node].state = parcel.open()
+        parcel.drop()
         if reply.has_error():
             log.warning("client %d failed: %s", node - 1, reply.error.reason)
         return reply

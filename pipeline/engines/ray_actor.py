@@ -4,31 +4,34 @@ Nothing of a client is imported with this file, so that Ray starts before PyTorc
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import ray
 
 if TYPE_CHECKING:
-    from flwr.app import Context, Message, RecordDict
+    from flwr.app import Context, Message
+
+    from pipeline.engines.client_process import Sent
+    from pipeline.engines.parcels import Parcel
 
 
 @ray.remote
 class ClientActor:
     """A ``ClientProcess``."""
 
-    def __init__(self, profile: bool) -> None:
+    def __init__(self, profile: bool, prefix: str) -> None:
         from pipeline.engines.client_process import ClientProcess
 
-        self._process = ClientProcess(profile=profile)
+        self._process = ClientProcess(profile=profile, prefix=prefix)
 
     @ray.method(max_task_retries=-1)
     def ready(self) -> bool:
         """Return True once the imports are done, after as many restarts as it takes."""
         return True
 
-    def handle(self, message: "Message", broadcast: list[Any], context: "Context") -> "tuple[Message, RecordDict]":
+    def handle(self, message: "Message", arrays: "Sent | None", context: "Context") -> "Parcel":
         """See ``ClientProcess.handle``."""
-        return self._process.handle(message, broadcast, context)
+        return self._process.handle(message, arrays, context)
 
     def leave_profile(self, directory: Path) -> None:
         """See ``ClientProcess.leave_profile``."""

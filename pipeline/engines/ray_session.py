@@ -14,6 +14,7 @@ from fedinverse.errors import ConfigError, StageError
 from fedinverse.folders import absolute
 from fedinverse.registry import search_path
 from pipeline.engines.environment import environment
+from pipeline.engines.parcels import new_prefix, sweep
 from pipeline.engines.ray_actor import ClientActor
 from pipeline.engines.ray_processes import no_watchers
 from pipeline.engines.settings import Engine
@@ -30,12 +31,14 @@ class RaySession:
         profile: whether actors run under cProfile.
         actors: the processes that answer messages, once Ray is there.
         restarting: number of an actor that was restarted -> what it answers when it is back.
+        prefix: what the files begin with in which arrays go to and from actors; empty: Ray carries them.
     """
 
     def __init__(self, engine: Engine, *, profile: bool = False) -> None:
         self.engine, self.profile = engine, profile
         self.actors: list[Any] = []
         self.restarting: dict[int, Any] = {}
+        self.prefix = "" if engine.address else new_prefix()
         self._ready = False
         self._stopped = threading.Event()
         # Linux kills Ray's processes when the thread that started them ends: it is the session's, and lives as long.
@@ -51,7 +54,11 @@ class RaySession:
         """Stop Ray beside whatever follows; the actors answer no more. The block's end waits until it is stopped."""
         if self._ready:
             self._ready, self.actors = False, []
-            self._thread.submit(ray.shutdown)
+            self._thread.submit(self._stop)
+
+    def _stop(self) -> None:
+        ray.shutdown()
+        sweep(self.prefix)
 
     def start(self) -> None:
         """Start Ray (or join ``engine.address``) and the actors, unless they are there, or wait for those begun.
@@ -78,7 +85,7 @@ class RaySession:
         options = ClientActor.options(  # type: ignore[attr-defined]
             num_cpus=engine.client_cpus, num_gpus=engine.client_gpus, max_restarts=-1, max_task_retries=0
         )
-        self.actors = [options.remote(self.profile) for _ in range(engine.actors or fit)]
+        self.actors = [options.remote(self.profile, self.prefix) for _ in range(engine.actors or fit)]
 
     def stop(self) -> None:
         """Have every federation on these actors end with an error, soon."""
