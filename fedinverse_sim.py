@@ -3,6 +3,7 @@
 ``python fedinverse_sim.py [CONFIG] [--set section.key=value]... [--out DIR] [--resume] [--profile]``
 """
 
+from fedinverse.program import collect_rarely
 from pipeline.cli.main import EXAMPLES, guarded, run
 from pipeline.cli.program import Program
 
@@ -13,6 +14,7 @@ it afterwards. An auditor, with images no client holds, tells how much of the vi
 """
 
 if __name__ == "__main__":
+    collect_rarely()
     app = Program(no_args_is_help=False)
     app.command(help=HELP, epilog=EXAMPLES)(run)
     guarded(app)

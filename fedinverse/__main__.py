@@ -4,6 +4,7 @@ import sys
 
 from fedinverse.errors import NameTakenError
 from fedinverse.house import check_rooms
+from fedinverse.program import collect_rarely
 
 
 def main() -> None:
@@ -13,6 +14,7 @@ def main() -> None:
     except NameTakenError as error:
         print(f"error {error}", file=sys.stderr)
         sys.exit(2)
+    collect_rarely()
     from pipeline.cli.main import main as command_line
 
     command_line()

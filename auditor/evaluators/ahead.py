@@ -21,6 +21,7 @@ from auditor.evaluators.material import material_of
 from auditor.evaluators.open_set import none_images, train_open_evaluator
 from auditor.settings import Audit
 from fedinverse.machine import end_with_parent, keep_freed_memory
+from fedinverse.program import command_of
 from fedinverse.registry import search_path
 from fedinverse.run import Run
 from fedinverse.seeds import threads
@@ -56,14 +57,7 @@ class Ahead:
         if settings.device == "cpu" and (os.cpu_count() or 1) > 1 and images >= WORTH:
             samples = [] if self._samples is None else ["--samples", *map(str, self._samples)]
             self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "auditor.evaluators.ahead",
-                    str(run.path.resolve()),
-                    str(os.getpid()),
-                    *samples,
-                ],
+                command_of("auditor.evaluators.ahead", str(run.path.resolve()), str(os.getpid()), *samples),
                 env=os.environ | {"PYTHONPATH": search_path()},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

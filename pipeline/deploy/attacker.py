@@ -6,7 +6,6 @@ whatever ``ClientApp`` Flower loads (``hook/sitecustomize.py``).
 """
 
 import os
-import sys
 from pathlib import Path
 
 from attacker.attacks.registry import make_attack
@@ -15,6 +14,7 @@ from attacker.worker import Plan
 from fedinverse.data import open_source
 from fedinverse.errors import ConfigError
 from fedinverse.models import build, spec_of
+from fedinverse.program import command_of
 from fedinverse.registry import search_path
 from fedinverse.run import requests_of
 from pipeline.experiment import Experiment, resolved
@@ -57,7 +57,7 @@ def plan_beside(experiment: Experiment, spool: Path, data: Path, classes: int) -
 
 def daemon(path: Path) -> list[str]:
     """Return the command of the worker that watches the spool of the plan at ``path``, until it is told to stop."""
-    return [sys.executable, "-m", "attacker.worker", str(path), "--watch"]
+    return command_of("attacker.worker", str(path), "--watch")
 
 
 CAPTURE = "FEDINVERSE_CAPTURE"

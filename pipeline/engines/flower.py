@@ -11,7 +11,7 @@ from flwr.serverapp import ServerApp
 from clients.app import app as client_app
 from fedinverse.flower_compat import run_simulation
 from fedinverse.run import Run
-from pipeline.engines.ray_processes import no_watchers
+from pipeline.engines.ray_processes import few_processes
 from pipeline.engines.settings import Engine
 
 
@@ -19,7 +19,7 @@ def run_on_flower(run: Run, engine: Engine, server: ServerApp) -> None:
     """Run the federation on Flower's Ray backend."""
     # Flower's backend has no way to pass the token on to its actors' processes on every version: private host only.
     resources = {"num_cpus": engine.client_cpus, "num_gpus": engine.client_gpus}
-    with no_watchers():
+    with few_processes():
         run_simulation(
             server_app=server,
             client_app=client_app,

@@ -16,7 +16,7 @@ from fedinverse.registry import search_path
 from pipeline.engines.environment import environment
 from pipeline.engines.parcels import new_prefix, sweep
 from pipeline.engines.ray_actor import ClientActor
-from pipeline.engines.ray_processes import no_watchers
+from pipeline.engines.ray_processes import few_processes
 from pipeline.engines.settings import Engine
 
 CACHE = "FEDINVERSE_CACHE"
@@ -110,7 +110,7 @@ def _start(cpus: int) -> None:
     """Start Ray on this machine; what it started before it failed is ended."""
     try:
         # "local": never join, or wait for, a cluster that somebody else left behind
-        with no_watchers():
+        with few_processes():
             ray.init(
                 address="local",
                 num_cpus=cpus,

@@ -87,7 +87,7 @@ def _in_one_process(plan: Plan, path: str, server: Any) -> None:
 
 def _on_flower(plan: Plan, path: str, server: Any) -> None:
     from fedinverse.flower_compat import run_simulation
-    from pipeline.engines.ray_processes import no_watchers
+    from pipeline.engines.ray_processes import few_processes
 
     app = ServerApp()
 
@@ -95,7 +95,7 @@ def _on_flower(plan: Plan, path: str, server: Any) -> None:
     def serve(grid: Grid, context: Context) -> None:
         _serve(plan, server, grid, context)
 
-    with no_watchers():
+    with few_processes():
         run_simulation(
             server_app=app,
             client_app=client_of(path),

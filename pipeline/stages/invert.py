@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from fedinverse.errors import StageError
 from fedinverse.house import HOME
 from fedinverse.layout import WITH_VICTIM, spools_of
 from fedinverse.overlap import shared_names
+from fedinverse.program import command_of
 from fedinverse.records import ModelFile
 from fedinverse.registry import search_path
 from fedinverse.run import Run
@@ -175,7 +175,7 @@ def invert(run: Run, targets: Targets, profiles: Path | None = None) -> None:
 def _worker(plan: Path, profiles: Path | None, *options: str) -> list[str]:
     """Return the command line of a worker."""
     profile = [] if profiles is None else ["--profile", str(profiles.resolve())]
-    return [sys.executable, "-m", "attacker.worker", str(plan), *options, *profile]
+    return command_of("attacker.worker", str(plan), *options, *profile)
 
 
 def _child() -> tuple[str, str]:

@@ -8,7 +8,6 @@ The sweep's directory holds one run directory per point, and
 """
 
 import os
-import sys
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from fedinverse.config import Table, laid_over, names_numbered
 from fedinverse.errors import ConfigError
 from fedinverse.house import HOME
 from fedinverse.layout import SWEEP, RunFiles, is_run
+from fedinverse.program import command_of
 from fedinverse.registry import search_path
 from fedinverse.run import Run
 from fedinverse.storage import atomic_write, content_sha256, read_json, read_object, write_json
@@ -137,7 +137,7 @@ def _start(point: Point, directory: Path, jobs: int, processes: Processes) -> _R
     if jobs > 1:
         environment["OMP_NUM_THREADS"] = str(min(_cores(jobs), int(environment.get("OMP_NUM_THREADS", _cores(jobs)))))
     printed = log.stat().st_size if log.exists() else 0
-    command = [sys.executable, "-m", "pipeline.sweep.point", str(config)]
+    command = command_of("pipeline.sweep.point", str(config))
     return _Running(point, processes.start(name, command, environment, log), printed)
 
 
