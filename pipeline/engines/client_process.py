@@ -6,7 +6,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import ray
 import torch
 from flwr.app import ArrayRecord, Context, Message, RecordDict
 
@@ -50,7 +49,7 @@ class ClientProcess:
     def _fetch(self, sent: Sent) -> ArrayRecord:
         """Return the arrays that were ``sent``: the first call of a round fetches the model for all of them."""
         if self._broadcast is None or self._broadcast[0] != sent:
-            self._broadcast = (sent, sent.open() if isinstance(sent, Parcel) else ray.get(sent[0]))
+            self._broadcast = (sent, sent.open() if isinstance(sent, Parcel) else _fetched(sent[0]))
         return self._broadcast[1]
 
     def leave_profile(self, directory: Path) -> None:
@@ -58,3 +57,11 @@ class ClientProcess:
         assert self._profiler is not None
         leave(directory, "clients", self._profiler)
         self._profiler = cProfile.Profile()
+
+
+def _fetched(reference: Any) -> ArrayRecord:
+    """Return an object of Ray's."""
+    import ray  # not before: a process that is forked must not have it, since it reads its environment once
+
+    record: ArrayRecord = ray.get(reference)
+    return record

@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import socket
+import sys
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Self
@@ -14,6 +15,7 @@ from fedinverse.errors import ConfigError, StageError
 from fedinverse.folders import absolute
 from fedinverse.registry import search_path
 from pipeline.engines.environment import environment
+from pipeline.engines.forks import SOCKET, ForkServer
 from pipeline.engines.parcels import new_prefix, sweep
 from pipeline.engines.ray_actor import ClientActor
 from pipeline.engines.ray_processes import few_processes
@@ -39,6 +41,7 @@ class RaySession:
         self.actors: list[Any] = []
         self.restarting: dict[int, Any] = {}
         self.prefix = "" if engine.address else new_prefix()
+        self._forks: ForkServer | None = None
         self._ready = False
         self._stopped = threading.Event()
         # Linux kills Ray's processes when the thread that started them ends: it is the session's, and lives as long.
@@ -58,6 +61,8 @@ class RaySession:
 
     def _stop(self) -> None:
         ray.shutdown()
+        if self._forks is not None:
+            self._forks.end()
         sweep(self.prefix)
 
     def start(self) -> None:
@@ -75,6 +80,10 @@ class RaySession:
         engine = self.engine
         # Ray hands on the script's directory alone, and its processes start elsewhere.
         places = {"PYTHONPATH": search_path(), CACHE: absolute(os.environ.get(CACHE, ""))}
+        places["RAY_prestart_worker_first_driver"] = "0"  # ``ray.init`` would wait for workers, and hold up all threads
+        if sys.platform == "linux" and not engine.address and not engine.client_gpus:
+            self._forks = ForkServer()
+            places[SOCKET] = self._forks.path
         with environment({name: place for name, place in places.items() if place}):
             if engine.address:
                 _join(engine.address)

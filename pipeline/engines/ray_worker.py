@@ -2,7 +2,7 @@
 
 Ray's script imports Ray, has a shell start Python anew, and that imports Ray again. The first of them is for runtime
 environments, of which this engine uses none; where there is one, or the script takes other options than it did, it is
-run after all.
+run after all. Where a process is there to fork from (``forks``), the worker is a fork of that.
 """
 
 import sys
@@ -21,13 +21,14 @@ if __name__ == "__main__":
 
     import argparse
     import json
+    import os
     import runpy
     from importlib.util import find_spec
     from pathlib import Path
 
     from fedinverse.program import collect_rarely
+    from pipeline.engines.forks import SOCKET, fork_instead
 
-    collect_rarely()
     place = find_spec("ray")
     assert place is not None
     assert place.origin is not None
@@ -39,5 +40,9 @@ if __name__ == "__main__":
     source = script.read_text(encoding="utf-8")
     as_before = source.count("add_argument(") == len(_OPTIONS) and all(f'"{option}"' in source for option in _OPTIONS)
     plain = as_before and known.language == "PYTHON" and _is_plain(known.serialized_runtime_env_context)
-    sys.argv = words if plain and words[0].endswith("default_worker.py") else [str(script), *sys.argv[1:]]
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    plain = plain and words[0].endswith("default_worker.py")
+    forks = os.environ.get(SOCKET, "")
+    if not (plain and forks and fork_instead(forks, words)):
+        collect_rarely()
+        sys.argv = words if plain else [str(script), *sys.argv[1:]]
+        runpy.run_path(sys.argv[0], run_name="__main__")

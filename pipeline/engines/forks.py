@@ -1,0 +1,113 @@
+"""A process that has imported what an actor needs, and forks once for every worker that Ray starts on this machine.
+
+The imports take two seconds of each actor's start. Here they are made once, while the program makes its own, and the
+actors share their memory. Whoever asks (``ray_worker``) sends how it was started through a socket; the fork goes on as
+that process, and the socket is closed when it ends.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from fedinverse.program import command_of
+
+SOCKET = "FEDINVERSE_FORKS"
+_STARTED = b"1"
+_ALONE = 1.0  # seconds after which a server that hears nothing looks whether its parent still lives
+_PROGRAM = "pipeline.engines.forks"
+
+
+class ForkServer:
+    """The process, for as long as a block lasts.
+
+    Attributes:
+        path: of its socket, which nobody else's processes reach; for ``FEDINVERSE_FORKS`` of those who are to ask it.
+    """
+
+    def __init__(self) -> None:
+        self._directory = tempfile.TemporaryDirectory(prefix="fedinverse-")
+        self.path = str(Path(self._directory.name) / "forks")
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(self.path)
+            listening.listen()
+            self._process = subprocess.Popen(
+                command_of(_PROGRAM, str(listening.fileno())),
+                pass_fds=[listening.fileno()],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+
+    def end(self) -> None:
+        """End it; its forks go on."""
+        self._process.kill()
+        self._process.wait()
+        self._directory.cleanup()
+
+
+def fork_instead(path: str, words: list[str]) -> bool:
+    """Have the server at ``path`` run ``words`` with this process's environment and output, and wait for the end of it.
+
+    Returns:
+        Whether it did; False: there is no server any more, and nothing was started.
+    """
+    about = json.dumps({"argv": words, "environment": dict(os.environ), "directory": str(Path.cwd())}).encode()
+    with suppress(OSError), socket.socket(socket.AF_UNIX) as asking:
+        asking.connect(path)
+        socket.send_fds(asking, [len(about).to_bytes(8, "big")], [1, 2])
+        asking.sendall(about)
+        if asking.recv(1) == _STARTED:
+            asking.recv(1)  # nothing is sent any more: this returns when the fork has ended
+            return True
+    return False
+
+
+def _serve(listening: socket.socket) -> tuple[list[str], socket.socket]:
+    """Fork for everybody who asks. Returns in the forks alone: what each is to run, and what its end is to close."""
+    parent = os.getppid()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a fork here
+    listening.settimeout(_ALONE)
+    while os.getppid() == parent:
+        with suppress(TimeoutError):
+            asking, _ = listening.accept()
+            if os.fork() == 0:
+                listening.close()
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                return _become(asking), asking
+            asking.close()
+    os._exit(0)
+
+
+def _become(asking: socket.socket) -> list[str]:
+    """Take over output, environment and directory of the process at the other end; return what it is to run."""
+    asking.settimeout(None)
+    head, output, _, _ = socket.recv_fds(asking, 8, 2)
+    about = b""
+    while len(about) < int.from_bytes(head, "big"):
+        about += asking.recv(1 << 16)
+    for number, handle in enumerate(output, 1):
+        os.dup2(handle, number)
+        os.close(handle)
+    asked = json.loads(about)
+    os.environ.clear()
+    os.environ.update(asked["environment"])
+    os.chdir(asked["directory"])
+    asking.sendall(_STARTED)
+    words: list[str] = asked["argv"]
+    return words
+
+
+if __name__ == "__main__":
+    import gc
+    import runpy
+
+    import pipeline.engines.client_process  # noqa: F401 - what the forks need
+
+    gc.freeze()  # nobody looks at it again, or its pages would be copied into every fork
+    sys.argv, held = _serve(socket.socket(fileno=int(sys.argv[1])))
+    runpy.run_path(sys.argv[0], run_name="__main__")
