@@ -7,6 +7,7 @@ that process, and the socket is closed when it ends.
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -31,7 +32,9 @@ class ForkServer:
     """
 
     def __init__(self) -> None:
-        self._directory = tempfile.TemporaryDirectory(prefix="fedinverse-")
+        where = os.environ.get("RAY_TMPDIR", "")  # known to be short enough for the path of a socket
+        place = where if where and Path(where).is_dir() else None
+        self._directory = tempfile.TemporaryDirectory(prefix="fedinverse-", dir=place)
         self.path = str(Path(self._directory.name) / "forks")
         with socket.socket(socket.AF_UNIX) as listening:
             listening.bind(self.path)
@@ -85,6 +88,8 @@ def _serve(listening: socket.socket) -> tuple[list[str], socket.socket]:
 
 def _become(asking: socket.socket) -> list[str]:
     """Take over output, environment and directory of the process at the other end; return what it is to run."""
+    import numpy as np  # not where a fork is only asked for
+
     asking.settimeout(None)
     head, output, _, _ = socket.recv_fds(asking, 8, 2)
     about = b""
@@ -97,6 +102,8 @@ def _become(asking: socket.socket) -> list[str]:
     os.environ.clear()
     os.environ.update(asked["environment"])
     os.chdir(asked["directory"])
+    random.seed()  # or all forks would draw the same numbers
+    np.random.seed()
     asking.sendall(_STARTED)
     words: list[str] = asked["argv"]
     return words

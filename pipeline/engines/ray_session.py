@@ -61,8 +61,6 @@ class RaySession:
 
     def _stop(self) -> None:
         ray.shutdown()
-        if self._forks is not None:
-            self._forks.end()
         sweep(self.prefix)
 
     def start(self) -> None:
@@ -113,6 +111,8 @@ class RaySession:
             wait([self._starting])
         self.end()
         self._thread.shutdown()
+        if self._forks is not None:
+            self._forks.end()
 
 
 def _start(cpus: int) -> None:

@@ -7,7 +7,34 @@ run after all. Where a process is there to fork from (``forks``), the worker is 
 
 import sys
 
+if __name__ == "__main__":
+    del sys.path[0]  # this directory, where 'ray' is another module
+
+import argparse
+import json
+import os
+import runpy
+from importlib.util import find_spec
+from pathlib import Path
+
+from fedinverse.program import collect_rarely
+from pipeline.engines.forks import SOCKET, fork_instead
+
 _OPTIONS = ("--serialized-runtime-env-context", "--language")  # of Ray's script; all others are its worker's
+
+
+def ray_script() -> Path:
+    """Return the script by which Ray starts a worker; Ray itself is not imported."""
+    place = find_spec("ray")
+    assert place is not None
+    assert place.origin is not None
+    return Path(place.origin).parent / "_private" / "workers" / "setup_worker.py"
+
+
+def takes_known_options(script: Path) -> bool:
+    """Return whether ``script`` takes the options known here and no others."""
+    source = script.read_text(encoding="utf-8")
+    return source.count("add_argument(") == len(_OPTIONS) and all(f'"{option}"' in source for option in _OPTIONS)
 
 
 def _is_plain(environment: str | None) -> bool:
@@ -16,33 +43,23 @@ def _is_plain(environment: str | None) -> bool:
     return not any(about.get(key) for key in ("env_vars", "command_prefix", "override_worker_entrypoint"))
 
 
-if __name__ == "__main__":
-    del sys.path[0]  # this directory, where 'ray' is another module
-
-    import argparse
-    import json
-    import os
-    import runpy
-    from importlib.util import find_spec
-    from pathlib import Path
-
-    from fedinverse.program import collect_rarely
-    from pipeline.engines.forks import SOCKET, fork_instead
-
-    place = find_spec("ray")
-    assert place is not None
-    assert place.origin is not None
-    script = Path(place.origin).parent / "_private" / "workers" / "setup_worker.py"
+def main() -> None:
+    """Become the worker that Ray asks for, or wait for the end of the fork that has."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
     for option in _OPTIONS:
         parser.add_argument(option)
     known, words = parser.parse_known_args()
-    source = script.read_text(encoding="utf-8")
-    as_before = source.count("add_argument(") == len(_OPTIONS) and all(f'"{option}"' in source for option in _OPTIONS)
-    plain = as_before and known.language == "PYTHON" and _is_plain(known.serialized_runtime_env_context)
-    plain = plain and words[0].endswith("default_worker.py")
-    forks = os.environ.get(SOCKET, "")
-    if not (plain and forks and fork_instead(forks, words)):
-        collect_rarely()
-        sys.argv = words if plain else [str(script), *sys.argv[1:]]
-        runpy.run_path(sys.argv[0], run_name="__main__")
+    script, forks = ray_script(), os.environ.get(SOCKET, "")
+    plain = known.language == "PYTHON" and _is_plain(known.serialized_runtime_env_context)
+    if not (plain and words[0].endswith("default_worker.py") and takes_known_options(script)):
+        sys.argv[0] = str(script)
+    elif forks and fork_instead(forks, words):
+        return
+    else:
+        sys.argv = words
+    collect_rarely()
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()
