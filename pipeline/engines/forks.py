@@ -99,8 +99,11 @@ def _become(asking: socket.socket) -> list[str]:
         os.dup2(handle, number)
         os.close(handle)
     asked = json.loads(about)
-    os.environ.clear()
-    os.environ.update(asked["environment"])
+    environment: dict[str, str] = asked["environment"]
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    # Nothing that is there already is set again: where it lies, Ray finds the memory of the process's title.
+    os.environ.update({name: value for name, value in environment.items() if os.environ.get(name) != value})
     os.chdir(asked["directory"])
     random.seed()  # or all forks would draw the same numbers
     np.random.seed()
