@@ -63,6 +63,8 @@ DIGITS = 5000
 ENGINE = """
 import sys
 from pathlib import Path
+from fedinverse.program import collect_rarely
+collect_rarely()  # as every program of ours
 from pipeline.engines import Engine, run_federation, session_of
 engine = Engine(kind=sys.argv[2], actors=2)
 with session_of(engine) as session:
