@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.engines.forks import SOCKET, ForkServer, fork_instead
+from pipeline.engines.forks import ForkServer
+from pipeline.engines.ray_worker import SOCKET, fork_instead
 
 SCRIPT = """
 import json, os, random, sys
@@ -22,7 +23,7 @@ print(json.dumps(about), flush=True)
 if "--fail" in sys.argv:
     raise SystemExit(3)
 """
-ASK = "import sys; from pipeline.engines.forks import fork_instead; print(fork_instead(sys.argv[1], sys.argv[2:]))"
+ASK = "import sys; from pipeline.engines.ray_worker import fork_instead; print(fork_instead(sys.argv[1], sys.argv[2:]))"
 
 
 def ask(path: str, script: Path, word: str, *options: str) -> tuple[dict[str, Any], str]:

@@ -1,8 +1,8 @@
 """A process that has imported what an actor needs, and forks once for every worker that Ray starts on this machine.
 
 The imports take two seconds of each actor's start. Here they are made once, while the program makes its own, and the
-actors share their memory. Whoever asks (``ray_worker``) sends how it was started through a socket; the fork goes on as
-that process, and the socket is closed when it ends.
+actors share their memory. Whoever asks (``ray_worker.fork_instead``) sends how it was started through a socket; the
+fork goes on as that process, and the socket is closed when it ends.
 """
 
 import json
@@ -17,9 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from fedinverse.program import command_of
+from pipeline.engines.ray_worker import STARTED
 
-SOCKET = "FEDINVERSE_FORKS"
-_STARTED = b"1"
 _ALONE = 1.0  # seconds after which a server that hears nothing looks whether its parent still lives
 _PROGRAM = "pipeline.engines.forks"
 
@@ -40,7 +39,7 @@ class ForkServer:
             listening.bind(self.path)
             listening.listen()
             self._process = subprocess.Popen(
-                command_of(_PROGRAM, str(listening.fileno())),
+                command_of(_PROGRAM, str(listening.fileno()), str(os.getpid())),
                 pass_fds=[listening.fileno()],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
@@ -53,26 +52,11 @@ class ForkServer:
         self._directory.cleanup()
 
 
-def fork_instead(path: str, words: list[str]) -> bool:
-    """Have the server at ``path`` run ``words`` with this process's environment and output, and wait for the end of it.
+def _serve(listening: socket.socket, parent: int) -> tuple[list[str], socket.socket]:
+    """Fork for everybody who asks, while process ``parent`` lives.
 
-    Returns:
-        Whether it did; False: there is no server any more, and nothing was started.
+    Returns in the forks alone: what each is to run, and what its end is to close.
     """
-    about = json.dumps({"argv": words, "environment": dict(os.environ), "directory": str(Path.cwd())}).encode()
-    with suppress(OSError), socket.socket(socket.AF_UNIX) as asking:
-        asking.connect(path)
-        socket.send_fds(asking, [len(about).to_bytes(8, "big")], [1, 2])
-        asking.sendall(about)
-        if asking.recv(1) == _STARTED:
-            asking.recv(1)  # nothing is sent any more: this returns when the fork has ended
-            return True
-    return False
-
-
-def _serve(listening: socket.socket) -> tuple[list[str], socket.socket]:
-    """Fork for everybody who asks. Returns in the forks alone: what each is to run, and what its end is to close."""
-    parent = os.getppid()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a fork here
     listening.settimeout(_ALONE)
     while os.getppid() == parent:
@@ -107,7 +91,7 @@ def _become(asking: socket.socket) -> list[str]:
     os.chdir(asked["directory"])
     random.seed()  # or all forks would draw the same numbers
     np.random.seed()
-    asking.sendall(_STARTED)
+    asking.sendall(STARTED)
     words: list[str] = asked["argv"]
     return words
 
@@ -119,5 +103,5 @@ if __name__ == "__main__":
     import pipeline.engines.client_process  # noqa: F401 - what the forks need
 
     gc.freeze()  # nobody looks at it again, or its pages would be copied into every fork
-    sys.argv, held = _serve(socket.socket(fileno=int(sys.argv[1])))
+    sys.argv, held = _serve(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))
     runpy.run_path(sys.argv[0], run_name="__main__")

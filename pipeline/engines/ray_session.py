@@ -1,4 +1,7 @@
-"""Ray and its actors: started beside whatever a run does first, kept from one federation to the next, and ended."""
+"""Ray and its actors: started beside whatever a run does first, kept from one federation to the next, and ended.
+
+Ray itself is imported by the thread that starts it, and only then.
+"""
 
 import logging
 import math
@@ -9,16 +12,13 @@ import threading
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Self
 
-import ray
-
 from fedinverse.errors import ConfigError, StageError
 from fedinverse.folders import absolute
 from fedinverse.registry import search_path
 from pipeline.engines.environment import environment
-from pipeline.engines.forks import SOCKET, ForkServer
+from pipeline.engines.forks import ForkServer
 from pipeline.engines.parcels import new_prefix, sweep
-from pipeline.engines.ray_actor import ClientActor
-from pipeline.engines.ray_processes import few_processes
+from pipeline.engines.ray_worker import SOCKET
 from pipeline.engines.settings import Engine
 
 CACHE = "FEDINVERSE_CACHE"
@@ -51,6 +51,8 @@ class RaySession:
     def begin(self) -> None:
         """Start beside whatever follows, once: Ray and its actors take seconds, mostly waiting for processes."""
         if self._starting is None:
+            if sys.platform == "linux" and not self.engine.address and not self.engine.client_gpus:
+                self._forks = ForkServer()
             self._starting = self._thread.submit(self._start)
 
     def end(self) -> None:
@@ -60,6 +62,8 @@ class RaySession:
             self._thread.submit(self._stop)
 
     def _stop(self) -> None:
+        import ray
+
         ray.shutdown()
         sweep(self.prefix)
 
@@ -75,12 +79,15 @@ class RaySession:
         self._starting.result()
 
     def _start(self) -> None:
+        import ray
+
+        from pipeline.engines.ray_actor import ClientActor
+
         engine = self.engine
         # Ray hands on the script's directory alone, and its processes start elsewhere.
         places = {"PYTHONPATH": search_path(), CACHE: absolute(os.environ.get(CACHE, ""))}
         places["RAY_prestart_worker_first_driver"] = "0"  # ``ray.init`` would wait for workers, and hold up all threads
-        if sys.platform == "linux" and not engine.address and not engine.client_gpus:
-            self._forks = ForkServer()
+        if self._forks is not None:
             places[SOCKET] = self._forks.path
         with environment({name: place for name, place in places.items() if place}):
             if engine.address:
@@ -117,6 +124,10 @@ class RaySession:
 
 def _start(cpus: int) -> None:
     """Start Ray on this machine; what it started before it failed is ended."""
+    import ray
+
+    from pipeline.engines.ray_processes import few_processes
+
     try:
         # "local": never join, or wait for, a cluster that somebody else left behind
         with few_processes():
@@ -138,6 +149,8 @@ def _start(cpus: int) -> None:
 
 def _join(address: str) -> None:
     """Connect to a running cluster. Ray would wait minutes for one that is not there, so it is looked for first."""
+    import ray
+
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=_CONNECT).close()

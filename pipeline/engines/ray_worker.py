@@ -2,7 +2,8 @@
 
 Ray's script imports Ray, has a shell start Python anew, and that imports Ray again. The first of them is for runtime
 environments, of which this engine uses none; where there is one, or the script takes other options than it did, it is
-run after all. Where a process is there to fork from (``forks``), the worker is a fork of that.
+run after all. Where a process is there to fork from (``forks``), the worker is a fork of that. Nothing but Python's own
+library is imported here: Ray waits for it.
 """
 
 import sys
@@ -14,12 +15,13 @@ import argparse
 import json
 import os
 import runpy
+import socket
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
-from fedinverse.program import collect_rarely
-from pipeline.engines.forks import SOCKET, fork_instead
-
+SOCKET = "FEDINVERSE_FORKS"  # environment variable: where the socket of the process is that forks
+STARTED = b"1"  # what a fork says first
 _OPTIONS = ("--serialized-runtime-env-context", "--language")  # of Ray's script; all others are its worker's
 
 
@@ -43,6 +45,23 @@ def _is_plain(environment: str | None) -> bool:
     return not any(about.get(key) for key in ("env_vars", "command_prefix", "override_worker_entrypoint"))
 
 
+def fork_instead(path: str, words: list[str]) -> bool:
+    """Have the server at ``path`` run ``words`` with this process's environment and output, and wait for the end of it.
+
+    Returns:
+        Whether it did; False: there is no server any more, and nothing was started.
+    """
+    about = json.dumps({"argv": words, "environment": dict(os.environ), "directory": str(Path.cwd())}).encode()
+    with suppress(OSError), socket.socket(socket.AF_UNIX) as asking:
+        asking.connect(path)
+        socket.send_fds(asking, [len(about).to_bytes(8, "big")], [1, 2])
+        asking.sendall(about)
+        if asking.recv(1) == STARTED:
+            asking.recv(1)  # nothing is sent any more: this returns when the fork has ended
+            return True
+    return False
+
+
 def main() -> None:
     """Become the worker that Ray asks for, or wait for the end of the fork that has."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
@@ -57,6 +76,8 @@ def main() -> None:
         return
     else:
         sys.argv = words
+    from fedinverse.program import collect_rarely
+
     collect_rarely()
     runpy.run_path(sys.argv[0], run_name="__main__")
 
