@@ -19,7 +19,7 @@ from fedinverse.run import Run, prepare
 from fedinverse.storage import load_weights, read_jsonl
 from pipeline.engines import run_federation, session_of
 from pipeline.engines.local import LocalGrid
-from pipeline.engines.parcels import SHARED_MEMORY
+from pipeline.engines.parcels import SHARED_MEMORY, Parcel
 from pipeline.experiment import resolved
 from pipeline.stages.federate import federate
 from server.roll_call import roll_call
@@ -51,12 +51,25 @@ def test_ray_gives_the_same_models_as_local(actors: int, reference: Run, tiny: L
 
 
 def test_worlds_side_by_side_on_the_same_actors_give_the_models_of_one_after_the_other(
-    tiny: Load, tmp_path: Path
+    tiny: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    removed: list[str] = []
+    opened = Parcel.open
+
+    def gone_once(parcel: Parcel) -> Any:  # as where a user logs out whose shared memory is then emptied
+        if parcel.path and not removed:
+            removed.append(parcel.path)
+            for path in SHARED_MEMORY.glob(f"fedinverse-{os.getpid()}-*"):
+                path.unlink()
+        return opened(parcel)
+
+    monkeypatch.setattr(Parcel, "open", gone_once)
     runs, privacy = {}, {"kind": "server_fixed", "noise_multiplier": 0.01, "clipping_norm": 1.0}
     for kind in ("local", "ray"):
         federation = {"rounds": 2, "averaging": "unweighted", "privacy": privacy}
-        experiment = tiny(federation=federation, model={"name": "mcnn_gn"}, engine={"kind": kind, "actors": 1})
+        experiment = tiny(
+            federation=federation, model={"name": "mcnn_gn", "width": 0.25}, engine={"kind": kind, "actors": 1}
+        )
         runs[kind] = prepare(tmp_path / kind, resolved(experiment))
         with session_of(experiment.engine) as session:
             federate(runs[kind], WORLDS, experiment.engine, session=session)
@@ -71,6 +84,7 @@ def test_worlds_side_by_side_on_the_same_actors_give_the_models_of_one_after_the
         local, ray = ([line.sha256 for line in runs[kind].recorded_rounds(world)] for kind in ("local", "ray"))
         assert local == ray
         assert len(ray) == 3
+    assert removed
     assert not list(SHARED_MEMORY.glob(f"{prefix.name}-*"))
 
 

@@ -41,8 +41,12 @@ def test_arrays_lie_in_one_file_that_nobody_else_reads(prefix: str, tmp_path: Pa
     assert path.stat().st_mode & 0o777 == 0o600
     assert len(parcel.pickled) < 2000
     opened = parcel.open()
+    assert not parcel.is_gone
     parcel.drop()
     parcel.drop()
+    assert parcel.is_gone
+    with pytest.raises(FileNotFoundError):
+        parcel.open()
     assert not list(tmp_path.iterdir())
     check(opened)  # whoever has opened it keeps it
     assert all(array.numpy().ctypes.data % 64 == 0 for array in opened.values())
@@ -65,6 +69,7 @@ def test_what_is_small_or_has_no_room_goes_with_the_rest(
     assert not list(tmp_path.iterdir())
     check(parcel.open())
     parcel.drop()
+    assert not parcel.is_gone
 
 
 def test_a_write_in_parts_is_a_whole_one(prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:

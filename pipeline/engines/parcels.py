@@ -1,7 +1,8 @@
 """Objects for another process of this machine: their arrays lie in a file of shared memory, which nobody copies.
 
 Ray's object store does the same with two conversations between processes for each object. On a machine whose cores are
-all busy training each of them waits for a turn, longer than the copying takes.
+all busy training each of them waits for a turn, longer than the copying takes. A file holds numbers alone; what is
+pickled goes through Ray, as everything between the processes of a run does.
 """
 
 import mmap
@@ -37,8 +38,17 @@ class Parcel:
     sizes: tuple[int, ...] = ()
     path: str = ""
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether somebody has removed the file: a system may empty shared memory when a user logs out."""
+        return bool(self.path) and not Path(self.path).exists()
+
     def open(self) -> Any:
-        """Return the object; its arrays cannot be written, and hold the memory until the last one is gone."""
+        """Return the object; its arrays cannot be written, and hold the memory until the last one is gone.
+
+        Raises:
+            FileNotFoundError: somebody has removed the file.
+        """
         if not self.path:
             return pickle.loads(self.pickled)
         handle = os.open(self.path, os.O_RDONLY)

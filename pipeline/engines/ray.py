@@ -6,7 +6,6 @@ and its message sent again, and the largest shards start first so that no round 
 
 import logging
 import math
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -38,7 +37,6 @@ class _Sent:
     """A message in flight."""
 
     message: Message
-    arrays: Sent | None
     tries: int = 1
     actor: int = field(default=-1)
 
@@ -47,22 +45,21 @@ class _Stored:
     """Which records lie where the actors can read them: each once, for all who are sent it."""
 
     def __init__(self, prefix: str) -> None:
-        self._prefix, self._lock = prefix, threading.Lock()
+        self._prefix = prefix
         self._places: dict[int, tuple[ArrayRecord, Sent]] = {}  # by id, which a record that is held keeps
 
     def place(self, record: ArrayRecord) -> Sent:
-        """Return where ``record`` is, which must not change; it is put there if it is not."""
-        with self._lock:
-            if id(record) not in self._places:
-                self._places[id(record)] = record, pack(record, self._prefix) if self._prefix else [ray.put(record)]
-            return self._places[id(record)][1]
+        """Return where ``record`` is, which must not change; it is put there if it is not, or no longer."""
+        _, place = self._places.get(id(record), (record, None))
+        if place is None or (isinstance(place, Parcel) and place.is_gone):
+            place = pack(record, self._prefix) if self._prefix else [ray.put(record)]
+            self._places[id(record)] = record, place
+        return place
 
     def keep(self, records: Sequence[ArrayRecord]) -> None:
         """Let go of all but ``records``."""
-        kept = set(map(id, records))
-        with self._lock:
-            gone = [self._places.pop(key)[1] for key in self._places.keys() - kept]
-        for place in gone:
+        for key in self._places.keys() - set(map(id, records)):
+            _, place = self._places.pop(key)
             if isinstance(place, Parcel):
                 place.drop()
 
@@ -81,7 +78,7 @@ class RayGrid(SimulatedGrid):
     def answer(self, messages: list[Message], timeout: float | None) -> list[Message]:
         """Answer ``messages`` on the actors; what is not answered in time is left out and its actor restarted."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        waiting = [_Sent(message, self._arrays_of(message)) for message in messages]
+        waiting = [_Sent(message) for message in messages]
         self._stored.keep([message.content[ARRAYS] for message in messages if ARRAYS in message.content])
         waiting.sort(key=lambda sent: self._size[sent.message.metadata.dst_node_id])
         queues = dict.fromkeys(range(len(self._actors)), 0.0)
@@ -120,17 +117,13 @@ class RayGrid(SimulatedGrid):
             except ray.exceptions.RayError as error:
                 log.warning("an actor left no profile: %s", explain(error))
 
-    def _arrays_of(self, message: Message) -> Sent | None:
-        """Return where the arrays of ``message`` are; None: it has none."""
-        return self._stored.place(message.content[ARRAYS]) if ARRAYS in message.content else None
-
     def _send(self, sent: _Sent, queues: dict[int, float], flying: dict[Any, _Sent]) -> None:
         sent.actor = min(queues, key=queues.__getitem__)
         queues[sent.actor] += 1
-        light = RecordDict({key: value for key, value in sent.message.content.items() if key != ARRAYS})
-        message = Message(light, metadata=sent.message.metadata)
-        context = self.contexts[sent.message.metadata.dst_node_id]
-        flying[self._actors[sent.actor].handle.remote(message, sent.arrays, context)] = sent
+        content, metadata = sent.message.content, sent.message.metadata
+        arrays = self._stored.place(content[ARRAYS]) if ARRAYS in content else None
+        light = Message(RecordDict({key: content[key] for key in content if key != ARRAYS}), metadata=metadata)
+        flying[self._actors[sent.actor].handle.remote(light, arrays, self.contexts[metadata.dst_node_id])] = sent
 
     def _await_restart(self, number: int, queues: dict[int, float]) -> None:
         """Send nothing to an actor that restarts: Ray would refuse it at once, and a message has only so many tries."""
@@ -140,22 +133,23 @@ class RayGrid(SimulatedGrid):
             self._restarting[self._session.restarting[number]] = number
 
     def _collect(self, reference: Any, sent: _Sent, waiting: list[_Sent], queues: dict[int, float]) -> Message | None:
-        """Return the reply; None when the actor died and the message waits to be sent again."""
+        """Return the reply; None when the actor died, or the reply is gone, and the message waits to be sent again."""
         node = sent.message.metadata.dst_node_id
+        reply: Message
         try:
             parcel: Parcel = ray.get(reference)
-        except ray.exceptions.RayError as error:
+            reply, self.contexts[node].state = parcel.open()
+        except (ray.exceptions.RayError, FileNotFoundError) as error:
             self._await_restart(sent.actor, queues)
-            failed = isinstance(error, ray.exceptions.RayTaskError)  # it lives, and what it raised is the cause
-            what, cause = ("failed", error.cause) if failed else ("died", error)
+            # It may live: what it raised is the cause, or that somebody removed what it wrote.
+            failed = isinstance(error, ray.exceptions.RayTaskError | FileNotFoundError)
+            what, cause = ("failed", getattr(error, "cause", error)) if failed else ("died", error)
             if sent.tries < _TRIES:
                 log.warning("the actor of client %d %s; its message is sent again", node - 1, what)
                 sent.tries += 1
                 waiting.append(sent)
                 return None
             return error_reply(sent.message, ErrorCode.UNKNOWN, f"its actor {what} {_TRIES} times: {explain(cause)}")
-        reply: Message
-        reply, self.contexts[node].state = parcel.open()
         parcel.drop()
         if reply.has_error():
             log.warning("client %d failed: %s", node - 1, reply.error.reason)
