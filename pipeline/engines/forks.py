@@ -46,7 +46,7 @@ class ForkServer:
             )
 
     def end(self) -> None:
-        """End it; its forks go on."""
+        """End it, if it has not ended; its forks go on."""
         self._process.kill()
         self._process.wait()
         self._directory.cleanup()

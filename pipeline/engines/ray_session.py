@@ -65,7 +65,12 @@ class RaySession:
         import ray
 
         ray.shutdown()
+        self._end_forks()
         sweep(self.prefix)
+
+    def _end_forks(self) -> None:
+        if self._forks is not None:
+            self._forks.end()
 
     def start(self) -> None:
         """Start Ray (or join ``engine.address``) and the actors, unless they are there, or wait for those begun.
@@ -118,8 +123,7 @@ class RaySession:
             wait([self._starting])
         self.end()
         self._thread.shutdown()
-        if self._forks is not None:
-            self._forks.end()
+        self._end_forks()  # where Ray did not start
 
 
 def _start(cpus: int) -> None:
