@@ -42,7 +42,7 @@ class ForkServer:
                 command_of(_PROGRAM, str(listening.fileno()), str(os.getpid())),
                 pass_fds=[listening.fileno()],
                 stdin=subprocess.DEVNULL,
-                start_new_session=True,
+                process_group=0,  # an interrupt at the keyboard is for the program, which ends it
             )
 
     def end(self) -> None:
