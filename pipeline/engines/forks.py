@@ -17,7 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from fedinverse.program import command_of
-from pipeline.engines.ray_worker import STARTED
+from fedinverse.registry import search_path
+from pipeline.engines.ray_worker import SOCKET, STARTED
 
 _ALONE = 1.0  # seconds after which a server that hears nothing looks whether its parent still lives
 _PROGRAM = "pipeline.engines.forks"
@@ -41,6 +42,8 @@ class ForkServer:
             self._process = subprocess.Popen(
                 command_of(_PROGRAM, str(listening.fileno()), str(os.getpid())),
                 pass_fds=[listening.fileno()],
+                # First what a fork does not change: from there Ray finds the memory of a process's title.
+                env={SOCKET: self.path, **os.environ, "PYTHONPATH": search_path()},
                 stdin=subprocess.DEVNULL,
                 process_group=0,  # an interrupt at the keyboard is for the program, which ends it
             )
@@ -86,7 +89,7 @@ def _become(asking: socket.socket) -> list[str]:
     environment: dict[str, str] = asked["environment"]
     for name in os.environ.keys() - environment.keys():
         del os.environ[name]
-    # Nothing that is there already is set again: where it lies, Ray finds the memory of the process's title.
+    # What is there already is not set again, the first of it in particular (see above).
     os.environ.update({name: value for name, value in environment.items() if os.environ.get(name) != value})
     os.chdir(asked["directory"])
     random.seed()  # or all forks would draw the same numbers
