@@ -79,9 +79,12 @@ def _become(asking: socket.socket) -> list[str]:
 
     asking.settimeout(None)
     head, output, _, _ = socket.recv_fds(asking, 8, 2)
-    about = b""
-    while len(about) < int.from_bytes(head, "big"):
-        about += asking.recv(1 << 16)
+    about, more = b"", head
+    while more and len(about) < int.from_bytes(head, "big"):
+        more = asking.recv(1 << 16)
+        about += more
+    if not more:  # whoever asked has died meanwhile
+        os._exit(1)
     for number, handle in enumerate(output, 1):
         os.dup2(handle, number)
         os.close(handle)

@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from typing import Any, Self
 
 from fedinverse.errors import ConfigError, StageError
@@ -52,7 +53,8 @@ class RaySession:
         """Start beside whatever follows, once: Ray and its actors take seconds, mostly waiting for processes."""
         if self._starting is None:
             if sys.platform == "linux" and not self.engine.address and not self.engine.client_gpus:
-                self._forks = ForkServer()
+                with suppress(OSError):  # what it lacks, Ray lacks, too, and says so
+                    self._forks = ForkServer()
             self._starting = self._thread.submit(self._start)
 
     def end(self) -> None:
