@@ -1,9 +1,9 @@
 """Named arrays as Flower's messages carry them: each one ``.npy`` file, read without pickle, and only if it must be.
 
 Between hosts an array is its bytes. Within a machine nobody needs those: an array that this program packs keeps its
-values, encodes them when somebody asks for the bytes, and goes to another process of this machine as the values
-themselves, which Ray then hands on without a copy. What has come as bytes is looked at before it is decoded: its size,
-then its header, then whether both agree.
+values, encodes them when somebody asks for the bytes, and is pickled as the values themselves, which can then go to
+another process of this machine without a copy. What has come as bytes is looked at before it is decoded: its size, then
+its header, then whether both agree.
 """
 
 import io
@@ -132,7 +132,11 @@ def decode(array: Any, what: str, shape: tuple[int, ...], dtype: np.dtype[Any]) 
 
 
 def decode_bytes(data: bytes, what: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """As ``decode``, for the bytes of one ``.npy`` file."""
+    """As ``decode``, for the bytes of one ``.npy`` file.
+
+    Raises:
+        RefusedReplyError: no array, or of another type, shape or size.
+    """
     count = math.prod(shape)
     if len(data) > _HEADER + 8 * count:
         raise RefusedReplyError(f"{what} has {len(data)} bytes; its {count} values need fewer")

@@ -36,7 +36,14 @@ class Averaging(FedAvg):
 
 
 def weighted_mean(weights: Sequence[Mapping[str, NDArray[Any]]], counts: Sequence[float]) -> dict[str, NDArray[Any]]:
-    """Return the mean of ``weights``, which have the same names and shapes, each weighted by its count."""
+    """Return the mean of ``weights``, which have the same names and shapes, each weighted by its count.
+
+    Args:
+        counts: above 0, one for each of ``weights``.
+
+    Returns:
+        Of the shapes and dtypes of the first; float64 where those are integers.
+    """
     total = sum(counts)
     shares = [count / total for count in counts]
     return {name: _mean([arrays[name] for arrays in weights], shares) for name in weights[0]}

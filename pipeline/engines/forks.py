@@ -25,7 +25,10 @@ _PROGRAM = "pipeline.engines.forks"
 
 
 class ForkServer:
-    """The process, for as long as a block lasts.
+    """The process, from when this is made until ``end``.
+
+    Raises:
+        OSError: it cannot be started, or its socket has no place.
 
     Attributes:
         path: of its socket, which nobody else's processes reach; for ``FEDINVERSE_FORKS`` of those who are to ask it.
@@ -75,7 +78,7 @@ def _serve(listening: socket.socket, parent: int) -> tuple[list[str], socket.soc
 
 def _become(asking: socket.socket) -> list[str]:
     """Take over output, environment and directory of the process at the other end; return what it is to run."""
-    import numpy as np  # not where a fork is only asked for
+    import numpy as np  # here it is imported by now; the program that starts this process need not wait for it
 
     asking.settimeout(None)
     head, output, _, _ = socket.recv_fds(asking, 8, 2)
