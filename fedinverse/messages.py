@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from fedinverse.arrays import decode, opened, size_of
 from fedinverse.errors import ConfigError, IntegrityError, RefusedReplyError
+from fedinverse.norms import square
 from fedinverse.words import TEXT, plain
 
 ARRAYS, CONFIG, METRICS, CLIENT = "arrays", "config", "metrics", "client"
@@ -59,12 +60,14 @@ class Update:
 
     Attributes:
         weights: the arrays asked for, in their order and dtypes, all finite; empty if none were.
+        length: L2 norm of what training changed of them, over float arrays; beyond 1e19 it is infinite.
         examples: number of images, at least 1.
         metrics: ``num-examples``, ``train-loss``, ``train-accuracy`` and, with adaptive clipping, ``norm_bit``.
         report: the defence's name and what it tells of itself, without the partition.
     """
 
     weights: Weights
+    length: float
     examples: int
     metrics: dict[str, int | float]
     report: dict[str, str | int | float]
@@ -189,8 +192,8 @@ def read_update(
     extra = (NORM_BIT,) if adaptive else ()
     metrics = read_metrics(records[METRICS], (*TRAINED, *extra), most_examples)
     report = read_report(records[CLIENT], partition)
-    weights = read_arrays(records[ARRAYS], before)
-    return Update(weights, int(metrics[EXAMPLES]), metrics, report)
+    weights, length = read_arrays(records[ARRAYS], before)
+    return Update(weights, length, int(metrics[EXAMPLES]), metrics, report)
 
 
 def read_evaluation(reply: Message, partition: int, most_examples: int | None = None) -> dict[str, int | float]:
@@ -253,29 +256,36 @@ def read_report(record: ConfigRecord, partition: int) -> dict[str, str | int | f
     return report
 
 
-def read_arrays(record: ArrayRecord, before: Weights) -> Weights:
+def read_arrays(record: ArrayRecord, before: Weights) -> tuple[Weights, float]:
     """Return the arrays of ``record``, which must be those of ``before``: names, shapes, dtype kinds, finite values.
 
-    They come in the order and the dtypes of ``before``: some of Flower's strategies pair arrays by position.
+    They come in the order and the dtypes of ``before``: some of Flower's strategies pair arrays by position. Beside
+    them comes how far they are from ``before``, see ``Update``.
     """
     if record.keys() != before.keys():
         missing, extra = sorted(before.keys() - record.keys()), sorted(set(record.keys()) - before.keys(), key=str)
         names = [*(f"lacks '{name}'" for name in missing[:2]), *(f"adds '{plain(name, 60)}'" for name in extra[:2])]
         raise RefusedReplyError(f"its arrays are not the global model's: it {', '.join(names)}")
-    return {name: _array(record[name], name, old) for name, old in before.items()}
+    weights, squares = {}, 0.0
+    for name, old in before.items():
+        weights[name], moved = _array(record[name], name, old)
+        squares += moved
+    return weights, math.sqrt(squares)
 
 
-def _array(array: Any, name: str, old: NDArray[Any]) -> NDArray[Any]:
+def _array(array: Any, name: str, old: NDArray[Any]) -> tuple[NDArray[Any], float]:
+    """Return the values, and the square of how far they moved, if they are floats."""
     values = decode(array, f"array '{name}'", old.shape, old.dtype)
     if old.dtype.kind in "iu":
         if np.any(np.abs(values.astype(np.float64) - old) > _STEPS):
             raise RefusedReplyError(f"array '{name}' moves by more than {_STEPS} in a round")
-        return values
-    if not np.isfinite(values).all():
+        return values, 0.0
+    moved = square(values, old) if old.dtype.kind == "f" else math.nan
+    if not math.isfinite(moved) and not np.isfinite(values).all():
         raise RefusedReplyError(f"array '{name}' holds NaN or infinite values")
     if name.rsplit(".", maxsplit=1)[-1] == "running_var" and np.any(values < 0):
         raise RefusedReplyError(f"array '{name}' is a variance and holds negative values")
-    return values
+    return values, moved if old.dtype.kind == "f" else 0.0
 
 
 # ---------------------------------------------------------------- what a schema consists of

@@ -23,6 +23,7 @@ class Round:
 
     Attributes:
         number: 0 before training.
+        sha256: of ``weights``.
         utility: what ``server.utility`` says of it.
         state: what the strategy remembers for the next round.
     """
@@ -31,6 +32,7 @@ class Round:
     world: World
     number: int
     weights: Mapping[str, NDArray[Any]]
+    sha256: str
     utility: Mapping[str, Any]
     state: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 

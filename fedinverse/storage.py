@@ -212,10 +212,16 @@ def weights_sha256(weights: Weights) -> str:
     return digest.hexdigest()
 
 
-def save_weights(path: Path, weights: Weights, metadata: Mapping[str, str | int | float] | None = None) -> str:
-    """Write named arrays atomically as safetensors with ``metadata`` and their SHA-256; return the hash."""
+def save_weights(
+    path: Path, weights: Weights, metadata: Mapping[str, str | int | float] | None = None, sha256: str = ""
+) -> str:
+    """Write named arrays atomically as safetensors with ``metadata`` and their SHA-256; return the hash.
+
+    Args:
+        sha256: ``weights_sha256(weights)``, where it is known.
+    """
     arrays = {name: np.asarray(array, order="C") for name, array in weights.items()}
-    sha = weights_sha256(arrays)
+    sha = sha256 or weights_sha256(arrays)
     header = {key: str(value) for key, value in (metadata or {}).items()} | {"sha256": sha}
     # Alone, the content's hash needs no hash of its own; and of one key, unlike of several, safetensors writes the same
     # bytes every time.

@@ -41,14 +41,17 @@ _OVERRIDES = {
 def server_app(after_round: Sequence[AfterRound] | None = None, *, beside: bool = False) -> ServerApp:
     """Return a ServerApp that hands every round to the callbacks ``after_round``, in order; None: it is stored.
 
-    With ``beside``, a round is evaluated and handed on while the next one is trained, by a thread of its own.
+    With ``beside``, a round is evaluated and handed on while the next one is trained, by a thread of its own; another
+    one writes the ledger.
     """
     app = ServerApp()
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        with OneByOne(beside=beside) as hand_on:
-            _federate(grid, context, (save_round,) if after_round is None else after_round, hand_on)
+        rounds: OneByOne[MetricRecord] = OneByOne(beside=beside)
+        lines: OneByOne[None] = OneByOne(beside=beside)
+        with lines, rounds:
+            _federate(grid, context, (save_round,) if after_round is None else after_round, rounds, lines)
 
     return app
 
@@ -56,7 +59,13 @@ def server_app(after_round: Sequence[AfterRound] | None = None, *, beside: bool 
 app = server_app()  # as Flower finds it
 
 
-def _federate(grid: Grid, context: Context, callbacks: Sequence[AfterRound], hand_on: OneByOne) -> None:
+def _federate(
+    grid: Grid,
+    context: Context,
+    callbacks: Sequence[AfterRound],
+    hand_on: OneByOne[MetricRecord],
+    lines: OneByOne[None],
+) -> None:
     """Run the rounds that are still to run."""
     keep_freed_memory()  # every round frees what all its clients sent
     grid = AnsweredGrid(grid)
@@ -75,6 +84,7 @@ def _federate(grid: Grid, context: Context, callbacks: Sequence[AfterRound], han
         return
 
     strategy = make_strategy(federation, run.population.clients, run.seed_of(world), str(run.files.config))
+    ledger = Ledger(run.files.server.ledger(world), lines)
 
     def after_round(strategy_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         """Evaluate the model and hand the round on; Flower calls this with 0 before the first round."""
@@ -87,7 +97,7 @@ def _federate(grid: Grid, context: Context, callbacks: Sequence[AfterRound], han
         def finish() -> MetricRecord:
             into_module(network, received, f"the global model of round {server_round}")
             scores = utility(network, held_out, run.victim_classes, federation.device)
-            over = Round(run, world, server_round, received, scores, state)
+            over = Round(run, world, server_round, received, ledger.sha256(arrays), scores, state)
             for callback in callbacks:
                 callback(over)
             known = {key: scores[key] for key in ("accuracy", "victim-accuracy") if scores[key] is not None}
@@ -103,7 +113,7 @@ def _federate(grid: Grid, context: Context, callbacks: Sequence[AfterRound], han
     examples = dict(enumerate(_held(run).tolist()))
     if not federation.secure_aggregation.enabled:  # its replies show no update
         grid.as_they_arrive(strategy.read_early)
-    strategy.begin(selection, Ledger(run.files.server.ledger(world)), max(done, 0), buffers, examples)
+    strategy.begin(selection, ledger, max(done, 0), buffers, examples)
     load_state_dict(strategy, state)
     message = Instructions.record(run.model.name, run.model.width, classes, training.model_dump())
     strategy.start(

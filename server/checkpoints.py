@@ -24,8 +24,8 @@ def save_round(over: Round) -> None:
     run, files, world, number = over.run, over.run.files.server, over.world, over.number
     about = run.about_model | {"accuracy": over.utility["accuracy"]}
     state = save_weights(files.strategy_state(world, number), over.state) if over.state else ""
-    sha = save_weights(files.checkpoint(world, number), over.weights, ModelFile.metadata(number, about))
-    append_lines(files.rounds(world), [RoundLine.of(number, over.utility, sha, state)])
+    save_weights(files.checkpoint(world, number), over.weights, ModelFile.metadata(number, about), over.sha256)
+    append_lines(files.rounds(world), [RoundLine.of(number, over.utility, over.sha256, state)])
     files.strategy_state(world, number - 1).unlink(missing_ok=True)
 
 

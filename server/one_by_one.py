@@ -2,14 +2,12 @@
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Self
+from typing import Generic, Self, TypeVar
 
-from flwr.app import MetricRecord
-
-Work = Callable[[], MetricRecord]
+T = TypeVar("T")
 
 
-class OneByOne:
+class OneByOne(Generic[T]):
     """Does one piece of work after another.
 
     With ``beside``, a piece is begun when it is handed over and the caller goes on; the next one waits for it. An error
@@ -18,9 +16,9 @@ class OneByOne:
 
     def __init__(self, *, beside: bool) -> None:
         self._thread = ThreadPoolExecutor(1, "rounds") if beside else None
-        self._last: Future[MetricRecord] | None = None
+        self._last: Future[T] | None = None
 
-    def __call__(self, work: Work) -> MetricRecord | None:
+    def __call__(self, work: Callable[[], T]) -> T | None:
         """Do ``work`` and return its result; beside the caller: begin it and return None."""
         if self._thread is None:
             return work()

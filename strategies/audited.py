@@ -43,7 +43,7 @@ from strategies.central_privacy import Private
 from strategies.client_reports import ClientReports
 from strategies.grids import ChosenNodes
 from strategies.ledger import Ledger
-from strategies.outliers import far_off, length
+from strategies.outliers import far_off
 from strategies.participation import Selection
 from strategies.watch import note_updates
 
@@ -51,7 +51,6 @@ log = logging.getLogger("fedinverse.server")
 flower_log = logging.getLogger("flwr")  # a client that fails is named where Flower reports the round
 EQUAL_WEIGHT = "equal-weight"  # the metric that unweighted averages weigh by: 1 for everyone
 T = TypeVar("T")
-Opened = tuple[Update, float]  # and its length
 
 
 class Audited:
@@ -91,7 +90,7 @@ class Audited:
         self._reports = ClientReports(self._directory)
         self._before: Weights = {}
         self._adaptive = False
-        self._early: dict[int, tuple[Message, Opened]] = {}
+        self._early: dict[int, tuple[Message, Update]] = {}
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -128,12 +127,11 @@ class Audited:
             with suppress(Exception):
                 self._early[id(reply)] = reply, self._open(reply, partition)
 
-    def _open(self, reply: Message, partition: int) -> Opened:
+    def _open(self, reply: Message, partition: int) -> Update:
         if id(reply) in self._early:
             return self._early[id(reply)][1]
         most = self._examples.get(partition)
-        update = read_update(reply, partition, self._before, most, adaptive=self._adaptive)
-        return update, length(update.weights, self._before) if self.max_update_norm else 0.0
+        return read_update(reply, partition, self._before, most, adaptive=self._adaptive)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -142,10 +140,9 @@ class Audited:
         current = server_round + self._offset
         by_partition = self._by_partition(replies)
         refused: dict[int, str] = {}
-        opened = self._read(current, by_partition, self._open, refused)
+        updates = self._read(current, by_partition, self._open, refused)
         self._early.clear()
-        updates = {partition: update for partition, (update, _) in opened.items()}
-        lengths = {partition: norm for partition, (_, norm) in opened.items()}
+        lengths = {partition: update.length for partition, update in updates.items()}
         for partition, reason in far_off(lengths, self._before, self.max_update_norm).items():
             refused[partition] = self._refuse(current, partition, reason)
             del updates[partition]

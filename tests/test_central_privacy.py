@@ -164,7 +164,7 @@ def test_a_round_repeated_after_a_kill_is_spent_once(tmp_path: Path) -> None:
     defence._covered = True
     report = {"defence": "update_noise", **defence.report()}
     for _ in range(2):
-        ClientReports(tmp_path).note(1, {0: Update({}, 1, {"num-examples": 1}, report)}, {})
+        ClientReports(tmp_path).note(1, {0: Update({}, 0.0, 1, {"num-examples": 1}, report)}, {})
     assert read_json(tmp_path / "privacy.json")["0"]["epsilon"] == pytest.approx(
         composed_epsilon([(2.0, 1.0, 1)], 1e-5)
     )

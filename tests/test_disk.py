@@ -69,7 +69,7 @@ def test_a_round_without_room_is_refused_before_it_is_stored(tmp_path: Path) -> 
     (tmp_path / "file").write_bytes(b"x" * 900)
 
     def of(size: int) -> Round:
-        return Round(Run(tmp_path), "with_victim", 1, {"w": np.zeros(size, np.uint8)}, {})
+        return Round(Run(tmp_path), "with_victim", 1, {"w": np.zeros(size, np.uint8)}, "", {})
 
     Budget(1000)(of(100))
     with pytest.raises(StageError, match=r"900 B.*101 B.*1 KB"):

@@ -19,7 +19,7 @@ from fedinverse.run import Run, prepare
 from fedinverse.storage import load_weights, read_jsonl
 from pipeline.engines import run_federation, session_of
 from pipeline.engines.local import LocalGrid
-from pipeline.engines.parcels import SHARED_MEMORY, Parcel
+from pipeline.engines.parcels import SHARED_MEMORY, Parcel, Reader
 from pipeline.experiment import resolved
 from pipeline.stages.federate import federate
 from server.roll_call import roll_call
@@ -54,19 +54,20 @@ def test_worlds_side_by_side_on_the_same_actors_give_the_models_of_one_after_the
     tiny: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     removed: list[str] = []
-    opened = Parcel.open
+    opened = Reader.open
 
-    def gone_once(parcel: Parcel) -> Any:  # as where a user logs out whose shared memory is then emptied
+    # As where a user logs out whose shared memory is then emptied.
+    def gone_once(reader: Reader, parcel: Parcel) -> Any:
         if parcel.path and not removed:
             removed.append(parcel.path)
             for path in SHARED_MEMORY.glob(f"fedinverse-{os.getpid()}-*"):
                 path.unlink()
-        return opened(parcel)
+        return opened(reader, parcel)
 
-    monkeypatch.setattr(Parcel, "open", gone_once)
+    monkeypatch.setattr(Reader, "open", gone_once)
     runs, privacy = {}, {"kind": "server_fixed", "noise_multiplier": 0.01, "clipping_norm": 1.0}
     for kind in ("local", "ray"):
-        federation = {"rounds": 2, "averaging": "unweighted", "privacy": privacy}
+        federation = {"rounds": 5, "averaging": "unweighted", "privacy": privacy}
         experiment = tiny(
             federation=federation, model={"name": "mcnn_gn", "width": 0.25}, engine={"kind": kind, "actors": 1}
         )
@@ -77,13 +78,14 @@ def test_worlds_side_by_side_on_the_same_actors_give_the_models_of_one_after_the
                 from ray._private import worker  # not before the engine set Ray's environment
 
                 assert worker._global_node.all_processes.keys() == {"gcs_server", "raylet"}  # and no watchers
-                prefix = Path(session.prefix)
+                prefix = Path(session._prefix)
                 assert prefix.parent == SHARED_MEMORY  # by which the models went
-                assert len(list(SHARED_MEMORY.glob(f"{prefix.name}-*"))) <= len(WORLDS)  # their last models
+                files = len(list(SHARED_MEMORY.glob(f"{prefix.name}-*")))
+                assert files <= 2 * len(WORLDS) * (1 + 4)  # two rounds' models and replies, in turn
     for world in WORLDS:
         local, ray = ([line.sha256 for line in runs[kind].recorded_rounds(world)] for kind in ("local", "ray"))
         assert local == ray
-        assert len(ray) == 3
+        assert len(ray) == 6
     assert removed
     assert not list(SHARED_MEMORY.glob(f"{prefix.name}-*"))
 

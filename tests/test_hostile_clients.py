@@ -16,6 +16,7 @@ from fedinverse.accounting import composed_epsilon
 from fedinverse.arrays import decode_bytes
 from fedinverse.errors import ConfigError, IntegrityError, RefusedReplyError, StageError
 from fedinverse.messages import CLIENT, read_model, read_report
+from fedinverse.norms import length
 from fedinverse.run import Run
 from fedinverse.storage import read_jsonl, write_json
 from fedinverse.words import plain
@@ -23,7 +24,7 @@ from pipeline.engines.local import LocalGrid
 from pipeline.engines.simulated import SimulatedGrid
 from server.roll_call import known_nodes
 from strategies.averaging import Averaging
-from strategies.outliers import far_off, length
+from strategies.outliers import far_off
 
 HOSTILE = 2  # its partition
 FAILS: Change = lambda _: (_ for _ in ()).throw(RuntimeError("it broke"))  # noqa: E731
@@ -172,7 +173,7 @@ def _who(partition: int) -> RecordDict:
 def test_an_update_far_longer_than_the_others_is_refused_and_the_limit_is_the_servers() -> None:
     before = {"w": np.zeros(4, np.float32)}
     updates = [{"w": np.full(4, size, np.float32)} for size in (1.0, 1.1, 50.0, 0.9)]
-    norms = {partition: length(update, before) for partition, update in enumerate(updates)}
+    norms = {partition: length(update) for partition, update in enumerate(updates)}
     assert norms[2] == 100.0
     assert set(far_off(norms, before, 10.0)) == {2}
     assert "federation.max_update_norm" in far_off(norms, before, 10.0)[2]

@@ -1,11 +1,11 @@
 """Prepare a network for inference and for gradients by its images: eval, frozen, BatchNorm folded where exact."""
 
 import copy
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from fedinverse.models.image_layers import ImageConv2d, ImageConvTranspose2d, WholeConv2d
 
@@ -22,7 +22,9 @@ def for_inference(model: M, device: str | torch.device = "cpu") -> M:
     padding is not shifted by its bias, so folding would change the border. ``model`` itself stays
     bit-identical. Convolutions of the images get their fast gradient (``image_layers``).
     """
-    ready = copy.deepcopy(model).eval().requires_grad_(False)
+    # Folding and laying out anew copy most weights: those that neither has copied are copied at the end.
+    shared = {id(weight): nn.Parameter(weight.detach(), requires_grad=False) for weight in model.parameters()}
+    ready = copy.deepcopy(model, shared).eval()
     for module in list(ready.modules()):
         if isinstance(module, nn.Sequential):
             _fold(module)
@@ -30,7 +32,12 @@ def for_inference(model: M, device: str | torch.device = "cpu") -> M:
             if type(child) is nn.Conv2d and (look := ImageConv2d.of(child)) is not None:
                 setattr(module, name, look)
     layout = getattr(model, "memory_format", torch.channels_last)
-    return ready.to(device=device, memory_format=layout)  # type: ignore[call-overload, no-any-return]
+    ready = ready.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+    places = {weight.data_ptr() for weight in model.parameters()}
+    for weight in ready.parameters():
+        if weight.data_ptr() in places:
+            weight.data = weight.data.clone()
+    return ready
 
 
 def _fold(layers: nn.Sequential) -> None:
@@ -38,15 +45,20 @@ def _fold(layers: nn.Sequential) -> None:
         first, second = layers[index], layers[index + 1]
         if not (_is_plain(first) and _is_plain(second)):
             continue
-        if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
-            layers[index] = fuse_conv_bn_eval(first, second)
-            layers[index + 1] = nn.Identity()
-        elif isinstance(first, nn.ConvTranspose2d) and isinstance(second, nn.BatchNorm2d):
-            layers[index] = fuse_conv_bn_eval(first, second, transpose=True)
-            layers[index + 1] = nn.Identity()
+        if isinstance(first, nn.Conv2d | nn.ConvTranspose2d) and isinstance(second, nn.BatchNorm2d):
+            transpose = isinstance(first, nn.ConvTranspose2d)
+            fused = fuse_conv_bn_weights(first.weight, first.bias, *_affine(second), transpose)
         elif isinstance(first, nn.Linear) and isinstance(second, nn.BatchNorm1d):
-            layers[index] = fuse_linear_bn_eval(first, second)
-            layers[index + 1] = nn.Identity()
+            fused = fuse_linear_bn_weights(first.weight, first.bias, *_affine(second))
+        else:
+            continue
+        first.weight, first.bias = fused
+        layers[index + 1] = nn.Identity()
+
+
+def _affine(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Any, Any, float, Any, Any]:
+    """Return mean, variance, epsilon, weight and bias of a normalisation."""
+    return norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
 
 
 def _is_plain(layer: nn.Module) -> bool:

@@ -13,7 +13,7 @@ from clients.app import app
 from fedinverse.flower_compat import ErrorCode
 from fedinverse.messages import ARRAYS
 from fedinverse.profiling import leave
-from pipeline.engines.parcels import Parcel, pack
+from pipeline.engines.parcels import Parcel, Reader, Shelf
 from pipeline.engines.simulated import error_reply, explain
 
 Sent = Parcel | list[Any]
@@ -29,14 +29,22 @@ class ClientProcess:
     def __init__(self, *, profile: bool, prefix: str) -> None:
         torch.set_num_threads(1)
         logging.getLogger("flwr").setLevel(logging.ERROR)
-        self._prefix = prefix
+        self._shelf, self._reader = Shelf(prefix), Reader()
         self._broadcast: tuple[Sent, ArrayRecord] | None = None
         self._profiler = cProfile.Profile() if profile else None
 
-    def handle(self, message: Message, arrays: Sent | None, context: Context) -> Parcel:
-        """Answer ``message``, whose arrays come apart from it; return the reply and the node's state."""
+    def handle(
+        self, message: Message, arrays: Sent | None, context: Context, was_read: list[str]
+    ) -> tuple[Parcel, list[str]]:
+        """Answer ``message``, whose arrays come apart from it; ``was_read`` are the files that may be written again.
+
+        Returns:
+            The reply and the node's state; and the files that this process has no longer in use.
+        """
+        self._shelf.take_back(was_read)
         with self._profiler or nullcontext():
-            return pack(self._handle(message, arrays, context), self._prefix)
+            answer = self._shelf.pack(self._handle(message, arrays, context))
+        return answer, self._reader.done()
 
     def _handle(self, message: Message, arrays: Sent | None, context: Context) -> tuple[Message, RecordDict]:
         if arrays is not None:
@@ -49,7 +57,7 @@ class ClientProcess:
     def _fetch(self, sent: Sent) -> ArrayRecord:
         """Return the arrays that were ``sent``: the first call of a round fetches the model for all of them."""
         if self._broadcast is None or self._broadcast[0] != sent:
-            self._broadcast = (sent, sent.open() if isinstance(sent, Parcel) else _fetched(sent[0]))
+            self._broadcast = (sent, self._reader.open(sent) if isinstance(sent, Parcel) else _fetched(sent[0]))
         return self._broadcast[1]
 
     def leave_profile(self, directory: Path) -> None:

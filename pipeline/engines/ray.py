@@ -7,7 +7,6 @@ and its message sent again, and the largest shards start first so that no round 
 import logging
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,6 @@ from fedinverse.layout import World
 from fedinverse.messages import ARRAYS
 from fedinverse.run import Run
 from fedinverse.split import holdings
-from pipeline.engines.client_process import Sent
-from pipeline.engines.parcels import Parcel, pack
 from pipeline.engines.ray_session import RaySession
 from pipeline.engines.simulated import SimulatedGrid, context_of, error_reply, explain
 
@@ -41,36 +38,13 @@ class _Sent:
     actor: int = field(default=-1)
 
 
-class _Stored:
-    """Which records lie where the actors can read them: each once, for all who are sent it."""
-
-    def __init__(self, prefix: str) -> None:
-        self._prefix = prefix
-        self._places: dict[int, tuple[ArrayRecord, Sent]] = {}  # by id, which a record that is held keeps
-
-    def place(self, record: ArrayRecord) -> Sent:
-        """Return where ``record`` is, which must not change; it is put there if it is not, or no longer."""
-        _, place = self._places.get(id(record), (record, None))
-        if place is None or (isinstance(place, Parcel) and place.is_gone):
-            place = pack(record, self._prefix) if self._prefix else [ray.put(record)]
-            self._places[id(record)] = record, place
-        return place
-
-    def keep(self, records: Sequence[ArrayRecord]) -> None:
-        """Let go of all but ``records``."""
-        for key in self._places.keys() - set(map(id, records)):
-            _, place = self._places.pop(key)
-            if isinstance(place, Parcel):
-                place.drop()
-
-
 class RayGrid(SimulatedGrid):
     """Hands messages to the actor with the shortest queue."""
 
     def __init__(self, run: Run, world: World, session: RaySession) -> None:
         super().__init__(run, world, session.engine.device)
         self._session, self._actors = session, session.actors
-        self._stored = _Stored(session.prefix)
+        self._sent: dict[int, ArrayRecord] = {}
         self._restarting = {reference: number for number, reference in session.restarting.items()}
         held = holdings(run.split, run.population.clients, len(run.class_names)).sum(1)
         self._size = {partition + 1: int(images) for partition, images in enumerate(held)}
@@ -79,7 +53,7 @@ class RayGrid(SimulatedGrid):
         """Answer ``messages`` on the actors; what is not answered in time is left out and its actor restarted."""
         deadline = None if timeout is None else time.monotonic() + timeout
         waiting = [_Sent(message) for message in messages]
-        self._stored.keep([message.content[ARRAYS] for message in messages if ARRAYS in message.content])
+        self._let_go(messages)
         waiting.sort(key=lambda sent: self._size[sent.message.metadata.dst_node_id])
         queues = dict.fromkeys(range(len(self._actors)), 0.0)
         queues |= dict.fromkeys(self._restarting.values(), math.inf)
@@ -121,9 +95,18 @@ class RayGrid(SimulatedGrid):
         sent.actor = min(queues, key=queues.__getitem__)
         queues[sent.actor] += 1
         content, metadata = sent.message.content, sent.message.metadata
-        arrays = self._stored.place(content[ARRAYS]) if ARRAYS in content else None
+        arrays = self._session.sent.place(content[ARRAYS], sent.actor) if ARRAYS in content else None
+        was_read = self._session.readers[sent.actor].done()
         light = Message(RecordDict({key: content[key] for key in content if key != ARRAYS}), metadata=metadata)
-        flying[self._actors[sent.actor].handle.remote(light, arrays, self.contexts[metadata.dst_node_id])] = sent
+        handle = self._actors[sent.actor].handle
+        flying[handle.remote(light, arrays, self.contexts[metadata.dst_node_id], was_read)] = sent
+
+    def _let_go(self, messages: list[Message]) -> None:
+        """Let go of the arrays that none of ``messages``, which are sent next, carries."""
+        records = [message.content[ARRAYS] for message in messages if ARRAYS in message.content]
+        sent, self._sent = self._sent, {id(record): record for record in records}
+        for key in sent.keys() - self._sent.keys():
+            self._session.sent.let_go(sent[key])
 
     def _await_restart(self, number: int, queues: dict[int, float]) -> None:
         """Send nothing to an actor that restarts: Ray would refuse it at once, and a message has only so many tries."""
@@ -137,20 +120,22 @@ class RayGrid(SimulatedGrid):
         node = sent.message.metadata.dst_node_id
         reply: Message
         try:
-            parcel: Parcel = ray.get(reference)
-            reply, self.contexts[node].state = parcel.open()
+            parcel, was_read = ray.get(reference)
+            self._session.sent.was_read(sent.actor, was_read)
+            reply, self.contexts[node].state = self._session.readers[sent.actor].open(parcel)
         except (ray.exceptions.RayError, FileNotFoundError) as error:
             self._await_restart(sent.actor, queues)
             # It may live: what it raised is the cause, or that somebody removed what it wrote.
             failed = isinstance(error, ray.exceptions.RayTaskError | FileNotFoundError)
             what, cause = ("failed", getattr(error, "cause", error)) if failed else ("died", error)
+            if not failed:
+                self._session.forget(sent.actor)
             if sent.tries < _TRIES:
                 log.warning("the actor of client %d %s; its message is sent again", node - 1, what)
                 sent.tries += 1
                 waiting.append(sent)
                 return None
             return error_reply(sent.message, ErrorCode.UNKNOWN, f"its actor {what} {_TRIES} times: {explain(cause)}")
-        parcel.drop()
         if reply.has_error():
             log.warning("client %d failed: %s", node - 1, reply.error.reason)
         return reply
@@ -159,6 +144,7 @@ class RayGrid(SimulatedGrid):
         """Restart the actors that still work, so that the next round does not queue behind them."""
         for number in {sent.actor for sent in flying.values()}:
             ray.kill(self._actors[number], no_restart=False)
+            self._session.forget(number)
             self._await_restart(number, queues)
         late = sorted(sent.message.metadata.dst_node_id - 1 for sent in [*flying.values(), *waiting])
         log.warning("no reply in time from clients %s; the round goes on without them", late)

@@ -29,9 +29,11 @@ class ClientActor:
         """Return True once the imports are done, after as many restarts as it takes."""
         return True
 
-    def handle(self, message: "Message", arrays: "Sent | None", context: "Context") -> "Parcel":
+    def handle(
+        self, message: "Message", arrays: "Sent | None", context: "Context", was_read: list[str]
+    ) -> "tuple[Parcel, list[str]]":
         """See ``ClientProcess.handle``."""
-        return self._process.handle(message, arrays, context)
+        return self._process.handle(message, arrays, context, was_read)
 
     def leave_profile(self, directory: Path) -> None:
         """See ``ClientProcess.leave_profile``."""

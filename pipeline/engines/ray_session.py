@@ -18,8 +18,9 @@ from fedinverse.folders import absolute
 from fedinverse.registry import search_path
 from pipeline.engines.environment import environment
 from pipeline.engines.forks import ForkServer
-from pipeline.engines.parcels import new_prefix, sweep
+from pipeline.engines.parcels import Reader, new_prefix, sweep
 from pipeline.engines.ray_worker import SOCKET
+from pipeline.engines.sent_arrays import SentArrays
 from pipeline.engines.settings import Engine
 
 CACHE = "FEDINVERSE_CACHE"
@@ -34,14 +35,17 @@ class RaySession:
         profile: whether actors run under cProfile.
         actors: the processes that answer messages, once Ray is there.
         restarting: number of an actor that was restarted -> what it answers when it is back.
-        prefix: what the files begin with in which arrays go to and from actors; empty: Ray carries them.
+        sent: the arrays that are sent to them.
+        readers: what opens their replies, by number.
     """
 
     def __init__(self, engine: Engine, *, profile: bool = False) -> None:
         self.engine, self.profile = engine, profile
         self.actors: list[Any] = []
         self.restarting: dict[int, Any] = {}
-        self.prefix = "" if engine.address else new_prefix()
+        self._prefix = "" if engine.address else new_prefix()
+        self.sent = SentArrays(self._prefix)
+        self.readers: list[Reader] = []
         self._forks: ForkServer | None = None
         self._ready = False
         self._stopped = threading.Event()
@@ -68,7 +72,7 @@ class RaySession:
 
         ray.shutdown()
         self._end_forks()
-        sweep(self.prefix)
+        sweep(self._prefix)
 
     def _end_forks(self) -> None:
         if self._forks is not None:
@@ -106,7 +110,14 @@ class RaySession:
         options = ClientActor.options(  # type: ignore[attr-defined]
             num_cpus=engine.client_cpus, num_gpus=engine.client_gpus, max_restarts=-1, max_task_retries=0
         )
-        self.actors = [options.remote(self.profile, self.prefix) for _ in range(engine.actors or fit)]
+        self.actors = [options.remote(self.profile, self._prefix) for _ in range(engine.actors or fit)]
+        self.readers = [Reader() for _ in self.actors]
+
+    def forget(self, number: int) -> None:
+        """Remove what an actor that is no more has left."""
+        self.sent.is_lost(number)
+        self.readers[number].remove()
+        self.readers[number] = Reader()
 
     def stop(self) -> None:
         """Have every federation on these actors end with an error, soon."""
