@@ -136,9 +136,21 @@ class Audited:
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Aggregate the updates that are none to refuse, in the order of their partitions."""
-        current = server_round + self._offset
-        by_partition = self._by_partition(replies)
+        """Aggregate the updates that are none to refuse, in the order of their partitions; their arrays are gone then.
+
+        Flower holds the replies until the next round's are there, which would take twice the memory.
+        """
+        answers = list(replies)
+        try:
+            return self._aggregate_train(server_round + self._offset, self._by_partition(answers))
+        finally:
+            for reply in answers:
+                if reply.has_content():
+                    reply.content.pop(ARRAYS, None)
+
+    def _aggregate_train(
+        self, current: int, by_partition: Mapping[int, Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         refused: dict[int, str] = {}
         updates = self._read(current, by_partition, self._open, refused)
         self._early.clear()

@@ -106,7 +106,7 @@ def test_a_model_is_looked_at_once_and_the_next_one_again(monkeypatch: pytest.Mo
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.lists(st.integers(1, 10**6), min_size=1, max_size=7), st.sampled_from([1, 5, (1 << 16) + 3]), st.integers(0))
+@given(st.lists(st.integers(1, 10**6), min_size=1, max_size=7), st.sampled_from([1, 5, (1 << 18) + 3]), st.integers(0))
 def test_the_mean_is_flowers_bit_for_bit(counts: list[int], size: int, seed: int) -> None:
     generator = np.random.default_rng(seed)
     contents = [
