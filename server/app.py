@@ -41,8 +41,8 @@ _OVERRIDES = {
 def server_app(after_round: Sequence[AfterRound] | None = None, *, beside: bool = False) -> ServerApp:
     """Return a ServerApp that hands every round to the callbacks ``after_round``, in order; None: it is stored.
 
-    With ``beside``, a round is evaluated and handed on while the next one is trained, by a thread of its own; another
-    one writes the ledger.
+    With ``beside``, a round is evaluated and handed on while the next one is trained, by a thread of its own that
+    begins when a core is idle; another one writes the ledger.
     """
     app = ServerApp()
 
@@ -113,6 +113,7 @@ def _federate(
     examples = dict(enumerate(_held(run).tolist()))
     if not federation.secure_aggregation.enabled:  # its replies show no update
         grid.as_they_arrive(strategy.read_early)
+    hand_on.waits = grid.when_idle(hand_on.begin)
     strategy.begin(selection, ledger, max(done, 0), buffers, examples)
     load_state_dict(strategy, state)
     message = Instructions.record(run.model.name, run.model.width, classes, training.model_dump())

@@ -95,6 +95,17 @@ class AnsweredGrid(PassingGrid):
         if hasattr(self._grid, "arrived"):
             self._grid.arrived = read
 
+    def when_idle(self, begin: Callable[[], None]) -> bool:
+        """Have ``begin`` called in every round once a core of this machine has no client to train, or a little later.
+
+        Returns:
+            Whether it is: not every grid knows.
+        """
+        if not hasattr(self._grid, "idle"):
+            return False
+        self._grid.idle = begin
+        return True
+
     def send_and_receive(self, messages: Any, *, timeout: float | None = None) -> list[Message]:
         """Return a reply to every message: the node's own, or an error in its place."""
         asked = list(messages)

@@ -6,7 +6,9 @@ and its message sent again, and the largest shards start first so that no round 
 
 import logging
 import math
+import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,7 +41,13 @@ class _Sent:
 
 
 class RayGrid(SimulatedGrid):
-    """Hands messages to the actor with the shortest queue."""
+    """Hands messages to the actor with the shortest queue.
+
+    Attributes:
+        idle: what is called in every round once a core of this machine has no client to train, or ``_LOOK`` later.
+    """
+
+    idle: Callable[[], None] | None = None
 
     def __init__(self, run: Run, world: World, session: RaySession) -> None:
         super().__init__(run, world, session.engine.device)
@@ -51,7 +59,8 @@ class RayGrid(SimulatedGrid):
 
     def answer(self, messages: list[Message], timeout: float | None) -> list[Message]:
         """Answer ``messages`` on the actors; what is not answered in time is left out and its actor restarted."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+        start = time.monotonic()
+        deadline = None if timeout is None else start + timeout
         waiting = [_Sent(message) for message in messages]
         self._let_go(messages)
         waiting.sort(key=lambda sent: self._size[sent.message.metadata.dst_node_id])
@@ -64,6 +73,8 @@ class RayGrid(SimulatedGrid):
             self._session.check()
             while waiting and min(queues.values()) < _MAILBOX:
                 self._send(waiting.pop(), queues, flying)
+            if self.idle is not None and (self._has_idle_core(queues) or time.monotonic() > start + _LOOK):
+                self.idle()
             while fresh and self.arrived is not None:
                 self.arrived(fresh.pop())
             left = math.inf if deadline is None else max(0.0, deadline - time.monotonic())
@@ -90,6 +101,10 @@ class RayGrid(SimulatedGrid):
                 ray.get(left)
             except ray.exceptions.RayError as error:
                 log.warning("an actor left no profile: %s", explain(error))
+
+    def _has_idle_core(self, queues: dict[int, float]) -> bool:
+        busy = sum(0 < length < math.inf for length in queues.values())
+        return bool(self._session.engine.address) or busy < (os.cpu_count() or 1)
 
     def _send(self, sent: _Sent, queues: dict[int, float], flying: dict[Any, _Sent]) -> None:
         sent.actor = min(queues, key=queues.__getitem__)
