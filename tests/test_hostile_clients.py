@@ -16,7 +16,7 @@ from fedinverse.accounting import composed_epsilon
 from fedinverse.arrays import decode_bytes
 from fedinverse.errors import ConfigError, IntegrityError, RefusedReplyError, StageError
 from fedinverse.messages import CLIENT, read_model, read_report
-from fedinverse.norms import length
+from fedinverse.norms import length, square
 from fedinverse.run import Run
 from fedinverse.storage import read_jsonl, write_json
 from fedinverse.words import plain
@@ -181,6 +181,18 @@ def test_an_update_far_longer_than_the_others_is_refused_and_the_limit_is_the_se
     assert not far_off(norms, before, 0.0)
     # Of two nobody can say who is off: the model's own length is the measure, not the other client's.
     assert not far_off({0: 2e-9, 1: 2.0}, {"w": np.ones(4, np.float32)}, 10.0)
+
+
+def test_a_length_is_finite_only_if_all_values_are() -> None:
+    old = np.zeros(100_000, np.float32)
+    for dtype in (np.float16, np.float32, np.float64):
+        values = old.astype(dtype)
+        values[[3, 99_999]] = 3.0, 4.0
+        assert square(values, old.astype(dtype)) == 25.0
+        for broken in (np.nan, np.inf, -np.inf):
+            values[50_000] = broken
+            assert not np.isfinite(square(values, old.astype(dtype)))
+    assert square(np.full(4, 1e30, np.float32), old[:4]) == np.inf  # beyond single precision, and refused as too long
 
 
 def test_an_aggregate_that_cannot_be_made_leaves_the_model_as_it_was(

@@ -105,6 +105,8 @@ def test_folding_changes_nothing_and_leaves_the_model_alone(name: str) -> None:
         torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-4 * float(one.abs().max()))
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert not any(weight.requires_grad for weight in ready.parameters())
+    places = {value.data_ptr() for value in (*model.parameters(), *model.buffers())}
+    assert not any(value.data_ptr() in places for value in (*ready.parameters(), *ready.buffers()))
 
 
 @pytest.mark.parametrize(("name", "left"), [("vgg16", 1), ("resnet18", 0), ("face_evolve", 25)])
