@@ -66,7 +66,12 @@ def _federate(
     hand_on: OneByOne[MetricRecord],
     lines: OneByOne[None],
 ) -> None:
-    """Run the rounds that are still to run."""
+    """Run the rounds that are still to run.
+
+    Args:
+        hand_on: evaluates rounds and hands them to ``callbacks``.
+        lines: writes the ledger.
+    """
     keep_freed_memory()  # every round frees what all its clients sent
     grid = AnsweredGrid(grid)
     run, world = _open(context, grid), world_of(context)

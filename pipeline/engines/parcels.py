@@ -9,7 +9,6 @@ is left: memory that is new takes the system several times as long as the arrays
 files these are with whatever it sends next.
 """
 
-import itertools
 import mmap
 import os
 import pickle
@@ -20,7 +19,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, count
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +61,7 @@ class Shelf:
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
-        self._numbers = itertools.count(1)
+        self._numbers = count(1)
         self._free: dict[str, mmap.mmap] = {}
         self._in_use: dict[str, mmap.mmap] = {}
 

@@ -43,7 +43,11 @@ class SentArrays:
             self._take_back()
 
     def was_read(self, actor: int, paths: list[str]) -> None:
-        """Note that ``actor`` has nothing in use of the files ``paths``, unless it is sent them again."""
+        """Note that ``actor`` has nothing in use of the files ``paths``.
+
+        Where two federations share it, it may have been sent one of them again meanwhile. The file stays what it is
+        until its record is let go of, after which no message needs it.
+        """
         with self._lock:
             for path in paths:
                 self._readers.get(path, set()).discard(actor)
