@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from fedinverse.machine import sent
 from fedinverse.seeds import derive
 
 _AHEAD = 2048  # numbers drawn at once per stream: few calls, and few copies to an accelerator
@@ -75,5 +76,5 @@ class Supply:
         """Return the numbers of the next step."""
         if not self._ready:
             drawn = self._draw(self._steps, *self._shape)
-            self._ready = list(drawn.transpose(0, 1).contiguous().to(self._device).unbind(0))[::-1]
+            self._ready = list(sent(drawn.transpose(0, 1).contiguous(), self._device).unbind(0))[::-1]
         return self._ready.pop()

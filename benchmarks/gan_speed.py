@@ -82,7 +82,8 @@ def plain(kind: str, size: int) -> Turn:
 
 
 def _batch(images: Tensor) -> Tensor:
-    return unit(images[torch.randint(len(images), (BATCH,))]).contiguous()
+    rows = torch.randint(len(images), (BATCH,), device=images.device)
+    return unit(images[rows], images.device).contiguous()
 
 
 def _plain_kplus1(T: nn.Module, G: nn.Module, D: nn.Module, images: Tensor) -> Iterator[None]:
@@ -90,7 +91,7 @@ def _plain_kplus1(T: nn.Module, G: nn.Module, D: nn.Module, images: Tensor) -> I
     while True:
         for _ in range(CRITIC_STEPS):
             labelled, unlabelled = _batch(images), _batch(images)
-            fake = G(torch.randn(BATCH, LATENT)).detach().contiguous()
+            fake = G(torch.randn(BATCH, LATENT, device=images.device)).detach().contiguous()
             soft = T(labelled).softmax(1)
             loss = discriminator_loss(D(labelled)[1], soft, D(unlabelled)[1], D(fake)[1])
             step_D.zero_grad()
@@ -98,7 +99,7 @@ def _plain_kplus1(T: nn.Module, G: nn.Module, D: nn.Module, images: Tensor) -> I
             loss.item()
             step_D.step()
         real, _ = D(_batch(images))
-        generated, logits = D(G(torch.randn(BATCH, LATENT)).contiguous())
+        generated, logits = D(G(torch.randn(BATCH, LATENT, device=images.device)).contiguous())
         loss = generator_loss(generated, real, logits)
         step_G.zero_grad()
         loss.backward()
@@ -111,14 +112,14 @@ def _plain_wgan_gp(G: nn.Module, D: nn.Module, images: Tensor) -> Iterator[None]
     step_G, step_D = gan_adam(G, 2e-4), gan_adam(D, 2e-4)
     while True:
         for _ in range(CRITIC_STEPS):
-            real, fake = _batch(images), G(torch.randn(BATCH, LATENT)).detach().contiguous()
+            real, fake = _batch(images), G(torch.randn(BATCH, LATENT, device=images.device)).detach().contiguous()
             loss = D(fake).mean() - D(real).mean()
-            loss = loss + 10 * gradient_penalty(D, real, fake, torch.rand(BATCH, 1, 1, 1))
+            loss = loss + 10 * gradient_penalty(D, real, fake, torch.rand(BATCH, 1, 1, 1, device=images.device))
             step_D.zero_grad()
             loss.backward()
             loss.item()
             step_D.step()
-        loss = -D(G(torch.randn(BATCH, LATENT)).contiguous()).mean()
+        loss = -D(G(torch.randn(BATCH, LATENT, device=images.device)).contiguous()).mean()
         step_G.zero_grad()
         loss.backward()
         loss.item()

@@ -56,16 +56,17 @@ class Broadcast(MinibatchDiscrimination):
 class Case:
     """G, D and T of one attack at one size, untrained; ``compare``: D has minibatch discrimination."""
 
-    def __init__(self, attack: str, size: int, compare: bool) -> None:
+    def __init__(self, attack: str, size: int, compare: bool, device: torch.device = CPU) -> None:
         name, classes, self.batch = NETS[size]
-        self.attack = attack
+        self.attack, self.device = attack, device
         torch.manual_seed(0)
         self.T = build(name, classes, seed=0).eval()
         shape = self.T.input_shape
         self.G = Generator(shape).eval()
         self.D: nn.Module = Critic(shape) if attack == "gmi" else Realness(Discriminator(shape, classes, 1.0, compare))
-        self.target = Target(for_inference(self.T), "untrained", 0, CPU)
-        self.prior = Prior("untrained", for_inference(self.G), for_inference(self.D), LATENT, shape, "untrained")
+        self.target = Target(for_inference(self.T, device), "untrained", 0, device)
+        G, D = for_inference(self.G, device), for_inference(self.D, device)
+        self.prior = Prior("untrained", G, D, LATENT, shape, "untrained")
         self.public = PublicSet(torch.zeros(1, *shape, dtype=torch.uint8), "none")
 
     def ours(self, lowered: bool) -> Turn:
@@ -86,12 +87,7 @@ class Case:
 
     def plain(self) -> Turn:
         """Return a turn of the plain loop; seconds per image and step."""
-        for module in self.D.modules():
-            if isinstance(module, Discriminator) and module.compare is not None:
-                module.compare = Broadcast(len(module.compare.project))
-        for net in (self.T, self.G, self.D):
-            plain_network(net).eval().requires_grad_(True)
-        steps = self._plain_gmi() if self.attack == "gmi" else self._plain_kedmi()
+        steps = self.plain_steps()
 
         def turn() -> list[float]:
             taken = []
@@ -103,9 +99,18 @@ class Case:
 
         return turn
 
+    def plain_steps(self) -> Iterator[None]:
+        """Return the plain loop, step by step; the networks become plain."""
+        for module in self.D.modules():
+            if isinstance(module, Discriminator) and module.compare is not None:
+                module.compare = Broadcast(len(module.compare.project))
+        for net in (self.T, self.G, self.D):
+            plain_network(net).to(self.device).eval().requires_grad_(True)
+        return self._plain_gmi() if self.attack == "gmi" else self._plain_kedmi()
+
     def _plain_gmi(self) -> Iterator[None]:
-        labels = torch.arange(BLOCK) % self.T.classes
-        z, velocity = torch.randn(BLOCK, LATENT), torch.zeros(BLOCK, LATENT)
+        labels = torch.arange(BLOCK, device=self.device) % self.T.classes
+        z, velocity = torch.randn(BLOCK, LATENT, device=self.device), torch.zeros(BLOCK, LATENT, device=self.device)
         while True:
             z.requires_grad_(True)
             images = self.G(z).contiguous()
@@ -120,12 +125,12 @@ class Case:
             yield
 
     def _plain_kedmi(self) -> Iterator[None]:
-        labels = torch.arange(BLOCK) % self.T.classes
-        mu = torch.zeros(BLOCK, LATENT, requires_grad=True)
-        rho = torch.zeros(BLOCK, LATENT, requires_grad=True)
+        labels = torch.arange(BLOCK, device=self.device) % self.T.classes
+        mu = torch.zeros(BLOCK, LATENT, device=self.device, requires_grad=True)
+        rho = torch.zeros(BLOCK, LATENT, device=self.device, requires_grad=True)
         adam = torch.optim.Adam([mu, rho], 2e-2)
         while True:
-            images = self.G(mu + (rho / 2).exp() * torch.randn(BLOCK, LATENT)).contiguous()
+            images = self.G(mu + (rho / 2).exp() * torch.randn(BLOCK, LATENT, device=self.device)).contiguous()
             realness = self.D(images)
             prior = F.softplus(realness).mean() - realness.mean()
             identity = F.cross_entropy(self.T(images), labels)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY
-from pretended_device import DEVICE, Guard, pretended
+from pretended_device import DEVICE, REAL, Guard, pretended
 from torch import Tensor
 
 from attacker.membership.references import Holdings, References
@@ -60,14 +60,14 @@ WAITS = {
     ("clients/training.py", "_train"): 20,  # twice a training: its sums
     ("clients/training.py", "_all_finite"): 10,  # once a training: whether it diverged
     ("clients/training.py", "evaluate"): 48,
-    ("attacker/reconstructions.py", "<listcomp>"): 30,  # six arrays of an inversion
+    ("attacker/reconstructions.py", "scored"): 30,  # six arrays of an inversion
     ("attacker/reconstructions.py", "unoptimised"): 10,
     ("attacker/inversion.py", "invert"): 5,
     ("attacker/priors/prior.py", "keep_samples"): 2,
     ("attacker/updates/update_inversion.py", "reconstruct"): 4,
     # What judges return is on the CPU: once for 256 images, or 2,048.
-    ("auditor/evaluators/embedding.py", "<listcomp>"): 3,
-    ("auditor/evaluators/open_set.py", "<listcomp>"): 22,
+    ("auditor/evaluators/embedding.py", "of_pixels"): 3,
+    ("auditor/evaluators/open_set.py", "read"): 22,
     ("auditor/evaluators/evaluator.py", "read"): 52,
     ("auditor/controls.py", "surest_known"): 2,
     ("auditor/bench.py", "inspect"): 10,
@@ -104,7 +104,7 @@ def test_a_whole_run(
     arms = set(read_scores(run.files.auditor.scores)["arm"])
     assert arms == {"A", "B0", "B1", "B2", "B3", "B4", "B4W", "B5", "T1", "CEIL"}
     check(guard, WAITS)
-    assert set(guard.syncs) == set(WAITS)  # each of these computed on the device
+    assert REAL or set(guard.syncs) == set(WAITS)  # each of these computed on the device
     assert rounded
     assert not any(rounded)  # judged in exact fp32
     assert torch.backends.cudnn.allow_tf32 == before
@@ -178,7 +178,7 @@ def test_membership(tmp_path: Path) -> None:
     assert set(scores) == {*SCORES, *BOUNDS}
     whole = {
         ("attacker/membership/signals.py", "_on_one_model"): 8,
-        ("attacker/membership/signals.py", "<listcomp>"): 16,
+        ("attacker/membership/signals.py", "confidences"): 16,
     }
     check(guard, whole)
 

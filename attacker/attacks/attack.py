@@ -26,7 +26,7 @@ from fedinverse.config import Section, parse
 from fedinverse.errors import ConfigError
 from fedinverse.progress import Progress, silent
 from fedinverse.registry import Registry, subclass_of
-from fedinverse.switches import deterministic, exact_fp32
+from fedinverse.switches import deterministic, exact_fp32, searched_kernels
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Attack(ABC):
         target = self.prepared(target)
         check_deterministic(settings, target.device)
         watch, seed = Stopwatch(), int(torch.randint(2**62, (), generator=generator))
-        with deterministic(settings.deterministic), exact_fp32(target.device):
+        with deterministic(settings.deterministic), exact_fp32(target.device), searched_kernels(target.device):
             with in_precision(settings.precision, Steps(target, prior), labels, settings.identity_loss) as lowered:
                 steps = in_compiled(settings.compile, lowered, labels, settings.identity_loss)
                 goal = objective(settings, steps.target, public, seed, progress)

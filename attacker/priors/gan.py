@@ -1,5 +1,7 @@
 """What the GANs of the papers' priors share: settings, optimiser, a step, the averaged generator, spectral norm."""
 
+from typing import Literal
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -18,6 +20,9 @@ class GanSettings(Section):
     steps: int = Field(20_000, ge=1, description="generator steps")
     batch_size: int = Field(64, ge=2, description="images per step, of each kind")
     lr: float = Field(2e-4, gt=0, description="Adam's learning rate; betas are (.5, .999), PLG-MI's (0, .9)")
+    precision: Literal["fp32", "tf32"] = Field(
+        "fp32", description="of the training: fp32, or tf32, on CUDA alone: faster, and another prior"
+    )
 
 
 class CriticStepsSettings(GanSettings):
@@ -27,8 +32,10 @@ class CriticStepsSettings(GanSettings):
 
 
 def gan_adam(network: nn.Module, lr: float, betas: tuple[float, float] = (0.5, 0.999)) -> torch.optim.Adam:
-    """Return Adam as DCGAN's authors and most of the inversion papers set it."""
-    return Adam(network.parameters(), lr, betas=betas)
+    """Return Adam as DCGAN's authors and most of the inversion papers set it; on CUDA one kernel steps all weights."""
+    weights = list(network.parameters())
+    on_cuda = weights[0].device.type == "cuda"
+    return Adam(weights, lr, betas=betas, fused=on_cuda or None, capturable=on_cuda)
 
 
 def descend(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:

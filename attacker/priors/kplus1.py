@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from attacker.priors.dcgan import Generator
 from attacker.priors.gan import CriticStepsSettings, averaged, descend, gan_adam
 from attacker.priors.prior import LATENT, PriorTrainer, Training
+from attacker.replayed import replayed
 from attacker.target import public_view
 from fedinverse.models.classifier import scaled
 from fedinverse.models.image_layers import ImageConv2d
@@ -154,22 +155,26 @@ class KPlus1(PriorTrainer):
         average = averaged(G)
         step_G, step_D = gan_adam(G, settings.lr), gan_adam(D, settings.lr)
         networks, optimisers = {**nets, "average": average}, {"step_G": step_G, "step_D": step_D}
-        for _ in data.steps(settings.steps, "training the K+1 prior", networks, optimisers):
-            # discriminator: all its fakes in one pass of G, each step's three kinds in one pass of D
+
+        def discriminate(rows: Tensor, fake: Tensor) -> None:
+            _, logits = D(torch.cat([data.real(rows), fake]), kinds=3)  # its three kinds of images in one pass
+            labelled, unlabelled, generated = logits.split(B)
+            descend(step_D, discriminator_loss(labelled, soft[rows[:B]], unlabelled, generated))  # eq. 2-3
+
+        def generate(rows: Tensor, z: Tensor) -> None:
+            D.requires_grad_(False)  # its weights need no gradient here, nor do the real images' features
             with torch.no_grad():
-                fakes = G(data.noise(n * B, LATENT)).split(B)
-            for fake, row in zip(fakes, data.rows(n, 2 * B), strict=True):
-                _, logits = D(torch.cat([data.real(row), fake]), kinds=3)
-                labelled, unlabelled, generated = logits.split(B)
-                loss_D = discriminator_loss(labelled, soft[row[:B]], unlabelled, generated)  # eq. 2-3
-                descend(step_D, loss_D)
-            # generator: D's weights need no gradient here, nor do the real images' features
-            D.requires_grad_(False)
-            with torch.no_grad():
-                real, _ = D(data.real(data.rows(B)))
-            generated, logits = D(G(data.noise(B, LATENT)))
-            loss_G = generator_loss(generated, real, logits)  # eq. 4
-            descend(step_G, loss_G)
+                real, _ = D(data.real(rows))
+            generated, logits = D(G(z))
+            descend(step_G, generator_loss(generated, real, logits))  # eq. 4
             D.requires_grad_(True)
+
+        discriminate, generate = replayed(discriminate, data.device), replayed(generate, data.device)
+        for _ in data.steps(settings.steps, "training the K+1 prior", networks, optimisers):
+            with torch.no_grad():
+                fakes = G(data.noise(n * B, LATENT)).split(B)  # all the discriminator's fakes in one pass
+            for fake, rows in zip(fakes, data.rows(n, 2 * B), strict=True):
+                discriminate(rows, fake)
+            generate(data.rows(B), data.noise(B, LATENT))
             average.update_parameters(G)
         G.load_state_dict(average.module.state_dict())

@@ -29,6 +29,7 @@ from attacker.losses.identity import max_margin
 from attacker.priors.dcgan import stages
 from attacker.priors.gan import CriticStepsSettings, averaged, descend, gan_adam, normalise
 from attacker.priors.prior import PriorTrainer, Training
+from attacker.replayed import replayed
 from attacker.target import public_view
 from fedinverse.models.image_layers import ImageConv2d, ImageConvTranspose2d
 
@@ -131,8 +132,21 @@ class PlgGan(PriorTrainer):
         chosen = pseudo_labels(public_view(victim, data.public.images, data.device)[1].softmax(1), settings.top)
 
         def labels(count: int) -> Tensor:
-            return torch.randint(len(chosen), (count,), generator=data.random).to(data.device)
+            return data.whole(len(chosen), count)
 
+        def discriminate(real_y: Tensor, row: Tensor, fake: Tensor, fake_y: Tensor) -> None:
+            real = data.real(chosen[real_y, row])
+            scores = D(torch.cat([real, fake]), torch.cat([real_y, fake_y]))
+            descend(step_D, F.relu(1 - scores[:B]).mean() + F.relu(1 + scores[B:]).mean())  # eq. 3
+
+        def generate(y: Tensor, z: Tensor, chance: Tensor) -> None:
+            D.requires_grad_(False)
+            fake = G(z, y)
+            guide = max_margin(victim(augmented(fake, chance)), y).mean()
+            descend(step_G, settings.guidance * guide - D(fake, y).mean())  # eq. 4
+            D.requires_grad_(True)
+
+        discriminate, generate = replayed(discriminate, data.device), replayed(generate, data.device)
         networks = {"generator": G, "discriminator": D, "average": average}
         optimisers = {"step_G": step_G, "step_D": step_D}
         for _ in data.steps(settings.steps, "training PLG-MI's prior", networks, optimisers):
@@ -140,18 +154,8 @@ class PlgGan(PriorTrainer):
             with torch.no_grad():
                 fakes = G(data.noise(n * B, settings.latent), fake_labels).split(B)
             for fake, real_y, fake_y in zip(fakes, real_labels, fake_labels.split(B), strict=True):
-                row = torch.randint(chosen.shape[1], (B,), generator=data.random).to(data.device)
-                real = data.real(chosen[real_y, row])
-                scores = D(torch.cat([real, fake]), torch.cat([real_y, fake_y]))
-                loss_D = F.relu(1 - scores[:B]).mean() + F.relu(1 + scores[B:]).mean()  # eq. 3
-                descend(step_D, loss_D)
-            D.requires_grad_(False)
-            y = labels(B)
-            fake = G(data.noise(B, settings.latent), y)
-            chance = torch.rand(B, NUMBERS, generator=data.random).to(data.device)
-            guide = max_margin(victim(augmented(fake, chance)), y).mean()
-            loss_G = settings.guidance * guide - D(fake, y).mean()  # eq. 4
-            descend(step_G, loss_G)
-            D.requires_grad_(True)
+                discriminate(real_y, data.whole(chosen.shape[1], B), fake, fake_y)
+            y, z = labels(B), data.noise(B, settings.latent)
+            generate(y, z, data.uniform(B, NUMBERS))
             average.update_parameters(G)
         G.load_state_dict(average.module.state_dict())

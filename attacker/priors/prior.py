@@ -1,7 +1,7 @@
 """A prior: a generator from a standard normal latent to images, perhaps with its critic; trained once and cached.
 
 A paper's prior is a ``PriorTrainer``: its networks and its training loop. ``trained_prior`` does what they share:
-seeds, cache, progress, arithmetic (always exact fp32, so that one key names one prior), networks ready for inference.
+seeds, cache, progress, arithmetic (part of the key, so that one key names one prior), networks ready for inference.
 """
 
 import time
@@ -21,6 +21,7 @@ from attacker.priors.shipped import Shipped, shipped_prior
 from attacker.target import PublicSet, Target
 from fedinverse.data.source import cache_directory, unit
 from fedinverse.errors import ConfigError, IntegrityError
+from fedinverse.machine import sent
 from fedinverse.models import for_inference
 from fedinverse.progress import Progress, silent
 from fedinverse.seeds import derive, generator, seeded
@@ -33,7 +34,7 @@ from fedinverse.storage import (
     to_weights,
     write_json,
 )
-from fedinverse.switches import exact_fp32
+from fedinverse.switches import searched_kernels, tf32
 
 LATENT = 100  # dimension of z in the inversion papers
 _BATCH = 256  # unoptimised samples made at once
@@ -146,11 +147,19 @@ class Training:
 
     def noise(self, *shape: int) -> Tensor:
         """Return N(0, 1) numbers."""
-        return torch.randn(*shape, generator=self.random).to(self.device)
+        return sent(torch.randn(*shape, generator=self.random), self.device)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Return uniform numbers in [0, 1)."""
+        return sent(torch.rand(*shape, generator=self.random), self.device)
+
+    def whole(self, below: int, *shape: int) -> Tensor:
+        """Return whole numbers from 0 to ``below`` - 1, int64."""
+        return sent(torch.randint(below, shape, generator=self.random), self.device)
 
     def rows(self, *shape: int) -> Tensor:
         """Return rows of the public images, drawn with replacement."""
-        return torch.randint(len(self.images), shape, generator=self.random).to(self.device)
+        return self.whole(len(self.images), *shape)
 
     def real(self, rows: Tensor) -> Tensor:
         """Return public images as float32 [n, C, H, W] in [0, 1]."""
@@ -207,7 +216,7 @@ def trained_prior(
         target: the captured model; may be None unless the trainer is ``targeted``, which trains on the target's device.
 
     Raises:
-        ConfigError: no target where one is needed, or public images of another shape than it takes.
+        ConfigError: no target where one is needed, public images of another shape than it takes, or TF32 on a CPU.
         IntegrityError: the cached file is damaged.
     """
     classes, against = 0, ""
@@ -220,12 +229,19 @@ def trained_prior(
                 "prepare the public set in that shape"
             )
         classes, against, device = target.model.classes, target.sha256, target.device
+    arithmetic = _arithmetic(trainer)
+    if arithmetic == "tf32" and device.type == "cpu":
+        raise ConfigError("a prior's precision 'tf32' is a CUDA device's; train it in fp32 on a CPU")
     key, entry = _key_of(trainer, public, seed, against)
     if entry is not None:
         entry.into(prior_path(trainer.name, key))
     random = generator(seed, trainer.name, "training")
     checkpoint = Checkpoint(prior_path(trainer.name, key).with_suffix(".checkpoint"), random)
-    with exact_fp32(device), seeded(derive(seed, trainer.name, "weights"), device):
+    with (
+        tf32(device, on=arithmetic == "tf32"),
+        searched_kernels(device),
+        seeded(derive(seed, trainer.name, "weights"), device),
+    ):
         nets = trainer.networks(public.shape, classes)
         nets = nets.to(device).to(memory_format=torch.channels_last)
 
@@ -265,7 +281,7 @@ def samples_of(trainer: PriorTrainer, public: PublicSet, seed: int) -> str:
 
 def _key_of(trainer: PriorTrainer, public: PublicSet, seed: int, against: str = "") -> tuple[str, Shipped | None]:
     """Return the key of a prior, and the shipped one that it is, if it is one."""
-    settings = trainer.settings.model_dump(mode="json")
+    settings = trainer.settings.model_dump(mode="json", exclude={"precision"})
     made_from = {
         "settings": settings,
         "target": against,
@@ -273,14 +289,18 @@ def _key_of(trainer: PriorTrainer, public: PublicSet, seed: int, against: str = 
         "seed": seed,
         "shape": public.shape,
         "version": trainer.version,
-        "arithmetic": "fp32",
+        "arithmetic": _arithmetic(trainer),
         "start": "",  # part of the keys of priors that are in caches
     }
     key = content_sha256(made_from)
-    if not settings.pop("shipped", False):
+    if not settings.pop("shipped", False) or _arithmetic(trainer) != "fp32":
         return key, None
     entry = shipped_prior(trainer.name, trainer.version, settings, public.recipe, public.shape)
     return (key if entry is None else entry.key), entry
+
+
+def _arithmetic(trainer: PriorTrainer) -> str:
+    return str(getattr(trainer.settings, "precision", "fp32"))
 
 
 def prior_path(name: str, key: str) -> Path:

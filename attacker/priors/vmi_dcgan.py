@@ -18,11 +18,12 @@ import copy
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from attacker.priors.dcgan import Critic, Generator
 from attacker.priors.gan import GanSettings, averaged, baked, descend, gan_adam, normalise
 from attacker.priors.prior import LATENT, PriorTrainer, Training
+from attacker.replayed import replayed
 
 
 class VmiDcganSettings(GanSettings):
@@ -55,18 +56,22 @@ class VmiDcgan(PriorTrainer):
         step_G, step_D = gan_adam(G, settings.lr), gan_adam(D, settings.lr)
         networks = {"generator": G, "discriminator": D, "average": average}
         optimisers = {"step_G": step_G, "step_D": step_D}
+
+        def discriminate(rows: Tensor, fake: Tensor, noise: Tensor) -> None:
+            scores = D(torch.cat([data.real(rows), fake]) + settings.input_noise * noise)
+            descend(step_D, F.softplus(-scores[:B]).mean() + F.softplus(scores[B:]).mean())
+
+        def generate(z: Tensor, noise: Tensor) -> None:
+            D.requires_grad_(False)
+            descend(step_G, F.softplus(-D(G(z) + settings.input_noise * noise)).mean())
+            D.requires_grad_(True)
+
+        discriminate, generate = replayed(discriminate, data.device), replayed(generate, data.device)
         for _ in data.steps(settings.steps, "training VMI's prior", networks, optimisers):
-            row = data.rows(B)
+            rows = data.rows(B)
             with torch.no_grad():
                 fake = G(data.noise(B, LATENT))
-            pair = torch.cat([data.real(row), fake])
-            scores = D(pair + settings.input_noise * data.noise(*pair.shape))
-            loss_D = F.softplus(-scores[:B]).mean() + F.softplus(scores[B:]).mean()
-            descend(step_D, loss_D)
-            D.requires_grad_(False)
-            fake = G(data.noise(B, LATENT))
-            loss_G = F.softplus(-D(fake + settings.input_noise * data.noise(*fake.shape))).mean()
-            descend(step_G, loss_G)
-            D.requires_grad_(True)
+            discriminate(rows, fake, data.noise(2 * B, *fake.shape[1:]))
+            generate(data.noise(B, LATENT), data.noise(*fake.shape))
             average.update_parameters(G)
         nets["generator"].load_state_dict(baked(average.module))

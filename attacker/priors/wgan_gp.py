@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from attacker.priors.dcgan import Critic, Generator
 from attacker.priors.gan import CriticStepsSettings, averaged, descend, gan_adam
 from attacker.priors.prior import LATENT, PriorTrainer, Training
+from attacker.replayed import replayed
 
 
 class WganGpSettings(CriticStepsSettings):
@@ -60,21 +61,24 @@ class WganGp(PriorTrainer):
         average = averaged(G)
         step_G, step_D = gan_adam(G, settings.lr), gan_adam(D, settings.lr)
         networks, optimisers = {**nets, "average": average}, {"step_G": step_G, "step_D": step_D}
-        for _ in data.steps(settings.steps, "training the WGAN-GP prior", networks, optimisers):
-            # (1) critic: all its fakes in one generator pass
-            with torch.no_grad():
-                fakes = G(data.noise(settings.critic_steps * B, LATENT)).split(B)
-            for fake, row in zip(fakes, data.rows(settings.critic_steps, B), strict=True):
-                real = data.real(row)
-                scores = D(torch.cat([real, fake]))
-                mix = torch.rand(B, 1, 1, 1, generator=data.random).to(data.device)
-                loss_D = scores[B:].mean() - scores[:B].mean()
-                loss_D = loss_D + settings.penalty * gradient_penalty(D, real, fake, mix)
-                descend(step_D, loss_D)
-            # (2) generator: the critic's weights need no gradient here
+
+        def criticise(rows: Tensor, fake: Tensor, mix: Tensor) -> None:  # (1)
+            real = data.real(rows)
+            scores = D(torch.cat([real, fake]))
+            loss_D = scores[B:].mean() - scores[:B].mean()
+            descend(step_D, loss_D + settings.penalty * gradient_penalty(D, real, fake, mix))
+
+        def generate(z: Tensor) -> None:  # (2); the critic's weights need no gradient here
             D.requires_grad_(False)
-            loss_G = -D(G(data.noise(B, LATENT))).mean()
-            descend(step_G, loss_G)
+            descend(step_G, -D(G(z)).mean())
             D.requires_grad_(True)
+
+        criticise, generate = replayed(criticise, data.device), replayed(generate, data.device)
+        for _ in data.steps(settings.steps, "training the WGAN-GP prior", networks, optimisers):
+            with torch.no_grad():
+                fakes = G(data.noise(settings.critic_steps * B, LATENT)).split(B)  # all the critic's in one pass
+            for fake, rows in zip(fakes, data.rows(settings.critic_steps, B), strict=True):
+                criticise(rows, fake, data.uniform(B, 1, 1, 1))
+            generate(data.noise(B, LATENT))
             average.update_parameters(G)
         G.load_state_dict(average.module.state_dict())
