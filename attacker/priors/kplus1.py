@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from attacker.priors.dcgan import Generator
 from attacker.priors.gan import CriticStepsSettings, averaged, descend, gan_adam
+from attacker.priors.instance_norm import InstanceNorm2d
 from attacker.priors.prior import LATENT, PriorTrainer, Training
 from attacker.replayed import replayed
 from attacker.target import public_view
@@ -74,11 +75,11 @@ class Discriminator(nn.Module):
             convolution = nn.Conv2d if stage else ImageConv2d
             layers += [
                 convolution(fan_in, fan_out, 5, 2, 2),
-                nn.InstanceNorm2d(fan_out, affine=True),
+                InstanceNorm2d(fan_out),
                 nn.LeakyReLU(0.2),
             ]
         for _ in range(side.bit_length() - 6):  # 32 pixels: none, 64: one
-            layers += [nn.Conv2d(widths[-1], widths[-1], 3, 2, 1), nn.InstanceNorm2d(widths[-1], affine=True)]
+            layers += [nn.Conv2d(widths[-1], widths[-1], 3, 2, 1), InstanceNorm2d(widths[-1])]
             layers += [nn.LeakyReLU(0.2)]
         self.layers = nn.Sequential(*layers, nn.Flatten())
         flat = widths[-1] * 16

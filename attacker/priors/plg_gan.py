@@ -28,6 +28,7 @@ from attacker.losses.augment import NUMBERS, augmented
 from attacker.losses.identity import max_margin
 from attacker.priors.dcgan import stages
 from attacker.priors.gan import CriticStepsSettings, averaged, descend, gan_adam, normalise
+from attacker.priors.instance_norm import InstanceNorm2d
 from attacker.priors.prior import PriorTrainer, Training
 from attacker.replayed import replayed
 from attacker.target import public_view
@@ -89,7 +90,7 @@ class ProjectionDiscriminator(nn.Module):
         widths = [shape[0], *stages(shape, width)[::-1]]
         layers: list[nn.Module] = []
         for stage, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
-            norm = [nn.InstanceNorm2d(fan_out, affine=True)] if stage else []
+            norm = [InstanceNorm2d(fan_out)] if stage else []
             convolution = nn.Conv2d if stage else ImageConv2d
             layers += [convolution(fan_in, fan_out, 5, 2, 2), *norm, nn.LeakyReLU(0.2)]
         self.layers = nn.Sequential(*layers)
@@ -114,6 +115,7 @@ class PlgGan(PriorTrainer):
     name = "plg"
     version = 4
     targeted = True
+    rotates = True
     settings: PlgGanSettings
 
     def networks(self, shape: tuple[int, int, int], classes: int) -> nn.ModuleDict:

@@ -34,7 +34,7 @@ from fedinverse.storage import (
     to_weights,
     write_json,
 )
-from fedinverse.switches import searched_kernels, tf32
+from fedinverse.switches import tf32
 
 LATENT = 100  # dimension of z in the inversion papers
 _BATCH = 256  # unoptimised samples made at once
@@ -173,12 +173,14 @@ class PriorTrainer(ABC):
         name: of the prior; names its file in the cache and its random streams.
         version: part of the cache key; raise it when networks or training change.
         targeted: whether it is trained against the captured model, once per round.
+        rotates: whether it learns from rotated views, whose gradient has no deterministic kernel on CUDA.
         kept: which of its networks are stored; none: there is nothing to train.
     """
 
     name: ClassVar[str]
     version: ClassVar[int]
     targeted: ClassVar[bool] = False
+    rotates: ClassVar[bool] = False
     kept: ClassVar[tuple[str, ...]] = ("generator",)
 
     def __init__(self, settings: Any) -> None:
@@ -239,7 +241,6 @@ def trained_prior(
     checkpoint = Checkpoint(prior_path(trainer.name, key).with_suffix(".checkpoint"), random)
     with (
         tf32(device, on=arithmetic == "tf32"),
-        searched_kernels(device),
         seeded(derive(seed, trainer.name, "weights"), device),
     ):
         nets = trainer.networks(public.shape, classes)
