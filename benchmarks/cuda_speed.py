@@ -43,7 +43,7 @@ from attacker.priors.wgan_gp import WganGp, WganGpSettings
 from attacker.target import PublicSet, Target
 from fedinverse.models import build, for_inference
 from fedinverse.storage import write_json
-from fedinverse.switches import searched_kernels, tf32
+from fedinverse.switches import tf32
 
 SIZE, CLASSES, STEPS = 64, 1000, 1500
 ROWS = {"KED-MI": ("kedmi", 300), "GMI": ("gmi", 3000)}
@@ -89,7 +89,7 @@ def rates(device: torch.device) -> dict[str, float]:
         kind = torch.bfloat16 if name == "bf16" else torch.float32
         images = torch.randn(300, 256, 32, 32, device=device, dtype=kind).contiguous(memory_format=torch.channels_last)
         kernel = torch.randn(256, 256, 3, 3, device=device, dtype=kind).contiguous(memory_format=torch.channels_last)
-        with tf32(device, on=name == "tf32"), searched_kernels(device):
+        with tf32(device, on=name == "tf32"):
             found[name] = 2 * 300 * 256 * 32 * 32 * 256 * 9 / timed(lambda: F.conv2d(images, kernel, padding=1))  # noqa: B023
     return found
 

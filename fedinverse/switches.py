@@ -3,7 +3,6 @@
 | switch | on CUDA | its price |
 |---|---|---|
 | TF32 | matrix products and convolutions round their inputs to 10 bits of mantissa | about three digits |
-| searched kernels | cuDNN times its kernels for every shape it meets and takes the fastest | the first steps |
 | deterministic | the same kernels and the same order of sums every time | slower; some have none, and are refused |
 
 PyTorch has an older and a newer way to say TF32, and reading the older one raises where the newer ones disagree
@@ -51,18 +50,6 @@ def tf32(device: str | torch.device, *, on: bool) -> Iterator[None]:
 def exact_fp32(device: str | torch.device) -> AbstractContextManager[None]:
     """Compute in fp32 as its name says for the time of a block: without TF32."""
     return tf32(device, on=False)
-
-
-@contextmanager
-def searched_kernels(device: str | torch.device) -> Iterator[None]:
-    """Let cuDNN search for the fastest kernels for the time of a block, unless only deterministic ones are wanted."""
-    before = torch.backends.cudnn.benchmark
-    if torch.device(device).type != "cpu" and not torch.are_deterministic_algorithms_enabled():
-        torch.backends.cudnn.benchmark = True
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
 
 
 @contextmanager

@@ -239,10 +239,7 @@ def trained_prior(
         entry.into(prior_path(trainer.name, key))
     random = generator(seed, trainer.name, "training")
     checkpoint = Checkpoint(prior_path(trainer.name, key).with_suffix(".checkpoint"), random)
-    with (
-        tf32(device, on=arithmetic == "tf32"),
-        seeded(derive(seed, trainer.name, "weights"), device),
-    ):
+    with tf32(device, on=arithmetic == "tf32"), seeded(derive(seed, trainer.name, "weights"), device):
         nets = trainer.networks(public.shape, classes)
         nets = nets.to(device).to(memory_format=torch.channels_last)
 
