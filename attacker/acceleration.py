@@ -48,6 +48,7 @@ Compile = Literal["off", "on", "auto"]
 AGREE = 0.99  # least median cosine between a lowered gradient and the fp32 one
 COMPILED_AGREE = 0.999  # the same of a compiled gradient and the plain one; fusing changes rounding only
 BACKEND = "inductor"
+_COMPILED = 256  # kinds of networks and shapes that a process may compile
 _LATENTS = 32  # compared by the check
 _PASSES = ("forward", "features", "begin", "advance", "finish")  # what attacks call of networks
 Pass = Callable[..., Any]
@@ -194,15 +195,27 @@ def _native(device: torch.device) -> list[Precision]:
     return ["bf16"] if "amx_bf16" in flags else []
 
 
-def in_compiled(wanted: Compile, plain: Steps, labels: Tensor, identity: str) -> Steps:
-    """Return the steps compiled if ``wanted``; ``Steps.arithmetic`` then says so.
+@contextmanager
+def in_compiled(wanted: Compile, plain: Steps, labels: Tensor, identity: str) -> Iterator[Steps]:
+    """Yield the steps, compiled if ``wanted``, for the time of a block; ``Steps.arithmetic`` then says so.
 
     Raises:
         ConfigError: ``on``, and the check failed.
     """
     kind = plain.target.device.type
     if wanted == "off" or (wanted == "auto" and kind != "cuda"):
-        return plain
+        yield plain
+        return
+    import torch._dynamo.config as compiler  # a second of work that nobody else should wait for
+
+    # In bf16 all passes are one function to the compiler, and beyond its limit of eight kinds of networks and shapes
+    # the others would run uncompiled, with no more than a line on stderr.
+    with compiler.patch(recompile_limit=_COMPILED, fail_on_recompile_limit_hit=True):
+        yield _compiled(wanted, plain, labels, identity)
+
+
+def _compiled(wanted: Compile, plain: Steps, labels: Tensor, identity: str) -> Steps:
+    kind = plain.target.device.type
     mode = "reduce-overhead" if kind == "cuda" else None
 
     def change(call: Pass) -> Pass:

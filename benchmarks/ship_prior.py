@@ -58,7 +58,9 @@ def main() -> None:
     path = prior_path(WganGp.name, options.key)
     weights, metadata = load_weights(path)
     about = read_json(path.with_suffix(".json"))
-    settings = {key: value for key, value in about["settings"].items() if key != "shipped"}
+    if about["settings"].get("precision", "fp32") != "fp32":
+        parser.error("only priors that were trained in fp32 are shipped")
+    settings = {key: value for key, value in about["settings"].items() if key not in ("shipped", "precision")}
     shape = shape_of(about["shape"])
     half = {name: _half(array) for name, array in weights.items()}
 

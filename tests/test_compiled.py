@@ -1,11 +1,14 @@
 """Compiled steps: the same reconstructions, refused or left out where the gradients change."""
 
+from typing import Any
+
 import pytest
 import torch
+import torch._dynamo.config
 from attack_bench import CPU, attack, inverted, public, target
 
 from attacker import acceleration
-from attacker.acceleration import Steps, in_compiled
+from attacker.acceleration import Steps, in_bf16, in_compiled
 from fedinverse.errors import ConfigError
 
 LABELS = torch.tensor([0, 3])
@@ -27,11 +30,31 @@ def test_compiled_steps_reconstruct_the_same(name: str) -> None:
 
 def test_auto_leaves_the_cpu_alone() -> None:
     plain = Steps(target(), attack("gmi").prior(None, public(), 0, CPU))
-    assert in_compiled("auto", plain, LABELS, "ce") is plain
+    with in_compiled("auto", plain, LABELS, "ce") as steps:
+        assert steps is plain
 
 
 def test_changed_gradients_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = Steps(target(), attack("gmi").prior(None, public(), 0, CPU))
     monkeypatch.setattr(acceleration, "COMPILED_AGREE", 1.1)
-    with pytest.raises(ConfigError, match="compile"):
-        in_compiled("on", plain, LABELS, "ce")
+    with pytest.raises(ConfigError, match="compile"), in_compiled("on", plain, LABELS, "ce"):
+        raise AssertionError("it was not refused")
+
+
+def test_every_network_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if networks in bf16, which are one function to the compiler, come to PyTorch's limit: eight, here one."""
+    programs = []
+
+    def backend(program: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
+        programs.append(program)
+        return program.forward
+
+    monkeypatch.setattr(acceleration, "BACKEND", backend)
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
+    torch.compiler.reset()
+    plain = Steps(target(), attack("gmi").prior(None, public(), 0, CPU))
+    lowered = plain.changed(lambda network: in_bf16(network, "cpu"), "bf16")
+    with in_compiled("on", lowered, LABELS, "ce") as steps:
+        assert steps.arithmetic == "bf16, compiled"
+    assert len(programs) == 3  # target, generator, critic
+    assert torch._dynamo.config.recompile_limit == 1

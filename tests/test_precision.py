@@ -109,8 +109,9 @@ def test_a_network_that_is_perturbed_is_refused(kind: str, broken: str, monkeypa
         with pytest.raises(ConfigError, match="bends"), in_precision("bf16", exact, LABELS, "max_margin"):
             pass
     else:
-        with pytest.raises(ConfigError, match="changes this target's gradients"):
-            in_compiled("on", exact, LABELS, "max_margin")
+        refused = pytest.raises(ConfigError, match="changes this target's gradients")
+        with refused, in_compiled("on", exact, LABELS, "max_margin"):
+            pass
 
 
 def _negative(value: Any) -> Any:
@@ -156,19 +157,19 @@ def test_a_prior_is_trained_and_scores_are_made_without_tf32(monkeypatch: pytest
     exact: list[bool] = []
 
     @contextmanager
-    def noted(device: torch.device) -> Iterator[None]:
-        exact.append(True)
+    def noted(device: torch.device, *, on: bool = False) -> Iterator[None]:
+        exact.append(not on)
         yield
         exact.pop()
 
     def train(self: WganGp, nets: torch.nn.ModuleDict, data: Training) -> None:
-        assert exact
+        assert exact[-1]
 
     def judged(*arguments: Any) -> Any:
-        assert exact
+        assert exact[-1]
         return scored(*arguments)
 
-    monkeypatch.setattr(prior, "exact_fp32", noted)
+    monkeypatch.setattr(prior, "tf32", noted)
     monkeypatch.setattr(attacks, "exact_fp32", noted)
     monkeypatch.setattr(WganGp, "train", train)
     monkeypatch.setattr(attacks, "scored", judged)
@@ -203,3 +204,5 @@ def test_deterministic_uses_deterministic_kernels_only(monkeypatch: pytest.Monke
     assert not torch.are_deterministic_algorithms_enabled()
     with pytest.raises(ConfigError, match="exclude each other on CUDA"):
         attacks.check_deterministic(attack("plgmi", {"deterministic": True}).settings, torch.device("cuda"))
+    with pytest.raises(ConfigError, match="trains its prior on rotated views"):
+        attack("plgmi", {"deterministic": True, "augment": 0}).prior(target(), public(), 0, torch.device("cuda"))

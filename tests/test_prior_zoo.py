@@ -42,7 +42,7 @@ def entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shipped]:
         version=wgan_gp.WganGp.version,
         recipe=IMAGES.recipe,
         shape=(1, 32, 32),
-        settings=SETTINGS.model_dump(exclude={"shipped"}),
+        settings=SETTINGS.model_dump(exclude={"shipped", "precision"}),
         seed=5,
         key=key,
         sha256=file_sha256(tmp_path / "tiny-32.safetensors"),
@@ -79,6 +79,7 @@ def test_whether_a_prior_is_there_is_known_without_training_it(entry: Shipped) -
 
     assert there(7)  # it comes with the package, for whatever seed
     assert not there(7, shipped=False)
+    assert not there(7, precision="tf32")  # it was trained in fp32
     prior(7, shipped=False)
     assert there(7, shipped=False)
     assert not there(8, shipped=False)
@@ -115,7 +116,9 @@ def test_every_shipped_prior_is_whole() -> None:
         weights, metadata = load_weights(entry.path)
         assert metadata["key"] == entry.key
         assert {name.partition(".")[0] for name in weights} == {"generator", "critic"}
-        assert entry.settings == wgan_gp.WganGpSettings(**entry.settings).model_dump(exclude={"shipped"})
+        whole = wgan_gp.WganGpSettings(**entry.settings)
+        assert entry.settings == whole.model_dump(exclude={"shipped", "precision"})
+        assert whole.precision == "fp32"
 
 
 def test_without_a_terminal_progress_is_a_line_a_minute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from attacker.priors import checkpoint, kplus1, prior
 from attacker.priors.gan import baked, normalise
+from attacker.priors.instance_norm import keeping_layout
 from attacker.priors.kplus1 import discriminator_loss, entropy
-from attacker.priors.prior import Prior, cached, prior_path
-from attacker.priors.wgan_gp import gradient_penalty
+from attacker.priors.prior import Prior, cached, prior_path, samples_of, trained_prior
+from attacker.priors.wgan_gp import WganGp, WganGpSettings, gradient_penalty
 from attacker.target import PublicSet, Target, public_view
 from fedinverse.errors import ConfigError, IntegrityError
 from fedinverse.models import Classifier
@@ -195,3 +196,32 @@ def test_a_checkpoint_of_something_else_is_named() -> None:
     with pytest.raises(IntegrityError, match=re.escape(str(file))):
         trained.prior(None, public(), 12, CPU)
     file.unlink()
+
+
+def test_a_prior_in_tf32_is_another_one_and_a_gpus() -> None:
+    """The settings of fp32, which the keys of priors in caches and packages name, stay what they were."""
+    exact, lowered = WganGp(WganGpSettings(steps=3)), WganGp(WganGpSettings(steps=3, precision="tf32"))
+    assert samples_of(exact, public(), 0) != samples_of(lowered, public(), 0)
+    with pytest.raises(ConfigError, match="'tf32' is a CUDA device's"):
+        trained_prior(lowered, None, public(), 0, CPU)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_instance_norm_of_an_accelerator_is_pytorchs(layout: torch.memory_format) -> None:
+    """Values, gradients and gradients of gradients, which a gradient penalty needs; in double precision."""
+    random = torch.Generator().manual_seed(0)
+    features = torch.randn(3, 4, 5, 5, generator=random, dtype=torch.float64).contiguous(memory_format=layout)
+    weight, bias = (torch.randn(4, generator=random, dtype=torch.float64) for _ in range(2))
+    results = []
+    for norm in (
+        lambda x: keeping_layout(x, weight, bias, 1e-5),
+        lambda x: F.instance_norm(x, None, None, weight, bias),
+    ):
+        x = features.clone().requires_grad_(True)
+        y = norm(x)
+        (slope,) = torch.autograd.grad((y**3).sum(), x, create_graph=True)
+        (bend,) = torch.autograd.grad(slope.square().sum(), x)
+        results.append((y, slope, bend))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert results[0][0].is_contiguous(memory_format=layout)

@@ -143,8 +143,11 @@ class Attack(ABC):
         check_deterministic(settings, target.device)
         watch, seed = Stopwatch(), int(torch.randint(2**62, (), generator=generator))
         with deterministic(settings.deterministic), exact_fp32(target.device):
-            with in_precision(settings.precision, Steps(target, prior), labels, settings.identity_loss) as lowered:
-                steps = in_compiled(settings.compile, lowered, labels, settings.identity_loss)
+            loss = settings.identity_loss
+            with (
+                in_precision(settings.precision, Steps(target, prior), labels, loss) as lowered,
+                in_compiled(settings.compile, lowered, labels, loss) as steps,
+            ):
                 goal = objective(settings, steps.target, public, seed, progress)
                 problem = self._problem(steps, goal, labels, seed, progress)
                 if goal.captures < settings.captures:

@@ -18,6 +18,11 @@ class InstanceNorm2d(nn.InstanceNorm2d):
         """Normalise every channel of every image of ``features`` [N, C, H, W]; same shape and layout."""
         if features.device.type == "cpu":
             return super().forward(features)
-        variance, mean = torch.var_mean(features, (2, 3), correction=0, keepdim=True)
-        scale = self.weight.view(1, -1, 1, 1) * (variance + self.eps).rsqrt()
-        return torch.addcmul(self.bias.view(1, -1, 1, 1) - mean * scale, features, scale)
+        return keeping_layout(features, self.weight, self.bias, self.eps)
+
+
+def keeping_layout(features: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Return ``features`` [N, C, H, W] normalised over (H, W), times ``weight`` [C], plus ``bias`` [C]."""
+    variance, mean = torch.var_mean(features, (2, 3), correction=0, keepdim=True)
+    scale = weight.view(1, -1, 1, 1) * (variance + eps).rsqrt()
+    return torch.addcmul(bias.view(1, -1, 1, 1) - mean * scale, features, scale)
