@@ -50,11 +50,11 @@ def test_every_network_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
         return program.forward
 
     monkeypatch.setattr(acceleration, "BACKEND", backend)
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
     torch.compiler.reset()
     plain = Steps(target(), attack("gmi").prior(None, public(), 0, CPU))
     lowered = plain.changed(lambda network: in_bf16(network, "cpu"), "bf16")
-    with in_compiled("on", lowered, LABELS, "ce") as steps:
-        assert steps.arithmetic == "bf16, compiled"
+    with torch._dynamo.config.patch(recompile_limit=1):
+        with in_compiled("on", lowered, LABELS, "ce") as steps:
+            assert steps.arithmetic == "bf16, compiled"
+        assert torch._dynamo.config.recompile_limit == 1
     assert len(programs) == 3  # target, generator, critic
-    assert torch._dynamo.config.recompile_limit == 1
