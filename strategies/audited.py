@@ -14,6 +14,7 @@
 - everything sent is written to the ledger, everything told by clients to ``clients.jsonl``.
 """
 
+import gc
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -138,7 +139,8 @@ class Audited:
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Aggregate the updates that are none to refuse, in the order of their partitions; their arrays are gone then.
 
-        Flower holds the replies until the next round's are there, which would take twice the memory.
+        Flower holds the replies until the next round's are there, which would take twice the memory, and its views of
+        records (``array_records``) hold themselves: circular garbage, for which our programs look rarely otherwise.
         """
         answers = list(replies)
         try:
@@ -147,6 +149,7 @@ class Audited:
             for reply in answers:
                 if reply.has_content():
                     reply.content.pop(ARRAYS, None)
+            gc.collect(0)
 
     def _aggregate_train(
         self, current: int, by_partition: Mapping[int, Message]

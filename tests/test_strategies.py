@@ -1,5 +1,7 @@
 """Flower's strategies as used here: what goes past them, what they remember, what is refused."""
 
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,28 @@ def test_the_order_in_which_a_client_sends_its_arrays_does_not_matter(tmp_path: 
 
     for name, array in result(turned=False).items():
         np.testing.assert_array_equal(result(turned=True)[name], array)
+
+
+def test_what_clients_sent_is_gone_with_its_round(tmp_path: Path) -> None:
+    """Although Flower holds the replies, its views of records hold themselves, and nobody looks for such circles."""
+    strategy = strategy_of(tmp_path)
+    replies, arrays = [], []
+    for message in strategy.configure_train(1, to_record(WIDE), ConfigRecord(), Nodes()):
+        metrics = MetricRecord({"num-examples": 1, "train-loss": 1.0, "train-accuracy": 0.5})
+        client = ConfigRecord({"partition": message.metadata.dst_node_id - 1})
+        sent = {name: array + 1 for name, array in WIDE.items()}
+        arrays += [weakref.ref(array) for array in sent.values()]
+        content = RecordDict({ARRAYS: to_record(sent), METRICS: metrics, CLIENT: client})
+        replies.append(Message(content, reply_to=message))
+    del sent, content
+    assert len(replies) > 1
+    gc.disable()
+    try:
+        strategy.read_early(replies[0])
+        strategy.aggregate_train(1, replies)
+        assert not any(array() is not None for array in arrays)
+    finally:
+        gc.enable()
 
 
 def test_rules_that_pick_updates_see_float_buffers_but_no_step_counter(tmp_path: Path) -> None:
