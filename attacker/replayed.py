@@ -20,7 +20,8 @@ def replayed(step: Step, device: torch.device) -> Step:
 
     Args:
         step: reads its arguments, tensors of ``device``, of the same shapes at every call; what else it reads must stay
-            where it is in memory, and what it changes, it changes in place. It does not wait for the device.
+            where it is in memory, and what it changes, it changes in place. PyTorch raises at the recording if it waits
+            for the device.
     """
     return _Graph(step, device) if device.type == "cuda" else step
 

@@ -18,16 +18,15 @@ import argparse
 import os
 import sys
 import tempfile
-from contextlib import ExitStack
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
+from gan_speed import kernel_by_kernel
 from torch import Tensor
 
 from attacker.attacks.registry import attack_names, make_attack
-from attacker.priors import kplus1, plg_gan, vmi_dcgan, wgan_gp
 from attacker.reconstructions import Reconstructions
 from attacker.target import PublicSet, Target
 from fedinverse.models import build, for_inference
@@ -65,12 +64,9 @@ def noise(name: str) -> PublicSet:
 
 def made(kind: str, device: torch.device, graphs: bool) -> Tensor:
     """Return images of the prior of attack ``kind``, trained on ``device``."""
-    prior = PRIOR | ({"shipped": False} if kind == "gmi" else {})
-    attack = make_attack({"kind": kind, "prior": prior}, "attacks.parity", "benchmark")
+    attack = make_attack(table(kind, 1), "attacks.parity", "benchmark")
     target = Target(for_inference(build("mcnn", 10, 0.5, seed=0), device), "parity", 0, device)
-    with ExitStack() as stack:
-        for module in () if graphs else (kplus1, plg_gan, vmi_dcgan, wgan_gp):
-            stack.enter_context(patch.object(module, "replayed", lambda step, device: step))
+    with nullcontext() if graphs else kernel_by_kernel():
         trained = attack.prior(target, noise(f"{device}, {graphs}"), 0, device)
     return trained.sample(64, torch.Generator().manual_seed(1), device).cpu()
 
@@ -87,8 +83,8 @@ def priors_alike(device: torch.device) -> bool:
         cpu, kernels, graphs = made(kind, CPU, False), made(kind, device, False), made(kind, device, True)
         alike = max(apart(cpu, graphs), apart(kernels, graphs)) <= IMAGES
         held &= alike
-        found = f"from kernel by kernel {apart(kernels, graphs):.2e}  from the CPU's {apart(cpu, graphs):.2e}"
-        print(f"prior of {kind:<6} {found}  {'alike' if alike else 'DIFFERENT'}", flush=True)
+        distances = f"from kernel by kernel {apart(kernels, graphs):.2e}  from the CPU's {apart(cpu, graphs):.2e}"
+        print(f"prior of {kind:<6} {distances}  {'alike' if alike else 'DIFFERENT'}", flush=True)
     return held
 
 
@@ -98,7 +94,7 @@ def twice_the_same(device: torch.device, steps: int) -> bool:
     for kind in attack_names():
         if kind == "plgmi":  # its prior learns from rotated views, whose gradient has no deterministic kernel
             continue
-        found = []
+        images = []
         for turn in ("once", "twice"):
             os.environ["FEDINVERSE_CACHE"] = str(Path(os.environ["FEDINVERSE_CACHE"]) / turn)
             attack = make_attack(
@@ -107,10 +103,10 @@ def twice_the_same(device: torch.device, steps: int) -> bool:
             target = Target(for_inference(build("mcnn", 10, 0.5, seed=0), device), "parity", 0, device)
             public = noise("twice")
             prior = attack.prior(target, public, 0, device)
-            found.append(attack.invert(target, prior, public, LABELS, torch.Generator().manual_seed(1)).images)
-        same = torch.equal(*found)
+            images.append(attack.invert(target, prior, public, LABELS, torch.Generator().manual_seed(1)).images)
+        same = torch.equal(*images)
         held &= same
-        print(f"{kind:<13} twice {'the same' if same else f'DIFFERENT, {apart(*found):.2e}'}", flush=True)
+        print(f"{kind:<13} twice {'the same' if same else f'DIFFERENT, {apart(*images):.2e}'}", flush=True)
     return held
 
 

@@ -18,34 +18,27 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
-from gan_speed import BATCH, NETS, TITLES, _plain_kplus1, _plain_wgan_gp
-from inversion_speed import Case
-from plain_networks import plain_network
-from torch import nn
+from gan_speed import BATCH, NETS, TITLES, kernel_by_kernel, plain_steps, trainer_of
+from inversion_speed import BLOCK, Case
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 import attacker.acceleration
-import attacker.priors.kplus1
-import attacker.priors.wgan_gp
 from attacker.attacks.registry import make_attack
-from attacker.priors.dcgan import Critic, Generator
-from attacker.priors.kplus1 import Discriminator, KPlus1, KPlus1Settings
 from attacker.priors.prior import trained_prior
-from attacker.priors.wgan_gp import WganGp, WganGpSettings
 from attacker.target import PublicSet, Target
 from fedinverse.models import build, for_inference
 from fedinverse.storage import write_json
 from fedinverse.switches import tf32
 
-SIZE, CLASSES, STEPS = 64, 1000, 1500
+SIZE, STEPS = 64, 1500
 ROWS = {"KED-MI": ("kedmi", 300), "GMI": ("gmi", 3000)}
 GAN_STEPS, PUBLIC = 9_400, 3_000  # how many public images there are makes no difference to a step
 WARM_UP = 8
@@ -137,23 +130,10 @@ def prior(kind: str, precision: str, graph: bool, device: torch.device, steps: i
     public = PublicSet(images, f"noise-{kind}-{precision}-{graph}")
     target = Target(for_inference(build(*NETS[SIZE], seed=0), device), "untrained", 0, device)
     lap = Lap(TITLES[kind], WARM_UP + steps)
-    table: Any = {"steps": WARM_UP + steps, "precision": precision}
-    trainer = KPlus1(KPlus1Settings(**table)) if kind == "kplus1" else WganGp(WganGpSettings(**table))
-    with ExitStack() as stack:
-        for module in () if graph else (attacker.priors.kplus1, attacker.priors.wgan_gp):
-            stack.enter_context(patch.object(module, "replayed", lambda step, device: step))
+    trainer = trainer_of(kind, steps=WARM_UP + steps, precision=precision)
+    with nullcontext() if graph else kernel_by_kernel():
         trained_prior(trainer, target, public, 0, device, lap)
     return lap.seconds
-
-
-def plain_prior(kind: str, device: torch.device) -> Iterator[None]:
-    """Return the plain loop's training."""
-    images = torch.randint(256, (1000, 3, SIZE, SIZE), dtype=torch.uint8).to(device)
-    T = plain_network(build(*NETS[SIZE], seed=0)).to(device).eval()
-    G = plain_network(Generator(T.input_shape)).to(device).train()
-    D: nn.Module = Discriminator(T.input_shape, CLASSES, 1.0, False) if kind == "kplus1" else Critic(T.input_shape)
-    D = plain_network(D).to(device).train()
-    return _plain_kplus1(T, G, D, images) if kind == "kplus1" else _plain_wgan_gp(G, D, images)
 
 
 class Flops(TorchDispatchMode):
@@ -174,10 +154,8 @@ def needed(kind: str, device: torch.device) -> float:
     def of(steps: int) -> int:
         public = PublicSet(torch.zeros(BATCH, 3, SIZE, SIZE, dtype=torch.uint8), f"flops-{kind}-{steps}")
         target = Target(for_inference(build(*NETS[SIZE], seed=0), device), "untrained", 0, device)
-        table: Any = {"steps": steps}
-        trainer = KPlus1(KPlus1Settings(**table)) if kind == "kplus1" else WganGp(WganGpSettings(**table))
         with Flops() as counter:
-            trained_prior(trainer, target, public, 0, device)
+            trained_prior(trainer_of(kind, steps=steps), target, public, 0, device)
         return counter.total
 
     return float(of(2) - of(1))
@@ -200,7 +178,7 @@ def inversions(device: torch.device, peak: dict[str, float], steps: int) -> list
     lines = []
     for title, (kind, rows) in ROWS.items():
         flops = float(Case(kind, SIZE, False).needed() * rows)
-        plain = seconds_of_plain(Case(kind, SIZE, False, device).plain_steps(), steps) * rows / 60
+        plain = seconds_of_plain(Case(kind, SIZE, False, device).plain_steps(), steps) * rows / BLOCK
         lines.append(row(title, "plain loop", plain, STEPS, flops, peak["tf32"]))
         for precision in PRECISIONS:
             seconds = inversion(title, precision, False, device, steps)
@@ -223,9 +201,8 @@ def priors(device: torch.device, peak: dict[str, float], steps: int) -> list[Row
     lines = []
     for kind in TITLES:
         flops = needed(kind, device)
-        lines.append(
-            row(kind, "plain loop", seconds_of_plain(plain_prior(kind, device), steps), GAN_STEPS, flops, peak["tf32"])
-        )
+        plain = seconds_of_plain(plain_steps(kind, SIZE, device), steps)
+        lines.append(row(kind, "plain loop", plain, GAN_STEPS, flops, peak["tf32"]))
         for precision in ("fp32", "tf32"):
             for graph in (False, True):
                 seconds = prior(kind, precision, graph, device, steps)

@@ -12,8 +12,10 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from interleaved import Ticks, Turn, asked, medians_apart
@@ -21,10 +23,11 @@ from plain_networks import plain_network
 from tables import markdown, measured_with, publish
 from torch import Tensor, nn
 
+from attacker.priors import kplus1, plg_gan, vmi_dcgan, wgan_gp
 from attacker.priors.dcgan import LATENT, Critic, Generator
 from attacker.priors.gan import gan_adam
 from attacker.priors.kplus1 import Discriminator, KPlus1, KPlus1Settings, discriminator_loss, generator_loss
-from attacker.priors.prior import trained_prior
+from attacker.priors.prior import PriorTrainer, trained_prior
 from attacker.priors.wgan_gp import WganGp, WganGpSettings, gradient_penalty
 from attacker.target import PublicSet, Target
 from fedinverse.data.source import unit
@@ -52,23 +55,39 @@ def ours(kind: str, size: int) -> Turn:
 
     def turn() -> list[float]:
         ticks = Ticks(TITLES[kind])
-        trainer = (
-            KPlus1(KPlus1Settings(steps=STEPS + 1)) if kind == "kplus1" else WganGp(WganGpSettings(steps=STEPS + 1))
-        )
-        trained_prior(trainer, target, public, next(seeds), CPU, ticks)
+        trained_prior(trainer_of(kind, steps=STEPS + 1), target, public, next(seeds), CPU, ticks)
         return ticks.steps
 
     return turn
 
 
+def trainer_of(kind: str, **settings: Any) -> PriorTrainer:
+    """Return our training of ``kind``."""
+    return KPlus1(KPlus1Settings(**settings)) if kind == "kplus1" else WganGp(WganGpSettings(**settings))
+
+
+@contextmanager
+def kernel_by_kernel() -> Iterator[None]:
+    """Train priors on CUDA without recording their steps, for the time of a block."""
+    with ExitStack() as stack:
+        for module in (kplus1, plg_gan, vmi_dcgan, wgan_gp):
+            stack.enter_context(patch.object(module, "replayed", lambda step, device: step))
+        yield
+
+
+def plain_steps(kind: str, size: int, device: torch.device = CPU) -> Iterator[None]:
+    """Return the plain loop, step by step."""
+    (name, classes), images = NETS[size], noise(size).to(device)
+    T = plain_network(build(name, classes, seed=0)).to(device).eval()
+    G = plain_network(Generator(T.input_shape)).to(device).train()
+    D: nn.Module = Discriminator(T.input_shape, classes, 1.0, False) if kind == "kplus1" else Critic(T.input_shape)
+    D = plain_network(D).to(device).train()
+    return _plain_kplus1(T, G, D, images) if kind == "kplus1" else _plain_wgan_gp(G, D, images)
+
+
 def plain(kind: str, size: int) -> Turn:
     """Return a turn of the plain loop."""
-    (name, classes), images = NETS[size], noise(size)
-    T = plain_network(build(name, classes, seed=0)).eval()
-    G = plain_network(Generator(T.input_shape)).train()
-    D: nn.Module = Discriminator(T.input_shape, classes, 1.0, False) if kind == "kplus1" else Critic(T.input_shape)
-    D = plain_network(D).train()
-    training = _plain_kplus1(T, G, D, images) if kind == "kplus1" else _plain_wgan_gp(G, D, images)
+    training = plain_steps(kind, size)
 
     def turn() -> list[float]:
         taken = []

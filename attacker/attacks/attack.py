@@ -92,7 +92,10 @@ class Attack(ABC):
     ) -> Prior:
         """Return the prior this attack samples from: the external ``generator`` of its settings, or the paper's.
 
-        Arguments as for ``trained_prior``.
+        Arguments and errors as for ``trained_prior``.
+
+        Raises:
+            ConfigError: also where deterministic kernels are wanted of a training that has none on CUDA.
         """
         if self.settings.generator:
             return external_prior(self.settings.generator, device)
@@ -143,10 +146,10 @@ class Attack(ABC):
         check_deterministic(settings, target.device)
         watch, seed = Stopwatch(), int(torch.randint(2**62, (), generator=generator))
         with deterministic(settings.deterministic), exact_fp32(target.device):
-            loss = settings.identity_loss
+            identity = settings.identity_loss
             with (
-                in_precision(settings.precision, Steps(target, prior), labels, loss) as lowered,
-                in_compiled(settings.compile, lowered, labels, loss) as steps,
+                in_precision(settings.precision, Steps(target, prior), labels, identity) as lowered,
+                in_compiled(settings.compile, lowered, labels, identity) as steps,
             ):
                 goal = objective(settings, steps.target, public, seed, progress)
                 problem = self._problem(steps, goal, labels, seed, progress)
