@@ -4,7 +4,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from fedinverse.config import Classes, Section
+from fedinverse.class_lists import Classes
+from fedinverse.config import Section
 
 
 class Attacker(Section):

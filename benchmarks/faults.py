@@ -31,10 +31,11 @@ from pathlib import Path
 
 import tomli_w
 
-from fedinverse.config import CONFIGS, Table, laid_over, read_table
+from fedinverse.config import CONFIGS
 from fedinverse.layout import WORLDS
 from fedinverse.run import Run
 from fedinverse.storage import file_sha256, read_jsonl, read_metadata, write_json
+from fedinverse.tables import Table, laid_over, read_table
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE, MOMENTS = 300.0, 5

@@ -10,9 +10,10 @@ from typing import Any
 
 import tomli_w
 
-from fedinverse.config import CONFIGS, laid_over
+from fedinverse.config import CONFIGS
 from fedinverse.errors import FedInverseError
 from fedinverse.storage import content_sha256
+from fedinverse.tables import laid_over
 from pipeline.experiment import load_experiment, resolved
 
 VALUES: list[Any] = [

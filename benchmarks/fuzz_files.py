@@ -17,11 +17,12 @@ from fuzz_configs import VALUES, mutate_table, mutated_bytes
 from attacker.inversion import Inversion
 from attacker.schedule import captured
 from attacker.worker import Bench, Plan
-from fedinverse.config import CONFIGS, Population, laid_over
+from fedinverse.config import CONFIGS, Population
 from fedinverse.data import Pool
 from fedinverse.errors import FedInverseError
 from fedinverse.run import Run, prepare
 from fedinverse.storage import content_sha256, load_weights, read_jsonl, read_metadata, weights_sha256
+from fedinverse.tables import laid_over
 from pipeline.experiment import Experiment, load_experiment, resolved
 from server.checkpoints import latest_round
 from server.settings import Federation

@@ -1,4 +1,4 @@
-"""TOML into frozen, strict, typed sections, with errors that name file, key and fix.
+"""Tables into frozen, strict, typed sections, with errors that name file, key and fix.
 
 Each role owns its section of the file (``federation`` is the server's, ``training`` the clients', ``attacks`` the
 attacker's, ``audit`` the auditor's); the sections every role needs are here. ``parse`` turns one table into one
@@ -8,31 +8,21 @@ section and is the only place where pydantic's messages become ours.
 import difflib
 import json
 import re
-import tomllib
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from fedinverse.class_lists import Classes
 from fedinverse.errors import ConfigError
-from fedinverse.folders import absolute, spelling
-from fedinverse.house import CONFIGS
-from fedinverse.registry import nearest
+from fedinverse.folders import absolute
 from fedinverse.words import TEXT, plain
-
-Table = dict[str, Any]
 
 
 class Section(BaseModel):
     """A strict, frozen part of the configuration: unknown keys and wrong types are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=(), allow_inf_nan=False)
-
-
-_RANGE = re.compile(r"(\d{1,7})-(\d{1,7})")
 
 
 def _possible(path: str) -> str:
@@ -46,23 +36,6 @@ PlaceText = Annotated[str, AfterValidator(_possible)]
 """A path as the user typed it."""
 PathText = Annotated[str, AfterValidator(_possible), AfterValidator(absolute)]
 """A path as the user typed it, made absolute where the configuration is read: a run may go on in another directory."""
-
-
-def _counted(classes: Any) -> Any:
-    """Replace every range in a list of classes, ``"0-299"``, by its numbers."""
-    if not isinstance(classes, list):
-        return classes
-    numbers: list[Any] = []
-    for entry in classes:
-        ends = _RANGE.fullmatch(entry) if isinstance(entry, str) else None
-        numbers += range(int(ends[1]), int(ends[2]) + 1) if ends else [entry]
-        if ends and int(ends[2]) < int(ends[1]):
-            raise ValueError(f"range '{entry}' runs backwards; write it as \"{ends[2]}-{ends[1]}\"")
-    return tuple(numbers)  # what comes out of a validator must be of the field's own type
-
-
-Classes = Annotated[tuple[int, ...], BeforeValidator(_counted)]
-"""Classes by number; a file may write ranges, ``["0-299", 305]``."""
 
 
 class Data(Section):
@@ -181,86 +154,6 @@ class Model(Section):
     )
 
 
-# (section, its list of class numbers, its list of class names)
-_CLASS_LISTS = (("population", "victim_classes", "victim_names"), ("attacker", "classes", "class_names"))
-
-
-def names_apart(table: Table) -> Table:
-    """Return a configuration whose lists of classes hold numbers only, the names in a list of their own.
-
-    What looks like a range waits among the names: a class may be called "3-4", and only the source knows.
-    """
-    result = dict(table)
-    for section, numbers, names in _CLASS_LISTS:
-        part = table.get(section)
-        listed = part.get(numbers) if isinstance(part, dict) else None
-        if isinstance(part, dict) and isinstance(listed, list):
-            called = [entry for entry in listed if isinstance(entry, str) and not _runs_backwards(entry)]
-            kept = [entry for entry in listed if entry not in called]
-            result[section] = part | {numbers: kept, names: [*part.get(names, ()), *called]} if called else part
-    return result
-
-
-def names_numbered(table: Table, known: Sequence[str]) -> Table:
-    """Return a checked configuration with the number of every class that it names; numbers beyond them are refused.
-
-    Args:
-        known: the name of every class of the private source.
-
-    Raises:
-        ConfigError: a name is none of them, or of two (names the nearest); a range is also a class's name; or there
-            are not so many classes.
-    """
-    result = dict(table)
-    for section, numbers, names in _CLASS_LISTS:
-        part = table.get(section, {})
-        beyond = [number for number in part.get(numbers, ()) if number >= len(known)]
-        if beyond:
-            raise ConfigError(
-                f"{section}.{numbers}: {beyond[:5]} not among the {len(known)} classes of the private source "
-                f"(0 to {len(known) - 1})"
-            )
-        if part.get(names):
-            numbered = [each for name in part[names] for each in _numbers_of(name, known, f"{section}.{numbers}")]
-            result[section] = part | {numbers: sorted({*part[numbers], *numbered}), names: []}
-    return result
-
-
-def _runs_backwards(entry: str) -> bool:
-    ends = _RANGE.fullmatch(entry)
-    return ends is not None and int(ends[2]) < int(ends[1])
-
-
-def _numbers_of(entry: str, known: Sequence[str], where: str) -> Sequence[int]:
-    """Return the classes that ``entry``, a name or a range, stands for."""
-    ends = _RANGE.fullmatch(entry)
-    if ends is None:
-        return [_number_of(entry, known, where)]
-    meant = range(int(ends[1]), int(ends[2]) + 1)
-    possible = meant[-1] < len(known)
-    if entry not in known and not possible:
-        raise ConfigError(
-            f"{where}: '{entry}' goes beyond the {len(known)} classes of the private source (0 to {len(known) - 1})"
-        )
-    if entry in known and possible:
-        number = known.index(entry)
-        raise ConfigError(
-            f"{where}: '{entry}' is the name of class {number}, and a range of class numbers; write {number} for the "
-            f"class, or the numbers {list(meant)[:5]}{' and so on' if len(meant) > 5 else ''} one by one"
-        )
-    return meant if possible else [known.index(entry)]
-
-
-def _number_of(name: str, known: Sequence[str], where: str) -> int:
-    fitting = [number for number, other in enumerate(known) if other == name]
-    fitting = fitting or [number for number, other in enumerate(known) if spelling(other) == spelling(name)]
-    if not fitting:
-        raise ConfigError(f"{where}: the private source has no class '{name}'{nearest(name, known)}")
-    if len(fitting) > 1:
-        raise ConfigError(f"{where}: '{name}' could be any of the classes {fitting}; write the number")
-    return fitting[0]
-
-
 def is_file_name(name: str) -> bool:
     """Return whether ``name`` may become a file or a directory: it cannot leave its place nor pass for another name."""
     return bool(re.fullmatch(r"\w[\w.-]{0,99}", name)) and len(name.encode()) <= 150 and _composed(name) == name
@@ -352,103 +245,3 @@ def _places_of(section: type[BaseModel], key: str) -> list[str]:
     places = [name for name in section.model_fields if name == key]
     tables = {name: _section_in(field.annotation) for name, field in section.model_fields.items()}
     return places + [f"{name}.{key}" for name, table in tables.items() if table and key in table.model_fields]
-
-
-def find_config(name: str, heir: Path | None = None) -> Path:
-    """Return the file called ``name``: a path, or the name of a file in ``configs/``.
-
-    Args:
-        name: as the user wrote it.
-        heir: the file that ``extends`` it: a relative path is looked for beside that one first, wherever the user is.
-
-    Raises:
-        ConfigError: there is none; names the nearest one.
-    """
-    beside = [heir.parent / name] if heir else []
-    for path in (*beside, Path(name), CONFIGS / name, CONFIGS / f"{name}.toml"):
-        with suppress(OSError, ValueError):  # longer than a name can be, or of characters that none can have
-            if path.is_file():
-                return path
-    names = [path.relative_to(CONFIGS).with_suffix("").as_posix() for path in sorted(CONFIGS.rglob("*.toml"))]
-    where = f"{heir}: 'extends': " if heir else ""
-    raise ConfigError(f"{where}config '{name}' not found{nearest(name.removesuffix('.toml'), names, 'in configs/')}")
-
-
-def read_table(path: Path, assignments: list[str] | tuple[str, ...] = ()) -> Table:
-    """Read a TOML file, lay it over the one it ``extends``, and apply ``section.key=value`` assignments in order.
-
-    A value is read as TOML (``3``, ``0.5``, ``true``, ``[1, 2]``); what is not TOML is a string.
-
-    Raises:
-        ConfigError: unreadable file, invalid TOML (with its line), files that extend each other, malformed assignment.
-    """
-    return assigned(_with_base(path, ()), assignments)
-
-
-def _with_base(path: Path, heirs: tuple[Path, ...]) -> Table:
-    try:
-        if not path.is_file():
-            raise ConfigError(f"{path}: is no regular file")
-        table: Table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: byte {error.start} is no UTF-8 text; save the file as UTF-8") from error
-    except (OSError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    base = table.pop("extends", None)
-    if base is None:
-        return table
-    if path.resolve() in heirs:
-        raise ConfigError(f"{path}: 'extends' leads back to this file")
-    if not isinstance(base, str):
-        raise ConfigError(f"{path}: 'extends' must name one config")
-    return laid_over(_with_base(find_config(base, path), (*heirs, path.resolve())), table)
-
-
-def laid_over(base: Table, changes: Table) -> Table:
-    """Return ``base`` with ``changes`` laid over it, table by table; a list replaces a list."""
-    tables = (key for key, value in changes.items() if isinstance(value, dict) and isinstance(base.get(key), dict))
-    return {**base, **changes, **{key: laid_over(base[key], changes[key]) for key in tables}}
-
-
-def flat(table: Mapping[str, Any], prefix: str = "") -> Table:
-    """Return a table's tables as one, keyed by dotted path."""
-    values: Table = {}
-    for key, value in table.items():
-        values |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return values
-
-
-def assigned(table: Table, assignments: Iterable[str]) -> Table:
-    """Return ``table`` with every ``section.key=value`` applied, in order."""
-    for assignment in assignments:
-        key, equals, text = assignment.partition("=")
-        parts = [part.strip() for part in key.split(".")]
-        if not equals or not all(parts):
-            raise ConfigError(f"--set {assignment}: write it as section.key=value, e.g. --set training.epochs=2")
-        try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except (tomllib.TOMLDecodeError, RecursionError):
-            value = text.strip()
-        try:
-            table = with_value(table, parts, value, f"--set {assignment}")
-        except RecursionError as error:
-            raise ConfigError(f"--set {assignment[:TEXT]}: no key is so deep ({error})") from None
-    return table
-
-
-def with_value(place: Any, parts: Sequence[str], value: Any, where: str) -> Any:
-    """Return ``place``, tables and lists, with ``value`` at the dotted key ``parts``; a number indexes a list.
-
-    Raises:
-        ConfigError: the key leads through a plain value, or beyond a list.
-    """
-    if not parts:
-        return value
-    head, *rest = parts
-    if isinstance(place, dict):
-        return {**place, head: with_value(place.get(head, {}), rest, value, where)}
-    if not isinstance(place, list):
-        raise ConfigError(f"{where}: there is no '{head}' to set: what it would be in is a value, not a section")
-    if not head.isdigit() or int(head) >= len(place):
-        raise ConfigError(f"{where}: there is no '{head}' to set: it must be an index from 0 to {len(place) - 1}")
-    return [with_value(item, rest, value, where) if i == int(head) else item for i, item in enumerate(place)]

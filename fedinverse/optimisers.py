@@ -8,6 +8,7 @@ version of PyTorch that puts nothing around them is left as it is.
 from inspect import unwrap
 
 import torch
+from torch import Tensor
 
 
 class SGD(torch.optim.SGD):
@@ -24,3 +25,10 @@ class Adam(torch.optim.Adam):
     add_param_group = unwrap(torch.optim.Adam.add_param_group)
     zero_grad = unwrap(torch.optim.Adam.zero_grad)
     step = torch.no_grad()(unwrap(torch.optim.Adam.step))
+
+
+def descend(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
+    """Take one step down ``loss``."""
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    optimiser.step()

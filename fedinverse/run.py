@@ -12,7 +12,8 @@ from typing import Any
 import pandas as pd
 
 from fedinverse.canaries import Canaries, plant
-from fedinverse.config import Data, Model, Population, S, Split, Table, names_numbered, parse
+from fedinverse.class_lists import names_numbered
+from fedinverse.config import Data, Model, Population, S, Split, parse
 from fedinverse.data import Pool, Request, located, open_source
 from fedinverse.errors import ConfigError, IntegrityError, StageError
 from fedinverse.layout import PASSIVE, WITH_VICTIM, WORLDS, RunFiles, World, is_control, is_run
@@ -34,6 +35,7 @@ from fedinverse.storage import (
     typed,
     write_json,
 )
+from fedinverse.tables import Table
 
 
 @dataclass(frozen=True)

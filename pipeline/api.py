@@ -23,12 +23,13 @@ from attacker.settings import Attacker
 from attacker.target import PublicSet
 from auditor.table import read_scores
 from auditor.verdict import read_verdict
-from fedinverse.config import flat, parse
+from fedinverse.config import parse
 from fedinverse.errors import StageError
 from fedinverse.layout import WITH_VICTIM, spools_of
 from fedinverse.machine import device_on
 from fedinverse.records import ModelFile
 from fedinverse.run import Run
+from fedinverse.tables import flat
 from pipeline.cli.choice import chosen_attack, public_set
 from pipeline.cli.pictures import PICTURE, draw
 from pipeline.cli.weights import labels_to_invert, network_of_all, targets, weights_at

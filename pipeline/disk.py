@@ -4,7 +4,7 @@ from pathlib import Path
 
 from attacker.priors.prior import SAMPLES
 from attacker.settings import Attacker
-from fedinverse.config import names_numbered
+from fedinverse.class_lists import names_numbered
 from fedinverse.data import open_source
 from fedinverse.disk import free, in_words, used
 from fedinverse.errors import ConfigError

@@ -15,20 +15,8 @@ from clients.cohorts import check as check_defences
 from clients.participant import Participant, make_participant
 from clients.settings import Training
 from fedinverse.canaries import Canaries
-from fedinverse.config import (
-    Data,
-    FileName,
-    Model,
-    PlaceText,
-    Population,
-    Section,
-    Split,
-    Table,
-    find_config,
-    names_apart,
-    parse,
-    read_table,
-)
+from fedinverse.class_lists import names_apart
+from fedinverse.config import Data, FileName, Model, PlaceText, Population, Section, Split, parse
 from fedinverse.data import source_of
 from fedinverse.disk import Storage
 from fedinverse.errors import ConfigError
@@ -36,6 +24,7 @@ from fedinverse.layout import PASSIVE, WITH_VICTIM, World, control_worlds
 from fedinverse.models import build, same_network, spec_of, why_not
 from fedinverse.run import Run
 from fedinverse.shard import Shard
+from fedinverse.tables import Table, find_config, read_table
 from pipeline.engines import Engine
 from pipeline.stages.membership_scores import Membership
 from pipeline.stages.membership_scores import check as check_membership

@@ -3,10 +3,11 @@
 import numpy as np
 
 from auditor.questions import QUESTIONS
-from fedinverse.config import Data, Table
+from fedinverse.config import Data
 from fedinverse.folders import spelled_alike
 from fedinverse.run import Run
 from fedinverse.split import holdings, remarks
+from fedinverse.tables import Table
 from fedinverse.words import plain
 from report.text import span
 

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from clients.settings import Training
 from fedinverse.arrays import from_record, to_record
-from fedinverse.config import Table, find_config, read_table
 from fedinverse.errors import StageError
 from fedinverse.flower import server_directory, world_of
 from fedinverse.layout import is_control, is_run
@@ -21,6 +20,7 @@ from fedinverse.rounds import AfterRound, Round
 from fedinverse.run import Run, prepare
 from fedinverse.split import holdings
 from fedinverse.storage import into_module, to_weights
+from fedinverse.tables import Table, find_config, read_table
 from server.checkpoints import latest_round, save_round
 from server.one_by_one import OneByOne
 from server.roll_call import known_nodes, roll_call

@@ -21,7 +21,7 @@ class OneByOne(Generic[T]):
     """
 
     def __init__(self, *, beside: bool) -> None:
-        self._thread = ThreadPoolExecutor(1, "rounds") if beside else None
+        self._thread = ThreadPoolExecutor(1, "one-by-one") if beside else None
         self._begun: deque[Future[T | None]] = deque()
         self._next: Callable[[], T] | None = None
         self._failed = False

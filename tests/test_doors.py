@@ -9,7 +9,7 @@ from conftest import TINY, merged
 from test_deploy_docs import take
 from typer.testing import CliRunner
 
-from fedinverse.config import flat
+from fedinverse.tables import flat
 from pipeline.cli.main import app
 
 ROOT = Path(__file__).parent.parent

@@ -13,7 +13,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from fedinverse.config import Population, names_apart, names_numbered, parse
+from fedinverse.class_lists import names_apart, names_numbered
+from fedinverse.config import Population, parse
 from fedinverse.data import Request, open_source
 from fedinverse.data.pictures import SHUT
 from fedinverse.errors import ConfigError, DataError

@@ -15,10 +15,10 @@ from own_apps import quick
 from test_doors import commands
 from typer.testing import CliRunner
 
-from fedinverse.config import read_table
 from fedinverse.errors import FedInverseError
 from fedinverse.run import Run
 from fedinverse.storage import read_jsonl, read_metadata
+from fedinverse.tables import read_table
 from pipeline.api import _assignments
 from pipeline.cli.main import app as program
 from pipeline.ownapp.app import FlowerApp

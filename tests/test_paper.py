@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 import torch
 
-from fedinverse.config import CONFIGS, laid_over, read_table
+from fedinverse.config import CONFIGS
 from fedinverse.data.celeba import write_celeba_layout
 from fedinverse.run import Run
 from fedinverse.storage import read_json
+from fedinverse.tables import laid_over, read_table
 from pipeline.experiment import load_experiment
 from pipeline.stages.all_stages import run_all
 

@@ -169,7 +169,7 @@ def test_a_named_pipe_is_refused_and_not_waited_for(read: Callable[[Path], Any],
 
 
 def test_a_config_that_is_a_pipe_is_refused(tmp_path: Path) -> None:
-    from fedinverse.config import read_table
+    from fedinverse.tables import read_table
 
     os.mkfifo(tmp_path / "pipe.toml")
     with pytest.raises(ConfigError, match="no regular file"):

@@ -15,10 +15,10 @@ from conftest import ATTACKED, TINY, merged
 from filelock import FileLock
 from typer.testing import CliRunner
 
-from fedinverse.config import with_value
 from fedinverse.errors import ConfigError, FedInverseError, StageError
 from fedinverse.run import Run, prepare
 from fedinverse.storage import atomic_write, read_json, write_json
+from fedinverse.tables import with_value
 from pipeline.cli.main import app
 from pipeline.experiment import load_experiment, resolved
 from pipeline.runs import stage_of

@@ -19,11 +19,12 @@ from pydantic import Field
 from torch import Tensor
 
 from attacker.priors.dcgan import Generator
-from attacker.priors.gan import descend, gan_adam
+from attacker.priors.gan import gan_adam
 from attacker.priors.prior import LATENT
 from fedinverse.config import Section, parse
 from fedinverse.errors import ConfigError
 from fedinverse.models import Classifier
+from fedinverse.optimisers import descend
 from fedinverse.seeds import derive, generator, seeded
 from fedinverse.shard import Shard
 from fedinverse.storage import into_module, load_weights, save_weights, to_weights

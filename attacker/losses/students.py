@@ -18,14 +18,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from attacker.priors.gan import descend
 from attacker.priors.prior import cached
 from attacker.target import PublicSet, Target, public_view
 from fedinverse.config import Section
 from fedinverse.data.source import unit
 from fedinverse.errors import ConfigError
 from fedinverse.models import Classifier, build, for_inference, spec_of
-from fedinverse.optimisers import Adam
+from fedinverse.optimisers import Adam, descend
 from fedinverse.progress import Progress, silent
 from fedinverse.seeds import derive, generator, seeded
 from fedinverse.storage import content_sha256

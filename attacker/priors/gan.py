@@ -38,13 +38,6 @@ def gan_adam(network: nn.Module, lr: float, betas: tuple[float, float] = (0.5, 0
     return Adam(weights, lr, betas=betas, fused=on_cuda or None, capturable=on_cuda)
 
 
-def descend(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
-    """Take one step down ``loss``."""
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    optimiser.step()
-
-
 def averaged(model: nn.Module) -> torch.optim.swa_utils.AveragedModel:
     """Return the running average of ``model``'s parameters and buffers, to be updated after every step.
 

@@ -25,13 +25,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from attacker.priors.dcgan import Generator
-from attacker.priors.gan import CriticStepsSettings, averaged, descend, gan_adam
+from attacker.priors.gan import CriticStepsSettings, averaged, gan_adam
 from attacker.priors.instance_norm import InstanceNorm2d
 from attacker.priors.prior import LATENT, PriorTrainer, Training
 from attacker.replayed import replayed
 from attacker.target import public_view
 from fedinverse.models.classifier import scaled
 from fedinverse.models.image_layers import ImageConv2d
+from fedinverse.optimisers import descend
 
 _ENTROPY = 1e-4  # weight of the entropy of D's decision on fakes
 

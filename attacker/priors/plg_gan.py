@@ -27,12 +27,13 @@ from torch import Tensor, nn
 from attacker.losses.augment import NUMBERS, augmented
 from attacker.losses.identity import max_margin
 from attacker.priors.dcgan import stages
-from attacker.priors.gan import CriticStepsSettings, averaged, descend, gan_adam, normalise
+from attacker.priors.gan import CriticStepsSettings, averaged, gan_adam, normalise
 from attacker.priors.instance_norm import InstanceNorm2d
 from attacker.priors.prior import PriorTrainer, Training
 from attacker.replayed import replayed
 from attacker.target import public_view
 from fedinverse.models.image_layers import ImageConv2d, ImageConvTranspose2d
+from fedinverse.optimisers import descend
 
 
 class PlgGanSettings(CriticStepsSettings):

@@ -21,9 +21,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from attacker.priors.dcgan import Critic, Generator
-from attacker.priors.gan import GanSettings, averaged, baked, descend, gan_adam, normalise
+from attacker.priors.gan import GanSettings, averaged, baked, gan_adam, normalise
 from attacker.priors.prior import LATENT, PriorTrainer, Training
 from attacker.replayed import replayed
+from fedinverse.optimisers import descend
 
 
 class VmiDcganSettings(GanSettings):

@@ -14,9 +14,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from attacker.priors.dcgan import Critic, Generator
-from attacker.priors.gan import CriticStepsSettings, averaged, descend, gan_adam
+from attacker.priors.gan import CriticStepsSettings, averaged, gan_adam
 from attacker.priors.prior import LATENT, PriorTrainer, Training
 from attacker.replayed import replayed
+from fedinverse.optimisers import descend
 
 
 class WganGpSettings(CriticStepsSettings):

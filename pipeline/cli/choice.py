@@ -7,10 +7,11 @@ from attacker.attacks.attack import Attack
 from attacker.attacks.registry import make_attack
 from attacker.settings import Attacker
 from attacker.target import PublicSet
-from fedinverse.config import Table, assigned, find_config, parse, read_table
+from fedinverse.config import parse
 from fedinverse.data import Request, open_source, source_names, source_of
 from fedinverse.errors import ConfigError
 from fedinverse.registry import nearest
+from fedinverse.tables import Table, assigned, find_config, read_table
 from pipeline.cli.pictures import shape_text
 
 

@@ -133,7 +133,7 @@ def supernode(
 ) -> None:
     """Start a SuperNode in the foreground, honest or malicious: its own operator decides, and nobody else."""
     from clients.node import DEFENCE_SETTINGS
-    from fedinverse.config import assigned
+    from fedinverse.tables import assigned
     from pipeline.deploy import commands
     from pipeline.deploy.keys import node_secret
 

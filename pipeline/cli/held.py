@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fedinverse.config import Section, Table
+    from fedinverse.config import Section
     from fedinverse.run import Run
+    from fedinverse.tables import Table
 
 
 @contextmanager
@@ -32,8 +33,8 @@ def asked_again(
     directory: Path, section: str, settings: "Callable[[Table], Section]", assignments: list[str]
 ) -> Iterator["Run"]:
     """Open a run for a block that answers the question of ``section``; then gather, show and report the answers."""
-    from fedinverse.config import assigned
     from fedinverse.run import prepare
+    from fedinverse.tables import assigned
     from pipeline.stages.answers import gather, show_answers
     from pipeline.stages.report import report
     from report.console import say

@@ -87,11 +87,11 @@ def _of_spool(
     from attacker.membership.references import holdings
     from attacker.schedule import captured, check_received
     from auditor.membership import answer_to, candidates_between
-    from fedinverse.config import assigned
     from fedinverse.errors import StageError
     from fedinverse.machine import device_on
     from fedinverse.shard import Shard, open_shard
     from fedinverse.storage import write_json
+    from fedinverse.tables import assigned
     from pipeline.stages.answers import show_answer
     from pipeline.stages.membership_scores import Seat, measured, of_rounds, of_table, show
     from report.console import say

@@ -83,11 +83,11 @@ def _of_spools(
 
     from attacker.updates.pairs import pairs
     from attacker.updates.store import invert_update, place
-    from fedinverse.config import assigned
     from fedinverse.errors import ConfigError
     from fedinverse.seeds import threads
     from fedinverse.shard import Shard, open_shard
     from fedinverse.storage import load_weights
+    from fedinverse.tables import assigned
     from pipeline.cli.pictures import save_sheet
     from pipeline.stages.updates import seat_of
     from report.console import Bars, echo, progress_bar, say, table

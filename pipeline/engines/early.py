@@ -5,8 +5,9 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedinverse.config import find_config, parse, read_table
+from fedinverse.config import parse
 from fedinverse.errors import FedInverseError
+from fedinverse.tables import find_config, read_table
 from pipeline.engines.engine import session_of
 from pipeline.engines.settings import Engine
 

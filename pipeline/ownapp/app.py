@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedinverse.config import flat
 from fedinverse.errors import ConfigError
+from fedinverse.tables import flat
 from fedinverse.theirs import attribute_at
 
 

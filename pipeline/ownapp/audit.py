@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from auditor.settings import Audit
-from fedinverse.config import flat
 from fedinverse.layout import WITH_VICTIM, control_worlds
 from fedinverse.lock import only_here
+from fedinverse.tables import flat
 from pipeline.log import logging_to
 from pipeline.ownapp.federate import federate_app
 from pipeline.ownapp.prepare import Prepared, prepare_app

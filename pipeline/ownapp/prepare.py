@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from attacker.attacks.registry import make_attack
 from auditor.settings import Audit
-from fedinverse.config import Population, Table
+from fedinverse.config import Population
 from fedinverse.data import Request, arrays, located, open_source
 from fedinverse.errors import ConfigError, DataError
 from fedinverse.layout import RunFiles
@@ -21,6 +21,7 @@ from fedinverse.overlap import check_disjoint
 from fedinverse.records import read_record, write_record
 from fedinverse.run import Run, gone_on_with, write_run
 from fedinverse.split import held_by
+from fedinverse.tables import Table
 from fedinverse.theirs import TheirError
 from pipeline.cli.choice import check_channels
 from pipeline.ownapp.app import FlowerApp

@@ -7,9 +7,10 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from attacker.settings import Attacker
 from auditor.settings import Audit, Evaluator
-from fedinverse.config import FileName, PlaceText, Section, parse, read_table
+from fedinverse.config import FileName, PlaceText, Section, parse
 from fedinverse.errors import ConfigError
 from fedinverse.models.declared import Declaration
+from fedinverse.tables import read_table
 
 FILE = "audit.toml"
 # Evaluators by the images they look at, the usual one first; the next is for targets of its own architecture.

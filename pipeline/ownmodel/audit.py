@@ -4,9 +4,9 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from fedinverse.config import flat
 from fedinverse.lock import only_here
 from fedinverse.run import Run
+from fedinverse.tables import flat
 from pipeline.log import logging_to
 from pipeline.ownmodel.prepare import prepare_model
 from pipeline.ownmodel.settings import ModelAudit

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from auditor.evaluators.embedding import SMALLEST_VAULT
 from auditor.evaluators.material import check_independent
 from auditor.settings import Audit
-from fedinverse.config import Population, Table
+from fedinverse.config import Population
 from fedinverse.data import Pool, Request, arrays, located, open_source, source_names
 from fedinverse.errors import ConfigError, DataError, FedInverseError
 from fedinverse.folders import absolute, spelling
@@ -25,6 +25,7 @@ from fedinverse.records import ModelFile, RoundLine, append_lines
 from fedinverse.run import Run, gone_on_with, write_run
 from fedinverse.split import first_lacking, manifest_of_model
 from fedinverse.storage import file_sha256, save_weights, to_weights, weights_sha256
+from fedinverse.tables import Table
 from pipeline.cli.choice import check_channels
 from pipeline.ownapp.images import on_canvas
 from pipeline.ownapp.settings import canvas_for

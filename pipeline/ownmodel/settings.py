@@ -9,9 +9,10 @@ from pydantic import Field
 from attacker.attacks.registry import make_attack
 from attacker.settings import Attacker
 from auditor.settings import Audit
-from fedinverse.config import Data, Section, Split, Table, assigned, is_file_name, parse
+from fedinverse.config import Data, Section, Split, is_file_name, parse
 from fedinverse.errors import ConfigError
 from fedinverse.models import same_network
+from fedinverse.tables import Table, assigned
 from fedinverse.words import plain
 from pipeline.ownapp.settings import JUDGES
 

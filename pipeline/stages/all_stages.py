@@ -9,7 +9,6 @@ from rich.markup import escape
 
 from auditor.evaluators.ahead import Ahead
 from auditor.verdict import read_verdict
-from fedinverse.config import flat
 from fedinverse.disk import Budget
 from fedinverse.errors import FedInverseError
 from fedinverse.layout import RunFiles, is_run
@@ -17,6 +16,7 @@ from fedinverse.lock import only_here
 from fedinverse.rounds import AfterRound, Thinning
 from fedinverse.run import Run, check_fresh, prepare
 from fedinverse.storage import read_object
+from fedinverse.tables import flat
 from pipeline.disk import check_disk
 from pipeline.engines import session_of
 from pipeline.experiment import Experiment, completed, resolved, worlds_of

@@ -17,11 +17,12 @@ from attacker.membership.scores import SCORES, Population, lira_offline, rmia, s
 from attacker.membership.signals import confidences, open_models, signals
 from auditor.membership import Candidates, MembershipReport, judged
 from auditor.metrics.roc import Floats
-from fedinverse.config import Section, Table, parse
+from fedinverse.config import Section, parse
 from fedinverse.errors import ConfigError, StageError
 from fedinverse.models import Classifier
 from fedinverse.seeds import generator
 from fedinverse.storage import read_metadata
+from fedinverse.tables import Table
 from report.console import console, table
 from report.run.membership import table_of
 

@@ -31,7 +31,7 @@ from auditor.updates import (
 )
 from clients.settings import Training
 from fedinverse.client_data import pooled_shard, shard_of
-from fedinverse.config import Table, parse
+from fedinverse.config import parse
 from fedinverse.errors import ConfigError, StageError
 from fedinverse.layout import WITH_VICTIM, spools_of
 from fedinverse.progress import Progress
@@ -39,6 +39,7 @@ from fedinverse.run import Run
 from fedinverse.seeds import derive, generator, threads
 from fedinverse.shard import Shard
 from fedinverse.storage import content_sha256
+from fedinverse.tables import Table
 from report.console import Bars, console, progress_bar
 from server.settings import Federation
 from strategies.choice import averages_plainly

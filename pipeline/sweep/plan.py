@@ -9,8 +9,9 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from fedinverse.config import Section, Table, find_config, flat, is_file_name, laid_over, parse, read_table, with_value
+from fedinverse.config import Section, is_file_name, parse
 from fedinverse.errors import ConfigError
+from fedinverse.tables import Table, find_config, flat, laid_over, read_table, with_value
 from pipeline.experiment import Experiment, checked
 from report.comparison.records import Rank
 

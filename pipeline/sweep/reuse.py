@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from attacker.inversion import Inversion
-from fedinverse.config import Table, laid_over, names_numbered
+from fedinverse.class_lists import names_numbered
 from fedinverse.errors import ConfigError
 from fedinverse.layout import RunFiles, is_run
 from fedinverse.run import LATER, Run, amend, differences
 from fedinverse.storage import atomic_write, read_object, write_json
+from fedinverse.tables import Table, laid_over
 from pipeline.experiment import completed, resolved, worlds_of
 from pipeline.stages.federate import is_federated
 from pipeline.sweep.plan import Point

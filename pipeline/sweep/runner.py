@@ -16,7 +16,7 @@ from pathlib import Path
 import tomli_w
 from rich.progress import TaskID
 
-from fedinverse.config import Table, laid_over, names_numbered
+from fedinverse.class_lists import names_numbered
 from fedinverse.errors import ConfigError
 from fedinverse.house import HOME
 from fedinverse.layout import SWEEP, RunFiles, is_run
@@ -24,6 +24,7 @@ from fedinverse.program import command_of
 from fedinverse.registry import search_path
 from fedinverse.run import Run
 from fedinverse.storage import atomic_write, content_sha256, read_json, read_object, write_json
+from fedinverse.tables import Table, laid_over
 from pipeline.deploy.processes import Owned, Processes
 from pipeline.experiment import completed, resolved
 from pipeline.runs import stage_of

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from fedinverse.config import flat
 from fedinverse.run import Run
+from fedinverse.tables import flat
 from pipeline.tracking.tracker import Tracker
 
 _TAG = "fedinverse.run"

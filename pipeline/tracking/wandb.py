@@ -3,8 +3,8 @@
 import shutil
 from collections.abc import Mapping
 
-from fedinverse.config import flat
 from fedinverse.run import Run
+from fedinverse.tables import flat
 from pipeline.tracking.tracker import Tracker
 
 

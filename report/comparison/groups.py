@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 
 from auditor.marks import OVERLAP, overlaps
-from fedinverse.config import Table, flat
 from fedinverse.errors import ConfigError
 from fedinverse.split import held_by
+from fedinverse.tables import Table, flat
 from report.comparison.records import Record
 
 # Where and by how many processes a run was made changes no result; a seed is what runs are paired by.
