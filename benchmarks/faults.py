@@ -31,7 +31,7 @@ from pathlib import Path
 
 import tomli_w
 
-from fedinverse.config import CONFIGS
+from fedinverse.house import CONFIGS
 from fedinverse.layout import WORLDS
 from fedinverse.run import Run
 from fedinverse.storage import file_sha256, read_jsonl, read_metadata, write_json

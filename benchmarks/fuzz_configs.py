@@ -10,8 +10,8 @@ from typing import Any
 
 import tomli_w
 
-from fedinverse.config import CONFIGS
 from fedinverse.errors import FedInverseError
+from fedinverse.house import CONFIGS
 from fedinverse.storage import content_sha256
 from fedinverse.tables import laid_over
 from pipeline.experiment import load_experiment, resolved

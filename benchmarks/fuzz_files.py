@@ -17,9 +17,10 @@ from fuzz_configs import VALUES, mutate_table, mutated_bytes
 from attacker.inversion import Inversion
 from attacker.schedule import captured
 from attacker.worker import Bench, Plan
-from fedinverse.config import CONFIGS, Population
+from fedinverse.config import Population
 from fedinverse.data import Pool
 from fedinverse.errors import FedInverseError
+from fedinverse.house import CONFIGS
 from fedinverse.run import Run, prepare
 from fedinverse.storage import content_sha256, load_weights, read_jsonl, read_metadata, weights_sha256
 from fedinverse.tables import laid_over

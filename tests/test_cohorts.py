@@ -105,7 +105,7 @@ def test_check_asks_every_defence() -> None:
 
 
 def test_the_sweep_of_the_defences_runs_what_their_own_files_say() -> None:
-    from fedinverse.config import CONFIGS
+    from fedinverse.house import CONFIGS
     from pipeline.experiment import load_experiment
     from pipeline.sweep import load_plan
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from fedinverse.config import CONFIGS
 from fedinverse.errors import ConfigError
+from fedinverse.house import CONFIGS
 from fedinverse.tables import read_table
 from pipeline.experiment import load_experiment, resolved
 from pipeline.sweep.plan import load_plan

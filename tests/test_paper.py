@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from fedinverse.config import CONFIGS
 from fedinverse.data.celeba import write_celeba_layout
+from fedinverse.house import CONFIGS
 from fedinverse.run import Run
 from fedinverse.storage import read_json
 from fedinverse.tables import laid_over, read_table
