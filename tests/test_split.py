@@ -12,7 +12,7 @@ from PIL import Image
 
 from fedinverse.client_data import shard_of
 from fedinverse.config import Population, Split
-from fedinverse.data import Request, open_source
+from fedinverse.data import Pool, Request, open_source
 from fedinverse.errors import ConfigError, DataError
 from fedinverse.partition import _dealt, spread
 from fedinverse.private import part_of
@@ -186,6 +186,11 @@ def test_an_altered_pool_is_noticed() -> None:
     with pytest.raises(DataError, match="altered"):
         pool.verify()
     path.write_bytes(whole)  # the cache may outlive the test
+
+
+def test_a_pool_that_is_gone_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="moved: there are no prepared images"):
+        Pool(tmp_path / "moved").verify()
 
 
 def test_a_node_without_data_says_what_it_needs(tmp_path: Path) -> None:

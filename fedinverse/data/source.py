@@ -108,8 +108,14 @@ class Pool:
 
     @cached_property
     def about(self) -> dict[str, Any]:
-        """Source, licence, origin, class names and file hashes."""
+        """Source, licence, origin, class names and file hashes.
+
+        Raises:
+            DataError: there is no pool, or its description was altered.
+        """
         path = self.path / "pool.json"
+        if not path.is_file():
+            raise DataError(f"{self.path}: there are no prepared images; were they moved, or was the cache emptied?")
         about = read_object(path, "class_names", "files")
         if not isinstance(about["class_names"], list) or not isinstance(about["files"], dict):
             raise DataError(f"{path}: altered since it was prepared; delete {self.path}")
@@ -132,7 +138,7 @@ class Pool:
         return torch.from_numpy(np.array(picked)).contiguous(memory_format=torch.channels_last)
 
     def verify(self) -> None:
-        """Raise ``DataError`` naming the file if a byte of the pool changed since it was made."""
+        """Raise ``DataError`` naming what is gone, or which file changed by a byte since the pool was made."""
         for name, sha in self.about["files"].items():
             if not (self.path / name).is_file() or file_sha256(self.path / name) != sha:
                 raise DataError(f"{self.path / name}: altered since it was prepared; delete {self.path}")
