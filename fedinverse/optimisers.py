@@ -28,7 +28,7 @@ class Adam(torch.optim.Adam):
 
 
 def descend(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
-    """Take one step down ``loss``."""
+    """Take one step down ``loss``, a scalar; gradients of steps before are dropped first."""
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     optimiser.step()

@@ -79,7 +79,11 @@ def flat(table: Mapping[str, Any], prefix: str = "") -> Table:
 
 
 def assigned(table: Table, assignments: Iterable[str]) -> Table:
-    """Return ``table`` with every ``section.key=value`` applied, in order."""
+    """Return ``table`` with every ``section.key=value`` applied, in order.
+
+    Raises:
+        ConfigError: an assignment is malformed, or its key leads nowhere; names it.
+    """
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         parts = [part.strip() for part in key.split(".")]

@@ -183,9 +183,11 @@ def test_an_altered_pool_is_noticed() -> None:
     path = pool.path / "labels.npy"
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.raises(DataError, match="altered"):
-        pool.verify()
-    path.write_bytes(whole)  # the cache may outlive the test
+    try:
+        with pytest.raises(DataError, match="altered"):
+            pool.verify()
+    finally:
+        path.write_bytes(whole)  # the cache may outlive the test
 
 
 def test_a_pool_that_is_gone_is_named(tmp_path: Path) -> None:
